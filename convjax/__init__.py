@@ -1,0 +1,14 @@
+"""How do signal and gradient travel through a deep convolutional network, and why?
+
+The rooms, from the ground up: ``convjax.ops`` (pure functions), ``convjax.nn`` (combinators and
+leaves), ``convjax.gradflow`` (measurement), ``convjax.models`` (networks written as expressions).
+Beside them stand ``convjax.data`` and ``convjax.plots``, which are imported by name: the library
+itself needs neither scikit-learn nor matplotlib.
+"""
+
+from convjax import gradflow as gradflow
+from convjax import models as models
+from convjax import nn as nn
+from convjax import ops as ops
+
+__version__ = "0.1.0"

@@ -1,0 +1,34 @@
+"""Networks as expressions: four combinators and the leaves, all Flax NNX modules."""
+
+from convjax.nn import initializers as initializers
+from convjax.nn._chain import Chain as Chain
+from convjax.nn._chain import Parallel as Parallel
+from convjax.nn._conv import Conv as Conv
+from convjax.nn._conv import DepthwiseConv as DepthwiseConv
+from convjax.nn._conv import PointwiseConv as PointwiseConv
+from convjax.nn._conv import separable_conv as separable_conv
+from convjax.nn._dense import ConvTranspose as ConvTranspose
+from convjax.nn._dense import Dense as Dense
+from convjax.nn._node import Node as Node
+from convjax.nn._node import at as at
+from convjax.nn._node import children as children
+from convjax.nn._node import join as join
+from convjax.nn._node import walk as walk
+from convjax.nn._norm import NORMS as NORMS
+from convjax.nn._norm import BatchNorm as BatchNorm
+from convjax.nn._norm import GroupNorm as GroupNorm
+from convjax.nn._norm import LayerNorm as LayerNorm
+from convjax.nn._norm import norm as norm
+from convjax.nn._repeat import Repeat as Repeat
+from convjax.nn._residual import Gate as Gate
+from convjax.nn._residual import Residual as Residual
+from convjax.nn._simple import ACTIVATIONS as ACTIVATIONS
+from convjax.nn._simple import Activation as Activation
+from convjax.nn._simple import GlobalPool as GlobalPool
+from convjax.nn._simple import Identity as Identity
+from convjax.nn._simple import Pool as Pool
+from convjax.nn._simple import Scale as Scale
+from convjax.nn._simple import ZeroPadShortcut as ZeroPadShortcut
+from convjax.nn._squeeze import SqueezeExcite as SqueezeExcite
+from convjax.nn._stochastic import Dropout as Dropout
+from convjax.nn._stochastic import StochasticDepth as StochasticDepth

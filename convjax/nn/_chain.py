@@ -1,0 +1,124 @@
+"""Chain and Parallel: units one after the other, and side by side."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from convjax.nn._node import Node, children
+
+
+class _Named(Node):
+    """Named units, held as attributes so that state paths are unit paths."""
+
+    def __init__(
+        self,
+        units: Mapping[str, nnx.Module] | Sequence[nnx.Module] = (),
+        /,
+        **named: nnx.Module,
+    ):
+        if not isinstance(units, Mapping):
+            units = {str(i): unit for i, unit in enumerate(units)}
+        units = {**units, **named}
+        if not units:
+            raise ValueError(f"{type(self).__name__}: units is empty; give at least one")
+        for name, unit in units.items():
+            if not isinstance(unit, nnx.Module):
+                raise ValueError(
+                    f"{type(self).__name__}: unit {name!r} is {unit!r}, not a module; "
+                    "wrap a function in nn.Activation"
+                )
+            if not name or "/" in name or "*" in name or hasattr(type(self), name):
+                raise ValueError(
+                    f"{type(self).__name__}: {name!r} cannot name a unit; use a name without "
+                    "'/' and '*' that is not an attribute of the combinator"
+                )
+        self.names = tuple(units)
+        for name, unit in units.items():
+            setattr(self, name, unit)
+
+    def items(self) -> Iterator[tuple[str, nnx.Module]]:
+        """Yield ``(name, unit)`` in forward order."""
+        return ((name, getattr(self, name)) for name in self.names)
+
+    def __getitem__(self, key: str | int) -> Any:
+        if isinstance(key, int):
+            key = self.names[key]
+        if key not in self.names:
+            raise KeyError(f"{key!r}; there are {', '.join(self.names)}")
+        return getattr(self, key)
+
+    def __iter__(self) -> Iterator[nnx.Module]:
+        return (unit for _, unit in self.items())
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class Chain(_Named):
+    """Named units, one after the other.
+
+    Formula: ``chain(x) = u_n(… u_2(u_1(x)))``.
+
+    Args:
+      units: a mapping from names to nodes, or a sequence (named "0", "1", …).
+      **named: further units by keyword, in order.
+
+    Raises:
+      ValueError: no unit, a unit that is not a module, or a name that cannot be one.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from convjax import nn
+      >>> net = nn.Chain(double=nn.Scale(2.0), relu=nn.Activation("relu"))
+      >>> net(jnp.array([[-1.0, 3.0]])).tolist()
+      [[0.0, 6.0]]
+    """
+
+    def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
+        """Apply the units in order."""
+        for unit in self:
+            x = unit(x, train=train, rngs=rngs)  # pyright: ignore[reportCallIssue]
+        return x
+
+
+class Parallel(_Named):
+    """Branches on the same input, their outputs concatenated on channels (Inception).
+
+    Formula: ``parallel(x) = concat(b_1(x), …, b_n(x))`` on the last axis.
+
+    Args:
+      branches: a mapping from names to nodes, or a sequence (named "0", "1", …).
+      **named: further branches by keyword, in order.
+
+    Raises:
+      ValueError: no branch, a branch that is not a module, a name that cannot be one; in the
+        call, branches whose outputs differ in another axis than the channels.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from convjax import nn
+      >>> net = nn.Parallel(same=nn.Identity(), double=nn.Scale(2.0))
+      >>> net(jnp.array([[1.0, 3.0]])).tolist()
+      [[1.0, 3.0, 2.0, 6.0]]
+
+    Reference: Szegedy et al., Going Deeper with Convolutions, 2015.
+    """
+
+    def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
+        """Apply every branch to ``x`` and concatenate."""
+        return self.merge([b(x, train=train, rngs=rngs) for b in self])  # pyright: ignore
+
+    def merge(self, outputs: Sequence[jax.Array]) -> jax.Array:
+        """Concatenate the branches' outputs on the last axis."""
+        if len({y.shape[:-1] for y in outputs}) > 1:
+            shapes = ", ".join(f"{n} {y.shape}" for n, y in zip(self.names, outputs, strict=True))
+            raise ValueError(f"Parallel: outputs must agree in all axes but the last: {shapes}")
+        return jnp.concatenate(outputs, axis=-1)
+
+
+@children.register
+def _(node: _Named):
+    return node.items()

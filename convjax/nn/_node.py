@@ -1,0 +1,129 @@
+"""What a network is made of: nodes, their children, and the walk over them."""
+
+from collections.abc import Iterator
+from functools import singledispatch
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+
+
+class Node(nnx.Module):
+    """Base of every leaf and combinator; a node is called ``node(x, train=False, rngs=None)``.
+
+    ``train=True`` means batch statistics, dropout and stochastic depth; nothing else switches
+    mode. ``rngs`` is needed only where ``train=True`` draws random numbers. Any ``nnx.Module`` that
+    is called in this way may stand in a network; deriving from ``Node`` adds nothing but the type.
+    """
+
+    def __call__(self, x: jax.Array, train: bool = False, rngs: nnx.Rngs | None = None) -> Any:
+        """Apply the node to ``x``."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward pass")
+
+
+@singledispatch
+def children(node: nnx.Module) -> Iterator[tuple[str, nnx.Module]]:
+    """Yield ``(name, child)`` in forward order; a leaf has none.
+
+    An interpreter sees through a node only by its children. A combinator of one's own takes part
+    by ``children.register``; without that it is a leaf, measured as a whole.
+
+    Args:
+      node: any node.
+
+    Returns:
+      An iterator over pairs of name and node. The name ``"*"`` stands for every unit of a
+      ``Repeat``.
+
+    Example:
+      >>> from convjax import nn
+      >>> net = nn.Chain(a=nn.Activation("relu"), b=nn.Identity())
+      >>> [name for name, _ in nn.children(net)]
+      ['a', 'b']
+    """
+    return iter(())
+
+
+class Visit(NamedTuple):
+    """One step of ``walk``: the node's path, the node, the lengths of the repeats around it."""
+
+    path: str
+    node: nnx.Module
+    repeats: tuple[int, ...]
+
+
+def join(path: str, name: str) -> str:
+    """Append one name to a path; the root's path is empty.
+
+    Args:
+      path: names joined by ``/``.
+      name: one name.
+
+    Returns:
+      The longer path.
+
+    Example:
+      >>> from convjax import nn
+      >>> nn.join("stage2/3", "branch"), nn.join("", "stem")
+      ('stage2/3/branch', 'stem')
+    """
+    return f"{path}/{name}" if path else name
+
+
+def walk(node: nnx.Module, path: str = "", repeats: tuple[int, ...] = ()) -> Iterator[Visit]:
+    """Yield every node below and including ``node``, parents after their children.
+
+    That is the order in which outputs come to be. Inside a ``Repeat`` of n units the path holds a
+    ``*`` and ``repeats`` the n; every parameter there has a leading axis of that length.
+
+    Args:
+      node: the root.
+      path: the root's own path.
+      repeats: lengths of the repeats around the root, outermost first.
+
+    Returns:
+      An iterator over ``Visit(path, node, repeats)``.
+
+    Example:
+      >>> from convjax import nn
+      >>> net = nn.Chain(a=nn.Activation("relu"), b=nn.Chain(c=nn.Identity()))
+      >>> [visit.path for visit in nn.walk(net)]
+      ['a', 'b/c', 'b', '']
+    """
+    for name, child in children(node):
+        inner = repeats + (node.n,) if name == "*" else repeats  # pyright: ignore
+        yield from walk(child, join(path, name), inner)
+    yield Visit(path, node, repeats)
+
+
+def at(node: nnx.Module, path: str) -> nnx.Module:
+    """Return the node at ``path``, such as ``"stage2/3/branch/conv1"``.
+
+    Inside a ``Repeat`` a number picks one unit (a copy with its own parameters); ``*`` picks the
+    stacked one.
+
+    Args:
+      node: the root.
+      path: names joined by ``/``; the empty path is the root.
+
+    Returns:
+      The node found there.
+
+    Raises:
+      ValueError: no such path; the message lists the names that exist at the point of failure.
+
+    Example:
+      >>> from convjax import nn
+      >>> nn.at(nn.Chain(a=nn.Activation("tanh")), "a").name
+      'tanh'
+    """
+    for name in filter(None, path.split("/")):
+        known = dict(children(node))
+        if name in known:
+            node = known[name]
+        elif "*" in known and name.isdigit() and int(name) < node.n:  # pyright: ignore
+            node = node[int(name)]  # pyright: ignore
+        else:
+            here = ", ".join(known) or "no children"
+            raise ValueError(f"path={path!r}: no node {name!r} in {type(node).__name__} ({here})")
+    return node

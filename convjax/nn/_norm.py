@@ -1,0 +1,293 @@
+"""Norms: batch, group and layer normalisation, statistics in float32 or better."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from convjax import ops
+from convjax._names import refuse
+from convjax.nn import initializers
+from convjax.nn._kernel import check_features
+from convjax.nn._node import Node
+from convjax.nn._simple import Identity
+
+NORMS = ("none", "batch", "group", "layer")
+
+
+class _Affine(Node):
+    """A norm's learned scale and bias."""
+
+    def _make(
+        self,
+        features: int,
+        *,
+        use_scale: bool,
+        use_bias: bool,
+        scale_init: str | initializers.Initializer | None,
+        epsilon: float,
+        dtype: DTypeLike | None,
+        param_dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        check_features(num_features=features)
+        if epsilon < 0:
+            raise ValueError(f"epsilon={epsilon} must not be negative")
+        init = initializers.ones() if scale_init is None else initializers.get(scale_init)
+        key = rngs.params()
+        self.scale = nnx.Param(init(key, (features,), param_dtype)) if use_scale else None
+        self.bias = nnx.Param(jnp.zeros((features,), param_dtype)) if use_bias else None
+        self.epsilon = epsilon
+        self.dtype = dtype
+
+    def _affine(self) -> tuple[jax.Array | None, jax.Array | None]:
+        return (
+            None if self.scale is None else self.scale[...],
+            None if self.bias is None else self.bias[...],
+        )
+
+
+class BatchNorm(_Affine):
+    """Batch normalisation: ``scale * (x - mean) / sqrt(variance + epsilon) + bias`` per channel.
+
+    With ``train=True`` mean and (biased) variance are the batch's own, over all axes but the last,
+    and the running statistics move: ``r = momentum * r + (1 - momentum) * batch``. With
+    ``train=False`` the running statistics are used: at birth (0 and 1) that is another network, not
+    a normalised one.
+
+    Args:
+      num_features: channels of the input.
+      momentum: weight of the old running statistics (PyTorch counts the other way: its 0.1 is 0.9).
+      epsilon: added to the variance.
+      use_scale: whether a scale is learned.
+      use_bias: whether a bias is learned.
+      scale_init: initialiser of the scale, or its name; None means ones. ``"zero"`` silences a
+        branch at birth.
+      axis_name: mapped axis over which the statistics are averaged as well, or None.
+      dtype: dtype of the output; None takes the input's. Statistics never drop below float32.
+      param_dtype: dtype of parameters and statistics.
+      rngs: source of the initial values.
+
+    Raises:
+      ValueError: no feature, a negative epsilon, a momentum outside [0, 1]; in the call, an input
+        with another number of channels.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from convjax import nn
+      >>> norm = nn.BatchNorm(3, rngs=nnx.Rngs(0))
+      >>> y = norm(5 + jax.random.normal(jax.random.key(0), (8, 4, 4, 3)), train=True)
+      >>> bool(jnp.abs(y.mean()) < 1e-5), round(float(y.std()), 3)
+      (True, 1.0)
+
+    Reference: Ioffe and Szegedy, Batch Normalization, 2015.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        use_scale: bool = True,
+        use_bias: bool = True,
+        scale_init: str | initializers.Initializer | None = None,
+        axis_name: str | None = None,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum={momentum} must lie between 0 and 1")
+        self._make(
+            num_features,
+            use_scale=use_scale,
+            use_bias=use_bias,
+            scale_init=scale_init,
+            epsilon=epsilon,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        self.mean = nnx.BatchStat(jnp.zeros((num_features,), param_dtype))
+        self.var = nnx.BatchStat(jnp.ones((num_features,), param_dtype))
+        self.momentum = momentum
+        self.axis_name = axis_name
+
+    def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
+        """Normalise."""
+        mean, var = self.mean[...], self.var[...]
+        if x.shape[-1:] != mean.shape:
+            raise ValueError(f"BatchNorm: x has {x.shape[-1]} channels, the norm {mean.shape[0]}")
+        if train:
+            mean, var = self._batch_statistics(x)
+            self.mean[...] = self._moved(self.mean[...], mean)
+            self.var[...] = self._moved(self.var[...], var)
+        scale, bias = self._affine()
+        y = ops.normalize(x, mean, var, scale, bias, epsilon=self.epsilon)
+        return y if self.dtype is None else y.astype(self.dtype)
+
+    def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        mean, var = ops.batch_moments(x)
+        if self.axis_name is None:
+            return mean, var
+        everywhere = jax.lax.pmean(mean, self.axis_name)
+        return everywhere, jax.lax.pmean(var + (mean - everywhere) ** 2, self.axis_name)
+
+    def _moved(self, running: jax.Array, batch: jax.Array) -> jax.Array:
+        moved = self.momentum * running + (1 - self.momentum) * batch.astype(running.dtype)
+        return jax.lax.stop_gradient(moved)
+
+
+class GroupNorm(_Affine):
+    """Group normalisation: statistics per example, over places and the channels of a group.
+
+    Args:
+      num_features: channels of the input.
+      num_groups: groups of channels; must divide ``num_features``.
+      epsilon: added to the variance.
+      use_scale: whether a scale is learned.
+      use_bias: whether a bias is learned.
+      scale_init: initialiser of the scale, or its name; None means ones.
+      dtype: dtype of the output; None takes the input's.
+      param_dtype: dtype of the parameters.
+      rngs: source of the initial values.
+
+    Raises:
+      ValueError: groups that do not divide, a negative epsilon.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from convjax import nn
+      >>> norm = nn.GroupNorm(6, num_groups=2, rngs=nnx.Rngs(0))
+      >>> y = norm(jax.random.normal(jax.random.key(0), (2, 5, 4, 6)))
+      >>> bool(jnp.abs(y[0, ..., :3].mean()) < 1e-5)
+      True
+
+    Reference: Wu and He, Group Normalization, 2018.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        num_groups: int = 32,
+        epsilon: float = 1e-5,
+        use_scale: bool = True,
+        use_bias: bool = True,
+        scale_init: str | initializers.Initializer | None = None,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        check_features(num_features=num_features, num_groups=num_groups)
+        if num_features % num_groups:
+            raise ValueError(f"num_groups={num_groups} must divide num_features={num_features}")
+        self.num_groups = num_groups
+        self._make(
+            num_features,
+            use_scale=use_scale,
+            use_bias=use_bias,
+            scale_init=scale_init,
+            epsilon=epsilon,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+
+    def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
+        """Normalise."""
+        y = ops.group_norm(x, *self._affine(), num_groups=self.num_groups, epsilon=self.epsilon)
+        return y if self.dtype is None else y.astype(self.dtype)
+
+
+class LayerNorm(_Affine):
+    """Layer normalisation: statistics over the channels of every place.
+
+    Args:
+      num_features: channels of the input.
+      epsilon: added to the variance.
+      use_scale: whether a scale is learned.
+      use_bias: whether a bias is learned.
+      scale_init: initialiser of the scale, or its name; None means ones.
+      dtype: dtype of the output; None takes the input's.
+      param_dtype: dtype of the parameters.
+      rngs: source of the initial values.
+
+    Raises:
+      ValueError: no feature, a negative epsilon.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from convjax import nn
+      >>> norm = nn.LayerNorm(6, rngs=nnx.Rngs(0))
+      >>> y = norm(jax.random.normal(jax.random.key(0), (2, 5, 4, 6)))
+      >>> bool(jnp.abs(y.mean(-1)).max() < 1e-5)
+      True
+
+    Reference: Ba, Kiros and Hinton, Layer Normalization, 2016.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        epsilon: float = 1e-6,
+        use_scale: bool = True,
+        use_bias: bool = True,
+        scale_init: str | initializers.Initializer | None = None,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self._make(
+            num_features,
+            use_scale=use_scale,
+            use_bias=use_bias,
+            scale_init=scale_init,
+            epsilon=epsilon,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+
+    def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
+        """Normalise."""
+        y = ops.layer_norm(x, *self._affine(), epsilon=self.epsilon)
+        return y if self.dtype is None else y.astype(self.dtype)
+
+
+def norm(name: str, num_features: int, *, rngs: nnx.Rngs, **options) -> Node:
+    """Return the norm of that name as a leaf.
+
+    Args:
+      name: ``"none"``, ``"batch"``, ``"group"`` (groups: the largest divisor of the channels up to
+        32, unless ``num_groups`` is given) or ``"layer"``.
+      num_features: channels of the input.
+      rngs: source of the initial values.
+      **options: further arguments of the norm; ``"none"`` ignores them.
+
+    Returns:
+      The leaf; an ``Identity`` for ``"none"``.
+
+    Raises:
+      ValueError: an unknown name.
+
+    Example:
+      >>> from flax import nnx
+      >>> from convjax import nn
+      >>> type(nn.norm("batch", 8, rngs=nnx.Rngs(0))).__name__
+      'BatchNorm'
+    """
+    if name not in NORMS:
+        refuse("norm", name, NORMS)
+    if name == "none":
+        return Identity()
+    if name == "group":
+        divisors = (g for g in range(min(32, num_features), 0, -1) if num_features % g == 0)
+        options.setdefault("num_groups", next(divisors))
+    kind = {"batch": BatchNorm, "group": GroupNorm, "layer": LayerNorm}[name]
+    return kind(num_features, rngs=rngs, **options)

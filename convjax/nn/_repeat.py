@@ -1,0 +1,172 @@
+"""Repeat: n units of one shape, their parameters stacked, run by one scan."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from convjax.nn._chain import Chain
+from convjax.nn._node import Node, children
+
+
+class Repeat(Node):
+    """n units of one shape with parameters of their own, one after the other, by ``jax.lax.scan``.
+
+    Parameters carry a leading axis of length n. Compile time does not grow with n. The initial
+    values, the outputs and the random numbers drawn are those of the unrolled chain.
+
+    Args:
+      make_unit: called with ``rngs``, returns one unit; it must keep the shape of its input.
+      n: how many units.
+      rngs: source of the initial values, drawn as n calls of ``make_unit`` in turn would.
+
+    Raises:
+      ValueError: n below one; in the call, a unit that changes shape or dtype.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from convjax import nn
+      >>> net = nn.Repeat(lambda rngs: nn.Conv(4, 4, (3, 3), rngs=rngs), 1000, rngs=nnx.Rngs(0))
+      >>> net.unit.kernel.shape, net(jnp.ones((1, 3, 5, 4))).shape
+      ((1000, 3, 3, 4, 4), (1, 3, 5, 4))
+    """
+
+    def __init__(self, make_unit: Callable[[nnx.Rngs], nnx.Module], n: int, *, rngs: nnx.Rngs):
+        if n < 1:
+            raise ValueError(f"n={n} must be at least 1")
+        before = _counts(rngs)
+        graphdef, first = nnx.split(make_unit(rngs))
+        draws = jax.tree.map(jnp.subtract, _counts(rngs), before)
+
+        def make(i):
+            local = nnx.clone(rngs)
+            _set_counts(local, jax.tree.map(lambda b, d: b + i * d, before, draws))
+            return nnx.state(make_unit(local))
+
+        rest = jax.vmap(make)(jnp.arange(1, n, dtype=jnp.uint32)) if n > 1 else None
+        _set_counts(rngs, jax.tree.map(lambda b, d: b + n * d, before, draws))
+        self.unit = nnx.merge(graphdef, _stack(first, rest))
+        self.n = n
+
+    def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
+        """Apply the units in turn."""
+
+        def step(unit, x, rngs, _):
+            return unit(x, train=train, rngs=rngs), None
+
+        return self.scan(step, x, rngs)[0]
+
+    def scan(
+        self,
+        step: Callable[[Any, Any, nnx.Rngs | None, Any], tuple[Any, Any]],
+        carry: Any,
+        rngs: nnx.Rngs | None = None,
+        xs: Any = None,
+    ) -> tuple[Any, Any]:
+        """Run ``carry, y = step(unit, carry, rngs, x)`` over the units, as an interpreter does.
+
+        Args:
+          step: sees one unit with its own parameters; may move the unit's statistics.
+          carry: any pytree; its shapes and dtypes must not change.
+          rngs: handed from unit to unit, so that each draws anew.
+          xs: pytree of arrays with leading axis n, one slice for each unit; or None.
+
+        Returns:
+          The last carry, and the ys stacked.
+
+        Raises:
+          ValueError: a carry that changes shape or dtype.
+        """
+        graphdef, params, rest = nnx.split(self.unit, nnx.Param, ...)
+        streams = None if rngs is None else nnx.split(rngs)
+
+        def body(carry, slices):
+            carry, random = carry
+            params, rest, x = slices
+            unit = nnx.merge(graphdef, params, rest)
+            local = None if streams is None else nnx.merge(streams[0], random)
+            moved, y = step(unit, carry, local, x)
+            _check_kept(type(unit).__name__, carry, moved)
+            random = None if local is None else nnx.state(local)
+            return (moved, random), (nnx.split(unit, nnx.Param, ...)[2], y)
+
+        start = (carry, None if streams is None else streams[1])
+        (carry, random), (rest, ys) = jax.lax.scan(body, start, (params, rest, xs), length=self.n)
+        nnx.update(self.unit, rest)
+        if rngs is not None:
+            nnx.update(rngs, random)
+        return carry, ys
+
+    def __getitem__(self, i: int) -> nnx.Module:
+        """Return unit i, a copy with its own slice of the parameters."""
+        if not -self.n <= i < self.n:
+            raise IndexError(f"unit {i} of a Repeat of {self.n}")
+        graphdef, state = nnx.split(self.unit)
+        return nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[i], state))
+
+    def __len__(self) -> int:
+        return self.n
+
+    def unrolled(self) -> Chain:
+        """Return the chain of the n units, named "0" to "n-1", with the same values."""
+        return Chain([self[i] for i in range(self.n)])
+
+    @classmethod
+    def stacked(cls, chain: Chain) -> "Repeat":
+        """Return the repeat of a chain's units, which must be of one structure and shape.
+
+        Args:
+          chain: units that differ in their parameters' values alone.
+
+        Returns:
+          The repeat, with the same values; ``unrolled`` is its inverse.
+
+        Raises:
+          ValueError: units of different structure or shape; the message names the first.
+        """
+        split = [nnx.split(unit) for unit in chain]
+        for name, (graphdef, state) in zip(chain.names, split, strict=True):
+            same = jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, split[0][1])
+            if graphdef != split[0][0] or not same:
+                raise ValueError(
+                    f"Repeat.stacked: unit {name!r} differs in structure or shape from unit "
+                    f"{chain.names[0]!r}; only units of one shape can be stacked"
+                )
+        repeat = cls(lambda rngs: nnx.clone(chain[0]), 1, rngs=nnx.Rngs(0))
+        states = [state for _, state in split]
+        repeat.unit = nnx.merge(split[0][0], jax.tree.map(lambda *a: jnp.stack(a), *states))
+        repeat.n = len(states)
+        return repeat
+
+
+@children.register
+def _(node: Repeat):
+    yield "*", node.unit
+
+
+def _counts(rngs: nnx.Rngs) -> nnx.State:
+    return jax.tree.map(jnp.asarray, nnx.state(rngs, nnx.RngCount))
+
+
+def _set_counts(rngs: nnx.Rngs, counts: nnx.State) -> None:
+    nnx.update(rngs, counts)
+
+
+def _stack(first: nnx.State, rest: nnx.State | None) -> nnx.State:
+    if rest is None:
+        return jax.tree.map(lambda a: a[None], first)
+    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
+
+
+def _check_kept(unit: str, before: Any, after: Any) -> None:
+    def kind(tree):
+        return jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), tree)
+
+    if kind(before) != kind(after):
+        raise ValueError(
+            f"Repeat: a unit ({unit}) makes {kind(after)} of {kind(before)}; a repeated unit must "
+            "keep shape and dtype"
+        )

@@ -1,0 +1,215 @@
+"""Leaves without a kernel: identity, scale, activations, pools, the parameter-free shortcut."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from convjax import ops
+from convjax._names import refuse
+from convjax.nn._kernel import Sizes, check_features, frozen
+from convjax.nn._node import Node
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
+    "leaky_relu": jax.nn.leaky_relu,
+    "elu": jax.nn.elu,
+    "selu": jax.nn.selu,
+    "gelu": jax.nn.gelu,
+    "silu": jax.nn.silu,
+    "hard_swish": jax.nn.hard_swish,
+    "mish": jax.nn.mish,
+    "softplus": jax.nn.softplus,
+    "sigmoid": jax.nn.sigmoid,
+    "hard_sigmoid": jax.nn.hard_sigmoid,
+    "tanh": jnp.tanh,
+    "linear": lambda x: x,
+}
+
+
+class Identity(Node):
+    """Hand on the input: the identity shortcut, and the norm called "none".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from convjax import nn
+      >>> nn.Identity()(jnp.array([[1.5]])).tolist()
+      [[1.5]]
+    """
+
+    def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
+        """Return ``x``."""
+        return x
+
+
+class Scale(Node):
+    """Multiply by one number, fixed or learned (SkipInit and ReZero learn it from 0).
+
+    Args:
+      value: the number, or its initial value.
+      learnable: whether it is a parameter.
+      param_dtype: dtype of the parameter.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from convjax import nn
+      >>> nn.Scale(0.5)(jnp.array([[3.0]])).tolist()
+      [[1.5]]
+
+    Reference: De and Smith 2020 (SkipInit); Bachlechner et al. 2020 (ReZero).
+    """
+
+    def __init__(
+        self, value: float, *, learnable: bool = False, param_dtype: DTypeLike = jnp.float32
+    ):
+        self.value = nnx.Param(jnp.asarray(value, param_dtype)) if learnable else float(value)
+
+    def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
+        """Multiply."""
+        value = self.value[...] if isinstance(self.value, nnx.Param) else self.value
+        return x * jnp.asarray(value, x.dtype)
+
+
+class Activation(Node):
+    """An elementwise function, by name or as a callable.
+
+    Args:
+      function: one of ``nn.ACTIVATIONS`` or a callable from array to array.
+
+    Raises:
+      ValueError: an unknown name.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from convjax import nn
+      >>> nn.Activation("relu")(jnp.array([[-1.0, 2.0]])).tolist()
+      [[0.0, 2.0]]
+    """
+
+    def __init__(self, function: str | Callable[[jax.Array], jax.Array]):
+        if isinstance(function, str):
+            if function not in ACTIVATIONS:
+                refuse("activation", function, ACTIVATIONS)
+            self.name, self.function = function, ACTIVATIONS[function]
+        else:
+            self.name, self.function = getattr(function, "__name__", "function"), function
+
+    def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
+        """Apply the function."""
+        return self.function(x)
+
+
+class Pool(Node):
+    """Largest or mean value of every window.
+
+    Args:
+      kind: ``"max"`` or ``"avg"``.
+      window_shape: window, one integer per spatial axis.
+      strides: steps between windows; None means the window, so that windows are disjoint.
+      padding: as in ``ops.max_pool``.
+      count_include_pad: whether padded zeros count in a mean.
+
+    Raises:
+      ValueError: an unknown kind; in the call, what the pool raises.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from convjax import nn
+      >>> nn.Pool("avg", (2, 2))(jnp.arange(8.0).reshape(1, 2, 4, 1)).ravel().tolist()
+      [2.5, 4.5]
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        window_shape: tuple[int, ...],
+        *,
+        strides: Sizes | None = None,
+        padding: Any = "VALID",
+        count_include_pad: bool = True,
+    ):
+        if kind not in ("max", "avg"):
+            refuse("kind", kind, ["max", "avg"])
+        self.kind = kind
+        self.window_shape = frozen(window_shape)
+        self.strides = None if strides is None else frozen(strides)
+        self.padding = frozen(padding)
+        self.count_include_pad = count_include_pad
+
+    def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
+        """Pool."""
+        how = {"strides": self.strides, "padding": self.padding}
+        if self.kind == "max":
+            return ops.max_pool(x, self.window_shape, **how)
+        return ops.avg_pool(x, self.window_shape, count_include_pad=self.count_include_pad, **how)
+
+
+class GlobalPool(Node):
+    """Largest or mean value over all places: ``(N, *spatial, C)`` to ``(N, C)``.
+
+    Args:
+      kind: ``"max"`` or ``"avg"``.
+      keepdims: whether the spatial axes stay, with length one.
+
+    Raises:
+      ValueError: an unknown kind.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from convjax import nn
+      >>> nn.GlobalPool("avg")(jnp.arange(6.0).reshape(1, 3, 2)).tolist()
+      [[2.0, 3.0]]
+    """
+
+    def __init__(self, kind: str = "avg", *, keepdims: bool = False):
+        if kind not in ("max", "avg"):
+            refuse("kind", kind, ["max", "avg"])
+        self.kind = kind
+        self.keepdims = keepdims
+
+    def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
+        """Pool."""
+        pool = ops.global_max_pool if self.kind == "max" else ops.global_avg_pool
+        return pool(x, keepdims=self.keepdims)
+
+
+class ZeroPadShortcut(Node):
+    """The parameter-free shortcut across a change of shape (He's option A).
+
+    Every ``strides``-th place of the input, with zeros for the channels that it lacks.
+
+    Args:
+      in_features: channels of the input.
+      out_features: channels of the output, at least as many.
+      strides: steps between the places that are kept.
+
+    Raises:
+      ValueError: fewer channels out than in.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from convjax import nn
+      >>> nn.ZeroPadShortcut(1, 2, strides=2)(jnp.arange(4.0).reshape(1, 4, 1)).tolist()
+      [[[0.0, 0.0], [2.0, 0.0]]]
+
+    Reference: He et al., Deep Residual Learning for Image Recognition, 2015, section 3.3.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, strides: int = 1):
+        check_features(in_features=in_features, strides=strides)
+        if out_features < in_features:
+            raise ValueError(
+                f"out_features={out_features} must be at least in_features={in_features}: "
+                "zero padding cannot take channels away; use a projection"
+            )
+        self.extra = out_features - in_features
+        self.strides = strides
+
+    def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
+        """Subsample and pad."""
+        x = x[:, *(slice(None, None, self.strides),) * (x.ndim - 2), :]
+        return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, self.extra)])

@@ -1,0 +1,51 @@
+"""The matrix product over the last axis."""
+
+from jax import lax
+from jaxtyping import Array, Float
+
+from convjax.ops import _shapes
+
+
+def dense(
+    x: Float[Array, "*batch in_features"],
+    kernel: Float[Array, "..."],
+    bias: Float[Array, "..."] | None = None,
+    *,
+    precision: lax.PrecisionLike = None,
+) -> Float[Array, "*batch out_features"]:
+    r"""Multiply the last axis by a matrix, and add a bias.
+
+    $$y[i, o] = \sum_c x[i, c] \, w[c, o] + b_o$$
+
+    Args:
+        x: shape (..., C).
+        kernel: shape (C, D), of x's dtype.
+        bias: shape (D,), of x's dtype; None is zero.
+        precision: of the products, as `jax.lax.Precision`.
+
+    Returns:
+        Shape (..., D), of x's dtype.
+
+    Raises:
+        ValueError: if a shape does not fit, or dtypes disagree.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from convjax import ops
+        >>> x = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+        >>> ops.dense(x, jnp.array([[1.0], [10.0]]), jnp.array([0.5])).tolist()
+        [[21.5], [43.5]]
+
+    Reference:
+        Rosenblatt 1958, "The perceptron".
+    """
+    op = "dense"
+    if kernel.ndim != 2 or x.ndim < 1 or x.shape[-1] != kernel.shape[0]:
+        raise ValueError(
+            f"{op}: x has shape {x.shape} and kernel {kernel.shape}; expected (..., C) and (C, D)"
+        )
+    if bias is not None and bias.shape != kernel.shape[1:]:
+        raise ValueError(f"{op}: bias has shape {bias.shape}; expected ({kernel.shape[1]},)")
+    _shapes.check_floating(op, x=x, kernel=kernel, bias=bias)
+    y = lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=precision)
+    return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)

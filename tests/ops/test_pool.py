@@ -1,0 +1,90 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from convjax import ops
+from tests.ops import oracle
+from tests.ops.test_conv import close, draw
+
+CASES = [
+    ((2, 9, 3), (4,)),
+    ((2, 7, 6, 3), (3, 2)),
+    ((1, 4, 5, 6, 2), (2, 3, 4)),
+]
+PADDINGS = ["SAME", "SAME_LOWER", "VALID", "CIRCULAR", "REFLECT", 1, "pairs"]
+
+
+@pytest.mark.parametrize("strides", [None, 2])
+@pytest.mark.parametrize(
+    "shape, window, padding",
+    [(*case, padding) for case in CASES for padding in PADDINGS] + [(*CASES[0], "CAUSAL")],
+    ids=str,
+)
+def test_pools_look_at_their_window(shape, window, padding, strides):
+    if padding == "pairs":
+        padding = [(0, 1), (1, 0), (2, 1)][: len(window)]
+    x = draw(*shape) - 5  # a padding of zeros would win every maximum
+    options = {"strides": strides, "padding": padding}
+    meant = {"strides": strides or window, "padding": padding}
+
+    @jax.jit
+    def pools(x):
+        return (
+            ops.max_pool(x, window, **options),
+            ops.avg_pool(x, window, **options),
+            ops.avg_pool(x, window, count_include_pad=False, **options),
+        )
+
+    largest, average, average_inside = pools(x)
+    close(largest, oracle.max_pool(x, window, **meant), 0)
+    close(average, oracle.avg_pool(x, window, **meant))
+    inside = oracle.avg_pool(x, window, count_include_pad=False, **meant)
+    close(average_inside, inside)
+
+
+def test_the_derivative_of_a_tie_goes_to_the_first_in_row_major_order():
+    x = jnp.array([[0.0, 2.0, 1.0], [2.0, 2.0, 0.0]]).reshape(1, 2, 3, 1)
+    slope = jax.grad(lambda x: ops.max_pool(x, (2, 3)).sum())(x)
+    assert slope.reshape(2, 3).tolist() == [[0, 1, 0], [0, 0, 0]]
+
+
+def test_max_pool_has_the_derivative_of_the_windowed_maximum():
+    """Ties abound after a rectifier; XLA's own windowed maximum takes the first of them."""
+    x = jax.nn.relu(draw(2, 7, 6, 3))
+    g = draw(2, 4, 6, 3)
+
+    def reference(x):
+        return jax.lax.reduce_window(
+            x, -np.inf, jax.lax.max, (1, 3, 2, 1), (1, 2, 1, 1), ((0, 0), (1, 1), (0, 1), (0, 0))
+        )
+
+    def own(x):
+        return ops.max_pool(x, (3, 2), strides=(2, 1), padding="SAME")
+
+    y, pull = jax.vjp(own, x)
+    expected, pull_expected = jax.vjp(reference, x)
+    close(y, expected, 0)
+    close(pull(g)[0], pull_expected(g)[0], 1e-6)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_max_pool_hands_on_nan(place):
+    x = jnp.zeros((1, 6, 1)).at[0, place].set(jnp.nan)
+    assert jnp.isnan(ops.max_pool(x, 3)).ravel().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 3), (2, 4, 5, 3), (2, 3, 4, 2, 3)], ids=str)
+def test_global_pools(shape):
+    x, axes = draw(*shape), tuple(range(1, len(shape) - 1))
+    close(ops.global_avg_pool(x), np.mean(x, axes))
+    close(ops.global_max_pool(x), np.max(x, axes), 0)
+    kept = (shape[0], *(1,) * len(axes), shape[-1])
+    assert ops.global_avg_pool(x, keepdims=True).shape == kept
+    assert ops.global_max_pool(x, keepdims=True).shape == kept
+
+
+def test_averages_of_half_precision_are_summed_in_single():
+    x = jnp.full((1, 64, 64, 1), 1.001, jnp.float16)
+    assert ops.global_avg_pool(x)[0, 0] == x[0, 0, 0, 0]
+    assert ops.avg_pool(x, 64)[0, 0, 0, 0] == x[0, 0, 0, 0]
