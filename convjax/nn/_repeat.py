@@ -147,15 +147,15 @@ def _(node: Repeat):
     yield "*", node.unit
 
 
-def _counts(rngs: nnx.Rngs) -> nnx.State:
+def _counts(rngs: nnx.Rngs) -> Any:
     return jax.tree.map(jnp.asarray, nnx.state(rngs, nnx.RngCount))
 
 
-def _set_counts(rngs: nnx.Rngs, counts: nnx.State) -> None:
+def _set_counts(rngs: nnx.Rngs, counts: Any) -> None:
     nnx.update(rngs, counts)
 
 
-def _stack(first: nnx.State, rest: nnx.State | None) -> nnx.State:
+def _stack(first: Any, rest: Any | None) -> Any:
     if rest is None:
         return jax.tree.map(lambda a: a[None], first)
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)

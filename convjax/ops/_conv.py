@@ -4,13 +4,12 @@ import jax
 from jax import lax
 from jaxtyping import Array, Float
 
-from convjax.ops import _shapes
+from convjax.ops import _bilinear, _shapes
+from convjax.ops._bilinear import Geometry
 from convjax.ops._shapes import Padding, Size
 
 Image = Float[Array, "batch *spatial in_features"]
 Output = Float[Array, "batch *out_spatial out_features"]
-
-LAYOUT = {1: ("NHC", "HIO", "NHC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NHWDC", "HWDIO", "NHWDC")}
 
 
 def conv(
@@ -193,16 +192,10 @@ def convolve(
     pads = move.pads
     if move.mode != "constant":
         x, pads = _shapes.pad_image(x, pads, move.mode), ((0, 0),) * rank
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        move.strides,
-        pads,
-        rhs_dilation=move.dilation,
-        dimension_numbers=LAYOUT[rank],
-        feature_group_count=groups,
-        precision=precision,
+    geometry = Geometry(
+        x.shape[1:-1], window, move.strides, tuple(pads), move.dilation, groups, precision
     )
+    return _bilinear.convolve(x, kernel, geometry)
 
 
 def convolve_depthwise(

@@ -40,6 +40,7 @@ def test_1d_is_the_sum_of_shifted_kernels(padding, strides, dilation):
     close(ops.conv_transpose(x, kernel, **options), oracle.conv_transpose(x, kernel, **options))
 
 
+# (1, 0, 1) leaves no padding where two taps meet a stride of two: XLA's CPU compiler aborts there.
 @pytest.mark.parametrize("padding", [*NAMED, (1, 0, 1)], ids=str)
 def test_3d_is_the_sum_of_shifted_kernels(padding):
     x, kernel = draw(1, 3, 2, 4, 2), draw(2, 3, 2, 2, 1)
