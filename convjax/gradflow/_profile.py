@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from convjax import nn
-from convjax.gradflow._norm import Norm, measure
+from convjax.gradflow._norm import Norm, measure, measure_stacked
 from convjax.gradflow._run import Scope, Signal, returned, token_paths, visit
 from convjax.gradflow._table import check_finite, columns, expanded, to_text
 from convjax.gradflow._tap import cut
@@ -96,7 +96,7 @@ class Profile:
         return zip(self.paths, self.units, strict=True)
 
     def table(self) -> dict[str, np.ndarray]:
-        """Return one row per unit as equally long columns, repeats written out; their names are in ``gradflow.COLUMNS``."""
+        """Return the columns named in ``gradflow.COLUMNS``: one row per unit, repeats written out."""
         return columns(self)
 
     def check(self) -> "Profile":
@@ -236,21 +236,20 @@ class _Gathered:
     aliases: dict[str, str]
 
     def input(self, x: jax.Array) -> Unit:
-        activation = measure(x)
+        activation = measure(x, jnp.zeros((), self.received["input"].dtype))
         return Unit("input", activation, self._gradient("input", activation.size), {}, {})
 
     def unit(self, path: str, node: nnx.Module, twin: nnx.Module, axes: int) -> Unit:
         activation, gradient = self._output(path)
         values, gradients = _own_parameters(node), _own_parameters(twin)
-        if values:
-            # A gradient is the outer product of an input and a cotangent: both were rescaled.
-            exponent = self.records[path].exponent + self._downstream(path)
+        # A gradient is the outer product of an input and a cotangent: both were rescaled.
+        exponent = self.records[path].exponent + self._downstream(path) if values else 0.0
         return Unit(
             node.name if isinstance(node, nn.Activation) else type(node).__name__,
             activation,
             gradient,
-            {k: measure(v, axes=axes) for k, v in values.items()},
-            {k: measure(v, axes=axes).shifted(exponent) for k, v in gradients.items()},
+            {k: measure_stacked(v, axes=axes) for k, v in values.items()},
+            {k: measure_stacked(v, exponent, axes=axes) for k, v in gradients.items()},
             self._addition(path),
         )
 

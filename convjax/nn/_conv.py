@@ -24,7 +24,7 @@ class Conv(Kernel):
       kernel_dilation: steps between kernel entries.
       feature_group_count: groups; must divide both channel counts.
       use_bias: whether a bias is added.
-      standardize: weight standardisation: the kernel is ``ops.standardize_kernel`` of the parameter.
+      standardize: weight standardisation, by ``ops.standardize_kernel`` of the parameter.
       gain: gain of the standardised kernel.
       kernel_init: initialiser of the kernel, or its name in ``initializers.NAMES``.
       bias_init: initialiser of the bias, or its name.
@@ -33,7 +33,7 @@ class Conv(Kernel):
       rngs: source of the initial values (stream ``params``).
 
     Raises:
-      ValueError: a size below one, groups that do not divide; in the call, what ``ops.conv`` raises.
+      ValueError: a size below one, groups that do not divide; in the call, as ``ops.conv``.
 
     Example:
       >>> import jax.numpy as jnp

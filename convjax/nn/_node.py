@@ -91,7 +91,7 @@ def walk(node: nnx.Module, path: str = "", repeats: tuple[int, ...] = ()) -> Ite
       ['a', 'b/c', 'b', '']
     """
     for name, child in children(node):
-        inner = repeats + (node.n,) if name == "*" else repeats  # pyright: ignore
+        inner = (*repeats, node.n) if name == "*" else repeats  # pyright: ignore
         yield from walk(child, join(path, name), inner)
     yield Visit(path, node, repeats)
 

@@ -1,9 +1,9 @@
 """Initialisers: frozen, hashable, and right for grouped kernels.
 
-An initialiser is called ``init(key, shape, dtype)`` like any of JAX's, and any of JAX's may be used
-in its place. Those here know two things more. A kernel ``(*window, in/groups, out)`` has
-``fan_in = prod(window) * in/groups``, and ``fan_out = prod(window) * out/groups``: a layer tells the
-initialiser its groups by ``for_groups``. And ``variance(shape)`` is the variance of one entry,
+An initialiser is called ``init(key, shape, dtype)`` like any of JAX's, and any of JAX's may be
+used in its place. Those here know two things more. A kernel ``(*window, in/groups, out)`` has
+``fan_in = prod(window) * in/groups``, and ``fan_out = prod(window) * out/groups``: a layer tells
+the initialiser its groups by ``for_groups``. And ``variance(shape)`` is the variance of one entry,
 which theory asks for.
 """
 

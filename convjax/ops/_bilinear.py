@@ -1,7 +1,7 @@
 """The convolution and its two derivatives as three primitives that are one another's transposes.
 
-A convolution ``y = F(x, w)``, its input gradient ``X(g, w)`` and its kernel gradient ``W(x, g)`` are
-each linear in either argument, and
+A convolution ``y = F(x, w)``, its input gradient ``X(g, w)`` and its kernel gradient ``W(x, g)``
+are each linear in either argument, and
 
     <F(x, w), g> = <x, X(g, w)> = <w, W(x, g)>,
 
