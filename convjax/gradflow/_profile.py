@@ -96,7 +96,7 @@ class Profile:
         return zip(self.paths, self.units, strict=True)
 
     def table(self) -> dict[str, np.ndarray]:
-        """Return the columns named in ``gradflow.COLUMNS``: one row per unit, repeats written out."""
+        """Return the columns named in ``gradflow.COLUMNS``: one row per unit, repeats unrolled."""
         return columns(self)
 
     def check(self) -> "Profile":

@@ -16,7 +16,13 @@ ORDERS = ("pre", "post")
 
 
 def shortcut_of(
-    name: str | nnx.Module, features: int, *, scale: float, rngs: nnx.Rngs, **shared: Any
+    name: str | nnx.Module,
+    features: int,
+    *,
+    scale: float,
+    rank: int = 2,
+    rngs: nnx.Rngs,
+    **shared: Any,
 ) -> str | nnx.Module:
     """Return the shortcut of that name for a unit that keeps its shape; a module stays as it is.
 
@@ -30,7 +36,7 @@ def shortcut_of(
     if name == "scaled":
         return nn.Scale(scale)
     if name == "gated":
-        return nn.Gate(features, rngs=nnx.Rngs(key), **shared)
+        return nn.Gate(features, kernel_size=(1,) * rank, rngs=nnx.Rngs(key), **shared)
     return name
 
 
@@ -188,7 +194,14 @@ def deep_stack(
             branch |= step(i, rngs)
         return nn.Residual(
             nn.Chain(branch),
-            shortcut_of(shortcut, width, scale=shortcut_scale, rngs=rngs, **shared),
+            shortcut_of(
+                shortcut,
+                width,
+                scale=shortcut_scale,
+                rank=len(kernel_size),
+                rngs=rngs,
+                **shared,
+            ),
             scale=branch_scale,
             activation=nn.Activation(activation) if order == "post" else None,
         )

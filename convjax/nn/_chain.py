@@ -21,22 +21,23 @@ class _Named(Node):
     ):
         if not isinstance(units, Mapping):
             units = {str(i): unit for i, unit in enumerate(units)}
+        if twice := sorted(set(units) & set(named)):
+            raise ValueError(f"{type(self).__name__}: two units are named {', '.join(twice)}")
         units = {**units, **named}
         if not units:
             raise ValueError(f"{type(self).__name__}: units is empty; give at least one")
+        self.names = tuple(units)
         for name, unit in units.items():
             if not isinstance(unit, nnx.Module):
                 raise ValueError(
                     f"{type(self).__name__}: unit {name!r} is {unit!r}, not a module; "
                     "wrap a function in nn.Activation"
                 )
-            if not name or "/" in name or "*" in name or hasattr(type(self), name):
+            if not name or "/" in name or "*" in name or hasattr(self, name):
                 raise ValueError(
                     f"{type(self).__name__}: {name!r} cannot name a unit; use a name without "
                     "'/' and '*' that is not an attribute of the combinator"
                 )
-        self.names = tuple(units)
-        for name, unit in units.items():
             setattr(self, name, unit)
 
     def items(self) -> Iterator[tuple[str, nnx.Module]]:
@@ -67,7 +68,7 @@ class Chain(_Named):
       **named: further units by keyword, in order.
 
     Raises:
-      ValueError: no unit, a unit that is not a module, or a name that cannot be one.
+      ValueError: no unit, a unit that is not a module, a name that cannot be one or is given twice.
 
     Example:
       >>> import jax.numpy as jnp
@@ -94,8 +95,8 @@ class Parallel(_Named):
       **named: further branches by keyword, in order.
 
     Raises:
-      ValueError: no branch, a branch that is not a module, a name that cannot be one; in the
-        call, branches whose outputs differ in another axis than the channels.
+      ValueError: no branch, a branch that is not a module, a name that cannot be one or is given
+        twice; in the call, branches whose outputs differ in another axis than the channels.
 
     Example:
       >>> import jax.numpy as jnp

@@ -125,15 +125,14 @@ class Repeat(Node):
           The repeat, with the same values; ``unrolled`` is its inverse.
 
         Raises:
-          ValueError: units of different structure or shape; the message names the first.
+          ValueError: units of different structure, shape or dtype; the message names the first.
         """
         split = [nnx.split(unit) for unit in chain]
         for name, (graphdef, state) in zip(chain.names, split, strict=True):
-            same = jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, split[0][1])
-            if graphdef != split[0][0] or not same:
+            if graphdef != split[0][0] or _kind(state) != _kind(split[0][1]):
                 raise ValueError(
-                    f"Repeat.stacked: unit {name!r} differs in structure or shape from unit "
-                    f"{chain.names[0]!r}; only units of one shape can be stacked"
+                    f"Repeat.stacked: unit {name!r} differs in structure, shape or dtype from unit "
+                    f"{chain.names[0]!r}; only units of one kind can be stacked"
                 )
         repeat = cls(lambda rngs: nnx.clone(chain[0]), 1, rngs=nnx.Rngs(0))
         states = [state for _, state in split]
@@ -161,12 +160,13 @@ def _stack(first: Any, rest: Any | None) -> Any:
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
 
 
-def _check_kept(unit: str, before: Any, after: Any) -> None:
-    def kind(tree):
-        return jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), tree)
+def _kind(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), tree)
 
-    if kind(before) != kind(after):
+
+def _check_kept(unit: str, before: Any, after: Any) -> None:
+    if _kind(before) != _kind(after):
         raise ValueError(
-            f"Repeat: a unit ({unit}) makes {kind(after)} of {kind(before)}; a repeated unit must "
-            "keep shape and dtype"
+            f"Repeat: a unit ({unit}) makes {_kind(after)} of {_kind(before)}; a repeated unit "
+            "must keep shape and dtype"
         )

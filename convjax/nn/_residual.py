@@ -22,7 +22,7 @@ class Gate(Node):
       features: channels of the input, of the branch's output, and of the gate.
       kernel_size: window of the gate's convolution.
       bias: initial bias, usually negative.
-      kernel_init: initialiser of the gate's kernel.
+      kernel_init: initialiser of the gate's kernel, or its name.
       dtype: dtype of the computation; None takes the input's.
       param_dtype: dtype of the parameters.
       rngs: source of the initial values.
@@ -45,7 +45,7 @@ class Gate(Node):
         *,
         kernel_size: int | tuple[int, ...] = (1, 1),
         bias: float = -2.0,
-        kernel_init: initializers.Initializer = initializers.lecun_normal(),  # noqa: B008
+        kernel_init: str | initializers.Initializer = "lecun",
         dtype: jax.typing.DTypeLike | None = None,
         param_dtype: jax.typing.DTypeLike = jnp.float32,
         rngs: nnx.Rngs,

@@ -64,7 +64,14 @@ class Geometry:
 
 def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """Return F(x, w), shape (batch, *out_spatial, D)."""
-    return _forward.bind(x, kernel, geometry=geometry)
+    varying = jax.typeof(x).manual_axis_type.varying | jax.typeof(kernel).manual_axis_type.varying
+    return _forward.bind(_vary(x, varying), _vary(kernel, varying), geometry=geometry)
+
+
+def _vary(a: jax.Array, axes: frozenset[str]) -> jax.Array:
+    """Say that ``a`` may vary along a ``shard_map``'s axes; backward, that sums over them."""
+    missing = tuple(sorted(axes - jax.typeof(a).manual_axis_type.varying))
+    return lax.pcast(a, missing, to="varying") if missing else a
 
 
 def _forward_form(x: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
@@ -161,7 +168,7 @@ def _shape_of(form, a, b, *, geometry):
         jax.ShapeDtypeStruct(a.shape, a.dtype),
         jax.ShapeDtypeStruct(b.shape, b.dtype),
     )
-    return jax.core.ShapedArray(out.shape, out.dtype)
+    return a.update(shape=out.shape, dtype=out.dtype, weak_type=False)
 
 
 def _batch(primitive, form, operands, axes, *, geometry):

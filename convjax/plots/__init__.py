@@ -1,0 +1,4 @@
+"""Pictures, drawn from tables alone, so that they can be redrawn without the run."""
+
+from convjax.plots._gradient_norms import gradient_norms as gradient_norms
+from convjax.plots._save import save as save

@@ -1,0 +1,139 @@
+"""gradient_norms: the gradient along the trunk, one panel for each kind of network and step."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from convjax import study
+
+FACETS = ("norm", "shortcut")
+HELD = ("width", "activation", "init", "conv")
+NORMS = {"none": "no norm"}
+SHORTCUTS = {"none": "plain", "identity": "residual"}
+
+
+def gradient_norms(columns: Mapping[str, np.ndarray]) -> Figure:
+    """Draw gradient norms on the trunk, relative to the last unit's, against relative position.
+
+    A column of panels for each pair of norm and shortcut, a row for each step, a line for each
+    depth: the geometric mean over seeds, in a band from the least to the largest. All panels have
+    the same axes. Where width, activation, initialiser or convolution vary, the first value of
+    each is drawn and named in the title. Rows whose gradient is not finite are left out.
+
+    Args:
+      columns: rows with ``norm``, ``shortcut``, ``width``, ``activation``, ``init``, ``conv``,
+        ``depth``, ``step``, ``seed``, ``position`` (0 at the stack's input, 1, 2, … at its units,
+        negative elsewhere) and ``gradient_log_norm``.
+
+    Returns:
+      The figure; ``plots.save`` writes it.
+
+    Example:
+      >>> import numpy as np
+      >>> from convjax import plots
+      >>> same = {"norm": "none", "shortcut": "none", "width": 8, "activation": "relu",
+      ...         "init": "he", "conv": "dense", "depth": 8, "step": 0, "seed": 0}
+      >>> columns = {name: np.full(4, value) for name, value in same.items()}
+      >>> columns |= {"position": np.arange(4), "gradient_log_norm": -np.arange(4.0)}
+      >>> len(plots.gradient_norms(columns).axes)
+      1
+    """
+    rows = {name: column[columns["position"] >= 0] for name, column in columns.items()}
+    held, more = _hold(rows)
+    panels = [key for key, _ in study.groups(held, FACETS)]
+    steps = sorted(set(held["step"].tolist()))
+    colours = _colours(sorted(set(held["depth"].tolist())))
+    figure = Figure(
+        figsize=(max(4.5, 0.9 + 2.05 * len(panels)), 1.5 + 1.75 * len(steps)),
+        layout="constrained",
+    )
+    grid: Any = figure.subplots(len(steps), len(panels), sharex=True, sharey=True, squeeze=False)
+    for i, step in enumerate(steps):
+        for j, panel in enumerate(panels):
+            here = _where(held, **panel, step=step)
+            _draw(grid[i, j], here, colours)
+            if i == 0:
+                grid[i, j].set_title(_title(panel), fontsize=9)
+        grid[i, -1].annotate(
+            "at birth" if step == 0 else f"after {step} step{'s' if step > 1 else ''}",
+            (1.03, 0.5),
+            xycoords="axes fraction",
+            rotation=-90,
+            va="center",
+            fontsize=9,
+        )
+    figure.suptitle(f"Gradient along the network, by depth{more}", fontsize=10)
+    figure.supxlabel("position in the stack (0: its input, 1: its output)", fontsize=9)
+    figure.supylabel("gradient norm relative to the last unit", fontsize=9)
+    _legend(figure, colours)
+    return figure
+
+
+def _hold(rows: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str]:
+    """Keep the first value of what has no place in the figure, and name it."""
+    named = []
+    for name in HELD:
+        values = list(dict.fromkeys(rows[name].tolist()))
+        if len(values) > 1:
+            rows = _where(rows, **{name: values[0]})
+            named.append(f"{name} {values[0]}")
+    return rows, f" ({', '.join(named)} only)" if named else ""
+
+
+def _where(rows: Mapping[str, np.ndarray], **wanted: Any) -> dict[str, np.ndarray]:
+    keep = np.logical_and.reduce([rows[name] == value for name, value in wanted.items()])
+    return {name: column[keep] for name, column in rows.items()}
+
+
+def _draw(axes: Axes, rows: Mapping[str, np.ndarray], colours: dict[int, Any]) -> None:
+    axes.axhline(0, color="0.6", linewidth=0.7, zorder=1)
+    for key, of_depth in study.groups(rows, ["depth"]):
+        lines = np.array([
+            (log - log[-1]) / np.log(10)
+            for _, one in study.groups(of_depth, ["seed"])
+            for log in [one["gradient_log_norm"]]
+            if np.isfinite(log).all()
+        ])
+        if not len(lines):
+            continue
+        place = np.linspace(0, 1, lines.shape[1])
+        colour = colours[key["depth"]]
+        axes.fill_between(place, lines.min(0), lines.max(0), color=colour, alpha=0.2, linewidth=0)
+        axes.plot(place, lines.mean(0), color=colour, linewidth=1.5)
+    axes.set_xlim(0, 1)
+    axes.set_xticks([0, 0.5, 1], ["0", "½", "1"])
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(_power_of_ten))
+    axes.tick_params(labelsize=8, length=2.5)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _power_of_ten(exponent: float, _: int | None = None) -> str:
+    return "1" if exponent == 0 else f"$10^{{{exponent:.0f}}}$"
+
+
+def _colours(depths: list[int]) -> dict[int, Any]:
+    """Return one colour for each depth, darker for deeper; the lightest end is left out."""
+    scale = matplotlib.colormaps["viridis"]
+    places = np.linspace(0.85, 0.0, len(depths)) if len(depths) > 1 else [0.3]
+    return {depth: scale(place) for depth, place in zip(depths, places, strict=True)}
+
+
+def _title(panel: dict[str, str]) -> str:
+    norm = NORMS.get(panel["norm"], f"{panel['norm']} norm")
+    return f"{SHORTCUTS.get(panel['shortcut'], panel['shortcut'] + ' shortcut')}, {norm}"
+
+
+def _legend(figure: Figure, colours: dict[int, Any]) -> None:
+    handles = [
+        matplotlib.lines.Line2D([], [], color=colour, linewidth=2, label=f"depth {depth}")
+        for depth, colour in colours.items()
+    ]
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=len(handles), fontsize=9, frameon=False
+    )

@@ -1,0 +1,36 @@
+"""save: one figure as PNG and as SVG."""
+
+import os
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+
+def save(figure: Figure, stem: str | os.PathLike, *, dpi: int = 200) -> tuple[Path, Path]:
+    """Write a figure to ``stem.png`` and ``stem.svg``.
+
+    The same figure gives the same bytes: no date, no random identifiers.
+
+    Args:
+      figure: what to write.
+      stem: path without ending; the folder must be there.
+      dpi: pixels per inch of the PNG.
+
+    Returns:
+      The two paths.
+
+    Example:
+      >>> import tempfile
+      >>> from matplotlib.figure import Figure
+      >>> from convjax import plots
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     [path.name for path in plots.save(Figure(), f"{folder}/empty")]
+      ['empty.png', 'empty.svg']
+    """
+    stem = Path(stem)
+    png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
+    figure.savefig(png, dpi=dpi)
+    with matplotlib.rc_context({"svg.hashsalt": "convjax"}):
+        figure.savefig(svg, metadata={"Date": None})
+    return png, svg

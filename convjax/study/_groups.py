@@ -1,0 +1,41 @@
+"""groups: the rows of a table that share the values of some of its columns."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def groups(
+    columns: Mapping[str, np.ndarray], by: Sequence[str]
+) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:
+    """Yield the rows that agree in some columns, group by group, in order of first appearance.
+
+    Args:
+      columns: a table as equally long columns.
+      by: names of the columns in which the rows of a group agree.
+
+    Yields:
+      The common values by name, and the group's rows as columns, all of them.
+
+    Raises:
+      ValueError: a name that is not a column.
+
+    Example:
+      >>> import numpy as np
+      >>> from convjax import study
+      >>> table = {"depth": np.array([8, 20, 8]), "loss": np.array([1.0, 2.0, 3.0])}
+      >>> [(key["depth"], rows["loss"].tolist()) for key, rows in study.groups(table, ["depth"])]
+      [(8, [1.0, 3.0]), (20, [2.0])]
+    """
+    missing = [name for name in by if name not in columns]
+    if missing:
+        raise ValueError(f"by={missing[0]!r} is not a column; there are {', '.join(columns)}")
+    found: dict[tuple, list[int]] = {}
+    for row, key in enumerate(zip(*(columns[name].tolist() for name in by), strict=True)):
+        found.setdefault(key, []).append(row)
+    for key, rows in found.items():
+        yield (
+            dict(zip(by, key, strict=True)),
+            {name: column[rows] for name, column in columns.items()},
+        )

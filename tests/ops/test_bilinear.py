@@ -1,0 +1,119 @@
+"""The convolution's primitives: the three forms against lax, in loops and across devices."""
+
+import re
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from convjax import ops
+
+LAYOUT = {1: ("NHC", "HIO", "NHC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NHWDC", "HWDIO", "NHWDC")}
+
+CASES = {
+    "1-D": ((2, 9, 3), (4, 3, 5), {"strides": (2,), "padding": [(0, 3)], "kernel_dilation": (2,)}),
+    "2-D": ((2, 7, 5, 4), (3, 2, 4, 6), {"strides": (2, 1), "padding": [(1, 1), (0, 1)]}),
+    "groups": ((2, 6, 5, 4), (3, 3, 2, 6), {"feature_group_count": 2, "padding": [(1, 1), (2, 0)]}),
+    "left over": ((1, 8, 9, 2), (3, 2, 2, 3), {"strides": (3, 4), "padding": [(0, 0), (0, 0)]}),
+    "3-D": ((1, 4, 5, 3, 2), (2, 3, 1, 2, 3), {"strides": (1, 2, 1), "padding": [(1, 0)] * 3}),
+}
+
+
+def _lax(options):
+    def conv(x, kernel):
+        rank = kernel.ndim - 2
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            options.get("strides", (1,) * rank),
+            options["padding"],
+            rhs_dilation=options.get("kernel_dilation", (1,) * rank),
+            feature_group_count=options.get("feature_group_count", 1),
+            dimension_numbers=LAYOUT[rank],
+        )
+
+    return conv
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_derivative_up_to_the_second_equals_that_of_lax(case, x64):
+    x_shape, kernel_shape, options = CASES[case]
+    keys = jax.random.split(jax.random.key(7), 6)
+    x, kernel = jax.random.normal(keys[0], x_shape), jax.random.normal(keys[1], kernel_shape)
+    dx, dkernel = jax.random.normal(keys[2], x_shape), jax.random.normal(keys[3], kernel_shape)
+
+    def derivatives(conv):
+        def loss(x, kernel):
+            return jnp.sum(jnp.tanh(conv(x, kernel)) ** 2)
+
+        @jax.jit
+        def run(x, kernel):
+            forward = jax.jvp(conv, (x, kernel), (dx, dkernel))
+            reverse = jax.grad(loss, (0, 1))
+            over = jax.jvp(reverse, (x, kernel), (dx, dkernel))
+            twice = jax.grad(
+                lambda x, w: sum(jnp.sum(g**3) for g in reverse(x, w)), argnums=(0, 1)
+            )(x, kernel)
+            return forward, over, twice
+
+        return run(x, kernel)
+
+    ours = derivatives(lambda x, w: ops.conv(x, w, **options))
+    theirs = derivatives(_lax(options))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), ours, theirs)
+
+
+@pytest.mark.parametrize("mapped", [(0, None), (1, None), (None, 0), (2, 1)])
+def test_a_mapped_convolution_equals_a_loop_in_value_and_gradient(mapped, x64):
+    n, keys = 3, jax.random.split(jax.random.key(1), 2)
+    arrays = [jax.random.normal(keys[0], (2, 6, 5, 4)), jax.random.normal(keys[1], (3, 3, 4, 2))]
+    arrays = [
+        a if axis is None else jnp.stack([(i + 1) * jnp.sin(i + a) for i in range(n)], axis)
+        for a, axis in zip(arrays, mapped, strict=True)
+    ]
+
+    def gradients(x, kernel):
+        return jax.grad(lambda x, w: jnp.sum(ops.conv(x, w, strides=2) ** 3), (0, 1))(x, kernel)
+
+    together = jax.vmap(gradients, in_axes=mapped)(*arrays)
+    for i in range(n):
+        one = [a if d is None else a.take(i, d) for a, d in zip(arrays, mapped, strict=True)]
+        for whole, part in zip(together, gradients(*one), strict=True):
+            np.testing.assert_allclose(whole[i], part, rtol=1e-9, atol=1e-9)
+
+
+def test_inside_a_loop_every_convolution_has_the_order_that_is_fast():
+    kernels = jax.random.normal(jax.random.key(0), (4, 3, 3, 8, 8))
+    x = jax.random.normal(jax.random.key(1), (4, 10, 12, 8))
+
+    def loss(kernels, x):
+        body = lambda x, kernel: (jnp.tanh(ops.conv(x, kernel)), None)  # noqa: E731
+        return jnp.sum(jax.lax.scan(body, x, kernels)[0])
+
+    text = jax.jit(jax.grad(loss, (0, 1))).lower(kernels, x).compile().as_text()
+    orders = set(re.findall(r"convolution\(.*dim_labels=([\w>-]+)", text))
+    assert orders == {"b01f_01io->b01f"}
+
+
+def test_a_sharded_batch_gives_the_gradients_of_the_whole():
+    program = """
+        import jax, jax.numpy as jnp
+        from jax.sharding import AxisType, PartitionSpec as P
+        from convjax import ops
+        jax.config.update("jax_num_cpu_devices", 2)
+        mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+        x = jax.random.normal(jax.random.key(0), (4, 6, 5, 3))
+        w = jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
+        loss = lambda x, w: jnp.sum(ops.conv(x, w) ** 2)
+        total = lambda x, w: jax.lax.psum(loss(x, w), "data")
+        step = jax.shard_map(
+            jax.grad(total, (0, 1)), mesh=mesh, in_specs=(P("data"), P()), out_specs=(P("data"), P())
+        )
+        for ours, whole in zip(jax.jit(step)(x, w), jax.grad(loss, (0, 1))(x, w)):
+            assert jnp.allclose(ours, whole, rtol=1e-4, atol=1e-4), abs(ours - whole).max()
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=120)
