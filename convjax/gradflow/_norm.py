@@ -1,11 +1,13 @@
-"""Norms that neither under- nor overflow: a logarithm, and the power of two taken out before."""
+"""Norms that neither under- nor overflow: a sum of squares, and what was divided out before it."""
 
 import dataclasses
 import math
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 LOG2 = math.log(2.0)
 _LANES = 256
@@ -14,22 +16,34 @@ _LANES = 256
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Norm:
-    """The L2 norm of an array: ``exp(log + exponent * ln 2)``, and how many entries it spans.
+    """The L2 norm of an array: ``divisor * sqrt(squares) * 2 ** exponent``.
+
+    The logarithms are right at any magnitude; they are JAX's in the arrays' dtype, or NumPy's in
+    float64 where the parts are NumPy arrays, as ``jax.device_get(profile)`` makes them.
 
     Attributes:
-      log: natural logarithm of the norm as measured; minus infinity where the array is zero.
+      squares: sum of the squares of the entries, each divided by ``divisor``.
+      divisor: a positive number, 1 where nothing had to be divided out.
       exponent: power of two by which the array had been divided before.
       size: number of entries.
     """
 
-    log: Any
+    squares: Any
+    divisor: Any
     exponent: Any
     size: int = dataclasses.field(metadata={"static": True})
 
     @property
     def log_norm(self) -> Any:
-        """Natural logarithm of the L2 norm."""
-        return self.log + self.exponent * LOG2
+        """Natural logarithm of the L2 norm; minus infinity for an array of zeros."""
+        if isinstance(self.squares, jax.Array):
+            log = jnp.log(self.divisor) + 0.5 * jnp.log(self.squares)
+            return log + self.exponent * LOG2
+        squares, divisor, exponent = (
+            np.asarray(a, np.float64) for a in (self.squares, self.divisor, self.exponent)
+        )
+        with np.errstate(divide="ignore"):
+            return np.log(divisor) + 0.5 * np.log(squares) + exponent * LOG2
 
     @property
     def log_rms(self) -> Any:
@@ -46,57 +60,61 @@ class Norm:
         """The root mean square; 0 or infinity where the dtype cannot hold it."""
         return jnp.exp(self.log_rms)
 
+    def suspect(self) -> bool:
+        """Whether a sum of squares is so small or large that entries may have been lost."""
+        info = np.finfo(self.squares.dtype)
+        least = max(self.size, 1) * float(info.tiny) / float(info.eps)
+        squares = np.asarray(self.squares)
+        return not bool(np.all((squares > least) & (squares < float(info.max) * float(info.eps))))
 
-def measure(x: jax.Array, exponent: Any = 0.0) -> Norm:
+
+def at_least_float32(dtype: Any) -> Any:
+    """Return the dtype that norms of this dtype's arrays are computed in."""
+    return jnp.float64 if dtype == jnp.float64 else jnp.float32
+
+
+def measure(x: jax.Array, exponent: Any, *, careful: bool) -> Norm:
     """Return the norm of ``x * 2 ** exponent``."""
-    return Norm(log_norm(x), exponent, x.size)
+    return Norm(*sum_squares(x, careful), exponent, x.size)
 
 
 def measure_stacked(x: jax.Array, exponent: Any = 0.0, *, axes: int) -> Norm:
-    """Return the norms of ``x * 2 ** exponent`` over all but the first ``axes`` axes.
-
-    For parameters, which are small: it always takes the second pass, and so compiles faster.
-    """
-    take = _by_largest
+    """Return the norms of ``x * 2 ** exponent`` over all but the first ``axes`` axes, carefully."""
+    take = partial(sum_squares, careful=True)
     for _ in range(axes):
         take = jax.vmap(take)
-    log = take(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
-    return Norm(log, exponent + jnp.zeros_like(log), math.prod(x.shape[axes:]))
+    squares, divisor = take(x)
+    return Norm(squares, divisor, exponent + jnp.zeros_like(squares), math.prod(x.shape[axes:]))
 
 
-def log_norm(x: jax.Array) -> jax.Array:
-    """Return the natural logarithm of the L2 norm, right wherever ``x`` itself is representable.
+def sum_squares(x: jax.Array, careful: bool) -> tuple[jax.Array, jax.Array]:
+    """Return ``(sum of (x / divisor)**2, divisor)``.
 
-    The sum of squares is used where it is safe; where it under- or overflows, a second pass divides
-    by the largest entry first. Infinite or NaN entries give infinity or NaN.
+    Carefully, the divisor is the largest entry, and the result right wherever ``x`` itself is
+    representable, at the price of one more pass over the array. Otherwise it is 1, and squares may
+    under- or overflow: ``Norm.suspect`` tells.
     """
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-    x = x.astype(dtype)
-    squares = _sum_squares(x)
-    info = jnp.finfo(dtype)
-    low = max(x.size, 1) * float(info.tiny) / float(info.eps)
-    safe = (squares > low) & (squares < float(info.max) * float(info.eps))
-    return jax.lax.cond(safe, lambda: 0.5 * jnp.log(squares), lambda: _by_largest(x))
+    x = x.astype(at_least_float32(x.dtype))
+    one = jnp.ones((), x.dtype)
+    if not careful:
+        return _in_two_stages(jnp.square(x)), one
+    largest = jnp.max(jnp.abs(x), initial=0.0)
+    divisor = jnp.where((largest > 0) & jnp.isfinite(largest), largest, one)
+    return _in_two_stages(jnp.square(x / divisor)), divisor
 
 
-def log2_rms(log: jax.Array, size: int) -> jax.Array:
-    """Return the power of two nearest to a root mean square; 0 where that is no finite number."""
-    exponent = jnp.round((log - 0.5 * math.log(max(size, 1))) / LOG2)
-    return jnp.where(jnp.isfinite(exponent), exponent, jnp.zeros_like(exponent))
-
-
-def _sum_squares(x: jax.Array) -> jax.Array:
-    """Sum in two stages, lanes then their total: a single sum loses digits and vectorises badly."""
+def _in_two_stages(x: jax.Array) -> jax.Array:
+    """Sum lanes, then their totals: a single sum loses digits and vectorises badly."""
     flat = x.reshape(-1)
     split = x.size // _LANES * _LANES
-    head = jnp.sum(jnp.square(flat[:split].reshape(-1, _LANES)), axis=0)
-    return jnp.sum(head) + jnp.sum(jnp.square(flat[split:]))
+    total = jnp.sum(jnp.sum(flat[:split].reshape(-1, _LANES), axis=0))
+    return total if split == x.size else total + jnp.sum(flat[split:])
 
 
-def _by_largest(x: jax.Array) -> jax.Array:
-    largest = jnp.max(jnp.abs(x), initial=0.0)
-    divisor = jnp.where((largest > 0) & jnp.isfinite(largest), largest, jnp.ones_like(largest))
-    # Where the largest entry is zero or not finite, its logarithm alone is the answer.
-    rest = 0.5 * jnp.log(_sum_squares(x / divisor))
-    ordinary = (largest > 0) & jnp.isfinite(largest)
-    return jnp.log(largest) + jnp.where(ordinary, rest, jnp.zeros_like(rest))
+def power_of_two(squares: jax.Array, divisor: jax.Array, size: int) -> jax.Array:
+    """Return the whole power of two next below a root mean square, read from its bits."""
+    rms = divisor * jnp.sqrt(squares / max(size, 1))
+    info = jnp.finfo(rms.dtype)
+    integer = {32: jnp.int32, 64: jnp.int64}[info.bits]
+    biased = jax.lax.bitcast_convert_type(rms, integer) >> info.nmant
+    return (biased - (info.maxexp - 1)).astype(rms.dtype)

@@ -11,10 +11,10 @@ import numpy as np
 from flax import nnx
 
 from convjax import nn
-from convjax.gradflow._norm import Norm, measure, measure_stacked
+from convjax.gradflow._norm import Norm, at_least_float32, measure, measure_stacked
 from convjax.gradflow._run import Scope, Signal, returned, token_paths, visit
-from convjax.gradflow._table import check_finite, columns, expanded, to_text
-from convjax.gradflow._tap import cut
+from convjax.gradflow._table import check_finite, columns, pick, to_text
+from convjax.gradflow._tap import TOKEN, cut
 
 
 @jax.tree_util.register_dataclass
@@ -86,9 +86,9 @@ class Profile:
         """Return the unit at a path; a number in place of a ``*`` picks one unit of a repeat."""
         if path in self.paths:
             return self.units[self.paths.index(path)]
-        for name, unit in expanded(self):
-            if name == path:
-                return unit
+        unit = pick(self, path)
+        if unit is not None:
+            return unit
         raise KeyError(f"{path!r} is not in the profile; its paths are {', '.join(self.paths)}")
 
     def items(self) -> Iterator[tuple[str, Unit]]:
@@ -162,20 +162,37 @@ def profile(
         raise ValueError(f"give loss or cotangent, one of the two; {given} was given")
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
     streams = None if rngs is None else nnx.split(rngs)
-    measured = _measure(
-        params, rest, x, targets, cotangent, streams, graphdef=graphdef, loss=loss, train=train
+    measure = partial(
+        _measure,
+        params,
+        rest,
+        x,
+        targets,
+        cotangent,
+        streams,
+        graphdef=graphdef,
+        loss=loss,
+        train=train,
     )
-    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(measured)):
-        measured.check()
-    return measured
+    if _traced((params, rest, x, targets, cotangent, streams)):
+        return measure(careful=True)
+    measured = measure(careful=False)
+    norms = jax.tree.leaves(jax.device_get(measured), is_leaf=lambda leaf: isinstance(leaf, Norm))
+    if any(isinstance(norm, Norm) and norm.suspect() for norm in norms):
+        measured = measure(careful=True)
+    return measured.check()
 
 
-@partial(jax.jit, static_argnames=("graphdef", "loss", "train"))
-def _measure(params, rest, x, targets, cotangent, streams, *, graphdef, loss, train):
+def _traced(tree: Any) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+@partial(jax.jit, static_argnames=("graphdef", "loss", "train", "careful"))
+def _measure(params, rest, x, targets, cotangent, streams, *, graphdef, loss, train, careful):
     net = nnx.merge(graphdef, params, rest)
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    dtype = at_least_float32(x.dtype)
     repeats = token_paths(net)
-    tokens = {path: jnp.zeros((*axes, 2), dtype) for path, axes in repeats.items()}
+    tokens = {path: jnp.zeros((*axes, *TOKEN), dtype) for path, axes in repeats.items()}
     anchors: dict[str, str] = {}
     aliases: dict[str, str] = {}
 
@@ -183,8 +200,8 @@ def _measure(params, rest, x, targets, cotangent, streams, *, graphdef, loss, tr
         net = nnx.merge(graphdef, params, rest, copy=True)
         rngs = None if streams is None else nnx.merge(*streams, copy=True)
         records: dict[str, Any] = {}
-        scope = Scope(train, rngs, tokens, records, anchors, aliases)
-        signal = cut(Signal(x, jnp.zeros((), dtype)), tokens["input"])
+        scope = Scope(train, careful, rngs, tokens, records, anchors, aliases)
+        signal = cut(Signal(x, jnp.zeros((), dtype)), tokens["input"], careful)
         signal = visit(net, signal, scope)
         return signal.x, records
 
@@ -236,14 +253,17 @@ class _Gathered:
     aliases: dict[str, str]
 
     def input(self, x: jax.Array) -> Unit:
-        activation = measure(x, jnp.zeros((), self.received["input"].dtype))
+        activation = measure(x, jnp.zeros((), self.received["input"].dtype), careful=True)
         return Unit("input", activation, self._gradient("input", activation.size), {}, {})
 
     def unit(self, path: str, node: nnx.Module, twin: nnx.Module, axes: int) -> Unit:
         activation, gradient = self._output(path)
         values, gradients = _own_parameters(node), _own_parameters(twin)
         # A gradient is the outer product of an input and a cotangent: both were rescaled.
-        exponent = self.records[path].exponent + self._downstream(path) if values else 0.0
+        exponent = 0.0
+        if values:
+            exponent = self.records[path].exponent
+            exponent += self._downstream(path, exponent)
         return Unit(
             node.name if isinstance(node, nn.Activation) else type(node).__name__,
             activation,
@@ -260,18 +280,26 @@ class _Gathered:
             return activation, self._gradient(path, activation.size)
         both = self._output(same)
         if same.endswith("*"):
+            # A repeat's output is its last unit's.
             return jax.tree.map(lambda a: a[..., -1], both)
         return both
 
     def _gradient(self, token: str, size: int, path: str | None = None) -> Norm:
         own = self.received[token]
         on_trunk = path is None and self.anchors.get(token, token) == token
-        exponent = own[..., 1] if on_trunk else self._downstream(path or token)
-        return Norm(own[..., 0], exponent, size)
+        squares, divisor, exponent = own[..., 0], own[..., 1], own[..., 2]
+        if not on_trunk:
+            exponent = self._downstream(path or token, squares)
+        return Norm(squares, divisor, exponent, size)
 
-    def _downstream(self, path: str) -> jax.Array:
-        """Power of two taken out of the cotangents that reach this node's inside."""
-        return self.received[self.anchors[path]][..., 1]
+    def _downstream(self, path: str, like: jax.Array) -> jax.Array:
+        """Return the power of two taken out of the cotangents that reach this node's inside.
+
+        It has the axes of ``like``: the anchor may stand around repeats that the node is in.
+        """
+        exponent = self.received[self.anchors[path]][..., 2]
+        axes = exponent.shape + (1,) * (like.ndim - exponent.ndim)
+        return jnp.broadcast_to(exponent.reshape(axes), like.shape)
 
     def _addition(self, path: str) -> Addition | None:
         terms = self.records.get(f"{path}+")

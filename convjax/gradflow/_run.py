@@ -44,11 +44,13 @@ class Scope:
     """Where the interpreter stands, and where it writes.
 
     ``tokens`` and ``records`` are keyed by path and belong to one trace: a scan's body has its own.
+    ``careful`` norms under- or overflow nowhere, and cost one more pass.
     ``anchors`` and ``aliases`` hold nothing but names: path to anchor, and path to the path of the
     node whose output is the same array.
     """
 
     train: bool
+    careful: bool
     rngs: nnx.Rngs | None
     tokens: Mapping[str, jax.Array]
     records: dict[str, Any]
@@ -62,6 +64,11 @@ class Scope:
     def on_trunk(self) -> bool:
         """Whether the whole signal passes here."""
         return self.anchor is None
+
+    def measure(self, x: jax.Array, exponent: jax.Array) -> Norm:
+        """Return the norm of ``x * 2 ** exponent``; nothing flows back through it."""
+        x, exponent = jax.lax.stop_gradient((x, exponent))
+        return measure(x, exponent, careful=self.careful)
 
     def inside(self, name: str, **changes) -> "Scope":
         """Return the scope of a child."""
@@ -93,13 +100,16 @@ def visit(node: nnx.Module, signal: Signal, scope: Scope) -> Signal:
         scope.aliases[scope.path] = nn.join(scope.path, same)
         scope.anchors[scope.path] = scope.anchors[nn.join(scope.path, same)]
         return signal
-    activation = measure(signal.x, jax.lax.stop_gradient(signal.exponent))
+    activation = scope.measure(signal.x, signal.exponent)
     scope.records[scope.path] = Forward(activation, jax.lax.stop_gradient(before))
     token = scope.tokens[scope.path]
     if not scope.on_trunk:
-        return signal._replace(x=tap(signal.x, token))
-    signal = renormalise(signal, activation.log) if scope.renormalise else restore(signal)
-    return cut(signal, token)
+        return signal._replace(x=tap(signal.x, token, scope.careful))
+    if scope.renormalise:
+        signal = renormalise(signal, activation)
+    elif homogeneous(node):  # nothing was taken out before any other
+        signal = restore(signal)
+    return cut(signal, token, scope.careful)
 
 
 def _output_child(node: nnx.Module) -> str | None:
@@ -143,7 +153,7 @@ def _(node: nn.Residual, signal: Signal, scope: Scope) -> Signal:
     inner = dataclasses.replace(scope, anchor=scope.anchor or end)
 
     def run(part: str, child: nnx.Module) -> tuple[jax.Array, jax.Array]:
-        x = tap(signal.x, scope.tokens[returned(scope.path, part)])
+        x = tap(signal.x, scope.tokens[returned(scope.path, part)], scope.careful)
         return x, visit(child, signal._replace(x=x), inner.inside(part)).x
 
     if node.shortcut is None:
@@ -154,9 +164,8 @@ def _(node: nn.Residual, signal: Signal, scope: Scope) -> Signal:
         x, shortcut = run("shortcut", node.shortcut)
         terms = node.summands(x, branch, shortcut)
         total = node.merge(*terms)
-        exponent = jax.lax.stop_gradient(signal.exponent)
         scope.records[f"{scope.path}+"] = Summands(
-            *(measure(term, exponent) for term in terms), signal.x.size
+            *(scope.measure(term, signal.exponent) for term in terms), signal.x.size
         )
     signal = signal._replace(x=total)
     if node.activation is None:
@@ -177,4 +186,4 @@ def _(node: nn.Repeat, signal: Signal, scope: Scope) -> Signal:
 
     signal, records = node.scan(step, signal, scope.rngs, tokens)
     scope.records.update(records)
-    return signal if scope.renormalise else restore(signal)
+    return restore(signal) if unit_renormalises and not scope.renormalise else signal

@@ -1,12 +1,12 @@
 """A profile as a table: repeats written out, one row per unit, in forward order."""
 
+import math
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-
-from convjax.gradflow._norm import Norm
 
 if TYPE_CHECKING:
     from convjax.gradflow._profile import Profile, Unit
@@ -19,99 +19,184 @@ COLUMNS: tuple[str, ...] = (
     "order",
     "path",
     "kind",
-    *(f"{m}_{q}" for m in _MEASURES for q in ("log_norm", "rms")),
+    *(f"{measure}_{quantity}" for measure in _MEASURES for quantity in ("log_norm", "rms")),
     *(f"{side}_log_norm" for side in _SIDES),
     "activation_size",
     "parameter_count",
 )
 
 
-def expanded(profile: "Profile") -> Iterator[tuple[str, "Unit"]]:
-    """Yield ``(path, unit)`` with every ``*`` written out as a number, in forward order.
-
-    Arrays are those of NumPy; an axis that ``vmap`` put there stays.
-    """
-    profile = jax.tree.map(np.asarray, profile)
-    replica_axes = np.ndim(profile.units[0].activation.log)
-    yield from _expand(list(profile.items()), replica_axes)
-
-
-def _expand(entries: list[tuple[str, Any]], axis: int) -> Iterator[tuple[str, Any]]:
-    while entries:
-        path, unit = entries[0]
-        before, star, _ = path.partition("*")
-        if not star:
-            yield path, unit
-            entries = entries[1:]
+def pick(profile: "Profile", path: str) -> "Unit | None":
+    """Return the unit at a path in which numbers may stand for the stars of repeats."""
+    axis = np.ndim(profile.units[0].activation.squares)
+    for pattern, unit in profile.items():
+        match = re.fullmatch(re.escape(pattern).replace(r"\*", r"(\d+)"), path)
+        if match is None:
             continue
-        inside = [e for e in entries if e[0].startswith(before + "*")]
-        for i in range(unit.activation.log.shape[axis]):
-            one = [
-                (p.replace("*", str(i), 1), jax.tree.map(lambda a: a.take(i, axis), u))  # noqa: B023
-                for p, u in inside
-            ]
-            yield from _expand(one, axis)
-        entries = entries[len(inside) :]
+        lengths = np.shape(unit.activation.squares)[axis:]
+        index = tuple(map(int, match.groups()))
+        if all(i < n for i, n in zip(index, lengths, strict=True)):
+            before = (slice(None),) * axis
+            return jax.tree.map(lambda a: a[(*before, *index)], unit)  # noqa: B023
+    return None
 
 
 def columns(profile: "Profile") -> dict[str, np.ndarray]:
-    """Return the columns named in ``COLUMNS``, float64, one row per replica and unit.
+    """Return the columns named in ``COLUMNS``, one row per replica and unit.
 
-    Logarithms are natural. Parameter columns span all parameters below the unit; they and the
-    columns of an addition's sides are NaN where there is none. A root mean square that float64
+    Logarithms are natural. Parameter columns span all parameters at and below the unit; they and
+    the columns of an addition's sides are NaN where there is none. A root mean square that float64
     cannot hold is 0 or infinity; its logarithm is right all the same.
     """
-    rows = list(expanded(profile))
-    replicas = rows[0][1].activation.log.shape
-    own = _parameter_sums(rows)
-    parts: dict[str, list] = {name: [] for name in COLUMNS}
-    for order, (path, unit) in enumerate(rows):
-        cells = {"order": order, "path": path, "kind": unit.kind}
-        values, gradients, count = own[path]
-        cells |= _cells("activation", _log(unit.activation), unit.activation.size)
-        cells |= _cells("gradient", _log(unit.gradient), unit.gradient.size)
-        cells |= _cells("parameter", values, count)
-        cells |= _cells("parameter_gradient", gradients, count)
-        for side in _SIDES:
-            there = unit.addition is not None
-            cells[f"{side}_log_norm"] = _log(getattr(unit.addition, side)) if there else np.nan
-        cells |= {"activation_size": unit.activation.size, "parameter_count": count}
-        for name, cell in cells.items():
-            parts[name].append(np.broadcast_to(cell, replicas).ravel())
-        parts["replica"].append(np.arange(int(np.prod(replicas))))
-    # Rows of one replica stand together, in forward order.
-    return {name: np.stack(part, axis=1).ravel() for name, part in parts.items()}
-
-
-def _log(norm: Norm) -> np.ndarray:
-    return np.asarray(norm.log, np.float64) + np.asarray(norm.exponent, np.float64) * np.log(2.0)
-
-
-def _cells(name: str, log: np.ndarray | float, size: int) -> dict[str, Any]:
-    with np.errstate(over="ignore", under="ignore"):
-        rms = np.exp(log - 0.5 * np.log(max(size, 1)))
-    return {f"{name}_log_norm": log, f"{name}_rms": rms}
-
-
-def _parameter_sums(rows) -> dict[str, tuple[Any, Any, int]]:
-    """Return (log norm of parameters, of their gradients, count) at and below every path."""
-    below: dict[str, list[tuple[Any, Any, int]]] = {path: [] for path, _ in rows}
-    for path, unit in rows:
-        for name, norm in unit.parameters.items():
-            entry = (_log(norm), _log(unit.parameter_gradients[name]), norm.size)
-            for above in _ancestry(path):
-                below[above].append(entry)
-    return {
-        path: (
-            _root_sum([e[0] for e in found]),
-            _root_sum([e[1] for e in found]),
-            sum(e[2] for e in found),
-        )
-        for path, found in below.items()
+    rows = _Rows(profile)
+    logs, sizes = _measured(profile, rows)
+    table = {
+        "replica": np.repeat(np.arange(rows.replicas), len(rows.paths)),
+        "order": np.tile(np.arange(len(rows.paths)), rows.replicas),
+        "path": np.tile(np.array(rows.paths, object), rows.replicas),
+        "kind": rows.constants([unit.kind for unit in profile.units]),
+        "activation_size": rows.constants(sizes["activation"]),
+        "parameter_count": rows.constants(sizes["parameter"]),
     }
+    for name, log in logs.items():
+        table[f"{name}_log_norm"] = rows.spread(log)
+    for name in _MEASURES:
+        size = table["parameter_count" if name.startswith("parameter") else "activation_size"]
+        with np.errstate(over="ignore", under="ignore"):
+            rms = np.exp(table[f"{name}_log_norm"] - 0.5 * np.log(np.maximum(size, 1)))
+        table[f"{name}_rms"] = rms
+    return {name: table[name] for name in COLUMNS}
+
+
+def check_finite(profile: "Profile") -> None:
+    """Raise a ValueError that names the first unit with a NaN or an infinity."""
+    rows = _Rows(profile)
+    logs, _ = _measured(profile, rows)
+    absent = np.isnan(rows.spread(logs["parameter"]))
+    for name, way, step in (
+        ("activation", "forward", 1),
+        ("gradient", "backward", -1),
+        ("parameter_gradient", "backward", -1),
+    ):
+        values = rows.spread(logs[name])
+        # Minus infinity is the logarithm of zero, and zero is a finite number.
+        bad = np.isnan(values) | np.isposinf(values)
+        if name == "parameter_gradient":
+            bad &= ~absent
+        units = np.flatnonzero(bad.reshape(rows.replicas, -1).any(axis=0))
+        if len(units):
+            path = rows.paths[units[::step][0]] or "(the whole)"
+            raise ValueError(
+                f"the {name.replace('_', ' ')} of unit {path!r} is NaN or infinite: the first of "
+                f"{len(units)} such units, going {way}"
+            )
+
+
+def to_text(profile: "Profile") -> str:
+    """Return the table to be read: one line per unit, root mean squares."""
+    table = columns(profile)
+    many = table["replica"].max() > 0
+    paths = [path or "(the whole)" for path in table["path"]]
+    if many:
+        paths = [f"{r}: {path}" for r, path in zip(table["replica"], paths, strict=True)]
+    wide, kind = max(map(len, paths)), max(map(len, table["kind"]))
+    lines = [
+        f"{'unit':{wide}}  {'kind':{kind}}  {'activation':>10}  {'gradient':>10}  "
+        f"{'parameter':>10}  {'its grad.':>10}"
+    ]
+    shown = [[f"{v:10.3g}" if v == v else " " * 10 for v in table[f"{m}_rms"]] for m in _MEASURES]
+    for path, of, *cells in zip(paths, table["kind"], *shown, strict=True):
+        lines.append("  ".join([f"{path:{wide}}", f"{of:{kind}}", *cells]).rstrip())
+    mode = "batch statistics" if profile.train else "running statistics"
+    lines.append(f"root mean squares; batch of {profile.batch_size}, {mode}")
+    return "\n".join(lines)
+
+
+class _Rows:
+    """The order of the written-out rows: which entry of the profile, at which index."""
+
+    def __init__(self, profile: "Profile"):
+        shapes = [np.shape(unit.activation.squares) for unit in profile.units]
+        self.outer = shapes[0]
+        self.replicas = math.prod(self.outer)
+        self.lengths = [shape[len(self.outer) :] for shape in shapes]
+        written = list(_write_out(list(enumerate(profile.paths)), self.lengths, ()))
+        self.paths = [path for _, _, path in written]
+        self.entries = np.array([entry for entry, _, _ in written])
+        starts = np.cumsum([0, *map(math.prod, self.lengths)])
+        self.places = np.array(
+            [starts[e] + _flat(index, self.lengths[e]) for e, index, _ in written]
+        )
+
+    def constants(self, values: list[Any]) -> np.ndarray:
+        """Spread one value per entry over the rows."""
+        array = np.array(values, object if isinstance(values[0], str) else None)
+        return np.tile(array[self.entries], self.replicas)
+
+    def spread(self, values: list[Any]) -> np.ndarray:
+        """Spread one array per entry over the rows."""
+        flat = [
+            np.broadcast_to(v, (*self.outer, *n)).reshape(self.replicas, -1)
+            for v, n in zip(values, self.lengths, strict=True)
+        ]
+        return np.concatenate(flat, axis=1)[:, self.places].ravel()
+
+
+def _write_out(entries, lengths, index) -> Iterator[tuple[int, tuple[int, ...], str]]:
+    """Yield (entry, index, path), the units of a repeat together and in their order."""
+    while entries:
+        entry, path = entries[0]
+        before, star, _ = path.partition("*")
+        if not star:
+            yield entry, index, path
+            entries = entries[1:]
+            continue
+        inside = [(e, p) for e, p in entries if p.startswith(before + "*")]
+        for i in range(lengths[entry][len(index)]):
+            numbered = [(e, p.replace("*", str(i), 1)) for e, p in inside]
+            yield from _write_out(numbered, lengths, (*index, i))
+        entries = entries[len(inside) :]
+
+
+def _flat(index: tuple[int, ...], lengths: tuple[int, ...]) -> int:
+    return int(np.ravel_multi_index(index, lengths)) if index else 0
+
+
+def _measured(profile: "Profile", rows: _Rows) -> tuple[dict[str, list], dict[str, list]]:
+    """Return per entry the log norms, and the sizes, of everything that has columns."""
+    profile = jax.device_get(profile)
+    units = profile.units
+    logs = {"activation": [unit.activation.log_norm for unit in units]}
+    logs["gradient"] = [unit.gradient.log_norm for unit in units]
+    sizes = {"activation": [unit.activation.size for unit in units]}
+    logs["parameter"], sizes["parameter"] = _below(profile, rows, lambda u: u.parameters)
+    logs["parameter_gradient"], _ = _below(profile, rows, lambda u: u.parameter_gradients)
+    for side in _SIDES:
+        logs[side] = [
+            np.asarray(np.nan) if unit.addition is None else getattr(unit.addition, side).log_norm
+            for unit in units
+        ]
+    return logs, sizes
+
+
+def _below(profile: "Profile", rows: _Rows, of) -> tuple[list[Any], list[int]]:
+    """Return the log norm, and the count, of all parameters at and below every entry."""
+    found: dict[str, list[Any]] = {path: [] for path in profile.paths}
+    counts = dict.fromkeys(profile.paths, 0)
+    repeats = dict(zip(profile.paths, map(len, rows.lengths), strict=True))
+    for path, unit in profile.items():
+        for norm in of(unit).values():
+            log = norm.log_norm
+            for above in _ancestry(path):
+                lengths = log.shape[len(rows.outer) + repeats[above] :]
+                flat = log.reshape(*log.shape[: -len(lengths) or None], -1)
+                found[above].append(_root_sum(list(np.moveaxis(flat, -1, 0))))
+                counts[above] += norm.size * math.prod(lengths)
+    return [_root_sum(logs) for logs in found.values()], list(counts.values())
 
 
 def _ancestry(path: str) -> Iterator[str]:
+    """Yield the path and those of everything around it, but not a repeat's stacked unit twice."""
     yield path
     while path:
         path = path.rpartition("/")[0]
@@ -119,46 +204,5 @@ def _ancestry(path: str) -> Iterator[str]:
 
 
 def _root_sum(logs: list[Any]) -> Any:
-    """Return the log norm of several arrays together, from their log norms."""
-    return 0.5 * np.logaddexp.reduce([2 * log for log in logs]) if logs else np.nan
-
-
-def check_finite(profile: "Profile") -> None:
-    """Raise a ValueError that names the first unit with a NaN or an infinity."""
-    rows = list(expanded(profile))
-    looks = (
-        ("activation", "forward", rows, lambda u: [u.activation]),
-        ("gradient", "backward", rows[::-1], lambda u: [u.gradient]),
-        ("parameter gradient", "backward", rows[::-1], lambda u: u.parameter_gradients.values()),
-    )
-    for what, direction, order, norms in looks:
-        for path, unit in order:
-            logs = [_log(norm) for norm in norms(unit)]
-            # Minus infinity is the logarithm of zero, and zero is a finite number.
-            if any(np.isnan(log).any() or np.isposinf(log).any() for log in logs):
-                raise ValueError(
-                    f"the {what} of unit {path or '(the root)'!r} is NaN or infinite; "
-                    f"going {direction}, it is the first of {len(rows)} units"
-                )
-
-
-def to_text(profile: "Profile") -> str:
-    """Return the table to be read: one line per unit, root mean squares."""
-    table = columns(profile)
-    many = table["replica"].max() > 0
-    path = [
-        f"{r}: {p}" if many else p for r, p in zip(table["replica"], table["path"], strict=True)
-    ]
-    path = [p or "(the whole)" for p in path]
-    wide = max(map(len, path), default=4)
-    kind = max(map(len, table["kind"]), default=4)
-    lines = [
-        f"{'unit':{wide}}  {'kind':{kind}}  {'activation':>10}  {'gradient':>10}  "
-        f"{'parameter':>10}  {'its grad.':>10}"
-    ]
-    shown = [[f"{v:10.3g}" if v == v else " " * 10 for v in table[f"{m}_rms"]] for m in _MEASURES]
-    for name, of, *cells in zip(path, table["kind"], *shown, strict=True):
-        lines.append("  ".join([f"{name:{wide}}", f"{of:{kind}}", *cells]).rstrip())
-    mode = "batch statistics" if profile.train else "running statistics"
-    lines.append(f"root mean squares; batch of {profile.batch_size}, {mode}")
-    return "\n".join(lines)
+    """Return the log norm of several arrays together, from their log norms; NaN of none."""
+    return 0.5 * np.logaddexp.reduce([2 * log for log in logs]) if logs else np.asarray(np.nan)
