@@ -10,7 +10,7 @@ def digits(split: str | None = None) -> tuple[np.ndarray, np.ndarray]:
 
     One mean and one standard deviation, those of all pixels of the training split, are taken out
     of every pixel of every split: nothing of the test images leaks, and edges stay comparable with
-    the middle. The test split is the last 360 images, which other people wrote.
+    the middle. The test split is the last 360 images.
 
     Args:
       split: ``"train"`` (1437 images), ``"test"`` (360), or None for all of them in that order.
@@ -26,7 +26,7 @@ def digits(split: str | None = None) -> tuple[np.ndarray, np.ndarray]:
       >>> from convjax import data
       >>> images, labels = data.digits("test")
       >>> images.shape, images.dtype, labels[:3].tolist()
-      ((360, 8, 8, 1), dtype('float32'), [8, 9, 9])
+      ((360, 8, 8, 1), dtype('float32'), [2, 3, 4])
 
     Reference: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, 1998 (UCI).
     """

@@ -90,7 +90,7 @@ def measure_stacked(x: jax.Array, exponent: Any = 0.0, *, axes: int) -> Norm:
 def sum_squares(x: jax.Array, careful: bool) -> tuple[jax.Array, jax.Array]:
     """Return ``(sum of (x / divisor)**2, divisor)``.
 
-    Carefully, the divisor is the largest entry, and the result right wherever ``x`` itself is
+    Carefully, the divisor is about the largest entry, and the result right wherever ``x`` itself is
     representable, at the price of one more pass over the array. Otherwise it is 1, and squares may
     under- or overflow: ``Norm.suspect`` tells.
     """
@@ -99,7 +99,9 @@ def sum_squares(x: jax.Array, careful: bool) -> tuple[jax.Array, jax.Array]:
     if not careful:
         return _in_two_stages(jnp.square(x)), one
     largest = jnp.max(jnp.abs(x), initial=0.0)
-    divisor = jnp.where((largest > 0) & jnp.isfinite(largest), largest, one)
+    # XLA multiplies by the reciprocal, which must not be so small that it is flushed to zero.
+    most = jnp.minimum(largest, 0.25 / float(jnp.finfo(x.dtype).tiny))
+    divisor = jnp.where((largest > 0) & jnp.isfinite(largest), most, one)
     return _in_two_stages(jnp.square(x / divisor)), divisor
 
 

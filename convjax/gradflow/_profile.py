@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike
 
 from convjax import nn
 from convjax.gradflow._norm import Norm, at_least_float32, measure, measure_stacked
@@ -110,11 +111,11 @@ class Profile:
 
 def profile(
     net: nnx.Module,
-    x: jax.Array,
+    x: ArrayLike,
     *,
     loss: Callable[..., jax.Array] | None = None,
     targets: Any = None,
-    cotangent: jax.Array | None = None,
+    cotangent: ArrayLike | None = None,
     train: bool,
     rngs: nnx.Rngs | None = None,
 ) -> Profile:
@@ -160,6 +161,7 @@ def profile(
     if (loss is None) == (cotangent is None):
         given = "both" if loss is not None else "neither"
         raise ValueError(f"give loss or cotangent, one of the two; {given} was given")
+    x = jnp.asarray(x)
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
     streams = None if rngs is None else nnx.split(rngs)
     measure = partial(

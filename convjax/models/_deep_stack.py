@@ -1,5 +1,6 @@
 """deep_stack: one resolution, one width, no stem and no head: the bare object of depth studies."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -55,7 +56,7 @@ def conv_of(
 ) -> nnx.Module:
     """Return one convolution, dense or depthwise-separable.
 
-    The pair has one activation, so it divides its gain: the depthwise part is drawn linear
+    The pair has one activation, so He's gain is given once: the depthwise part is drawn linear
     (LeCun), the pointwise part as ``init`` says.
     """
     if kind not in CONVS:
@@ -72,6 +73,9 @@ def conv_of(
             rngs=rngs,
             **shared,
         )
+    deep = nn.initializers.get(init)
+    if deep in (nn.initializers.he_normal(), nn.initializers.he_uniform()):
+        deep = dataclasses.replace(deep, scale=1.0)  # pyright: ignore
     return nn.separable_conv(
         in_features,
         out_features,
@@ -79,7 +83,7 @@ def conv_of(
         strides=strides,
         padding=padding,
         use_bias=use_bias,
-        kernel_init="lecun" if init in ("he", "he_uniform") else init,
+        kernel_init=deep,
         pointwise_init=init,
         rngs=rngs,
         **shared,

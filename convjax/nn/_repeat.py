@@ -83,20 +83,29 @@ class Repeat(Node):
         graphdef, params, rest = nnx.split(self.unit, nnx.Param, ...)
         streams = None if rngs is None else nnx.split(rngs)
 
+        moved = drawn = False
+
         def body(carry, slices):
+            nonlocal moved, drawn
             carry, random = carry
             params, rest, x = slices
+            before, keys = jax.tree.leaves(rest), jax.tree.leaves(random)
             unit = nnx.merge(graphdef, params, rest)
             local = None if streams is None else nnx.merge(streams[0], random)
-            moved, y = step(unit, carry, local, x)
-            _check_kept(type(unit).__name__, carry, moved)
+            carry_after, y = step(unit, carry, local, x)
+            _check_kept(type(unit).__name__, carry, carry_after)
+            rest = nnx.split(unit, nnx.Param, ...)[2]
             random = None if local is None else nnx.state(local)
-            return (moved, random), (nnx.split(unit, nnx.Param, ...)[2], y)
+            moved = moved or not _untouched(before, rest)
+            drawn = drawn or not _untouched(keys, random)
+            return (carry_after, random), (rest, y)
 
         start = (carry, None if streams is None else streams[1])
         (carry, random), (rest, ys) = jax.lax.scan(body, start, (params, rest, xs), length=self.n)
-        nnx.update(self.unit, rest)
-        if rngs is not None:
+        # A network closed over by jax.grad may be read but not written.
+        if moved:
+            nnx.update(self.unit, rest)
+        if drawn:
             nnx.update(rngs, random)
         return carry, ys
 
@@ -158,6 +167,10 @@ def _stack(first: Any, rest: Any | None) -> Any:
     if rest is None:
         return jax.tree.map(lambda a: a[None], first)
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
+
+
+def _untouched(before: list[Any], after: Any) -> bool:
+    return all(a is b for a, b in zip(before, jax.tree.leaves(after), strict=True))
 
 
 def _kind(tree: Any) -> Any:

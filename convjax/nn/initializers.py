@@ -161,7 +161,8 @@ class Orthogonal:
         """Draw a kernel."""
         groups, fan_in = self.feature_group_count, math.prod(shape[:-1])
         draw = jax.nn.initializers.orthogonal(self.gain)
-        exact = jnp.promote_types(dtype, jnp.float32)  # QR exists in float32 and float64 only
+        # QR exists in float32 and float64 only.
+        exact = jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32
         per_group = jax.vmap(lambda k: draw(k, (fan_in, shape[-1] // groups), exact))(
             jax.random.split(key, groups)
         )
@@ -318,11 +319,22 @@ def get(init: str | Initializer) -> Initializer:
 def for_groups(init: Any, feature_group_count: int) -> Initializer:
     """Tell an initialiser the groups of the convolution that it draws for.
 
-    Initialisers that do not ask for groups (JAX's own among them) are returned as they are.
+    Args:
+      init: any initialiser.
+      feature_group_count: groups of the convolution.
+
+    Returns:
+      The initialiser for those groups; one that does not ask for groups, as JAX's own do not, is
+      returned as it is.
+
+    Example:
+      >>> from convjax.nn import initializers
+      >>> initializers.for_groups(initializers.VarianceScaling(1.0, "fan_out"), 2)
+      VarianceScaling(scale=1.0, mode='fan_out', distribution='normal', feature_group_count=2)
     """
     if dataclasses.is_dataclass(init) and hasattr(init, "feature_group_count"):
         return dataclasses.replace(init, feature_group_count=feature_group_count)  # pyright: ignore
-    return init
+    return init  # pyright: ignore
 
 
 def _centre(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from convjax import study
@@ -67,10 +68,9 @@ def gradient_norms(columns: Mapping[str, np.ndarray]) -> Figure:
             va="center",
             fontsize=9,
         )
-    figure.suptitle(f"Gradient along the network, by depth{more}", fontsize=10)
     figure.supxlabel("position in the stack (0: its input, 1: its output)", fontsize=9)
     figure.supylabel("gradient norm relative to the last unit", fontsize=9)
-    _legend(figure, colours)
+    _legend(figure, colours, f"Gradient along the network{more}")
     return figure
 
 
@@ -93,12 +93,14 @@ def _where(rows: Mapping[str, np.ndarray], **wanted: Any) -> dict[str, np.ndarra
 def _draw(axes: Axes, rows: Mapping[str, np.ndarray], colours: dict[int, Any]) -> None:
     axes.axhline(0, color="0.6", linewidth=0.7, zorder=1)
     for key, of_depth in study.groups(rows, ["depth"]):
-        lines = np.array([
-            (log - log[-1]) / np.log(10)
-            for _, one in study.groups(of_depth, ["seed"])
-            for log in [one["gradient_log_norm"]]
-            if np.isfinite(log).all()
-        ])
+        lines = np.array(
+            [
+                (log - log[-1]) / np.log(10)
+                for _, one in study.groups(of_depth, ["seed"])
+                for log in [one["gradient_log_norm"]]
+                if np.isfinite(log).all()
+            ]
+        )
         if not len(lines):
             continue
         place = np.linspace(0, 1, lines.shape[1])
@@ -129,11 +131,15 @@ def _title(panel: dict[str, str]) -> str:
     return f"{SHORTCUTS.get(panel['shortcut'], panel['shortcut'] + ' shortcut')}, {norm}"
 
 
-def _legend(figure: Figure, colours: dict[int, Any]) -> None:
-    handles = [
-        matplotlib.lines.Line2D([], [], color=colour, linewidth=2, label=f"depth {depth}")
-        for depth, colour in colours.items()
-    ]
+def _legend(figure: Figure, colours: dict[int, Any], title: str) -> None:
+    # As the legend's title, the figure's cannot collide with the legend.
+    handles = [Line2D([], [], color=c, linewidth=2, label=f"depth {d}") for d, c in colours.items()]
     figure.legend(
-        handles=handles, loc="outside upper center", ncols=len(handles), fontsize=9, frameon=False
+        handles=handles,
+        loc="outside upper center",
+        ncols=len(handles),
+        fontsize=9,
+        title=title,
+        title_fontsize=10,
+        frameon=False,
     )

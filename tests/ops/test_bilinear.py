@@ -110,9 +110,8 @@ def test_a_sharded_batch_gives_the_gradients_of_the_whole():
         w = jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
         loss = lambda x, w: jnp.sum(ops.conv(x, w) ** 2)
         total = lambda x, w: jax.lax.psum(loss(x, w), "data")
-        step = jax.shard_map(
-            jax.grad(total, (0, 1)), mesh=mesh, in_specs=(P("data"), P()), out_specs=(P("data"), P())
-        )
+        specs = (P("data"), P())
+        step = jax.shard_map(jax.grad(total, (0, 1)), mesh=mesh, in_specs=specs, out_specs=specs)
         for ours, whole in zip(jax.jit(step)(x, w), jax.grad(loss, (0, 1))(x, w)):
             assert jnp.allclose(ours, whole, rtol=1e-4, atol=1e-4), abs(ours - whole).max()
     """

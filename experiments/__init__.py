@@ -1,0 +1,1 @@
+"""Studies of gradient flow that run from the command line: ``python -m experiments``."""

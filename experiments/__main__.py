@@ -1,0 +1,47 @@
+"""List the experiments, or run one: ``python -m experiments [name] [options]``."""
+
+import gc
+import importlib
+import sys
+
+# One line here is all that a new experiment needs: its name, its module, what it shows.
+# The module is imported when it is run, so that listing them takes no time.
+EXPERIMENTS = {
+    "gradient-norms": (
+        "experiments.gradient_norms",
+        "how the gradient fades or explodes across depth, in plain and residual networks",
+    ),
+}
+
+
+def main(argv: list[str]) -> int:
+    """Run the experiment that the first argument names, and return its exit code."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(listing())
+        return 0
+    try:
+        from experiments import _cli
+
+        with _cli.speaking_plainly():
+            if argv[0] not in EXPERIMENTS:
+                raise _cli.UsageError(_cli.unknown("experiment", argv[0], EXPERIMENTS))
+            module = importlib.import_module(EXPERIMENTS[argv[0]][0])
+            return module.main(argv[1:])
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] in ("convjax", "experiments"):
+            raise
+        print(f"error: {error.name} is missing: pip install convjax[experiments]", file=sys.stderr)
+    return 2
+
+
+def listing() -> str:
+    """Return what there is to run, one line each."""
+    wide = max(map(len, EXPERIMENTS))
+    lines = [f"  python -m experiments {n:{wide}}  {what}" for n, (_, what) in EXPERIMENTS.items()]
+    return "\n".join(["Experiments (--help after a name explains its options):", "", *lines])
+
+
+if __name__ == "__main__":
+    # Tracing makes millions of objects and hardly a cycle: collecting less often saves a tenth.
+    gc.set_threshold(50_000, 20, 20)
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,135 @@
+"""Dependencies point down, and every name has one public path: read from the source itself."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted(p for d in ("convjax", "experiments") for p in (ROOT / d).rglob("*.py"))
+LONGEST = 350
+
+# room: (rooms that it may know, packages that it may know beside the standard library)
+ROOMS = {
+    "_names": ("", ""),
+    "ops": ("ops", "jax jaxtyping numpy"),
+    "nn": ("_names ops nn", "jax jaxtyping numpy flax"),
+    "cost": ("_names ops nn cost", "jax jaxtyping numpy flax"),
+    "gradflow": ("_names ops nn gradflow", "jax jaxtyping numpy flax"),
+    "models": ("_names ops nn models", "jax jaxtyping numpy flax"),
+    "train": (
+        "_names ops nn cost gradflow models train",
+        "jax jaxtyping numpy flax optax orbax chex",
+    ),
+    "data": ("_names data", "jax numpy sklearn"),
+    "study": ("_names study", "jax numpy pyarrow"),
+    "plots": ("_names study plots", "numpy matplotlib"),
+    "experiments": (
+        "ops nn cost gradflow models train data study plots experiments",
+        "jax numpy flax optax matplotlib pyarrow sklearn tyro rich",
+    ),
+}
+
+every_file = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+
+
+def room_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[0] if parts[0] == "experiments" else parts[1]
+
+
+def imports(path):
+    """Every module or name that a file imports, in full: ``a.b.c``."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif (  # what is reached through `import convjax`
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "convjax"
+        ):
+            yield f"convjax.{node.attr}"
+
+
+def foreign(path):
+    tops = {name.split(".")[0] for name in imports(path)}
+    return tops - {"convjax", "experiments"} - sys.stdlib_module_names
+
+
+def own(path):
+    """Imports from the repository itself, split at the dots."""
+    split = [tuple(name.split(".")) for name in imports(path)]
+    return [name for name in split if name[0] in ("convjax", "experiments") and len(name) > 1]
+
+
+def test_every_room_is_known():
+    assert {room_of(path) for path in FILES} - {"__init__"} <= set(ROOMS)
+
+
+@every_file
+def test_arrows_point_down(path):
+    if room_of(path) == "__init__":
+        assert not foreign(path)
+        return
+    rooms, packages = (set(names.split()) for names in ROOMS[room_of(path)])
+    assert foreign(path) <= packages
+    seen = {name[1] if name[0] == "convjax" else name[0] for name in own(path)}
+    assert seen - {"__version__"} <= rooms
+
+
+@every_file
+def test_what_is_private_stays_at_home(path):
+    for name in own(path):
+        at_home = name[:2] == ("convjax", room_of(path)) or name[0] == room_of(path)
+        hidden = [part for part in name[1:] if part.startswith("_") and part != "__version__"]
+        shared = path.parts[-2] != "experiments" and name[:2] == ("convjax", "_names")
+        assert at_home or shared or not hidden, ".".join(name)
+
+
+@every_file
+def test_files_are_short(path):
+    assert len(path.read_text().splitlines()) <= LONGEST
+
+
+def test_every_package_reexports_by_one_form_and_nothing_else():
+    for path in (ROOT / "convjax").rglob("__init__.py"):
+        for node in ast.parse(path.read_text()).body[1:]:
+            if isinstance(node, ast.Assign):
+                (target,) = node.targets
+                assert target.id == "__version__", path
+                continue
+            assert isinstance(node, ast.ImportFrom), path
+            (alias,) = node.names
+            assert alias.name == alias.asname, f"{path}: {alias.name}"
+            assert not alias.name.startswith("_"), f"{path}: {alias.name}"
+
+
+def test_every_name_is_public_in_one_package_only():
+    seen = {}
+    for path in (ROOT / "convjax").rglob("__init__.py"):
+        for name in imports(path):
+            assert name not in seen, f"{name}: {path} and {seen[name]}"
+            seen[name] = path
+            room = path.parent.relative_to(ROOT).parts
+            assert tuple(name.split("."))[: len(room)] == room, f"{path} exports {name}"
+
+
+def test_the_library_alone_loads_no_side_room_and_no_package_of_theirs():
+    code = (
+        "import sys, jax, jaxtyping, flax.nnx; before = set(sys.modules); import convjax; "
+        "print(*{name.split('.')[0] for name in set(sys.modules) - before}, "
+        "*{name for name in sys.modules if name.startswith('convjax.')})"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = set(run.stdout.split())
+    assert "convjax.nn" in loaded
+    side = {"convjax.data", "convjax.study", "convjax.plots"}
+    heavy = {"matplotlib", "sklearn", "pyarrow", "tyro", "rich", "torch", "tensorflow", "optax"}
+    assert not loaded & (side | heavy)
