@@ -11,6 +11,10 @@ EXPERIMENTS = {
         "experiments.gradient_norms",
         "how the gradient fades or explodes across depth, in plain and residual networks",
     ),
+    "bench-profile": (
+        "experiments.bench_profile",
+        "what measuring a gradient profile costs, against a plain gradient",
+    ),
 }
 
 

@@ -9,54 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from convjax import nn
-from convjax.gradflow._norm import Norm, at_least_float32, measure, measure_stacked
-from convjax.gradflow._run import Scope, Signal, returned, token_paths, visit
+from convjax.gradflow._gather import Gathered
+from convjax.gradflow._norm import Norm, at_least_float32
+from convjax.gradflow._run import Scope, Signal, token_paths, visit
 from convjax.gradflow._table import check_finite, columns, pick, to_text
 from convjax.gradflow._tap import TOKEN, cut
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Addition:
-    """The two sides of a residual's addition, forward and backward.
-
-    Attributes:
-      branch: norm of the branch's term.
-      shortcut: norm of the shortcut's term.
-      branch_gradient: norm of the gradient that the branch hands back to the residual's input.
-      shortcut_gradient: norm of what the shortcut hands back. The sum of the two is the gradient
-        at the residual's input.
-    """
-
-    branch: Norm
-    shortcut: Norm
-    branch_gradient: Norm
-    shortcut_gradient: Norm
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Unit:
-    """What was measured of one node; inside a ``Repeat`` every array has an axis per repeat.
-
-    Attributes:
-      kind: the node's type, or an activation's name.
-      activation: norm of the node's output.
-      gradient: norm of the loss's gradient with respect to the node's output.
-      parameters: norm of each of the leaf's own parameters; empty for a combinator.
-      parameter_gradients: norm of the loss's gradient with respect to each.
-      addition: for a residual with a shortcut, the two sides of its addition.
-    """
-
-    kind: str = dataclasses.field(metadata={"static": True})
-    activation: Norm
-    gradient: Norm
-    parameters: dict[str, Norm]
-    parameter_gradients: dict[str, Norm]
-    addition: Addition | None = None
+from convjax.gradflow._unit import Unit
 
 
 @jax.tree_util.register_dataclass
@@ -186,7 +148,7 @@ def profile(
 
 
 def _traced(tree: Any) -> bool:
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 @partial(jax.jit, static_argnames=("graphdef", "loss", "train", "careful"))
@@ -211,7 +173,7 @@ def _measure(params, rest, x, targets, cotangent, streams, *, graphdef, loss, tr
     value, cotangent = _cotangent(output, loss, targets, cotangent)
     gradients, received = pullback(cotangent)
 
-    gathered = _Gathered(records, received, anchors, aliases)
+    gathered = Gathered(records, received, anchors, aliases)
     # The gradients in the network's own shape: walking both shows every leaf beside its gradient.
     twin = nnx.merge(graphdef, gradients, rest)
     names, units, opaque = ["input"], [gathered.input(x)], []
@@ -220,7 +182,7 @@ def _measure(params, rest, x, targets, cotangent, streams, *, graphdef, loss, tr
             continue  # its parent runs it as a whole
         names.append(path)
         units.append(gathered.unit(path, node, shadow, len(axes)))
-        if _holds_unseen(node):
+        if gathered.hides(path, node):
             opaque.append(path)
     return Profile(tuple(names), tuple(units), value, x.shape[0], train, tuple(opaque))
 
@@ -243,86 +205,3 @@ def _cotangent(output, loss, targets, cotangent):
             f"cotangent has shape {cotangent.shape}, the output {output.shape}; they must agree"
         )
     return None, cotangent.astype(output.dtype)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Gathered:
-    """Forward records and the tokens' gradients, put together by path."""
-
-    records: dict[str, Any]
-    received: dict[str, jax.Array]
-    anchors: dict[str, str]
-    aliases: dict[str, str]
-
-    def input(self, x: jax.Array) -> Unit:
-        activation = measure(x, jnp.zeros((), self.received["input"].dtype), careful=True)
-        return Unit("input", activation, self._gradient("input", activation.size), {}, {})
-
-    def unit(self, path: str, node: nnx.Module, twin: nnx.Module, axes: int) -> Unit:
-        activation, gradient = self._output(path)
-        values, gradients = _own_parameters(node), _own_parameters(twin)
-        # A gradient is the outer product of an input and a cotangent: both were rescaled.
-        exponent = 0.0
-        if values:
-            exponent = self.records[path].exponent
-            exponent += self._downstream(path, exponent)
-        return Unit(
-            node.name if isinstance(node, nn.Activation) else type(node).__name__,
-            activation,
-            gradient,
-            {k: measure_stacked(v, axes=axes) for k, v in values.items()},
-            {k: measure_stacked(v, exponent, axes=axes) for k, v in gradients.items()},
-            self._addition(path),
-        )
-
-    def _output(self, path: str) -> tuple[Norm, Norm]:
-        same = self.aliases.get(path)
-        if same is None:
-            activation = self.records[path].activation
-            return activation, self._gradient(path, activation.size)
-        both = self._output(same)
-        if same.endswith("*"):
-            # A repeat's output is its last unit's.
-            return jax.tree.map(lambda a: a[..., -1], both)
-        return both
-
-    def _gradient(self, token: str, size: int, path: str | None = None) -> Norm:
-        own = self.received[token]
-        on_trunk = path is None and self.anchors.get(token, token) == token
-        squares, divisor, exponent = own[..., 0], own[..., 1], own[..., 2]
-        if not on_trunk:
-            exponent = self._downstream(path or token, squares)
-        return Norm(squares, divisor, exponent, size)
-
-    def _downstream(self, path: str, like: jax.Array) -> jax.Array:
-        """Return the power of two taken out of the cotangents that reach this node's inside.
-
-        It has the axes of ``like``: the anchor may stand around repeats that the node is in.
-        """
-        exponent = self.received[self.anchors[path]][..., 2]
-        axes = exponent.shape + (1,) * (like.ndim - exponent.ndim)
-        return jnp.broadcast_to(exponent.reshape(axes), like.shape)
-
-    def _addition(self, path: str) -> Addition | None:
-        terms = self.records.get(f"{path}+")
-        if terms is None:
-            return None
-        handed = (
-            self._gradient(returned(path, part), terms.input_size, path)
-            for part in ("branch", "shortcut")
-        )
-        return Addition(terms.branch, terms.shortcut, *handed)
-
-
-def _own_parameters(node: nnx.Module) -> dict[str, jax.Array]:
-    """Return the parameters of a leaf, nested modules' included where no child shows them."""
-    if any(True for _ in nn.children(node)):
-        return {}
-    flat = nnx.to_flat_state(nnx.state(node, nnx.Param))
-    return {"/".join(map(str, path)): leaf[...] for path, leaf in flat}
-
-
-def _holds_unseen(node: nnx.Module) -> bool:
-    if any(True for _ in nn.children(node)) or type(node).__module__.startswith("convjax."):
-        return False
-    return any(isinstance(value, nnx.Module) for value in vars(node).values())

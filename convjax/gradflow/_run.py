@@ -79,6 +79,8 @@ def token_paths(net: nnx.Module) -> dict[str, tuple[int, ...]]:
     """Return every path at which a tap may stand, with the lengths of the repeats around it."""
     paths: dict[str, tuple[int, ...]] = {"input": ()}
     for path, node, repeats in nn.walk(net):
+        if path == "input":
+            raise ValueError("a unit named 'input' stands at the root, where it names the batch")
         paths[path] = repeats
         if isinstance(node, nn.Residual):
             paths |= {returned(path, part): repeats for part in ("branch", "shortcut")}
@@ -91,7 +93,38 @@ def returned(path: str, part: str) -> str:
 
 
 def visit(node: nnx.Module, signal: Signal, scope: Scope) -> Signal:
-    """Run one node and measure its output."""
+    """Run one node inside a measurement, and measure its output.
+
+    Args:
+      node: the node.
+      signal: what comes in.
+      scope: where the node stands: its parent's ``scope.inside(name)``.
+
+    Returns:
+      What goes out.
+
+    Example:
+      A combinator of one's own, seen through:
+
+      >>> import jax.numpy as jnp
+      >>> from convjax import gradflow, nn
+      >>> class Twice(nn.Node):
+      ...     def __init__(self, unit):
+      ...         self.unit = unit
+      ...
+      ...     def __call__(self, x, train=False, rngs=None):
+      ...         return self.unit(self.unit(x, train, rngs), train, rngs)
+      >>> @nn.children.register
+      ... def _(node: Twice):
+      ...     yield "unit", node.unit
+      >>> @gradflow.forward.register
+      ... def _(node: Twice, signal, scope):
+      ...     once = signal._replace(x=node.unit(signal.x, scope.train, scope.rngs))
+      ...     return gradflow.visit(node.unit, once, scope.inside("unit"))
+      >>> net = Twice(nn.Activation("tanh"))
+      >>> gradflow.profile(net, jnp.ones((2, 3)), loss=jnp.sum, train=False).paths
+      ('input', 'unit', '')
+    """
     before = signal.exponent
     signal = forward(node, signal, scope)
     scope.anchors[scope.path] = scope.anchor or scope.path
@@ -125,7 +158,23 @@ def _output_child(node: nnx.Module) -> str | None:
 
 @singledispatch
 def forward(node: Any, signal: Signal, scope: Scope) -> Signal:
-    """Apply one node inside a measurement; a node that registers nothing is called as a whole."""
+    """Apply one node inside a measurement, its children by ``visit``.
+
+    A node whose type registers nothing is called as a whole. ``visit`` shows how to register.
+
+    Args:
+      node: the node, on whose type this dispatches.
+      signal: what comes in.
+      scope: where the node stands.
+
+    Returns:
+      What goes out, not yet measured: ``visit`` does that.
+
+    Example:
+      >>> from convjax import gradflow, nn
+      >>> gradflow.forward.dispatch(nn.Chain) is gradflow.forward.dispatch(nn.Conv)
+      False
+    """
     return signal._replace(x=node(signal.x, train=scope.train, rngs=scope.rngs))
 
 
@@ -162,10 +211,12 @@ def _(node: nn.Residual, signal: Signal, scope: Scope) -> Signal:
     else:
         _, branch = run("branch", node.branch)
         x, shortcut = run("shortcut", node.shortcut)
-        terms = node.summands(x, branch, shortcut)
-        total = node.merge(*terms)
+        branch, beside = node.summands(x, branch, shortcut)
+        total = node.merge(branch, beside)
         scope.records[f"{scope.path}+"] = Summands(
-            *(scope.measure(term, signal.exponent) for term in terms), signal.x.size
+            scope.measure(branch, signal.exponent),
+            scope.measure(shortcut if beside is None else beside, signal.exponent),
+            signal.x.size,
         )
     signal = signal._replace(x=total)
     if node.activation is None:

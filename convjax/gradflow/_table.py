@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from convjax.gradflow._unit import Unit
+
 if TYPE_CHECKING:
-    from convjax.gradflow._profile import Profile, Unit
+    from convjax.gradflow._profile import Profile
 
 _MEASURES = ("activation", "gradient", "parameter", "parameter_gradient")
 _SIDES = ("branch", "shortcut", "branch_gradient", "shortcut_gradient")
@@ -26,7 +28,7 @@ COLUMNS: tuple[str, ...] = (
 )
 
 
-def pick(profile: "Profile", path: str) -> "Unit | None":
+def pick(profile: "Profile", path: str) -> Unit | None:
     """Return the unit at a path in which numbers may stand for the stars of repeats."""
     axis = np.ndim(profile.units[0].activation.squares)
     for pattern, unit in profile.items():

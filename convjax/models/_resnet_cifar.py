@@ -142,7 +142,7 @@ def resnet_cifar(
             parts["first"] = unit(fan, strides, rngs)
         kept = n - len(parts)
         if kept:
-            parts["rest"] = nn.Repeat(lambda rngs: unit((fan[1],) * 2, 1, rngs), kept, rngs=rngs)
+            parts["rest"] = nn.Repeat(lambda rngs: unit((fan[1], fan[1]), 1, rngs), kept, rngs=rngs)
         return nn.Chain(parts)
 
     def head(features: int) -> nn.Chain:

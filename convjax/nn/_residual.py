@@ -110,9 +110,11 @@ class Residual(Node):
         if isinstance(shortcut, str):
             if shortcut not in ("identity", "none"):
                 refuse("shortcut", shortcut, ["identity", "none"])
-            shortcut = Identity() if shortcut == "identity" else None
+            beside = Identity() if shortcut == "identity" else None
+        else:
+            beside = shortcut
         self.branch = branch
-        self.shortcut = shortcut
+        self.shortcut = beside
         self.scale = float(scale)
         self.activation = activation
 

@@ -128,6 +128,11 @@ def test_a_loss_must_be_scalar_and_a_cotangent_fit():
         _profile(net, cotangent=jnp.zeros((2, 6, 5, 3)))
 
 
+def test_a_unit_cannot_be_called_as_the_batch_is():
+    with pytest.raises(ValueError, match="a unit named 'input' stands at the root"):
+        _profile(nn.Chain(input=nn.Identity()))
+
+
 def test_the_first_unit_that_is_not_finite_is_named():
     def net(**functions):
         return nn.Chain({name: nn.Activation(f) for name, f in functions.items()})

@@ -27,6 +27,17 @@ def parameters(net):
     return dict(nnx.to_flat_state(nnx.state(net, nnx.Param)))
 
 
+def both_modes(x, **options):
+    """Make and run the stack in one compilation."""
+
+    @jax.jit
+    def run(x):
+        net = stack(**options)
+        return net(x, train=True), net(x)
+
+    return run(x)
+
+
 def total(net, *kinds):
     """How often nodes of these kinds are applied."""
     return sum(
@@ -42,9 +53,10 @@ def total(net, *kinds):
 def test_forward_pass_is_the_one_written_by_hand(order, shortcut, conv):
     net = stack(6, norm="batch", order=order, shortcut=shortcut, conv=conv, use_bias=True)
     units = by_hand.units(by_hand.random_parameters(net), 3)
+    unit = jax.jit(by_hand.unit, static_argnums=(2, 3))
     expected = IMAGE
-    for unit in units:
-        expected = by_hand.unit(unit, expected, order, shortcut)
+    for parameters in units:
+        expected = unit(parameters, expected, order, shortcut)
     np.testing.assert_allclose(net(IMAGE, train=True), expected, rtol=2e-3, atol=2e-3)
 
 
@@ -87,8 +99,8 @@ def test_twins_share_their_parameters_whatever_the_shortcut(order, conv):
 def test_one_and_three_spatial_axes(kernel_size, shape, shortcut):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(*shape, 4)), jnp.float32)
     for conv in ("dense", "separable"):
-        net = stack(kernel_size=kernel_size, shortcut=shortcut, conv=conv, norm="group")
-        y = net(x, train=True)
+        options = {"kernel_size": kernel_size, "shortcut": shortcut, "conv": conv}
+        y, _ = both_modes(x, norm="group", **options)
         assert y.shape == x.shape and jnp.isfinite(y).all()
 
 
@@ -103,9 +115,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("options", OPTIONS, ids=range(len(OPTIONS)))
 def test_every_option_gives_finite_outputs(options):
-    net = stack(**options)
-    for train in (True, False):
-        y = net(IMAGE, train=train)
+    for y in both_modes(IMAGE, **options):
         assert y.shape == IMAGE.shape
         assert jnp.isfinite(y).all() and float(jnp.std(y)) > 0
 
