@@ -61,7 +61,7 @@ class Config(_cli.Options):
     """Convolutions of the stack."""
     seeds: int = 3
     """How many: 0, 1, …; each draws initial values and an order of the data of its own."""
-    steps: int = 3
+    steps: int = 10
     """Steps of training between the first measurement and the second; 0 leaves that one out."""
     data: Literal["digits", "gaussian"] = "digits"
     """Handwritten digits of 8x8 pixels, or noise of that shape with random labels."""

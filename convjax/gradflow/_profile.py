@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from convjax import nn
 from convjax.gradflow._gather import Gathered
-from convjax.gradflow._norm import Norm, at_least_float32
+from convjax.gradflow._norm import at_least_float32
 from convjax.gradflow._run import Scope, Signal, token_paths, visit
 from convjax.gradflow._table import check_finite, columns, pick, to_text
 from convjax.gradflow._tap import TOKEN, cut
@@ -141,8 +141,7 @@ def profile(
     if _traced((params, rest, x, targets, cotangent, streams)):
         return measure(careful=True)
     measured = measure(careful=False)
-    norms = jax.tree.leaves(jax.device_get(measured), is_leaf=lambda leaf: isinstance(leaf, Norm))
-    if any(isinstance(norm, Norm) and norm.suspect() for norm in norms):
+    if any(unit.suspect() for unit in jax.device_get(measured.units)):
         measured = measure(careful=True)
     return measured.check()
 

@@ -46,3 +46,10 @@ class Unit:
     parameters: dict[str, Norm]
     parameter_gradients: dict[str, Norm]
     addition: Addition | None = None
+
+    def suspect(self) -> bool:
+        """Whether a sum of squares that was not taken carefully may have lost something."""
+        norms = [self.activation, self.gradient]
+        if self.addition is not None:
+            norms += [getattr(self.addition, f.name) for f in dataclasses.fields(self.addition)]
+        return any(norm.suspect() for norm in norms)
