@@ -33,7 +33,7 @@ from experiments import _cli
 class Config(_cli.Options):
     """Options."""
 
-    batch_size: int = 32
+    batch_size: int = 64
     """Images of 32x32 in the batch for ResNet-56."""
     deep: int = 10_000
     """Depth of the deep stack."""

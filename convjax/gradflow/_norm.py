@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -60,12 +61,26 @@ class Norm:
         """The root mean square; 0 or infinity where the dtype cannot hold it."""
         return jnp.exp(self.log_rms)
 
-    def suspect(self) -> bool:
-        """Whether a sum of squares is so small or large that entries may have been lost."""
-        info = np.finfo(self.squares.dtype)
-        least = max(self.size, 1) * float(info.tiny) / float(info.eps)
-        squares = np.asarray(self.squares)
-        return not bool(np.all((squares > least) & (squares < float(info.max) * float(info.eps))))
+
+def finite(norms: Sequence[Norm]) -> bool:
+    """Whether no norm is NaN or infinite."""
+    return bool(np.isfinite(_squares(norms)).all())
+
+
+def suspect(norms: Sequence[Norm]) -> bool:
+    """Whether a sum of squares is so small or large that entries may have been lost.
+
+    Only of sums that were not taken carefully does this say anything.
+    """
+    squares = _squares(norms)
+    sizes = np.repeat([max(norm.size, 1) for norm in norms], [norm.squares.size for norm in norms])
+    info = np.finfo(squares.dtype)
+    least, most = sizes * float(info.tiny) / float(info.eps), float(info.max) * float(info.eps)
+    return not bool(np.all((squares > least) & (squares < most)))
+
+
+def _squares(norms: Sequence[Norm]) -> np.ndarray:
+    return np.concatenate([np.ravel(a) for a in jax.device_get([norm.squares for norm in norms])])
 
 
 def at_least_float32(dtype: Any) -> Any:
@@ -92,7 +107,7 @@ def sum_squares(x: jax.Array, careful: bool) -> tuple[jax.Array, jax.Array]:
 
     Carefully, the divisor is about the largest entry, and the result right wherever ``x`` itself is
     representable, at the price of one more pass over the array. Otherwise it is 1, and squares may
-    under- or overflow: ``Norm.suspect`` tells.
+    under- or overflow: ``suspect`` tells.
     """
     x = x.astype(at_least_float32(x.dtype))
     one = jnp.ones((), x.dtype)

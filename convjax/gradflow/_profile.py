@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from convjax import nn
 from convjax.gradflow._gather import Gathered
-from convjax.gradflow._norm import at_least_float32
+from convjax.gradflow._norm import at_least_float32, finite, suspect
 from convjax.gradflow._run import Scope, Signal, token_paths, visit
 from convjax.gradflow._table import check_finite, columns, pick, to_text
 from convjax.gradflow._tap import TOKEN, cut
@@ -141,9 +141,11 @@ def profile(
     if _traced((params, rest, x, targets, cotangent, streams)):
         return measure(careful=True)
     measured = measure(careful=False)
-    if any(unit.suspect() for unit in jax.device_get(measured.units)):
+    if suspect([norm for unit in measured.units for norm in unit.of_signals()]):
         measured = measure(careful=True)
-    return measured.check()
+    if not finite([n for unit in measured.units for n in unit.of_signals() + unit.of_parameters()]):
+        measured.check()
+    return measured
 
 
 def _traced(tree: Any) -> bool:

@@ -47,9 +47,13 @@ class Unit:
     parameter_gradients: dict[str, Norm]
     addition: Addition | None = None
 
-    def suspect(self) -> bool:
-        """Whether a sum of squares that was not taken carefully may have lost something."""
+    def of_signals(self) -> list[Norm]:
+        """Return the norms of what passes through, parameters left aside."""
         norms = [self.activation, self.gradient]
         if self.addition is not None:
             norms += [getattr(self.addition, f.name) for f in dataclasses.fields(self.addition)]
-        return any(norm.suspect() for norm in norms)
+        return norms
+
+    def of_parameters(self) -> list[Norm]:
+        """Return the norms of the parameters and of their gradients."""
+        return [*self.parameters.values(), *self.parameter_gradients.values()]
