@@ -166,7 +166,7 @@ def _measure(params, rest, x, targets, cotangent, streams, *, graphdef, loss, tr
         rngs = None if streams is None else nnx.merge(*streams, copy=True)
         records: dict[str, Any] = {}
         scope = Scope(train, careful, rngs, tokens, records, anchors, aliases)
-        signal = cut(Signal(x, jnp.zeros((), dtype)), tokens["input"], careful)
+        signal: Any = cut(Signal(x, jnp.zeros((), dtype)), tokens["input"], careful)
         signal = visit(net, signal, scope)
         return signal.x, records
 

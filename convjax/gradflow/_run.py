@@ -201,7 +201,7 @@ def _(node: nn.Residual, signal: Signal, scope: Scope) -> Signal:
     end = scope.path if node.activation is None else nn.join(scope.path, "activation")
     inner = dataclasses.replace(scope, anchor=scope.anchor or end)
 
-    def run(part: str, child: nnx.Module) -> tuple[jax.Array, jax.Array]:
+    def run(part: str, child: nnx.Module) -> tuple[Any, Any]:
         x = tap(signal.x, scope.tokens[returned(scope.path, part)], scope.careful)
         return x, visit(child, signal._replace(x=x), inner.inside(part)).x
 
