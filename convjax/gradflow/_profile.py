@@ -49,7 +49,7 @@ class Profile:
         """Return the unit at a path; a number in place of a ``*`` picks one unit of a repeat."""
         if path in self.paths:
             return self.units[self.paths.index(path)]
-        unit = pick(self, path)
+        unit = pick(self.paths, self.units, path)
         if unit is not None:
             return unit
         raise KeyError(f"{path!r} is not in the profile; its paths are {', '.join(self.paths)}")
@@ -60,15 +60,17 @@ class Profile:
 
     def table(self) -> dict[str, np.ndarray]:
         """Return the columns named in ``gradflow.COLUMNS``: one row per unit, repeats unrolled."""
-        return columns(self)
+        return columns(self.paths, self.units)
 
     def check(self) -> "Profile":
         """Return the profile, or raise a ValueError that names the first unit not finite."""
-        check_finite(self)
+        check_finite(self.paths, self.units)
         return self
 
     def __str__(self) -> str:
-        return to_text(self)
+        mode = "batch statistics" if self.train else "running statistics"
+        text = to_text(self.paths, self.units)
+        return f"{text}\nroot mean squares; batch of {self.batch_size}, {mode}"
 
 
 def profile(

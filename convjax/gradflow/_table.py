@@ -2,16 +2,16 @@
 
 import math
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from convjax.gradflow._unit import Unit
 
-if TYPE_CHECKING:
-    from convjax.gradflow._profile import Profile
+Paths = Sequence[str]
+Units = Sequence[Unit]
 
 _MEASURES = ("activation", "gradient", "parameter", "parameter_gradient")
 _SIDES = ("branch", "shortcut", "branch_gradient", "shortcut_gradient")
@@ -28,10 +28,10 @@ COLUMNS: tuple[str, ...] = (
 )
 
 
-def pick(profile: "Profile", path: str) -> Unit | None:
+def pick(paths: Paths, units: Units, path: str) -> Unit | None:
     """Return the unit at a path in which numbers may stand for the stars of repeats."""
-    axis = np.ndim(profile.units[0].activation.squares)
-    for pattern, unit in profile.items():
+    axis = np.ndim(units[0].activation.squares)
+    for pattern, unit in zip(paths, units, strict=True):
         match = re.fullmatch(re.escape(pattern).replace(r"\*", r"(\d+)"), path)
         if match is None:
             continue
@@ -43,20 +43,20 @@ def pick(profile: "Profile", path: str) -> Unit | None:
     return None
 
 
-def columns(profile: "Profile") -> dict[str, np.ndarray]:
+def columns(paths: Paths, units: Units) -> dict[str, np.ndarray]:
     """Return the columns named in ``COLUMNS``, one row per replica and unit.
 
     Logarithms are natural. Parameter columns span all parameters at and below the unit; they and
     the columns of an addition's sides are NaN where there is none. A root mean square that float64
     cannot hold is 0 or infinity; its logarithm is right all the same.
     """
-    rows = _Rows(profile)
-    logs, sizes = _measured(profile, rows)
+    rows = _Rows(paths, units)
+    logs, sizes = _measured(paths, units, rows)
     table = {
         "replica": np.repeat(np.arange(rows.replicas), len(rows.paths)),
         "order": np.tile(np.arange(len(rows.paths)), rows.replicas),
         "path": np.tile(np.array(rows.paths, object), rows.replicas),
-        "kind": rows.constants([unit.kind for unit in profile.units]),
+        "kind": rows.constants([unit.kind for unit in units]),
         "activation_size": rows.constants(sizes["activation"]),
         "parameter_count": rows.constants(sizes["parameter"]),
     }
@@ -70,10 +70,10 @@ def columns(profile: "Profile") -> dict[str, np.ndarray]:
     return {name: table[name] for name in COLUMNS}
 
 
-def check_finite(profile: "Profile") -> None:
+def check_finite(paths: Paths, units: Units) -> None:
     """Raise a ValueError that names the first unit with a NaN or an infinity."""
-    rows = _Rows(profile)
-    logs, _ = _measured(profile, rows)
+    rows = _Rows(paths, units)
+    logs, _ = _measured(paths, units, rows)
     absent = np.isnan(rows.spread(logs["parameter"]))
     for name, way, step in (
         ("activation", "forward", 1),
@@ -85,44 +85,42 @@ def check_finite(profile: "Profile") -> None:
         bad = np.isnan(values) | np.isposinf(values)
         if name == "parameter_gradient":
             bad &= ~absent
-        units = np.flatnonzero(bad.reshape(rows.replicas, -1).any(axis=0))
-        if len(units):
-            path = rows.paths[units[::step][0]] or "(the whole)"
+        found = np.flatnonzero(bad.reshape(rows.replicas, -1).any(axis=0))
+        if len(found):
+            path = rows.paths[found[::step][0]] or "(the whole)"
             raise ValueError(
                 f"the {name.replace('_', ' ')} of unit {path!r} is NaN or infinite: the first of "
-                f"{len(units)} such units, going {way}"
+                f"{len(found)} such units, going {way}"
             )
 
 
-def to_text(profile: "Profile") -> str:
+def to_text(paths: Paths, units: Units) -> str:
     """Return the table to be read: one line per unit, root mean squares."""
-    table = columns(profile)
+    table = columns(paths, units)
     many = table["replica"].max() > 0
-    paths = [path or "(the whole)" for path in table["path"]]
+    names = [path or "(the whole)" for path in table["path"]]
     if many:
-        paths = [f"{r}: {path}" for r, path in zip(table["replica"], paths, strict=True)]
-    wide, kind = max(map(len, paths)), max(map(len, table["kind"]))
+        names = [f"{r}: {name}" for r, name in zip(table["replica"], names, strict=True)]
+    wide, kind = max(map(len, names)), max(map(len, table["kind"]))
     lines = [
         f"{'unit':{wide}}  {'kind':{kind}}  {'activation':>10}  {'gradient':>10}  "
         f"{'parameter':>10}  {'its grad.':>10}"
     ]
     shown = [[f"{v:10.3g}" if v == v else " " * 10 for v in table[f"{m}_rms"]] for m in _MEASURES]
-    for path, of, *cells in zip(paths, table["kind"], *shown, strict=True):
-        lines.append("  ".join([f"{path:{wide}}", f"{of:{kind}}", *cells]).rstrip())
-    mode = "batch statistics" if profile.train else "running statistics"
-    lines.append(f"root mean squares; batch of {profile.batch_size}, {mode}")
+    for name, of, *cells in zip(names, table["kind"], *shown, strict=True):
+        lines.append("  ".join([f"{name:{wide}}", f"{of:{kind}}", *cells]).rstrip())
     return "\n".join(lines)
 
 
 class _Rows:
     """The order of the written-out rows: which entry of the profile, at which index."""
 
-    def __init__(self, profile: "Profile"):
-        shapes = [np.shape(unit.activation.squares) for unit in profile.units]
+    def __init__(self, paths: Paths, units: Units):
+        shapes = [np.shape(unit.activation.squares) for unit in units]
         self.outer = shapes[0]
         self.replicas = math.prod(self.outer)
         self.lengths = [shape[len(self.outer) :] for shape in shapes]
-        written = list(_write_out(list(enumerate(profile.paths)), self.lengths, ()))
+        written = list(_write_out(list(enumerate(paths)), self.lengths, ()))
         self.paths = [path for _, _, path in written]
         self.entries = np.array([entry for entry, _, _ in written])
         starts = np.cumsum([0, *map(math.prod, self.lengths)])
@@ -164,15 +162,14 @@ def _flat(index: tuple[int, ...], lengths: tuple[int, ...]) -> int:
     return int(np.ravel_multi_index(index, lengths)) if index else 0
 
 
-def _measured(profile: "Profile", rows: _Rows) -> tuple[dict[str, list], dict[str, list]]:
+def _measured(paths: Paths, units: Units, rows: _Rows) -> tuple[dict[str, list], dict[str, list]]:
     """Return per entry the log norms, and the sizes, of everything that has columns."""
-    profile = jax.device_get(profile)
-    units = profile.units
+    units = jax.device_get(units)
     logs = {"activation": [unit.activation.log_norm for unit in units]}
     logs["gradient"] = [unit.gradient.log_norm for unit in units]
     sizes = {"activation": [unit.activation.size for unit in units]}
-    logs["parameter"], sizes["parameter"] = _below(profile, rows, lambda u: u.parameters)
-    logs["parameter_gradient"], _ = _below(profile, rows, lambda u: u.parameter_gradients)
+    logs["parameter"], sizes["parameter"] = _below(paths, units, rows, lambda u: u.parameters)
+    logs["parameter_gradient"], _ = _below(paths, units, rows, lambda u: u.parameter_gradients)
     for side in _SIDES:
         logs[side] = [
             np.asarray(np.nan) if unit.addition is None else getattr(unit.addition, side).log_norm
@@ -181,12 +178,12 @@ def _measured(profile: "Profile", rows: _Rows) -> tuple[dict[str, list], dict[st
     return logs, sizes
 
 
-def _below(profile: "Profile", rows: _Rows, of) -> tuple[list[Any], list[int]]:
+def _below(paths: Paths, units: Units, rows: _Rows, of) -> tuple[list[Any], list[int]]:
     """Return the log norm, and the count, of all parameters at and below every entry."""
-    found: dict[str, list[Any]] = {path: [] for path in profile.paths}
-    counts = dict.fromkeys(profile.paths, 0)
-    repeats = dict(zip(profile.paths, map(len, rows.lengths), strict=True))
-    for path, unit in profile.items():
+    found: dict[str, list[Any]] = {path: [] for path in paths}
+    counts = dict.fromkeys(paths, 0)
+    repeats = dict(zip(paths, map(len, rows.lengths), strict=True))
+    for path, unit in zip(paths, units, strict=True):
         for norm in of(unit).values():
             log = norm.log_norm
             for above in _ancestry(path):
