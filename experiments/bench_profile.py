@@ -7,7 +7,7 @@ loss with respect to its parameters; compiling a profile of depth 10,000 against
 plain and residual; and the gradient through a scan of convolutions by ``convjax.ops.conv`` against
 the same by ``jax.lax``. Everything alternates within one run; times are medians.
 
-Takes about three minutes on two cores.
+Takes one to two minutes on two cores.
 """
 
 import dataclasses
@@ -20,13 +20,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
 from convjax import gradflow, models, ops, study
 from experiments import _cli
+from experiments._classifier import cross_entropy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +61,6 @@ def main(argv: Sequence[str]) -> int:
     path.write_text(json.dumps(written, indent=1, default=str) + "\n", encoding="utf-8")
     print(path)
     return 0
-
-
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Return the mean over the batch of the softmax cross-entropy."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
 def against_plain_gradient(config: Config) -> dict[str, Any]:
