@@ -15,6 +15,14 @@ EXPERIMENTS = {
         "experiments.bench_profile",
         "what measuring a gradient profile costs, against a plain gradient",
     ),
+    "bench-ops": (
+        "experiments.benchmarks.ops",
+        "how fast convolutions, norms, pools and activations are, against lax and PyTorch",
+    ),
+    "bench-models": (
+        "experiments.benchmarks.models",
+        "how long a training step takes, against lax, Keras and PyTorch",
+    ),
 }
 
 

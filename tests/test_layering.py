@@ -30,6 +30,9 @@ ROOMS = {
         "ops nn cost gradflow models train data study plots experiments",
         "jax numpy flax optax matplotlib pyarrow sklearn tyro rich",
     ),
+    # Run by an interpreter of its own, which need not have JAX.
+    "experiments/benchmarks/torch_peer": ("", "numpy torch"),
+    "experiments/benchmarks/torch_networks": ("", "torch torchvision timm"),
 }
 
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -37,6 +40,8 @@ every_file = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative
 
 def room_of(path):
     parts = path.relative_to(ROOT).with_suffix("").parts
+    if "/".join(parts) in ROOMS:
+        return "/".join(parts)
     return parts[0] if parts[0] == "experiments" else parts[1]
 
 

@@ -4,9 +4,12 @@ from convjax.ops._conv import conv as conv
 from convjax.ops._conv import depthwise_conv as depthwise_conv
 from convjax.ops._conv import pointwise_conv as pointwise_conv
 from convjax.ops._dense import dense as dense
+from convjax.ops._general import conv_general_dilated as conv_general_dilated
 from convjax.ops._kernels import SeparatedKernel as SeparatedKernel
 from convjax.ops._kernels import separate_kernel as separate_kernel
 from convjax.ops._kernels import standardize_kernel as standardize_kernel
+from convjax.ops._lowering import LOWERINGS as LOWERINGS
+from convjax.ops._lowering import default_lowering as default_lowering
 from convjax.ops._norm import batch_moments as batch_moments
 from convjax.ops._norm import group_norm as group_norm
 from convjax.ops._norm import layer_norm as layer_norm

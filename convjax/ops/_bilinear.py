@@ -5,11 +5,9 @@ are each linear in either argument, and
 
     <F(x, w), g> = <x, X(g, w)> = <w, W(x, g)>,
 
-so that every derivative of every order is one of the three. They are primitives for one reason:
-what JAX makes of the transpose of ``lax.conv_general_dilated`` is a convolution with permuted
-dimensions, and inside a loop XLA's CPU backend runs that with scalar code, some thirty times
-slower than one in canonical order. Here all three are written in canonical order, outside loops
-and in them.
+so that every derivative of every order is one of the three, and each is computed by the form that
+is fastest for it where it runs: derivatives never are what JAX would make of a form by itself,
+which is slow for all of them. Under ``vmap`` they stay primitives too.
 
 This file alone touches JAX's half-public modules.
 """
@@ -25,41 +23,8 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-LAYOUT = {1: ("NHC", "HIO", "NHC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NHWDC", "HWDIO", "NHWDC")}
-
-
-@dataclasses.dataclass(frozen=True)
-class Geometry:
-    """The static facts of a convolution; shapes too, which a transposed operand cannot tell.
-
-    Attributes:
-        spatial: the image's spatial shape.
-        window: the kernel's.
-        strides: step of the window, one per axis.
-        pads: elements added at the low and high side, one pair per axis.
-        dilation: distance between the kernel's entries, one per axis.
-        groups: number of groups that the channels are split into.
-        precision: of the products.
-    """
-
-    spatial: tuple[int, ...]
-    window: tuple[int, ...]
-    strides: tuple[int, ...]
-    pads: tuple[tuple[int, int], ...]
-    dilation: tuple[int, ...]
-    groups: int
-    precision: lax.PrecisionLike = None
-
-    @property
-    def extents(self) -> list[int]:
-        """How far the dilated window reaches, one number per axis."""
-        return [d * (k - 1) + 1 for d, k in zip(self.dilation, self.window, strict=True)]
-
-    @property
-    def left_over(self) -> list[int]:
-        """How many padded elements the last window does not reach, one number per axis."""
-        sides = zip(self.spatial, self.pads, self.extents, self.strides, strict=True)
-        return [(n + low + high - e) % s for n, (low, high), e, s in sides]
+from convjax.ops._forms import _choose
+from convjax.ops._geometry import Geometry
 
 
 def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
@@ -74,121 +39,141 @@ def _vary(a: jax.Array, axes: frozenset[str]) -> jax.Array:
     return lax.pcast(a, missing, to="varying") if missing else a
 
 
-def _forward_form(x: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        geometry.strides,
-        geometry.pads,
-        rhs_dilation=geometry.dilation,
-        dimension_numbers=LAYOUT[len(geometry.window)],
-        feature_group_count=geometry.groups,
-        precision=geometry.precision,
-    )
+def _primitive(direction: str, shape: Callable[..., tuple[int, ...]], batch: Callable) -> Primitive:
+    primitive = Primitive(f"convolution_{direction}")
+    primitive.def_impl(lambda a, b, *, geometry: _apply(primitive, a, b, geometry))
 
+    def abstract(a, b, *, geometry):
+        stack = a.shape[:1] if geometry.stacked else ()
+        inner = shape(a.shape[len(stack)], geometry)
+        return a.update(shape=(*stack, *inner), weak_type=False)
 
-def _input_form(g: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
-    """Convolve the strided-out cotangent with the flipped kernel, in and out channels exchanged."""
-    pads = [
-        (e - 1 - low, e - 1 - high + rest)
-        for (low, high), e, rest in zip(
-            geometry.pads, geometry.extents, geometry.left_over, strict=True
-        )
-    ]
-    flipped = jnp.flip(kernel, range(len(geometry.window)))
-    return lax.conv_general_dilated(
-        g,
-        _exchange(flipped, geometry.groups),
-        (1,) * len(geometry.window),
-        pads,
-        lhs_dilation=geometry.strides,
-        rhs_dilation=geometry.dilation,
-        dimension_numbers=LAYOUT[len(geometry.window)],
-        feature_group_count=geometry.groups,
-        precision=geometry.precision,
-    )
-
-
-def _exchange(kernel: jax.Array, groups: int) -> jax.Array:
-    """Turn (*window, C/groups, D) into (*window, D/groups, C), group by group."""
-    *window, inputs, outputs = kernel.shape
-    split = kernel.reshape(*window, inputs, groups, outputs // groups)
-    return (
-        jnp.moveaxis(split, -1, -3)
-        .swapaxes(-1, -2)
-        .reshape(*window, outputs // groups, groups * inputs)
-    )
-
-
-def _kernel_form(x: jax.Array, g: jax.Array, *, geometry: Geometry) -> jax.Array:
-    """Convolve the image with the cotangent, examples taking the part of channels."""
-    if geometry.groups > 1:
-        return _grouped_kernel_form(x, g, geometry)
-    rank = len(geometry.window)
-    pads = [
-        (low, high - rest)
-        for (low, high), rest in zip(geometry.pads, geometry.left_over, strict=True)
-    ]
-    y = lax.conv_general_dilated(
-        jnp.swapaxes(x, 0, -1),
-        jnp.moveaxis(g, 0, -2),
-        geometry.dilation,
-        pads,
-        rhs_dilation=geometry.strides,
-        dimension_numbers=LAYOUT[rank],
-        precision=geometry.precision,
-    )
-    return jnp.moveaxis(y, 0, -2)
-
-
-def _grouped_kernel_form(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
-    shape = (*geometry.window, x.shape[-1] // geometry.groups, g.shape[-1])
-    like = jax.ShapeDtypeStruct(shape, x.dtype)
-    (gradient,) = jax.linear_transpose(lambda w: _forward_form(x, w, geometry=geometry), like)(g)
-    return gradient
-
-
-def _primitive(name: str, form: Callable[..., jax.Array]) -> Primitive:
-    primitive = Primitive(name)
-    primitive.def_impl(partial(_apply, form))
-    primitive.def_abstract_eval(partial(_shape_of, form))
-    mlir.register_lowering(primitive, mlir.lower_fun(form, multiple_results=False))
-    batching.primitive_batchers[primitive] = partial(_batch, primitive, form)
+    primitive.def_abstract_eval(abstract)
+    for platform in (None, "cpu"):
+        lowered = mlir.lower_fun(partial(_form, direction, platform), multiple_results=False)
+        mlir.register_lowering(primitive, lowered, platform=platform)
+    batching.primitive_batchers[primitive] = partial(_batch, primitive, batch)
     return primitive
 
 
-@partial(jax.jit, static_argnums=(0,), static_argnames=("geometry",))
-def _apply(form, a, b, *, geometry):
-    return form(a, b, geometry=geometry)
+@partial(jax.jit, static_argnums=(0, 3))
+def _apply(primitive: Primitive, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
+    return primitive.bind(a, b, geometry=geometry)
 
 
-def _shape_of(form, a, b, *, geometry):
-    out = jax.eval_shape(
-        partial(form, geometry=geometry),
-        jax.ShapeDtypeStruct(a.shape, a.dtype),
-        jax.ShapeDtypeStruct(b.shape, b.dtype),
+def _form(direction: str, platform: str | None, a, b, *, geometry: Geometry) -> jax.Array:
+    """Compute by the form that is chosen for a platform (None: any but the CPU)."""
+    batch = a.shape[1 if geometry.stacked else 0]
+    form = _choose.choose(direction, geometry, batch, a.dtype, platform or "other")
+
+    def compute(a, b):
+        return form(a, b, geometry)
+
+    return (jax.vmap(compute) if geometry.stacked else compute)(a, b)
+
+
+def _batch(primitive: Primitive, fold: Callable, operands, axes, *, geometry: Geometry):
+    """Fold what one operand alone is mapped over into its channels or batch; stack the rest."""
+    first, second = (isinstance(axis, int) for axis in axes)
+    a, b = (
+        jnp.moveaxis(operand, axis, 0) if isinstance(axis, int) else operand
+        for operand, axis in zip(operands, axes, strict=True)
     )
-    return a.update(shape=out.shape, dtype=out.dtype, weak_type=False)
+    if not geometry.stacked and first != second:
+        folded = fold(primitive, a, b, 0 if first else 1, geometry)
+        if folded is not None:
+            return folded, 0
+    if first != second:
+        size = (a if first else b).shape[0]
+        a, b = (
+            operand if mapped else jnp.broadcast_to(operand, (size, *operand.shape))
+            for operand, mapped in ((a, first), (b, second))
+        )
+    if not geometry.stacked:
+        stacked = dataclasses.replace(geometry, stacked=True)
+        return primitive.bind(a, b, geometry=stacked), 0
+    size = a.shape[0]
+    y = primitive.bind(_merge(a, 0), _merge(b, 0), geometry=geometry)
+    return _split(y, 0, size), 0
 
 
-def _batch(primitive, form, operands, axes, *, geometry):
-    """Fold a mapped image or cotangent into its batch; map the form itself over anything else."""
-    mapped = [isinstance(axis, int) for axis in axes]
-    if mapped == [True, False] and primitive is not _kernel:
-        a, b = operands
-        a = jnp.moveaxis(a, axes[0], 0)
-        folded = a.reshape(math.prod(a.shape[:2]), *a.shape[2:])
-        y = primitive.bind(folded, b, geometry=geometry)
-        return y.reshape(*a.shape[:2], *y.shape[1:]), 0
-    in_axes = tuple(
-        axis if is_mapped else None for axis, is_mapped in zip(axes, mapped, strict=True)
-    )
-    return jax.vmap(partial(form, geometry=geometry), in_axes=in_axes)(*operands), 0
+def _merge(a: jax.Array, axis: int) -> jax.Array:
+    """Make one axis of two adjacent ones."""
+    return a.reshape(*a.shape[:axis], math.prod(a.shape[axis : axis + 2]), *a.shape[axis + 2 :])
 
 
-_forward = _primitive("convolution", _forward_form)
-_input = _primitive("convolution_input_gradient", _input_form)
-_kernel = _primitive("convolution_kernel_gradient", _kernel_form)
+def _split(a: jax.Array, axis: int, size: int) -> jax.Array:
+    """Undo `_merge`, where the first of the two has this size."""
+    return a.reshape(*a.shape[:axis], size, a.shape[axis] // size, *a.shape[axis + 1 :])
+
+
+def _into_batch(primitive, a, b, geometry):
+    return _split(primitive.bind(_merge(a, 0), b, geometry=geometry), 0, a.shape[0])
+
+
+def _into_groups(a: jax.Array, groups: int) -> jax.Array:
+    """Turn (V, ..., groups * n) into (..., groups * V * n)."""
+    split = a.reshape(*a.shape[:-1], groups, a.shape[-1] // groups)
+    moved = jnp.moveaxis(split, 0, -2)
+    return moved.reshape(*moved.shape[:-3], math.prod(moved.shape[-3:]))
+
+
+def _out_of_groups(a: jax.Array, groups: int, size: int) -> jax.Array:
+    """Undo `_into_groups`."""
+    split = a.reshape(*a.shape[:-1], groups, size, a.shape[-1] // groups // size)
+    moved = jnp.moveaxis(split, -2, 0)
+    return moved.reshape(*moved.shape[:-2], math.prod(moved.shape[-2:]))
+
+
+def _more_outputs(geometry: Geometry, size: int) -> Geometry:
+    return dataclasses.replace(geometry, out_features=geometry.out_features * size)
+
+
+def _more_inputs(geometry: Geometry, size: int) -> Geometry:
+    return dataclasses.replace(geometry, in_features=geometry.in_features * size)
+
+
+def _fold_forward(primitive, x, kernel, mapped, geometry):
+    if mapped == 0:
+        return _into_batch(primitive, x, kernel, geometry)
+    size, groups = kernel.shape[0], geometry.groups
+    wide = _into_groups(kernel, groups)
+    y = primitive.bind(x, wide, geometry=_more_outputs(geometry, size))
+    return _out_of_groups(y, groups, size)
+
+
+def _fold_input(primitive, g, kernel, mapped, geometry):
+    if mapped == 0:
+        return _into_batch(primitive, g, kernel, geometry)
+    if geometry.groups > 1:
+        return None
+    size = kernel.shape[0]
+    wide = _merge(jnp.moveaxis(kernel, 0, -3), kernel.ndim - 3)
+    x = primitive.bind(g, wide, geometry=_more_inputs(geometry, size))
+    return _out_of_groups(x, 1, size)
+
+
+def _fold_kernel(primitive, x, g, mapped, geometry):
+    groups = geometry.groups
+    if mapped == 1:
+        size = g.shape[0]
+        wide = _into_groups(g, groups)
+        gradient = primitive.bind(x, wide, geometry=_more_outputs(geometry, size))
+        return _out_of_groups(gradient, groups, size)
+    if groups > 1:
+        return None
+    size = x.shape[0]
+    gradient = primitive.bind(_into_groups(x, 1), g, geometry=_more_inputs(geometry, size))
+    return jnp.moveaxis(_split(gradient, gradient.ndim - 2, size), -3, 0)
+
+
+_forward = _primitive(
+    "forward", lambda n, geometry: (n, *geometry.out_spatial, geometry.out_features), _fold_forward
+)
+_input = _primitive(
+    "input_gradient", lambda n, geometry: (n, *geometry.spatial, geometry.in_features), _fold_input
+)
+_kernel = _primitive("kernel_gradient", lambda n, geometry: geometry.kernel_shape, _fold_kernel)
 
 ad.defbilinear(
     _forward,

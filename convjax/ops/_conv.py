@@ -1,11 +1,13 @@
 """Convolutions of a channels-last image: ordinary, depthwise and pointwise."""
 
+import dataclasses
+
 import jax
 from jax import lax
 from jaxtyping import Array, Float
 
-from convjax.ops import _bilinear, _shapes
-from convjax.ops._bilinear import Geometry
+from convjax.ops import _bilinear, _lowering, _shapes
+from convjax.ops._geometry import Geometry
 from convjax.ops._shapes import Padding, Size
 
 Image = Float[Array, "batch *spatial in_features"]
@@ -21,6 +23,7 @@ def conv(
     kernel_dilation: Size = 1,
     feature_group_count: int = 1,
     precision: lax.PrecisionLike = None,
+    lowering: str | None = None,
 ) -> Output:
     r"""Convolve an image with a kernel (a cross-correlation: the kernel is not flipped).
 
@@ -47,6 +50,14 @@ def conv(
         kernel_dilation: distance between taps in elements, one integer or one per spatial axis.
         feature_group_count: number of groups that the channels are split into.
         precision: of the products, as `jax.lax.Precision`; None is the backend's default.
+        lowering: the form to compute by, and to compute its derivatives by where it can serve them.
+            "auto": whatever is fastest on the platform, from the shapes;
+            "lax": XLA's own convolution; serves everything;
+            "shift": shifted multiply-adds; serves depthwise convolutions;
+            "product": one matrix product; serves windows that do not overlap, 1x1 among them;
+            "winograd": six products for each twelve; serves dense convolutions with three taps
+            along some axis, stride 1, at two to three times the rounding error;
+            None: as `default_lowering` says, "auto" unless it was called.
 
     Returns:
         Shape (batch, *out_spatial, D), of x's dtype, where an output axis has
@@ -54,8 +65,8 @@ def conv(
 
     Raises:
         ValueError: if ranks, channels, groups or dtypes disagree, a stride or dilation is below 1,
-            the padding is unknown or larger than "CIRCULAR" or "REFLECT" can fill from x, or the
-            output would be empty.
+            the padding is unknown or larger than "CIRCULAR" or "REFLECT" can fill from x, the
+            output would be empty, or the lowering named is unknown or cannot serve the call.
 
     Example:
         >>> import jax.numpy as jnp
@@ -72,7 +83,15 @@ def conv(
         and stride as in Dumoulin and Visin 2016, "A guide to convolution arithmetic".
     """
     return convolve(
-        "conv", x, kernel, strides, padding, kernel_dilation, feature_group_count, precision
+        "conv",
+        x,
+        kernel,
+        strides,
+        padding,
+        kernel_dilation,
+        feature_group_count,
+        precision,
+        lowering,
     )
 
 
@@ -84,6 +103,7 @@ def depthwise_conv(
     padding: Padding = "SAME",
     kernel_dilation: Size = 1,
     precision: lax.PrecisionLike = None,
+    lowering: str | None = None,
 ) -> Output:
     r"""Convolve every channel with M kernels of its own.
 
@@ -99,6 +119,7 @@ def depthwise_conv(
         padding: as for `conv`.
         kernel_dilation: distance between taps in elements, as for `conv`.
         precision: of the products, as `jax.lax.Precision`.
+        lowering: the form to compute by, as for `conv`.
 
     Returns:
         Shape (batch, *out_spatial, C * M), of x's dtype.
@@ -120,7 +141,7 @@ def depthwise_conv(
         2017, "MobileNets".
     """
     return convolve_depthwise(
-        "depthwise_conv", x, kernel, strides, padding, kernel_dilation, precision
+        "depthwise_conv", x, kernel, strides, padding, kernel_dilation, precision, lowering
     )
 
 
@@ -130,6 +151,7 @@ def pointwise_conv(
     *,
     strides: Size = 1,
     precision: lax.PrecisionLike = None,
+    lowering: str | None = None,
 ) -> Output:
     r"""Mix the channels at every position, by one matrix product.
 
@@ -140,6 +162,7 @@ def pointwise_conv(
         kernel: shape (1, ..., 1, C, D), one 1 for each spatial axis, of x's dtype.
         strides: keep every s-th position, beginning with the first; one integer or one per axis.
         precision: of the products, as `jax.lax.Precision`.
+        lowering: the form to compute by, as for `conv`.
 
     Returns:
         Shape (batch, *out_spatial, D), of x's dtype, where an output axis has ceil(n / s) elements.
@@ -159,7 +182,7 @@ def pointwise_conv(
     Reference:
         Lin, Chen and Yan 2014, "Network in network".
     """
-    return convolve_pointwise("pointwise_conv", x, kernel, strides, precision)
+    return convolve_pointwise("pointwise_conv", x, kernel, strides, precision, lowering)
 
 
 def convolve(
@@ -171,6 +194,7 @@ def convolve(
     kernel_dilation: Size,
     groups: int,
     precision: lax.PrecisionLike,
+    lowering: str | None,
 ) -> jax.Array:
     rank = _shapes.check_ranks(op, x, kernel)
     _shapes.check_floating(op, x=x, kernel=kernel)
@@ -185,17 +209,22 @@ def convolve(
         padding=padding,
         dilation=kernel_dilation,
     )
-    unpadded = all(pad == (0, 0) for pad in move.pads)
-    if groups == 1 and unpadded and window == (1,) * rank:
-        # XLA's convolution of a window of 1 is several times slower on CPU than the product it is.
-        return _mix_channels(x, kernel, move.strides, precision)
     pads = move.pads
     if move.mode != "constant":
         x, pads = _shapes.pad_image(x, pads, move.mode), ((0, 0),) * rank
     geometry = Geometry(
-        x.shape[1:-1], window, move.strides, tuple(pads), move.dilation, groups, precision
+        spatial=x.shape[1:-1],
+        window=window,
+        strides=move.strides,
+        pads=tuple(pads),
+        dilation=move.dilation,
+        groups=groups,
+        in_features=x.shape[-1],
+        out_features=kernel.shape[-1],
+        precision=precision,
     )
-    return _bilinear.convolve(x, kernel, geometry)
+    name = _lowering.resolve(op, lowering, geometry)
+    return _bilinear.convolve(x, kernel, dataclasses.replace(geometry, lowering=name))
 
 
 def convolve_depthwise(
@@ -206,6 +235,7 @@ def convolve_depthwise(
     padding: Padding,
     kernel_dilation: Size,
     precision: lax.PrecisionLike,
+    lowering: str | None,
 ) -> jax.Array:
     _shapes.check_ranks(op, x, kernel)
     channels = x.shape[-1]
@@ -214,11 +244,16 @@ def convolve_depthwise(
             f"{op}: kernel has shape {kernel.shape} and x {channels} channels; expected "
             f"(*window, 1, {channels} * M) for a channel multiplier M"
         )
-    return convolve(op, x, kernel, strides, padding, kernel_dilation, channels, precision)
+    return convolve(op, x, kernel, strides, padding, kernel_dilation, channels, precision, lowering)
 
 
 def convolve_pointwise(
-    op: str, x: jax.Array, kernel: jax.Array, strides: Size, precision: lax.PrecisionLike
+    op: str,
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Size,
+    precision: lax.PrecisionLike,
+    lowering: str | None,
 ) -> jax.Array:
     rank = _shapes.check_ranks(op, x, kernel)
     _shapes.check_floating(op, x=x, kernel=kernel)
@@ -227,15 +262,4 @@ def convolve_pointwise(
             f"{op}: kernel has shape {kernel.shape}; expected a window of 1 along every axis, "
             f"{(*(1,) * rank, *kernel.shape[-2:])}"
         )
-    _shapes.check_features(op, x, kernel, 1)
-    return _mix_channels(x, kernel, _shapes.per_axis(op, "strides", strides, rank), precision)
-
-
-def _mix_channels(
-    x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], precision: lax.PrecisionLike
-) -> jax.Array:
-    if any(s > 1 for s in strides):
-        x = x[:, *(slice(None, None, s) for s in strides), :]
-    matrix = kernel.reshape(kernel.shape[-2:])
-    contract = (((x.ndim - 1,), (0,)), ((), ()))
-    return lax.dot_general(x, matrix, contract, precision=precision)
+    return convolve(op, x, kernel, strides, "VALID", 1, 1, precision, lowering)

@@ -59,9 +59,16 @@ def separable_conv(
             "(1, ..., 1, C * M, D)"
         )
     deep = convolve_depthwise(
-        f"{op}, depthwise_kernel", x, depthwise_kernel, strides, padding, kernel_dilation, precision
+        f"{op}, depthwise_kernel",
+        x,
+        depthwise_kernel,
+        strides,
+        padding,
+        kernel_dilation,
+        precision,
+        None,
     )
-    return convolve_pointwise(f"{op}, pointwise_kernel", deep, pointwise_kernel, 1, precision)
+    return convolve_pointwise(f"{op}, pointwise_kernel", deep, pointwise_kernel, 1, precision, None)
 
 
 def spatial_separable_conv(
@@ -142,5 +149,6 @@ def spatial_separable_conv(
             [spread[axis] if mine else 1 for mine in own],
             feature_group_count,
             precision,
+            None,
         )
     return x

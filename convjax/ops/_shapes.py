@@ -55,8 +55,9 @@ def check_name(op: str, name: str, value: str, known: Sequence[str]) -> str:
     """Return `value` if it is one of `known`; otherwise raise with the nearest that is."""
     if value in known:
         return value
-    near = difflib.get_close_matches(value.upper(), known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    names = {name.upper(): name for name in known}
+    near = difflib.get_close_matches(str(value).upper(), names, n=1, cutoff=0.4)
+    hint = f"did you mean {names[near[0]]!r}? " if near else ""
     raise ValueError(f"{op}: unknown {name} {value!r}; {hint}known names: {', '.join(known)}")
 
 

@@ -5,7 +5,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from convjax.ops import _shapes
-from convjax.ops._bilinear import LAYOUT
+from convjax.ops._forms._lax import LAYOUT
 from convjax.ops._shapes import Padding, Size
 
 _NAMES = ("SAME", "SAME_LOWER", "VALID", "CAUSAL", "CIRCULAR")

@@ -1,0 +1,1 @@
+"""Benchmarks against other frameworks, and what they share: timing, PyTorch's process, reports."""

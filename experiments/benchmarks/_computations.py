@@ -1,0 +1,110 @@
+"""A row as functions of JAX: by convjax, by lax, and what the machine allows at best."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from convjax import nn, ops
+from experiments.benchmarks._rows import Spec
+from experiments.benchmarks._timing import alternate
+
+Function = Callable[..., jax.Array]
+
+
+def inputs(spec: Spec) -> tuple[jax.Array, ...]:
+    """Return random arguments, on the device: those that the gradient is taken with respect to."""
+    shapes: list[tuple[int, ...]] = [(spec.batch, spec.height, spec.width, spec.in_features)]
+    if spec.what == "conv":
+        shapes.append(spec.kernel_shape)
+    elif spec.what == "batch_norm":
+        shapes += [(spec.in_features,)] * 2
+    keys = jax.random.split(jax.random.key(spec.seed), len(shapes))
+    return tuple(
+        jax.random.normal(key, shape, spec.dtype) for key, shape in zip(keys, shapes, strict=True)
+    )
+
+
+def by_convjax(spec: Spec) -> Function:
+    """Return the computation by the public functions of convjax."""
+    pads = [(p, p) for p in spec.padding]
+    if spec.what == "conv":
+        return lambda x, w: ops.conv(
+            x,
+            w,
+            strides=spec.strides,
+            padding=pads,
+            kernel_dilation=spec.kernel_dilation,
+            feature_group_count=spec.feature_group_count,
+        )
+    if spec.what == "batch_norm":
+        return lambda x, scale, bias: ops.normalize(x, *ops.batch_moments(x), scale, bias)
+    if spec.what == "global_avg_pool":
+        return ops.global_avg_pool
+    if spec.what == "activation":
+        return nn.ACTIVATIONS[spec.name]
+    pool = {"max_pool": ops.max_pool, "avg_pool": ops.avg_pool}[spec.what]
+    return lambda x: pool(x, spec.kernel_size, strides=spec.strides, padding=pads)
+
+
+def by_lax(spec: Spec) -> Function:
+    """Return a convolution as ``jax.lax`` has it, with JAX's own derivatives."""
+    return lambda x, w: jax.lax.conv_general_dilated(
+        x,
+        w,
+        spec.strides,
+        [(p, p) for p in spec.padding],
+        rhs_dilation=spec.kernel_dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=spec.feature_group_count,
+    )
+
+
+def compiled(
+    function: Function, arguments: tuple[jax.Array, ...], backward: bool
+) -> Callable[[], Any]:
+    """Return what is timed: the function, or with the gradient of sum(y g) for a fixed g."""
+    if not backward:
+        forward = jax.jit(function)
+        return lambda: forward(*arguments)
+
+    @jax.jit
+    def both(cotangent: jax.Array, *arguments: jax.Array) -> tuple[jax.Array, ...]:
+        y, pull = jax.vjp(function, *arguments)
+        return y, *pull(cotangent)
+
+    y = jax.eval_shape(function, *arguments)
+    cotangent = jax.random.normal(jax.random.key(1), y.shape, y.dtype)
+    return lambda: both(cotangent, *arguments)
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What the device does at best."""
+
+    bytes_per_s: float
+    """Read and written, in a sum of a large array and a number."""
+    flops_per_s: float
+    """In a product of large square matrices."""
+
+    def bound(self, spec: Spec, backward: bool) -> float:
+        """Return the seconds that the row takes at least: of memory or of arithmetic."""
+        moved = spec.bytes(backward) / self.bytes_per_s
+        return max(moved, spec.flops(backward) / self.flops_per_s)
+
+
+def machine(dtype: str, repeats: int = 5) -> Machine:
+    """Measure the device: the fastest of a few runs of each."""
+    large = jax.default_backend() != "cpu"
+    length, side = (2**28, 8192) if large else (2**24, 1536)
+    vector = jnp.ones(length, dtype)
+    matrix = jnp.ones((side, side), dtype)
+    add, product = jax.jit(lambda x: x + 1), jax.jit(lambda x: x @ x)
+    samples = alternate(
+        {"add": lambda: add(vector), "product": lambda: product(matrix)}, repeats=repeats
+    )
+    moved = 2 * length * np.dtype(vector.dtype).itemsize
+    return Machine(moved / min(samples["add"]), 2 * side**3 / min(samples["product"]))

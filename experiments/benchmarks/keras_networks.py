@@ -1,0 +1,142 @@
+"""The networks of ``bench-models`` on Keras's JAX backend, in this process.
+
+Those of ``keras.applications`` are Keras's own: their padding is TensorFlow's, and their ResNet-50
+is the first version, with biases and its strides on the 1x1 convolutions, so it computes a little
+less.
+"""
+
+import importlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from experiments import _cli
+
+APPLICATIONS = {
+    "mobilenet_v1": "MobileNet",
+    "mobilenet_v2": "MobileNetV2",
+    "resnet_50": "ResNet50",
+    "xception": "Xception",
+}
+EXTRAS: dict[str, dict[str, Any]] = {"mobilenet_v1": {"dropout": 0.0}}
+LEAST_SIZE = {"mobilenet_v1": 32, "mobilenet_v2": 32, "resnet_50": 32, "xception": 71}
+
+
+def import_keras() -> Any:
+    """Import Keras on JAX.
+
+    Raises:
+      UsageError: there is no Keras, or it is on another backend already.
+    """
+    os.environ["KERAS_BACKEND"] = "jax"
+    try:
+        keras = importlib.import_module("keras")
+    except ModuleNotFoundError as error:
+        raise _cli.UsageError(
+            f"Keras cannot be measured: {error.name} is missing. Install keras, or leave keras out "
+            "of --versus."
+        ) from error
+    if keras.config.backend() != "jax":
+        raise _cli.UsageError(
+            f"Keras computes with {keras.config.backend()} here, and was to be measured on JAX; "
+            "leave keras out of --versus."
+        )
+    return keras
+
+
+def check_size(name: str, size: int) -> None:
+    """Refuse images that Keras finds too small for a network."""
+    least = LEAST_SIZE.get(name, 1)
+    if size < least:
+        raise _cli.UsageError(
+            f"Keras's {name} takes images from {least}x{least}, not {size}x{size}; choose a larger "
+            "--size, or leave keras out of --versus."
+        )
+
+
+def network(name: str, size: int) -> Any:
+    """Return a network that answers with logits.
+
+    Args:
+      name: a key of ``APPLICATIONS``, or ``"resnet_56"``.
+      size: height and width of the images, which ``check_size`` allows.
+
+    Raises:
+      UsageError: there is no Keras on JAX.
+    """
+    keras = import_keras()
+    if name == "resnet_56":
+        return resnet_cifar(9, size)
+    return getattr(keras.applications, APPLICATIONS[name])(
+        weights=None,
+        input_shape=(size, size, 3),
+        classes=1000,
+        classifier_activation=None,
+        **EXTRAS.get(name, {}),
+    )
+
+
+def resnet_cifar(n: int, size: int, num_classes: int = 10) -> Any:
+    """Return the residual network for CIFAR of depth 6n + 2 (He et al. 2015, section 4.2)."""
+    layers = import_keras().layers
+
+    def conv(x: Any, features: int, strides: int = 1) -> Any:
+        if strides != 1:
+            # As in the paper; "same" would pad on one side only.
+            x = layers.ZeroPadding2D(1)(x)
+        padding = "same" if strides == 1 else "valid"
+        x = layers.Conv2D(features, 3, strides, padding, use_bias=False)(x)
+        return layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
+
+    def unit(x: Any, features: int, strides: int) -> Any:
+        y = conv(layers.ReLU()(conv(x, features, strides)), features)
+        if extra := features - x.shape[-1]:
+            x = x[:, ::strides, ::strides]
+            x = import_keras().ops.pad(x, ((0, 0), (0, 0), (0, 0), (0, extra)))
+        return layers.ReLU()(y + x)
+
+    images = layers.Input((size, size, 3))
+    x = layers.ReLU()(conv(images, 16))
+    for features in (16, 32, 64):
+        for i in range(n):
+            x = unit(x, features, 2 if i == 0 and features > 16 else 1)
+    logits = layers.Dense(num_classes)(layers.GlobalAveragePooling2D()(x))
+    return import_keras().Model(images, logits)
+
+
+def training(
+    name: str, size: int, *, learning_rate: float, momentum: float
+) -> tuple[Callable[..., Any], Any]:
+    """Return a training step, by the stateless functions that Keras has for JAX, and its state.
+
+    Args:
+      name: as in ``network``.
+      size: as in ``network``.
+      learning_rate: of stochastic gradient descent.
+      momentum: of the same.
+
+    Returns:
+      ``step(state, images, labels) -> (state, loss)``, to be compiled, and the first state.
+    """
+    keras = import_keras()
+    net = network(name, size)
+    optimiser = keras.optimizers.SGD(learning_rate, momentum=momentum)
+    optimiser.build(net.trainable_variables)
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def loss(params: Any, rest: Any, images: jax.Array, labels: jax.Array) -> tuple[Any, Any]:
+        logits, rest = net.stateless_call(params, rest, images, training=True)
+        return cross_entropy(labels, logits), rest
+
+    def step(state: Any, images: jax.Array, labels: jax.Array) -> tuple[Any, jax.Array]:
+        params, rest, moving = state
+        (value, rest), gradients = jax.value_and_grad(loss, has_aux=True)(
+            params, rest, images, labels
+        )
+        params, moving = optimiser.stateless_apply(moving, gradients, params)
+        return (params, rest, moving), value
+
+    groups = (net.trainable_variables, net.non_trainable_variables, optimiser.variables)
+    return step, tuple([v.value for v in variables] for variables in groups)

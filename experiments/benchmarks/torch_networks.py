@@ -1,0 +1,109 @@
+"""The networks of ``bench-models`` in PyTorch, for the process that ``torch_peer.py`` serves.
+
+Needs torch, and timm for all but ResNet-56; it knows neither JAX nor this package.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch  # pyright: ignore[reportMissingImports]
+import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
+from torch import nn  # pyright: ignore[reportMissingImports]
+
+TIMM = {
+    "mobilenet_v1": "mobilenetv1_100",
+    "mobilenet_v2": "mobilenetv2_100",
+    "resnet_50": "resnet50",
+    "xception": "legacy_xception",
+}
+LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+# As in models.py, which this file cannot import.
+LEARNING_RATE = 0.001
+MOMENTUM = 0.9
+
+
+def build(name: str, batch: int, size: int, layout: str, seed: int) -> Callable[[], None]:
+    """Return one whole training step of a network on a batch of its own.
+
+    Args:
+      name: a key of ``TIMM``, or ``"resnet_56"``.
+      batch: number of images.
+      size: their height and width.
+      layout: ``"channels_last"`` or ``"contiguous"``.
+      seed: of the initial values and the images.
+    """
+    torch.manual_seed(seed)
+    memory_format = LAYOUTS[layout]
+    net = network(name).to(memory_format=memory_format).train()
+    images = torch.randn(batch, 3, size, size).contiguous(memory_format=memory_format)
+    labels = torch.arange(batch) % 10
+    optimiser = torch.optim.SGD(net.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
+
+    def step() -> None:
+        optimiser.zero_grad(set_to_none=True)
+        F.cross_entropy(net(images), labels).backward()
+        optimiser.step()
+
+    return step
+
+
+def network(name: str) -> Any:
+    """Return a network with initial values."""
+    if name == "resnet_56":
+        return resnet_cifar(9)
+    return import_timm().create_model(TIMM[name])
+
+
+_libraries: list[Any] = []
+
+
+def import_timm() -> Any:
+    """Import timm, also where torchvision, which it needs, was not built for this torch."""
+    try:
+        import timm  # pyright: ignore[reportMissingImports]
+    except RuntimeError as error:
+        if "torchvision::" not in str(error) or _libraries:
+            raise
+        # torchvision describes operators that its library has not brought; no network uses them.
+        library = torch.library.Library("torchvision", "DEF")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float threshold) -> Tensor")
+        _libraries.append(library)
+        for module in [m for m in sys.modules if m.partition(".")[0] in ("timm", "torchvision")]:
+            del sys.modules[module]
+        import timm  # pyright: ignore[reportMissingImports]
+    return timm
+
+
+class Unit(nn.Module):
+    """A residual unit of two 3x3 convolutions, its shortcut without parameters (option A)."""
+
+    def __init__(self, in_features: int, features: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_features, features, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(features)
+        self.conv2 = nn.Conv2d(features, features, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(features)
+        self.stride, self.extra = stride, features - in_features
+
+    def forward(self, x: Any) -> Any:
+        """Add branch and shortcut."""
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = self.bn2(self.conv2(y))
+        if self.extra:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
+        return F.relu(y + x, inplace=True)
+
+
+def resnet_cifar(n: int, num_classes: int = 10) -> Any:
+    """Return the residual network for CIFAR of depth 6n + 2 (He et al. 2015, section 4.2)."""
+    layers = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)]
+    features = 16
+    for out_features in (16, 32, 64):
+        for i in range(n):
+            stride = 2 if i == 0 and out_features != features else 1
+            layers.append(Unit(features, out_features, stride))
+            features = out_features
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, num_classes)]
+    return nn.Sequential(*layers)

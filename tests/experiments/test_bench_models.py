@@ -1,0 +1,336 @@
+import collections
+import contextlib
+import dataclasses
+import json
+import math
+import re
+import sys
+import types
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import convjax
+from convjax import nn, ops
+from experiments import __main__ as entry
+from experiments.benchmarks import _models_figure, models, networks
+from experiments.benchmarks.models import CASES, Case
+from tests.nn.conftest import quick_compilation as quick_compilation
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+HERE = Path(models.__file__).parent
+# Parameters as timm counts them, and He et al. for ResNet-56 (0.85 million); the name, and the size
+# of the image, under which layers.json lists a network's convolutions.
+PUBLISHED = {
+    "mobilenet_v1": (4_231_976, "mobilenetv1_100", 224),
+    "mobilenet_v2": (3_504_872, "mobilenetv2_100", 224),
+    "resnet_50": (25_557_032, "resnet50", 224),
+    "xception": (22_855_952, "legacy_xception", 299),
+    "resnet_56": (853_018, "cifar_resnet", 32),
+}
+every_network = pytest.mark.parametrize("name", PUBLISHED)
+
+
+def shapes(name):
+    return nnx.eval_shape(lambda: CASES[name].build(rngs=nnx.Rngs(0)))
+
+
+def count(net):
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(net, nnx.Param)))
+
+
+def tiny_network(*, rngs):
+    return nn.Chain(
+        stem=networks.conv((3, 8), 3, 2, rngs=rngs),
+        deep=networks.depthwise(8, 1, activation="relu6", rngs=rngs),
+        head=networks.head(8, 10, rngs=rngs),
+    )
+
+
+TINY = Case("tiny", "Tiny", tiny_network, 6, 5)
+
+
+def split(case):
+    return nnx.split(case.build(rngs=nnx.Rngs(0)), nnx.Param, ...)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setitem(CASES, "tiny", TINY)
+
+
+def test_every_network_is_known():
+    assert set(CASES) == set(PUBLISHED)
+
+
+@every_network
+def test_parameters_are_as_many_as_published(name):
+    assert count(shapes(name)) == PUBLISHED[name][0]
+
+
+@every_network
+def test_convolutions_are_those_of_the_published_network(name, monkeypatch):
+    """Window, channels, strides, padding and groups, and the size of the image that each meets."""
+    seen = collections.Counter()
+    pointwise = ops.pointwise_conv
+
+    def recording(function, depthwise=False):
+        def record(x, kernel, *, strides, padding=0, **rest):
+            groups = x.shape[-1] if depthwise else rest.get("feature_group_count", 1)
+            sides = [strides, strides, padding, padding]
+            *window, _, out_features = kernel.shape
+            seen[(*x.shape[1:], out_features, *window, *sides, groups)] += 1
+            if function is not pointwise:
+                rest["padding"] = padding
+            return function(x, kernel, strides=strides, **rest)
+
+        return record
+
+    monkeypatch.setattr(ops, "conv", recording(ops.conv))
+    monkeypatch.setattr(ops, "pointwise_conv", recording(pointwise))
+    monkeypatch.setattr(ops, "depthwise_conv", recording(ops.depthwise_conv, depthwise=True))
+    _, network, size = PUBLISHED[name]
+    image = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    jax.eval_shape(lambda x: CASES[name].build(rngs=nnx.Rngs(0))(x, train=True), image)
+
+    listed = collections.Counter()
+    for row in json.loads((HERE / "layers.json").read_text()):
+        if row["network"] == network:
+            scalars = ("height", "width", "in_features", "out_features")
+            pairs = [*row["kernel_size"], *row["strides"], *row["padding"]]
+            entry = (*(row[key] for key in scalars), *pairs, row["feature_group_count"])
+            listed[entry] += row["count"]
+    if name == "resnet_56":  # the list leaves its stem out
+        listed[(32, 32, 3, 16, 3, 3, 1, 1, 1, 1, 1)] += 1
+    assert seen == listed
+
+
+@every_network
+def test_no_convolution_has_a_bias_and_no_unit_is_scanned(name):
+    net = shapes(name)
+    nodes = [visit.node for visit in nn.walk(net)]
+    assert not any(isinstance(node, nn.Repeat) for node in nodes)
+    convs = [n for n in nodes if isinstance(n, nn.Conv | nn.DepthwiseConv | nn.PointwiseConv)]
+    assert convs and all(conv.bias is None for conv in convs)
+    assert sum(isinstance(node, nn.Dense) and node.bias is not None for node in nodes) == 1
+
+
+def test_activations_are_those_of_the_papers():
+    found = {}
+    for name in PUBLISHED:
+        visits = nn.walk(shapes(name))
+        found[name] = collections.Counter(
+            visit.node.name for visit in visits if isinstance(visit.node, nn.Activation)
+        )
+    assert found == {
+        "mobilenet_v1": {"relu6": 27},
+        "mobilenet_v2": {"relu6": 35},
+        "resnet_50": {"relu": 49},
+        # Two in the stem; one before each separable convolution but the first and the last two,
+        # and one after each of those two.
+        "xception": {"relu": 2 + 31 + 2},
+        "resnet_56": {"relu": 55},
+    }
+
+
+def test_written_out_a_network_computes_the_same():
+    @jax.jit
+    def run(x):
+        net = convjax.models.resnet_cifar(14, width=2, rngs=nnx.Rngs(0))
+        chain = networks.written_out(net)
+        assert count(chain) == count(net)
+        return chain(x, train=True), net(x, train=True)
+
+    ours, right = run(jax.random.normal(jax.random.key(0), (2, 8, 8, 3)))
+    np.testing.assert_allclose(ours, right, atol=1e-5)
+
+
+def test_a_step_is_momentum_descent_on_the_mean_cross_entropy():
+    graphdef, params, rest = split(TINY)
+    training = models.convjax_training(TINY, (graphdef, params, rest), "auto")
+    images, labels = training.batch
+
+    @jax.jit
+    def loss(params, rest):
+        net = nnx.merge(graphdef, params, rest, copy=True)
+        logs = jax.nn.log_softmax(net(images, train=True))
+        chosen = logs[jnp.arange(TINY.batch), labels]
+        return -chosen.mean(), nnx.state(net, nnx.BatchStat)
+
+    moving = jax.tree.map(jnp.zeros_like, params)
+    for _ in range(3):
+        (value, rest), gradient = jax.value_and_grad(loss, has_aux=True)(params, rest)
+        moving = jax.tree.map(lambda m, g: models.MOMENTUM * m + g, moving, gradient)
+        params = jax.tree.map(lambda p, m: p - models.LEARNING_RATE * m, params, moving)
+        state, found = training()
+        np.testing.assert_allclose(found, value, rtol=1e-5)
+    for ours, right in zip(
+        jax.tree.leaves(state[:2]), jax.tree.leaves((params, rest)), strict=True
+    ):
+        np.testing.assert_allclose(ours, right, rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_moves_everything_and_leaves_the_start_as_it_was():
+    start = split(TINY)
+    training = models.convjax_training(TINY, start, "auto")
+    losses = [float(training()[1]) for _ in range(5)]
+    assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0]
+    before, after = (jax.tree.leaves(s) for s in (start[1:], training.state[:2]))
+    assert all((np.asarray(a) != np.asarray(b)).any() for a, b in zip(before, after, strict=True))
+
+
+def test_lax_trains_the_same_network():
+    start = split(TINY)
+    auto, lax = (models.convjax_training(TINY, start, name) for name in ("auto", "lax"))
+    for _ in range(2):
+        np.testing.assert_allclose(auto()[1], lax()[1], rtol=1e-5)
+
+
+def test_the_lowering_is_asked_for_while_the_step_is_traced(monkeypatch):
+    asked, seen, conv = [], set(), ops.conv
+
+    @contextlib.contextmanager
+    def default_lowering(name):
+        asked.append(name)
+        yield
+        asked.pop()
+
+    def recording(*args, **options):
+        seen.add(tuple(asked))
+        return conv(*args, **options)
+
+    monkeypatch.setattr(ops, "default_lowering", default_lowering, raising=False)
+    monkeypatch.setattr(ops, "conv", recording)
+    start = split(TINY)
+    for name, expected in (("lax", ("lax",)), ("auto", ())):
+        seen.clear()
+        models.convjax_training(TINY, start, name)
+        assert seen == {expected}
+
+
+def test_main_without_anyone_to_compare_with(tiny, tmp_path, capsys):
+    command = ["bench-models", "--networks", "tiny", "--repeats", "2", "--batch-size", "3"]
+    assert entry.main([*command, "--versus", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert "Tiny" in said.out and "3x6x6" in said.out
+    assert re.search(r"\[1/1\] Tiny: .*done", said.err)
+    written = json.loads((tmp_path / "bench_models.json").read_text())
+    (row,) = written["rows"]
+    assert row["network"] == "tiny" and row["batch"] == 3 and row["ratios"] == {}
+    assert row["seconds"]["convjax"] == np.median(row["samples"]["convjax"]) > 0
+    assert len(row["samples"]["convjax"]) == 2
+    assert written["config"]["repeats"] == 2 and "jax" in written["environment"]
+    assert [path.name for path in tmp_path.iterdir()] == ["bench_models.json"]
+
+
+# Answers as torch_peer.py does, with times of its own.
+PEER = """
+import json, sys
+for line in sys.stdin:
+    asked, answer = json.loads(line), {"ok": True}
+    if asked["do"] == "versions":
+        answer = {"torch": "9.9"}
+    if asked["do"] == "prepare":
+        assert asked["spec"] == {
+            "what": "network", "name": "tiny", "batch": 5, "size": 6, "seed": 0
+        }
+    if asked["do"] == "time":
+        answer = {"seconds": asked["count"] * {"contiguous": 40.0, "channels_last": 20.0}[
+            asked["layout"]
+        ]}
+    print(json.dumps(ANSWER or answer), flush=True)
+"""
+
+
+@pytest.fixture
+def interpreter(tmp_path):
+    """Return a function that makes an interpreter which runs a script, whatever it is told to."""
+
+    def make(answer="None"):
+        path = tmp_path / "python"
+        path.write_text(f"#!{sys.executable}\n{PEER.replace('ANSWER', answer)}")
+        path.chmod(0o755)
+        return str(path)
+
+    return make
+
+
+def test_main_takes_the_faster_memory_format_and_draws(tiny, tmp_path, interpreter, capsys):
+    out = tmp_path / "out"
+    command = ["bench-models", "--networks", "tiny", "--versus", "torch", "--repeats", "3"]
+    assert entry.main([*command, "--torch-python", interpreter(), "--out", str(out)]) == 0
+    assert "20000" in capsys.readouterr().out
+    written = json.loads((out / "bench_models.json").read_text())
+    (row,) = written["rows"]
+    assert written["environment"]["torch"] == {"torch": "9.9"}
+    assert written["keras"] is None
+    assert row["best_of_torch"] == "PyTorch channels_last"
+    assert row["seconds"]["PyTorch"] == 20
+    assert row["ratios"] == {"PyTorch": row["seconds"]["convjax"] / 20}
+    assert {path.suffix for path in out.iterdir()} == {".json", ".png", ".svg"}
+
+
+def refused(argv, capsys):
+    with pytest.raises(SystemExit) as stop:
+        entry.main(["bench-models", *argv])
+    assert stop.value.code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Traceback" not in said
+    return said
+
+
+def test_a_network_that_pytorch_refuses_is_the_users_affair(tiny, tmp_path, interpreter, capsys):
+    answer = '({"error": "no timm"} if asked["do"] == "time" else None)'
+    argv = ["--networks", "tiny", "--versus", "torch", "--torch-python", interpreter(answer)]
+    said = refused([*argv, "--out", str(tmp_path)], capsys)
+    assert "PyTorch cannot train Tiny (no timm); leave torch out of --versus." in said
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--networks", "resnet50"], "network 'resnet50' is not known; did you mean 'resnet_50'"),
+        (["--networks"], "networks is empty"),
+        (["--repeats", "0"], "repeats = 0 is too small"),
+        (["--batch-size", "-1"], "batch_size = -1 is too small"),
+        (["--size", "0"], "size = 0 is too small"),
+        (["--networks", "xception", "--size", "3", "--versus"], "Xception: "),
+    ],
+)
+def test_bad_options_are_refused(argv, message, tmp_path, capsys):
+    assert message in refused([*argv, "--out", str(tmp_path)], capsys)
+
+
+def test_no_keras_is_said_before_anything_is_measured(monkeypatch, capsys):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.setitem(sys.modules, "keras", None)
+    assert "keras is missing. Install keras, or leave keras out" in refused([], capsys)
+
+
+def test_keras_on_another_backend_is_refused(monkeypatch, capsys):
+    config = types.SimpleNamespace(backend=lambda: "tensorflow")
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.setitem(sys.modules, "keras", types.SimpleNamespace(config=config))
+    assert "Keras computes with tensorflow here" in refused([], capsys)
+
+
+def test_the_figure_has_a_bar_for_every_ratio():
+    found = {"A": {"lax": 0.5, "PyTorch": 2.0}, "B": {"lax": 0.25}}
+    (axes,) = _models_figure.bars(found).axes
+    ends = sorted(bar.get_x() + bar.get_width() for bar in axes.patches)
+    assert ends == [0.25, 0.5, 2.0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["A", "B"]
+
+
+def test_size_and_batch_are_overridden():
+    config = models.Config(networks=("resnet_56", "xception", "xception"), size=40)
+    assert [(c.name, c.size, c.batch) for c in models.cases(config)] == [
+        ("resnet_56", 40, 64),
+        ("xception", 40, 8),
+    ]
+    assert dataclasses.asdict(CASES["xception"])["size"] == 96
