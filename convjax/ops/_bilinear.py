@@ -63,10 +63,13 @@ def _apply(primitive: Primitive, a: jax.Array, b: jax.Array, geometry: Geometry)
 
 def _form(direction: str, platform: str | None, a, b, *, geometry: Geometry) -> jax.Array:
     """Compute by the form that is chosen for a platform (None: any but the CPU)."""
-    batch = a.shape[1 if geometry.stacked else 0]
-    form = _choose.choose(direction, geometry, batch, a.dtype, platform or "other")
+    form = _choose.choose(direction, geometry, a.dtype, platform or "other")
 
     def compute(a, b):
+        if direction == "kernel_gradient":
+            # Else XLA fuses the transposes that many forms begin with and all that made x and g,
+            # computing it anew: in a residual network, everything since its stage began.
+            a, b = lax.optimization_barrier((a, b))
         return form(a, b, geometry)
 
     return (jax.vmap(compute) if geometry.stacked else compute)(a, b)

@@ -124,12 +124,8 @@ def choose(config: Config) -> list[Row]:
 
 def lowering(name: str) -> contextlib.AbstractContextManager[Any]:
     """Return the context in which convjax lowers its convolutions that way."""
-    if name == "auto":
-        return contextlib.nullcontext()
-    choose_lowering = getattr(ops, "default_lowering", None)
-    if choose_lowering is None:
-        raise _cli.UsageError("this version of convjax has one lowering only, 'auto'.")
-    return choose_lowering(name)
+    with _cli.refusing():
+        return ops.default_lowering(name)
 
 
 def wants_torch(config: Config) -> bool:

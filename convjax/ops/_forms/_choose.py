@@ -11,7 +11,7 @@ from types import ModuleType
 import jax
 import numpy as np
 
-from convjax.ops._forms import _lax, _product, _shift, _winograd
+from convjax.ops._forms import _lax, _product, _shift, _taps, _winograd
 from convjax.ops._geometry import Geometry
 
 Form = Callable[[jax.Array, jax.Array, Geometry], jax.Array]
@@ -20,6 +20,7 @@ FORMS: dict[str, ModuleType] = {
     "lax": _lax,
     "product": _product,
     "shift": _shift,
+    "taps": _taps,
     "winograd": _winograd,
 }
 
@@ -29,7 +30,7 @@ def serving(geometry: Geometry) -> list[str]:
     return [name for name, form in FORMS.items() if name == "lax" or form.serves(geometry)]
 
 
-def choose(direction: str, geometry: Geometry, batch: int, dtype: np.dtype, platform: str) -> Form:
+def choose(direction: str, geometry: Geometry, dtype: np.dtype, platform: str) -> Form:
     """Return the function that computes one of the three, "forward" or a gradient, on a platform.
 
     A form that is named computes whatever it can, on every platform; what it cannot (a derivative
@@ -37,11 +38,13 @@ def choose(direction: str, geometry: Geometry, batch: int, dtype: np.dtype, plat
     """
     named = geometry.lowering
     if named != "auto" and (named == "lax" or FORMS[named].serves(geometry)):
-        return getattr(FORMS[named], direction)
-    return getattr(_fastest(direction, geometry, batch, dtype, platform), direction)
+        form = getattr(FORMS[named], direction, None)
+        if form is not None:
+            return form
+    return getattr(_fastest(direction, geometry, dtype, platform), direction)
 
 
-def _fastest(direction: str, geometry: Geometry, batch: int, dtype: np.dtype, platform: str):
+def _fastest(direction: str, geometry: Geometry, dtype: np.dtype, platform: str):
     # A window of 1 is a matrix product for every backend.
     if _product.serves(geometry) and (platform == "cpu" or math.prod(geometry.window) == 1):
         return _product
@@ -49,11 +52,27 @@ def _fastest(direction: str, geometry: Geometry, batch: int, dtype: np.dtype, pl
         return _lax
     if _shift.serves(geometry):
         return _shift
-    if _winograd.serves(geometry) and dtype.itemsize >= 4 and _pays(direction, geometry):
+    if direction == "kernel_gradient" or geometry.groups > 1:
+        return _lax
+    if _taps.serves(geometry) and _is_mostly_kernel(geometry):
+        return _taps
+    if _winograd.serves(geometry) and dtype.itemsize >= 4 and _pays(geometry):
         return _winograd
     return _lax
 
 
-def _pays(direction: str, geometry: Geometry) -> bool:
+def _is_mostly_kernel(geometry: Geometry) -> bool:
+    """Whether the images are small beside the kernel.
+
+    XLA takes the smaller operand for the kernel, and what then is the image runs as a scalar loop.
+    """
+    tiny = min(geometry.out_spatial) <= 3
+    wide = geometry.in_features * geometry.out_features >= 512 * 512
+    return tiny or (wide and math.prod(geometry.out_spatial) <= 49)
+
+
+def _pays(geometry: Geometry) -> bool:
     """Whether fewer products outweigh the transforms, which cost the same for any channels."""
-    return min(geometry.in_features, geometry.out_features) >= 48 and geometry.out_spatial[-1] >= 12
+    features = min(geometry.in_features, geometry.out_features)
+    width = geometry.out_spatial[_winograd.axis_of(geometry)]
+    return (features >= 48 and width >= 12) or (features >= 32 and width >= 64)

@@ -9,6 +9,9 @@ outputs. The matrices evaluate and interpolate at 0, 3/4, -3/4, 3/2, -3/2 and in
 points the rounding error's root mean square is two to three times that of the direct sum (with the
 usual 0, 1, -1, 2, -2 it is three to four times).
 
+The kernel gradient is left to the other forms: six products in place of twelve do not outweigh its
+transforms, which are of both operands.
+
 Reference: Winograd 1980, "Arithmetic complexity of computations"; Lavin and Gray 2016, "Fast
 algorithms for convolutional neural networks"; the choice of points: Barabasz et al. 2020, "Error
 analysis and improving the accuracy of Winograd convolution for deep neural networks".
@@ -77,7 +80,7 @@ def _is_exacting(precision: lax.PrecisionLike) -> bool:
 
 def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """Transform, convolve along the other axes, transform back: a few images at a time."""
-    axis = _axis(geometry)
+    axis = axis_of(geometry)
     kernels = _transform(KERNEL, [lax.index_in_dim(kernel, t, axis) for t in range(3)])
     inner = _without(axis, geometry)
 
@@ -91,6 +94,8 @@ def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
         shape[1 + axis] *= TILE
         return lax.slice_in_dim(y.reshape(shape), 0, geometry.out_spatial[axis], axis=1 + axis)
 
+    # Else all that made x would be computed anew for each of the six values.
+    x = lax.optimization_barrier(x)
     blocks = _blocks(x)
     if blocks == 1:
         return convolve(x)
@@ -114,37 +119,8 @@ def input_gradient(g: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.A
     return forward(g, flipped, reverse)
 
 
-def kernel_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
-    """Six products for the three taps of four outputs: the transpose of `forward`."""
-    axis = _axis(geometry)
-    others = [1 if i == axis else k for i, k in enumerate(geometry.window)]
-    tiles = -(-geometry.out_spatial[axis] // TILE)
-    out = [tiles if i == axis else n for i, n in enumerate(geometry.out_spatial)]
-
-    def gradient(images: jax.Array, cotangents: jax.Array) -> jax.Array:
-        sides = [(0, 0) if i == axis else pad for i, pad in enumerate(geometry.pads)]
-        padded = _windows.pad_spatial(images, sides)
-        values = _transform(INPUTS_T, _tiles(padded, axis, geometry))
-        surplus = [(0, TILE * tiles - n if i == axis else 0) for i, n in enumerate(g.shape[1:-1])]
-        wide = _windows.pad_spatial(cotangents, surplus)
-        spread = _transform(OUTPUTS_T.T, [_every(wide, r, tiles, 1 + axis) for r in range(TILE)])
-        products = [
-            jnp.stack(
-                [_contract(_corner(v, tap, out), s, geometry) for tap in np.ndindex(*others)]
-            ).reshape(*others, x.shape[-1], g.shape[-1])
-            for v, s in zip(values, spread, strict=True)
-        ]
-        return jnp.concatenate(_transform(KERNEL.T, products), axis)
-
-    blocks = _blocks(x)
-    if blocks == 1:
-        return gradient(x, g)
-    split = (x.reshape(blocks, -1, *x.shape[1:]), g.reshape(blocks, -1, *g.shape[1:]))
-    zero = jnp.zeros(geometry.kernel_shape, x.dtype)
-    return lax.scan(lambda total, block: (total + gradient(*block), None), zero, split)[0]
-
-
-def _axis(geometry: Geometry) -> int:
+def axis_of(geometry: Geometry) -> int:
+    """Return the spatial axis along which products are saved."""
     return max(axis for axis, k in enumerate(geometry.window) if k == 3)
 
 
@@ -196,14 +172,3 @@ def _transform(matrix: np.ndarray, arrays: list[jax.Array]) -> list[jax.Array]:
         )
         for row in matrix
     ]
-
-
-def _corner(values: jax.Array, tap: tuple[int, ...], out: list[int]) -> jax.Array:
-    starts = (0, *tap, 0)
-    sizes = (values.shape[0], *out, values.shape[-1])
-    return lax.slice(values, starts, [a + n for a, n in zip(starts, sizes, strict=True)])
-
-
-def _contract(a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
-    axes = tuple(range(a.ndim - 1))
-    return lax.dot_general(a, b, ((axes, axes), ((), ())), precision=geometry.precision)
