@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, get_args
 
+from convjax import study
 from experiments import _cli
 
 SCRIPT = Path(__file__).with_name("torch_peer.py")
@@ -32,6 +33,7 @@ class TorchPeer:
 
     Args:
       python: the interpreter.
+      keep_memory: whether it keeps the memory that it frees, as `study.keep_memory` does.
 
     Raises:
       UsageError: on entering, if the interpreter cannot be started or has no PyTorch.
@@ -44,8 +46,9 @@ class TorchPeer:
             samples = alternate({"torch": peer.timer("channels_last")}, repeats=7)
     """
 
-    def __init__(self, python: str):
+    def __init__(self, python: str, *, keep_memory: bool = False):
         self.python = python
+        self.keep_memory = keep_memory
         self.versions: dict[str, Any] = {}
         """Versions of PyTorch and its Python, and its number of threads."""
 
@@ -58,7 +61,7 @@ class TorchPeer:
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
                 text=True,
-                env=_environment(),
+                env=_environment(self.keep_memory),
             )
         except OSError as error:
             self._stderr.close()
@@ -135,10 +138,10 @@ class TorchPeer:
         self._stderr.close()
 
 
-def _environment() -> dict[str, str]:
+def _environment(keep_memory: bool) -> dict[str, str]:
     # A waiting policy of the user's would override the above.
     kept = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    return kept | SPIN
+    return kept | SPIN | (study.keeping_memory() if keep_memory else {})
 
 
 class PeerTimer:
@@ -155,12 +158,15 @@ class PeerTimer:
 
 
 @contextlib.contextmanager
-def torch_peer(python: str | None, *, wanted: bool = True) -> Iterator[TorchPeer | None]:
+def torch_peer(
+    python: str | None, *, wanted: bool = True, keep_memory: bool = False
+) -> Iterator[TorchPeer | None]:
     """Start PyTorch's process, or yield None and say so in one line where there is no PyTorch.
 
     Args:
       python: the interpreter; None is this one, if it has PyTorch.
       wanted: False yields None without a word.
+      keep_memory: as of `TorchPeer`.
 
     Raises:
       UsageError: the interpreter was asked for and cannot be used.
@@ -176,5 +182,5 @@ def torch_peer(python: str | None, *, wanted: bool = True) -> Iterator[TorchPeer
     if not wanted or python is None:
         yield None
         return
-    with TorchPeer(python) as peer:
+    with TorchPeer(python, keep_memory=keep_memory) as peer:
         yield peer

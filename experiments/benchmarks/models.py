@@ -89,6 +89,8 @@ class Config(_cli.Options):
     """Height and width of the images; without it, each network's own."""
     repeats: int = 7
     """Steps measured of each; fewer, but three, of one that takes more than a second."""
+    keep_memory: bool = True
+    """Whether both processes keep the memory that they free (convjax.study.keep_memory)."""
     out: Path = Path("results/bench-models")
     """Folder for the results; it is made if it is not there."""
 
@@ -97,12 +99,15 @@ def main(argv: Sequence[str]) -> int:
     """Run the benchmark from the command line and return the exit code."""
     about, _, _ = (__doc__ or "").partition("\n")
     config = _cli.parse(Config, argv, name="bench-models", about=about)
+    if config.keep_memory:
+        study.keep_memory()
     _cli.use_platform(config.platform)
     check(config)
     with _cli.refusing():
         study.check_writable(config.out)
     wanted = "torch" in config.versus
-    with torch_peer(config.torch_python, wanted=wanted) as peer:
+    python, kept = config.torch_python, config.keep_memory
+    with torch_peer(python, wanted=wanted, keep_memory=kept) as peer:
         rows = run(config, peer)
         torch = None if peer is None else peer.versions
     keras = keras_networks.import_keras().__version__ if "keras" in config.versus else None

@@ -68,6 +68,8 @@ class Config(_cli.Options):
     """Python that has torch and numpy; without it, this one, if it has them."""
     all: bool = False
     """Print every row (always done on a GPU or TPU)."""
+    keep_memory: bool = True
+    """Whether both processes keep the memory that they free (convjax.study.keep_memory)."""
     out: Path = Path("results/bench-ops")
     """Folder for the numbers and the figure; it is made if it is not there."""
 
@@ -76,6 +78,8 @@ def main(argv: Sequence[str]) -> int:
     """Run the benchmark from the command line and return the exit code."""
     about, _, _ = (__doc__ or "").partition("\n")
     config = _cli.parse(Config, argv, name="bench-ops", about=about)
+    if config.keep_memory:
+        study.keep_memory()
     _cli.use_platform(config.platform)
     chosen = choose(config)
     with _cli.refusing():
@@ -83,7 +87,8 @@ def main(argv: Sequence[str]) -> int:
     with contextlib.ExitStack() as stack:
         with _cli.refusing():
             stack.enter_context(lowering(config.lowering))
-        peer = stack.enter_context(torch_peer(config.torch_python, wanted=wants_torch(config)))
+        python, kept = config.torch_python, config.keep_memory
+        peer = stack.enter_context(torch_peer(python, wanted=wants_torch(config), keep_memory=kept))
         rates = machine(config.dtype)
         results = run(chosen, config, peer, rates)
         torch = None if peer is None else peer.versions
