@@ -19,6 +19,10 @@ EXPERIMENTS = {
         "experiments.benchmarks.ops",
         "how fast convolutions, norms, pools and activations are, against lax and PyTorch",
     ),
+    "bench-forms": (
+        "experiments.benchmarks.forms",
+        "which form of a convolution is fastest where, and what the automatic choice loses",
+    ),
     "bench-models": (
         "experiments.benchmarks.models",
         "how long a training step takes, against lax, Keras and PyTorch",

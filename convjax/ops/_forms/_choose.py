@@ -1,7 +1,7 @@
 """Which form is fastest where: the rule behind ``lowering="auto"``.
 
-Measured by ``python -m experiments bench-ops --forms``, which times every form on every
-layer of six networks and says how much the rule loses against the best one.
+``python -m experiments bench-forms`` times every form on every layer of eight networks, and says
+how much the rule loses against the best one.
 """
 
 import math
