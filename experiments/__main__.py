@@ -23,6 +23,10 @@ EXPERIMENTS = {
         "experiments.benchmarks.forms",
         "which form of a convolution is fastest where, and what the automatic choice loses",
     ),
+    "bench-drop-in": (
+        "experiments.benchmarks.drop_in",
+        "what one argument does for a network of Flax's own layers",
+    ),
     "bench-models": (
         "experiments.benchmarks.models",
         "how long a training step takes, against lax, Keras and PyTorch",
