@@ -44,35 +44,41 @@ def choose(direction: str, geometry: Geometry, dtype: np.dtype, platform: str) -
     return getattr(_fastest(direction, geometry, dtype, platform), direction)
 
 
-def _fastest(direction: str, geometry: Geometry, dtype: np.dtype, platform: str):
-    # A window of 1 is a matrix product for every backend.
-    if _product.serves(geometry) and (platform == "cpu" or math.prod(geometry.window) == 1):
-        return _product
+def _fastest(direction: str, geometry: Geometry, dtype: np.dtype, platform: str) -> ModuleType:
+    pointwise = geometry.groups == 1 and math.prod(geometry.window) == 1
     if platform != "cpu":
-        return _lax
+        # A window of 1 is a matrix product for every backend.
+        return _product if pointwise and _product.serves(geometry) else _lax
     if _shift.serves(geometry):
         return _shift
-    if direction == "kernel_gradient" or geometry.groups > 1:
+    if geometry.groups > 1:
         return _lax
-    if _taps.serves(geometry) and _is_mostly_kernel(geometry):
+    if direction == "kernel_gradient":
+        return _for_kernel_gradient(geometry)
+    if _product.serves(geometry) and (pointwise or geometry.in_features >= 16):
+        return _product
+    # XLA takes the smaller operand for the kernel, and what then is the image, the larger kernel,
+    # is run over by a scalar loop.
+    if _taps.serves(geometry) and min(geometry.out_spatial) <= 3:
         return _taps
     if _winograd.serves(geometry) and dtype.itemsize >= 4 and _pays(geometry):
         return _winograd
     return _lax
 
 
-def _is_mostly_kernel(geometry: Geometry) -> bool:
-    """Whether the images are small beside the kernel.
-
-    XLA takes the smaller operand for the kernel, and what then is the image runs as a scalar loop.
-    """
-    tiny = min(geometry.out_spatial) <= 3
-    wide = geometry.in_features * geometry.out_features >= 512 * 512
-    return tiny or (wide and math.prod(geometry.out_spatial) <= 49)
+def _for_kernel_gradient(geometry: Geometry) -> ModuleType:
+    """Return the form for a kernel gradient: XLA's own makes the cotangent a kernel."""
+    if _product.serves(geometry):
+        return _product
+    features = sorted((geometry.in_features, geometry.out_features))
+    column = geometry.window[-1] == 1
+    large = math.prod(geometry.out_spatial) >= 2500 and features[0] >= 64 and features[1] >= 128
+    return _taps if _taps.serves(geometry) and (column or large) else _lax
 
 
 def _pays(geometry: Geometry) -> bool:
     """Whether fewer products outweigh the transforms, which cost the same for any channels."""
     features = min(geometry.in_features, geometry.out_features)
+    most = max(geometry.in_features, geometry.out_features)
     width = geometry.out_spatial[_winograd.axis_of(geometry)]
-    return (features >= 48 and width >= 12) or (features >= 32 and width >= 64)
+    return (features >= 48 and width >= 12) or (features >= 32 and most >= 64 and width >= 64)

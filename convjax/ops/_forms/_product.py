@@ -4,6 +4,8 @@ Where the stride is at least the window's extent, every element of the image is 
 window, and cutting the image into windows is a reshape.
 """
 
+import math
+
 import jax
 import numpy as np
 from jax import lax
@@ -22,28 +24,35 @@ def serves(geometry: Geometry) -> bool:
 
 def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """Multiply the image, cut into windows, by the kernel."""
-    return _dot(_cut(x, geometry), kernel, geometry.rank + 1, geometry)
+    rows = _rows(x, geometry)
+    return _dot(rows, _matrix(kernel), ((geometry.rank + 1,), (0,)), geometry)
 
 
 def input_gradient(g: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """Multiply the cotangent by the kernel's transpose, and put the windows back."""
-    contract = (((g.ndim - 1,), (kernel.ndim - 1,)), ((), ()))
-    windows = lax.dot_general(g, kernel, contract, precision=geometry.precision)
-    return _put_back(windows, geometry)
+    rows = _dot(g, _matrix(kernel), ((geometry.rank + 1,), (1,)), geometry)
+    return _put_back(rows.reshape(*g.shape[:-1], *kernel.shape[:-1]), geometry)
 
 
 def kernel_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
     """Multiply the transposed windows by the cotangent."""
     axes = tuple(range(geometry.rank + 1))
-    contract = ((axes, axes), ((), ()))
-    return lax.dot_general(_cut(x, geometry), g, contract, precision=geometry.precision)
+    return _dot(_rows(x, geometry), g, (axes, axes), geometry).reshape(geometry.kernel_shape)
 
 
-def _dot(windows: jax.Array, kernel: jax.Array, first: int, geometry: Geometry) -> jax.Array:
-    """Contract the axes of `windows` from `first` on with all of the kernel's but the last."""
-    left = tuple(range(first, windows.ndim))
-    contract = ((left, tuple(range(kernel.ndim - 1))), ((), ()))
-    return lax.dot_general(windows, kernel, contract, precision=geometry.precision)
+def _matrix(kernel: jax.Array) -> jax.Array:
+    return kernel.reshape(math.prod(kernel.shape[:-1]), kernel.shape[-1])
+
+
+def _rows(x: jax.Array, geometry: Geometry) -> jax.Array:
+    """Return (batch, *out_spatial, window * features)."""
+    windows = _cut(x, geometry)
+    size = math.prod(windows.shape[geometry.rank + 1 :])
+    return windows.reshape(*windows.shape[: geometry.rank + 1], size)
+
+
+def _dot(a: jax.Array, b: jax.Array, axes: tuple, geometry: Geometry) -> jax.Array:
+    return lax.dot_general(a, b, (axes, ((), ())), precision=geometry.precision)
 
 
 def _cut(x: jax.Array, geometry: Geometry) -> jax.Array:
