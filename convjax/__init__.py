@@ -11,4 +11,4 @@ from convjax import models as models
 from convjax import nn as nn
 from convjax import ops as ops
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

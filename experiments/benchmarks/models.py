@@ -9,8 +9,8 @@ sees fit; beside it stand the same expression on ``jax.lax``'s convolutions, Ker
 backend, and PyTorch with timm, in a process of its own, channels_last and contiguous, of which the
 faster counts. Everything alternates within one run; times are medians, ratios are of medians.
 
-Prints a table, draws it, and saves every sample as JSON. Takes several minutes on two cores, most
-of them for lax and Keras; for a look at it, ``--networks mobilenet_v1 --versus torch``.
+Prints a table, draws it, and saves every sample as JSON. Takes some ten minutes on two cores, most
+of them for compiling, lax and Keras; for a look at it, ``--networks mobilenet_v1 --versus torch``.
 """
 
 import contextlib

@@ -11,8 +11,8 @@ rates of a large sum and a large product of matrices. A small row that stays in 
 it, and one that lasts microseconds is all dispatch: on a GPU, give a large ``--batch-size``.
 
 Prints tables; writes every number to ``bench_ops.json`` and a figure to ``bench_ops.png`` and
-``.svg``. Takes some twenty minutes on two cores, about half of it for lax, which ``--versus torch``
-leaves out; for a look at it in half a minute: ``--networks digits_stack --repeats 3``.
+``.svg``. Takes ten to fifteen minutes on two cores, about half of it for lax, which ``--versus
+torch`` leaves out; for a look at it in half a minute: ``--networks digits_stack --repeats 3``.
 """
 
 import contextlib

@@ -1,5 +1,6 @@
-"""The convolution's primitives: the three forms against lax, in loops and across devices."""
+"""The convolution's primitives: derivatives, maps, loops and devices, under every form."""
 
+import functools
 import re
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 
 from convjax import ops
+from convjax.ops._forms import _choose
+from tests.nn.conftest import quick_compilation as quick_compilation
 
 LAYOUT = {1: ("NHC", "HIO", "NHC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NHWDC", "HWDIO", "NHWDC")}
 
@@ -21,6 +24,17 @@ CASES = {
     "left over": ((1, 8, 9, 2), (3, 2, 2, 3), {"strides": (3, 4), "padding": [(0, 0), (0, 0)]}),
     "3-D": ((1, 4, 5, 3, 2), (2, 3, 1, 2, 3), {"strides": (1, 2, 1), "padding": [(1, 0)] * 3}),
 }
+# One that each form serves.
+FORMS = {
+    "lax": ((2, 6, 5, 4), (3, 2, 2, 6), {"strides": (2, 1), "feature_group_count": 2}),
+    "product": ((2, 5, 6, 3), (2, 1, 3, 2), {"strides": (2, 2)}),
+    "shift": ((2, 6, 5, 2), (3, 2, 1, 4), {"strides": (1, 2), "feature_group_count": 2}),
+    "taps": ((2, 6, 5, 3), (3, 2, 3, 2), {"strides": (2, 1)}),
+    "winograd": ((2, 5, 6, 3), (2, 3, 3, 2), {}),
+}
+for form, (_, _, options) in FORMS.items():
+    options.update(padding=[(1, 2), (0, 1)], lowering=form)
+ALL_CASES = CASES | {f"by {form}": case for form, case in FORMS.items()}
 
 
 def _lax(options):
@@ -39,9 +53,14 @@ def _lax(options):
     return conv
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_every_derivative_up_to_the_second_equals_that_of_lax(case, x64):
-    x_shape, kernel_shape, options = CASES[case]
+def test_every_form_has_its_case():
+    assert set(FORMS) == set(_choose.FORMS)
+
+
+@pytest.mark.usefixtures("x64", "quick_compilation")
+@pytest.mark.parametrize("case", ALL_CASES)
+def test_every_derivative_up_to_the_second_equals_that_of_lax(case):
+    x_shape, kernel_shape, options = ALL_CASES[case]
     keys = jax.random.split(jax.random.key(7), 6)
     x, kernel = jax.random.normal(keys[0], x_shape), jax.random.normal(keys[1], kernel_shape)
     dx, dkernel = jax.random.normal(keys[2], x_shape), jax.random.normal(keys[3], kernel_shape)
@@ -67,8 +86,9 @@ def test_every_derivative_up_to_the_second_equals_that_of_lax(case, x64):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), ours, theirs)
 
 
+@pytest.mark.usefixtures("x64", "quick_compilation")
 @pytest.mark.parametrize("mapped", [(0, None), (1, None), (None, 0), (2, 1)])
-def test_a_mapped_convolution_equals_a_loop_in_value_and_gradient(mapped, x64):
+def test_a_mapped_convolution_equals_a_loop_in_value_and_gradient(mapped):
     n, keys = 3, jax.random.split(jax.random.key(1), 2)
     arrays = [jax.random.normal(keys[0], (2, 6, 5, 4)), jax.random.normal(keys[1], (3, 3, 4, 2))]
     arrays = [
@@ -76,6 +96,7 @@ def test_a_mapped_convolution_equals_a_loop_in_value_and_gradient(mapped, x64):
         for a, axis in zip(arrays, mapped, strict=True)
     ]
 
+    @jax.jit
     def gradients(x, kernel):
         return jax.grad(lambda x, w: jnp.sum(ops.conv(x, w, strides=2) ** 3), (0, 1))(x, kernel)
 
@@ -84,6 +105,112 @@ def test_a_mapped_convolution_equals_a_loop_in_value_and_gradient(mapped, x64):
         one = [a if d is None else a.take(i, d) for a, d in zip(arrays, mapped, strict=True)]
         for whole, part in zip(together, gradients(*one), strict=True):
             np.testing.assert_allclose(whole[i], part, rtol=1e-9, atol=1e-9)
+
+
+# What each vmap maps, image and kernel, the outermost first.
+MAPS = {
+    "inputs": [(0, None)],
+    "kernels": [(None, 0)],
+    "both": [(0, 0)],
+    "kernels, within inputs": [(0, None), (None, 0)],
+    "both, within kernels": [(None, 0), (0, 0)],
+}
+
+
+def _mapped(function, maps):
+    for axes in reversed(maps):
+        function = jax.vmap(function, in_axes=axes)
+    return function
+
+
+def _looped(function, maps, *arrays):
+    """The same by a loop over a copy for each level."""
+    if not maps:
+        return function(*arrays)
+    axes, *inner = maps
+    size = next(len(a) for a, axis in zip(arrays, axes, strict=True) if axis == 0)
+    results = []
+    for i in range(size):
+        one = [a if d is None else a[i] for a, d in zip(arrays, axes, strict=True)]
+        results.append(_looped(function, inner, *one))
+    return [np.stack(parts) for parts in zip(*results, strict=True)]
+
+
+def _stacked(shapes, maps):
+    """Arrays with an axis in front for every level that maps them, of sizes 2, 3."""
+    generator = np.random.default_rng(0)
+    for i, shape in enumerate(shapes):
+        sizes = [2 + level for level, axes in enumerate(maps) if axes[i] == 0]
+        yield generator.normal(size=(*sizes, *shape))
+
+
+@functools.cache
+def _loss_and_gradients(form):
+    options = FORMS[form][2]
+
+    def loss(x, kernel):
+        return jnp.sum(ops.conv(x, kernel, **options) ** 3)
+
+    return loss, jax.grad(loss, (0, 1)), jax.jit(jax.grad(loss, (0, 1)))
+
+
+@pytest.mark.usefixtures("x64", "quick_compilation")
+@pytest.mark.parametrize("maps", MAPS.values(), ids=MAPS)
+@pytest.mark.parametrize("form", FORMS)
+def test_a_mapped_form_equals_a_loop_both_in_gradients_and_differentiated(form, maps):
+    loss, gradients, compiled = _loss_and_gradients(form)
+    arrays = list(_stacked(FORMS[form][:2], maps))
+
+    @jax.jit
+    def run(*arrays):
+        total = lambda *arrays: jnp.sum(_mapped(loss, maps)(*arrays))  # noqa: E731
+        return _mapped(gradients, maps)(*arrays), jax.grad(total, (0, 1))(*arrays)
+
+    per_example, of_total = run(*arrays)
+    expected = _looped(compiled, maps, *arrays)
+    for i, (a, b, e) in enumerate(zip(per_example, of_total, expected, strict=True)):
+        np.testing.assert_allclose(a, e, rtol=1e-9, atol=1e-9)
+        shared = tuple(level for level, axes in enumerate(maps) if axes[i] is None)
+        np.testing.assert_allclose(b, e.sum(shared), rtol=1e-9, atol=1e-9)
+
+
+def _value(conv):
+    return conv
+
+
+def _tangent(conv):
+    return lambda *given: jax.jvp(conv, given, given)
+
+
+def _gradients(conv):
+    return jax.grad(lambda x, kernel: jnp.sum(jnp.tanh(conv(x, kernel))), (0, 1))
+
+
+def _hessian_product(conv):
+    return lambda *given: jax.jvp(_gradients(conv), given, given)
+
+
+FORWARD, EVERY = {"forward"}, {"forward", "input_gradient", "kernel_gradient"}
+
+
+@pytest.mark.parametrize("maps", MAPS.values(), ids=MAPS)
+@pytest.mark.parametrize(
+    ("derived", "expected"),
+    [(_value, FORWARD), (_tangent, FORWARD), (_gradients, EVERY), (_hessian_product, EVERY)],
+)
+@pytest.mark.parametrize("form", FORMS)
+def test_under_every_transformation_the_primitives_stay(form, derived, expected, maps):
+    *shapes, options = FORMS[form]
+
+    def conv(x, kernel):
+        return ops.conv(x, kernel, **options)
+
+    arrays = [np.float32(a) for a in _stacked(shapes, maps)]
+    for function in (_mapped(derived(conv), maps), derived(_mapped(conv, maps))):
+        text = str(jax.make_jaxpr(function)(*arrays))
+        assert set(re.findall(r"\bconvolution_(\w+)\[", text)) == expected
+        assert "conv_general_dilated" not in text
+        assert set(re.findall(r"lowering='(\w+)'", text)) == {form}
 
 
 def test_inside_a_loop_every_convolution_has_the_order_that_is_fast():

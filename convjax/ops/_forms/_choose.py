@@ -49,7 +49,7 @@ def _fastest(direction: str, geometry: Geometry, dtype: np.dtype, platform: str)
     if platform != "cpu":
         # A window of 1 is a matrix product for every backend.
         return _product if pointwise and _product.serves(geometry) else _lax
-    if _shift.serves(geometry):
+    if _shift.serves(geometry) and geometry.multiplier <= 4:
         return _shift
     if geometry.groups > 1:
         return _lax

@@ -26,28 +26,43 @@ def serves(geometry: Geometry) -> bool:
 
 def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """Sum, over the taps, of the shifted image times the tap's row of the kernel."""
-    padded = _windows.pad(_repeat(x, geometry), geometry)
+    padded = _windows.pad(x, geometry)
     wide = _shapes.at_least_float32(x.dtype)
-    y = _windows.total(
-        _windows.under(padded, tap, geometry).astype(wide) * _row(kernel, tap, wide)
-        for tap in _windows.taps(geometry)
-    )
-    return y.astype(x.dtype)
+
+    def term(tap: tuple[int, ...]) -> jax.Array:
+        under = _windows.under(padded, tap, geometry).astype(wide)
+        row = _row(kernel, tap, wide)
+        if geometry.multiplier > 1:
+            under = under[..., None]
+            row = row.reshape(*row.shape[:-1], geometry.in_features, geometry.multiplier)
+        return under * row
+
+    y = _windows.total(term(tap) for tap in _windows.taps(geometry))
+    return y.reshape(*y.shape[: geometry.rank + 1], geometry.out_features).astype(x.dtype)
 
 
 def input_gradient(g: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """The same sum over the cotangent, taps in reverse."""
-    wide = _shapes.at_least_float32(g.dtype)
-    x = _windows.spread(g, geometry, lambda part, tap: part.astype(wide) * _row(kernel, tap, wide))
-    if geometry.multiplier > 1:
-        x = x.reshape(*x.shape[:-1], geometry.in_features, geometry.multiplier).sum(-1)
+    wide, step = _shapes.at_least_float32(g.dtype), geometry.multiplier
+
+    def of(outputs: slice) -> jax.Array:
+        rows = kernel[..., outputs]
+        return _windows.spread(
+            g[..., outputs],
+            geometry,
+            lambda part, tap: part.astype(wide) * _row(rows, tap, wide),
+        )
+
+    x = _windows.total(of(slice(first, None, step)) for first in range(step))
     return x.astype(g.dtype)
 
 
 def kernel_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
     """For each tap, the sum over positions of the shifted image times the cotangent."""
     wide = _shapes.at_least_float32(x.dtype)
-    padded = _windows.pad(_repeat(x, geometry), geometry)
+    # Every output channel gets an input channel of its own.
+    x = jnp.repeat(x, geometry.multiplier, -1) if geometry.multiplier > 1 else x
+    padded = _windows.pad(x, geometry)
     gradient = jnp.concatenate(
         [
             _plane.kernel_gradient(image, cotangent, geometry, wide)
@@ -55,11 +70,6 @@ def kernel_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array
         ]
     )
     return gradient.reshape(geometry.kernel_shape).astype(x.dtype)
-
-
-def _repeat(x: jax.Array, geometry: Geometry) -> jax.Array:
-    """Give every output channel an input channel of its own."""
-    return jnp.repeat(x, geometry.multiplier, -1) if geometry.multiplier > 1 else x
 
 
 def _row(kernel: jax.Array, tap: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:

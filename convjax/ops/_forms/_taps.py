@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from convjax.ops import _shapes
 from convjax.ops._forms import _windows
 from convjax.ops._geometry import Geometry
 
@@ -26,15 +27,16 @@ def serves(geometry: Geometry) -> bool:
 def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """Sum, over the taps, of the shifted image times the tap's matrix."""
     padded = _windows.pad(x, geometry)
-    return _windows.total(
-        _dot(_windows.under(padded, tap, geometry), kernel[tap], 0, geometry)
-        for tap in _windows.taps(geometry)
+    times = _InTurn(kernel, 0, geometry)
+    y = _windows.total(
+        times(_windows.under(padded, tap, geometry), tap) for tap in _windows.taps(geometry)
     )
+    return y.astype(x.dtype)
 
 
 def input_gradient(g: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """The same over the cotangent, by the transposed matrices."""
-    return _windows.spread(g, geometry, lambda part, tap: _dot(part, kernel[tap], 1, geometry))
+    return _windows.spread(g, geometry, _InTurn(kernel, 1, geometry)).astype(g.dtype)
 
 
 def kernel_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
@@ -53,6 +55,22 @@ def kernel_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array
     return jnp.stack(products).reshape(geometry.kernel_shape)
 
 
-def _dot(a: jax.Array, matrix: jax.Array, axis: int, geometry: Geometry) -> jax.Array:
-    contract = (((a.ndim - 1,), (axis,)), ((), ()))
-    return lax.dot_general(a, matrix, contract, precision=geometry.precision)
+class _InTurn:
+    """Multiplies by one tap's matrix after the other: else copies of all are held at once."""
+
+    def __init__(self, kernel: jax.Array, axis: int, geometry: Geometry):
+        self.kernel, self.axis, self.geometry = kernel, axis, geometry
+        self.last: jax.Array | None = None
+
+    def __call__(self, a: jax.Array, tap: tuple[int, ...]) -> jax.Array:
+        """Contract the last axis of an array with the given axis of a tap's matrix."""
+        if self.last is not None:
+            a, self.kernel, _ = lax.optimization_barrier((a, self.kernel, self.last))
+        self.last = lax.dot_general(
+            a,
+            self.kernel[tap],
+            (((a.ndim - 1,), (self.axis,)), ((), ())),
+            precision=self.geometry.precision,
+            preferred_element_type=_shapes.at_least_float32(a.dtype),
+        )
+        return self.last

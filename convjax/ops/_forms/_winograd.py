@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from convjax.ops import _shapes
 from convjax.ops._forms import _lax, _product, _windows
 from convjax.ops._geometry import Geometry
 
@@ -81,18 +82,21 @@ def _is_exacting(precision: lax.PrecisionLike) -> bool:
 def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """Transform, convolve along the other axes, transform back: a few images at a time."""
     axis = axis_of(geometry)
-    kernels = _transform(KERNEL, [lax.index_in_dim(kernel, t, axis) for t in range(3)])
+    wide = _shapes.at_least_float32(x.dtype)
+    taps = [lax.index_in_dim(kernel.astype(wide), t, axis) for t in range(3)]
+    kernels = _transform(KERNEL, taps)
     inner = _without(axis, geometry)
 
     def convolve(images: jax.Array) -> jax.Array:
-        values = _transform(INPUTS_T, _tiles(images, axis, geometry))
+        values = _transform(INPUTS_T, _tiles(images.astype(wide), axis, geometry))
         form = _product if _product.serves(inner) else _lax
         products = [form.forward(v, k, inner) for v, k in zip(values, kernels, strict=True)]
         outputs = _transform(OUTPUTS_T, products)
         y = jnp.stack(outputs, 2 + axis)
         shape = list(products[0].shape)
         shape[1 + axis] *= TILE
-        return lax.slice_in_dim(y.reshape(shape), 0, geometry.out_spatial[axis], axis=1 + axis)
+        y = lax.slice_in_dim(y.reshape(shape), 0, geometry.out_spatial[axis], axis=1 + axis)
+        return y.astype(x.dtype)
 
     # Else all that made x would be computed anew for each of the six values.
     x = lax.optimization_barrier(x)
