@@ -3,8 +3,11 @@
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+from experiments import _cli
 
 Kind = Literal["depthwise", "pointwise", "dense", "grouped", "norm", "pool", "activation"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -182,3 +185,24 @@ def _others(batch_size: int, dtype: str) -> list[Row]:
 def _pair(pair: Pair, between: str, *, whole: bool = False) -> str:
     same = pair[0] == pair[1] and not whole
     return str(pair[0]) if same else between.join(map(str, pair))
+
+
+def choose(
+    networks: Sequence[str], kinds: Sequence[Kind], batch: int, dtype: str = "float32"
+) -> list[Row]:
+    """Return the rows of some networks, or of all if none is named, that are of some kinds.
+
+    Raises:
+      UsageError: if a network is unknown, the batch empty, or no row is left.
+    """
+    if batch < 1:
+        raise _cli.UsageError("--batch-size must be 1 or more.")
+    every = rows(batch, dtype)
+    known = {row.network for row in every}
+    for name in networks:
+        if name not in known:
+            raise _cli.UsageError(_cli.unknown("network", name, known))
+    chosen = [r for r in every if r.network in (networks or known) and r.spec.kind in kinds]
+    if not chosen:
+        raise _cli.UsageError("none of these networks has layers of these kinds; choose others.")
+    return chosen

@@ -15,7 +15,7 @@ import collections
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -24,7 +24,7 @@ from experiments import _cli
 from experiments._progress import Ticker
 from experiments.benchmarks import _report
 from experiments.benchmarks._computations import inputs
-from experiments.benchmarks._rows import Kind, Spec, rows
+from experiments.benchmarks._rows import Spec, choose
 from experiments.benchmarks._timing import alternate, geometric_mean, median
 
 DIRECTIONS = ("forward", "input gradient", "kernel gradient")
@@ -38,7 +38,11 @@ class Config(_cli.Options):
 
     networks: tuple[str, ...] = ()
     """Whose layers; without it, all of them."""
-    kinds: tuple[Kind, ...] = ("depthwise", "pointwise", "dense")
+    kinds: tuple[Literal["depthwise", "pointwise", "dense"], ...] = (
+        "depthwise",
+        "pointwise",
+        "dense",
+    )
     """Which kinds of layers."""
     batch_size: int = 8
     """Images in a batch; eight times as many for the networks of small images."""
@@ -59,7 +63,8 @@ def main(argv: Sequence[str]) -> int:
     if config.keep_memory:
         study.keep_memory()
     _cli.use_platform(config.platform)
-    specs = choose(config)
+    chosen = choose(config.networks, config.kinds, config.batch_size)
+    specs = list(dict.fromkeys(row.spec for row in chosen))
     with _cli.refusing():
         study.check_writable(config.out)
     entries = []
@@ -73,24 +78,6 @@ def main(argv: Sequence[str]) -> int:
     _report.save_json(path, rows=entries, config=config)
     print(path)
     return 0
-
-
-def choose(config: Config) -> list[Spec]:
-    """Return the distinct convolutions that the options ask for."""
-    every = rows(config.batch_size, "float32")
-    known = {row.network for row in every}
-    for name in config.networks:
-        if name not in known:
-            raise _cli.UsageError(_cli.unknown("network", name, known))
-    wanted = config.networks or known
-    specs = [
-        row.spec
-        for row in every
-        if row.network in wanted and row.spec.what == "conv" and row.spec.kind in config.kinds
-    ]
-    if not specs:
-        raise _cli.UsageError("none of these networks has layers of these kinds; choose others.")
-    return list(dict.fromkeys(specs))
 
 
 def measure(spec: Spec, config: Config) -> list[dict[str, Any]]:

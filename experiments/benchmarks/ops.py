@@ -38,7 +38,7 @@ from experiments.benchmarks._computations import (
 )
 from experiments.benchmarks._peer import LAYOUTS, TorchPeer, torch_peer
 from experiments.benchmarks._results import DIRECTIONS, Result
-from experiments.benchmarks._rows import KINDS, Kind, Row, Spec, rows
+from experiments.benchmarks._rows import KINDS, Kind, Row, Spec, choose
 from experiments.benchmarks._timing import alternate
 
 STEM = "bench_ops"
@@ -81,7 +81,9 @@ def main(argv: Sequence[str]) -> int:
     if config.keep_memory:
         study.keep_memory()
     _cli.use_platform(config.platform)
-    chosen = choose(config)
+    if config.repeats < 1:
+        raise _cli.UsageError("--repeats must be 1 or more.")
+    chosen = choose(config.networks, config.kinds, config.batch_size, config.dtype)
     with _cli.refusing():
         study.check_writable(config.out)
     with contextlib.ExitStack() as stack:
@@ -109,22 +111,6 @@ def write(
     print(path)
     if any(result.worst(name) for result in results for name in _results.OTHERS):
         print(*_results.draw(results, config.out / STEM), sep="\n")
-
-
-def choose(config: Config) -> list[Row]:
-    """Return the rows that the options ask for."""
-    every = rows(config.batch_size, config.dtype)
-    known = {row.network for row in every}
-    for name in config.networks:
-        if name not in known:
-            raise _cli.UsageError(_cli.unknown("network", name, known))
-    if config.batch_size < 1 or config.repeats < 1:
-        raise _cli.UsageError("--batch-size and --repeats must be 1 or more.")
-    wanted = config.networks or known
-    chosen = [row for row in every if row.network in wanted and row.spec.kind in config.kinds]
-    if not chosen:
-        raise _cli.UsageError("none of these networks has layers of these kinds; choose others.")
-    return chosen
 
 
 def lowering(name: str) -> contextlib.AbstractContextManager[Any]:

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import threading
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ def depthwise(x, kernel):
     return ops.depthwise_conv(x, kernel)
 
 
-def _is_convolution(function=depthwise):
+def _is_convolution(function: Callable = depthwise):
     return CONVOLUTION in jax.jit(function).lower(X, DEPTHWISE).as_text()
 
 
@@ -293,7 +294,7 @@ CHOICES = {
 }
 
 
-def _chosen(geometry, platform, dtype=np.float32):
+def _chosen(geometry, platform, dtype="float32"):
     forms = (_choose.choose(d, geometry, np.dtype(dtype), platform) for d in DIRECTIONS)
     return tuple(form.__module__.rpartition("._")[2] for form in forms)
 
@@ -306,8 +307,8 @@ def test_what_auto_chooses_on_cpu(case):
 
 def test_winograd_is_not_chosen_in_half_precision():
     geometry, _ = CHOICES["3x3, 64"]
-    assert _chosen(geometry, "cpu", np.float16) == ("lax",) * 3
-    assert _chosen(geometry, "cpu", np.float64) == EVERYWHERE["winograd"]
+    assert _chosen(geometry, "cpu", "float16") == ("lax",) * 3
+    assert _chosen(geometry, "cpu", "float64") == EVERYWHERE["winograd"]
 
 
 @pytest.mark.parametrize("case", CHOICES)
@@ -324,10 +325,7 @@ SIZES = {
     "3x3, strided, odd": ((8, 29, 64), (3, 128), {"strides": 2, "padding": "VALID"}),
     "3x3, tiny image": ((8, 3, 512), (3, 512), {}),
     "3x3, tiny image, large batch": ((64, 3, 512), (3, 512), {}),
-    "3x3, wide": ((8, 7, 512), (3, 512), {}),
     "3x3, wide, large batch": ((64, 7, 512), (3, 512), {}),
-    "3x3, wide, strided": ((8, 14, 256), (3, 1024), {"strides": 2}),
-    "3x3, groups": ((8, 28, 64), (3, 64), {"feature_group_count": 4}),
     "1x1": ((8, 28, 64), (1, 256), {}),
     "patches": ((8, 224, 3), (16, 96), {"strides": 16}),
     "stem": ((8, 112, 3), (7, 64), {"strides": 2}),
@@ -346,6 +344,7 @@ def _out_side(side, window, options):
 def _peak_bytes(function, *operands):
     """Return what a compiled function holds at most, with its arguments and results."""
     memory = jax.jit(function).lower(*operands).compile().memory_analysis()
+    assert memory is not None
     return (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes
