@@ -53,8 +53,9 @@ def conv(
         lowering: the form to compute by, and to compute its derivatives by where it can serve them.
             "auto": whatever is fastest on the platform, from the shapes;
             "lax": XLA's own convolution; serves everything;
-            "shift": shifted multiply-adds; serves depthwise convolutions;
+            "shift": shifted multiply-adds; serves depthwise convolutions of up to 64 taps;
             "product": one matrix product; serves windows that do not overlap, 1x1 among them;
+            "taps": one matrix product for each tap; serves ungrouped convolutions, up to 64;
             "winograd": six products for each twelve; serves dense convolutions with three taps
             along some axis, stride 1, at two to three times the rounding error;
             None: as `default_lowering` says, "auto" unless it was called.

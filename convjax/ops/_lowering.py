@@ -24,7 +24,8 @@ def default_lowering(name: str) -> Iterator[None]:
     anew for every name that they are called under.
 
     Args:
-        name: "auto", or a form as `conv` describes them: "lax", "product", "shift", "winograd".
+        name: "auto", or a form as `conv` describes them: "lax", "product", "shift", "taps",
+            "winograd".
 
     Raises:
         ValueError: if there is no form of that name.

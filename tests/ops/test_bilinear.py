@@ -222,6 +222,7 @@ def test_inside_a_loop_every_convolution_has_the_order_that_is_fast():
         return jnp.sum(jax.lax.scan(body, x, kernels)[0])
 
     text = jax.jit(jax.grad(loss, (0, 1))).lower(kernels, x).compile().as_text()
+    assert text is not None
     orders = set(re.findall(r"convolution\(.*dim_labels=([\w>-]+)", text))
     assert orders == {"b01f_01io->b01f"}
 

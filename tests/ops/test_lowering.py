@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from convjax import ops
+from convjax.ops import _lowering
 from convjax.ops._forms import _choose
 from convjax.ops._geometry import Geometry
 
@@ -78,7 +79,7 @@ def test_one_jitted_function_is_traced_once_under_every_name():
 
     @jax.jit
     def function(x, kernel):
-        names.append(ops._lowering._context.value)
+        names.append(_lowering._context.value)
         return ops.depthwise_conv(x, kernel)
 
     results = []

@@ -121,26 +121,36 @@ def _block_sum(
 def _by_rows(
     image: jax.Array, g: jax.Array, plane: _Plane, rows: int, tall: int, dtype: jnp.dtype
 ) -> jax.Array:
-    """Add up the rows of all blocks at once, then the blocks and columns."""
+    """Add up the rows of all blocks at once, then the columns, then the blocks.
+
+    One row of taps after the other, so that the sums of few taps are held at once.
+    """
     batch, _, width, features = g.shape
     image, g = plane.fit(image, g, (rows * tall, width))
     down, right = plane.strides
+    height = (rows * tall - 1) * down + 1
 
-    def tap(start: tuple[int, int]) -> jax.Array:
+    def tap(slab: jax.Array, left: int) -> jax.Array:
         def line(row: int) -> jax.Array:
-            first = (0, start[0] + row * down, start[1], 0)
             last = (
                 batch,
-                first[1] + (tall - 1) * rows * down + 1,
-                first[2] + (width - 1) * right + 1,
+                row * down + (tall - 1) * rows * down + 1,
+                left + (width - 1) * right + 1,
                 features,
             )
-            part = lax.slice(image, first, last, (1, rows * down, right, 1))
+            part = lax.slice(slab, (0, row * down, left, 0), last, (1, rows * down, right, 1))
             cotangent = lax.slice_in_dim(g, row, row + (tall - 1) * rows + 1, rows, axis=1)
             return part.astype(dtype) * cotangent.astype(dtype)
 
-        sums = _windows.total(line(row) for row in range(rows))
-        # Else the products are formed inside the reduction, which then is scalar code.
-        return lax.optimization_barrier(sums).reshape(-1, features).sum(0)
+        # Else the products are formed inside the reduction, which then is scalar code, and the
+        # sums are merged to one, which is long enough to lose a digit.
+        sums = lax.optimization_barrier(_windows.total(line(row) for row in range(rows)))
+        return lax.optimization_barrier(sums.sum(2)).sum((0, 1))
 
-    return jnp.stack([tap(start) for start in plane.starts])
+    def row_of_taps(top: jax.Array) -> jax.Array:
+        slab = lax.dynamic_slice(image, (0, top, 0, 0), (batch, height, image.shape[2], features))
+        return jnp.stack([tap(slab, left) for left in lefts])
+
+    tops = sorted({top for top, _ in plane.starts})
+    lefts = sorted({left for _, left in plane.starts})
+    return lax.map(row_of_taps, jnp.asarray(tops)).reshape(len(plane.starts), features)

@@ -9,6 +9,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from convjax.ops import _shapes
@@ -25,18 +26,35 @@ def serves(geometry: Geometry) -> bool:
 
 
 def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-    """Sum, over the taps, of the shifted image times the tap's matrix."""
+    """Sum, over the taps, of the shifted image times the tap's matrix.
+
+    In a loop, or copies of the image and the matrix for all taps would be held at once.
+    """
     padded = _windows.pad(x, geometry)
-    times = _InTurn(kernel, 0, geometry)
-    y = _windows.total(
-        times(_windows.under(padded, tap, geometry), tap) for tap in _windows.taps(geometry)
+    size = [(n - 1) * s + 1 for n, s in zip(geometry.out_spatial, geometry.strides, strict=True)]
+    batch, *_, features = x.shape
+
+    def add(y: jax.Array, tap: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        start, matrix = tap
+        part = lax.dynamic_slice(padded, (0, *start, 0), (batch, *size, features))
+        part = lax.slice(part, (0,) * part.ndim, part.shape, (1, *geometry.strides, 1))
+        return y + _dot(part, matrix, 0, geometry), None
+
+    starts = np.array(_windows.taps(geometry)) * np.array(geometry.dilation)
+    matrices = kernel.reshape(len(starts), *kernel.shape[-2:])
+    shape = (batch, *geometry.out_spatial, geometry.out_features)
+    y, _ = lax.scan(
+        add, jnp.zeros(shape, _shapes.at_least_float32(x.dtype)), (jnp.asarray(starts), matrices)
     )
     return y.astype(x.dtype)
 
 
 def input_gradient(g: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """The same over the cotangent, by the transposed matrices."""
-    return _windows.spread(g, geometry, _InTurn(kernel, 1, geometry)).astype(g.dtype)
+    if geometry.strides == (1,) * geometry.rank:
+        return forward(g, *_windows.reversed_call(kernel, geometry))
+    x = _windows.spread(g, geometry, lambda part, tap: _dot(part, kernel[tap], 1, geometry))
+    return x.astype(g.dtype)
 
 
 def kernel_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
@@ -55,22 +73,12 @@ def kernel_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array
     return jnp.stack(products).reshape(geometry.kernel_shape)
 
 
-class _InTurn:
-    """Multiplies by one tap's matrix after the other: else copies of all are held at once."""
-
-    def __init__(self, kernel: jax.Array, axis: int, geometry: Geometry):
-        self.kernel, self.axis, self.geometry = kernel, axis, geometry
-        self.last: jax.Array | None = None
-
-    def __call__(self, a: jax.Array, tap: tuple[int, ...]) -> jax.Array:
-        """Contract the last axis of an array with the given axis of a tap's matrix."""
-        if self.last is not None:
-            a, self.kernel, _ = lax.optimization_barrier((a, self.kernel, self.last))
-        self.last = lax.dot_general(
-            a,
-            self.kernel[tap],
-            (((a.ndim - 1,), (self.axis,)), ((), ())),
-            precision=self.geometry.precision,
-            preferred_element_type=_shapes.at_least_float32(a.dtype),
-        )
-        return self.last
+def _dot(a: jax.Array, matrix: jax.Array, axis: int, geometry: Geometry) -> jax.Array:
+    """Contract the last axis of an array with the given axis of a matrix."""
+    return lax.dot_general(
+        a,
+        matrix,
+        (((a.ndim - 1,), (axis,)), ((), ())),
+        precision=geometry.precision,
+        preferred_element_type=_shapes.at_least_float32(a.dtype),
+    )

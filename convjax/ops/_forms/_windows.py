@@ -1,5 +1,6 @@
 """Where the taps of a window fall: the slices that every form but XLA's own is made of."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -47,6 +48,22 @@ def total(terms: Iterator[jax.Array]) -> jax.Array:
     for term in terms:
         result = result + term
     return result
+
+
+def reversed_call(kernel: jax.Array, geometry: Geometry) -> tuple[jax.Array, Geometry]:
+    """Return the convolution of the cotangent, of stride 1, that an ungrouped input gradient is."""
+    flipped = jnp.swapaxes(jnp.flip(kernel, range(geometry.rank)), -1, -2)
+    pads = tuple(
+        (e - 1 - low, e - 1 - high)
+        for e, (low, high) in zip(geometry.extents, geometry.pads, strict=True)
+    )
+    return flipped, dataclasses.replace(
+        geometry,
+        spatial=geometry.out_spatial,
+        pads=pads,
+        in_features=geometry.out_features,
+        out_features=geometry.in_features,
+    )
 
 
 def spread(

@@ -109,18 +109,7 @@ def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
 
 def input_gradient(g: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """The same with the kernel flipped and its channels exchanged."""
-    flipped = jnp.swapaxes(jnp.flip(kernel, range(geometry.rank)), -1, -2)
-    reverse = dataclasses.replace(
-        geometry,
-        spatial=geometry.out_spatial,
-        pads=tuple(
-            (k - 1 - low, k - 1 - high)
-            for k, (low, high) in zip(geometry.window, geometry.pads, strict=True)
-        ),
-        in_features=geometry.out_features,
-        out_features=geometry.in_features,
-    )
-    return forward(g, flipped, reverse)
+    return forward(g, *_windows.reversed_call(kernel, geometry))
 
 
 def axis_of(geometry: Geometry) -> int:
