@@ -61,7 +61,7 @@ def refusing(what: str = "") -> Iterator[None]:
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """Return the sentence that refuses a name, with the nearest right ones."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
     hint = f"did you mean {' or '.join(map(repr, near))}? Choose" if near else "choose"
     return f"{what} {name!r} is not known; {hint} from {', '.join(known)}."
 
