@@ -78,7 +78,7 @@ class Gathered:
         on_trunk = path is None and self.anchors.get(token, token) == token
         squares, divisor, exponent = own[..., 0], own[..., 1], own[..., 2]
         if not on_trunk:
-            exponent = self._downstream(path or token, squares)
+            exponent = self._downstream(token if path is None else path, squares)
         return Norm(squares, divisor, exponent, size)
 
     def _downstream(self, path: str, like: jax.Array) -> jax.Array:
