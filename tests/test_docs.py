@@ -14,7 +14,18 @@ from tests.nn.conftest import quick_compilation as quick_compilation
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "convjax").rglob("*.py"))
-ROOMS = ("ops", "nn", "nn.initializers", "gradflow", "models", "data", "study", "plots")
+ROOMS = (
+    "_cost",
+    "ops",
+    "nn",
+    "nn.initializers",
+    "gradflow",
+    "gradflow.oracles",
+    "models",
+    "data",
+    "study",
+    "plots",
+)
 
 
 def doctests():
