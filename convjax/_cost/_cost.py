@@ -1,0 +1,105 @@
+"""cost: multiply-adds, parameters, bytes and receptive field of every unit, from shapes alone."""
+
+import operator
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from convjax import nn
+from convjax._cost import _window
+from convjax._cost._record import Cost
+from convjax._cost._unit import UnitCost
+from convjax._cost._visit import Row, Scope, Signal, abstract, sizes, visit
+
+
+def cost(net: nnx.Module, input_shape: Sequence[int], *, dtype: DTypeLike = jnp.float32) -> Cost:
+    """Count what a network computes, holds and moves, at every unit, without computing anything.
+
+    Formulas, for the whole batch, ``places`` being examples times spatial positions:
+
+    - multiply-adds: output places times the kernel's size for a convolution, grouped or not; input
+      places times the kernel's size for a transposed one and a matrix. Padding counts as image, as
+      in published tables (XLA leaves it out). Nothing else counts: neither biases and norms, nor
+      activations, pools, additions and the standardisation of a kernel.
+    - flops: 2 for each multiply-add; 1 for each element that a bias, an activation, a scale or an
+      addition makes, and for each element that a pool looks at; 2 for each element of a batch norm
+      (running statistics) and 7 of another norm; 4 for each of a gated sum.
+    - parameters: entries of every ``nnx.Param``, those that units share once. Running statistics
+      are none.
+    - activation bytes: the arrays made: the output of every leaf, addition and concatenation. A
+      leaf that hands on its input, such as ``Identity``, makes none. What a compiler fuses away or
+      keeps besides (a mask, statistics) is not seen here.
+    - traffic bytes: every leaf reads its input, parameters and statistics once and writes its
+      output once; an addition reads its terms, a concatenation its parts. Fusion makes it less.
+    - receptive field: from the first to the last place of the input that one place of the output
+      depends on, borders left aside; the most where outputs differ, as after a transposed
+      convolution, and through a residual or a parallel what any side sees. A batch norm sees its
+      own place (running statistics), a group norm the whole image.
+
+    Args:
+      net: any node of ``convjax.nn``; ``nnx.eval_shape(lambda: …)`` makes one without parameters'
+        values.
+      input_shape: shape of the batch, ``(N, *spatial, C)``. Published counts are for N = 1.
+      dtype: dtype of the batch.
+
+    Returns:
+      The ``Cost``: totals as attributes, ``cost["stage2/first"]`` for one unit, ``cost.table()``
+      for columns, ``print(cost)`` for a table to be read.
+
+    Raises:
+      ValueError: an input shape that is none, a dtype that is not floating, an input that a unit
+        cannot take; the message names the unit.
+
+    Example:
+      >>> import convjax
+      >>> from flax import nnx
+      >>> from convjax import models
+      >>> net = nnx.eval_shape(lambda: models.resnet_cifar(20, rngs=nnx.Rngs(0)))
+      >>> cost = convjax.cost(net, (1, 32, 32, 3))
+      >>> cost.multiply_adds, cost.parameters
+      (40551040, 269722)
+      >>> cost["stage2/first/branch"].receptive_field.tolist()
+      [21.0, 21.0]
+
+    Reference: the multiply-adds of Howard et al., MobileNets, 2017; receptive fields as in Araujo,
+    Norris and Sim, Computing Receptive Fields of Convolutional Neural Networks, 2019.
+    """
+    shape, dtype = _checked(input_shape), jnp.dtype(dtype)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"dtype={dtype} must be a floating dtype, such as float32")
+    reaches = tuple(_window.identity() for _ in shape[1:-1])
+    scope = Scope({}, [], {})
+    visit(abstract(net), Signal(jax.ShapeDtypeStruct(shape, dtype), reaches), scope)
+    units = tuple(_unit(row) for row in scope.rows.values())
+    return Cost(tuple(scope.rows), units, shape, dtype, tuple(scope.unknown))
+
+
+def _checked(input_shape: Sequence[int]) -> tuple[int, ...]:
+    try:
+        shape = tuple(operator.index(n) for n in input_shape)
+    except TypeError:
+        shape = ()
+    if len(shape) < 2 or any(n < 1 for n in shape):
+        raise ValueError(
+            f"input_shape={input_shape!r} must be (N, *spatial, C): positive integers, at least two"
+        )
+    return shape
+
+
+def _unit(row: Row) -> UnitCost:
+    node, work = row.node, row.work
+    return UnitCost(
+        kind=node.name if isinstance(node, nn.Activation) else type(node).__name__,
+        output_shape=row.signal.x.shape,
+        multiply_adds=work.multiply_adds,
+        flops=work.flops,
+        parameters=sum(work.parameters.values()),
+        activation_bytes=work.activation_bytes,
+        traffic_bytes=work.traffic_bytes,
+        receptive_field=sizes(row),
+        stride=tuple(reach.stride for reach in row.signal.reaches),
+        leaf=row.leaf,
+    )

@@ -1,0 +1,234 @@
+"""price: what one leaf computes, and which places of its input an output reads."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from functools import singledispatch
+from typing import Any
+
+import jax
+from flax import nnx
+
+from convjax import nn
+from convjax._cost._window import Window
+from convjax._names import refuse
+
+SEES = ("place", "all")
+
+
+@dataclasses.dataclass(frozen=True)
+class Price:
+    """What ``price`` says of a leaf; shapes, parameters and bytes are read off the leaf itself.
+
+    Attributes:
+      multiply_adds: multiplications that are added up, in convolutions and matrix products.
+      elementwise: all other floating-point operations, each counted as one.
+      sees: which places of the input one place of the output depends on: ``"place"`` (its own
+        alone), ``"all"``, or one ``Window`` for each spatial axis.
+      passes_on: whether the output is the input's own array, so that nothing is read or written.
+
+    Raises:
+      ValueError: an unknown word for ``sees``.
+    """
+
+    multiply_adds: int = 0
+    elementwise: int = 0
+    sees: str | tuple[Window, ...] = "place"
+    passes_on: bool = False
+
+    def __post_init__(self):
+        if isinstance(self.sees, str) and self.sees not in SEES:
+            refuse("sees", self.sees, SEES)
+
+
+@singledispatch
+def price(node: Any, x: jax.ShapeDtypeStruct, y: jax.ShapeDtypeStruct) -> Price | None:
+    """Say what a leaf computes, from the shapes of its input and output.
+
+    A leaf of one's own is priced by ``price.register``; without that it is listed in
+    ``Cost.unknown``. So is a combinator of one's own, which can be priced from the ``cost`` of its
+    children.
+
+    Args:
+      node: the leaf, on whose type this dispatches; its parameters are shapes without values.
+      x: shape and dtype of the input, ``(N, *spatial, C)``.
+      y: shape and dtype of the output.
+
+    Returns:
+      The price; None where it is not known.
+
+    Example:
+      >>> import convjax
+      >>> from convjax import nn
+      >>> class Square(nn.Node):
+      ...     def __call__(self, x, train=False, rngs=None):
+      ...         return x * x
+      >>> convjax.cost(Square(), (1, 5, 4, 3)).unknown
+      ('',)
+      >>> @convjax.price.register
+      ... def _(node: Square, x, y):
+      ...     return convjax.Price(elementwise=y.size)
+      >>> convjax.cost(Square(), (1, 5, 4, 3)).flops
+      60
+    """
+    return None
+
+
+@price.register
+def _(node: nn.Conv | nn.DepthwiseConv | nn.PointwiseConv, x, y) -> Price:
+    kernel = shape_of(node.kernel)
+    if isinstance(node, nn.PointwiseConv):
+        how = {"padding": "VALID"}
+    else:
+        how = {"padding": node.padding, "dilation": node.kernel_dilation}
+    sees = _windows(x, y, kernel[:-2], strides=node.strides, **how)
+    return _products(node, _places(y) * math.prod(kernel), y, sees)
+
+
+@price.register
+def _(node: nn.ConvTranspose, x, y) -> Price:
+    kernel = shape_of(node.kernel)
+    rank = len(kernel) - 2
+    sees = tuple(
+        Window(k, 1, -_low_of_transposed(node.padding, i, k, s), s)
+        for i, (k, s) in enumerate(zip(kernel[:-2], _spread(node.strides, rank), strict=True))
+    )
+    return _products(node, _places(x) * math.prod(kernel), y, sees)
+
+
+@price.register
+def _(node: nn.Dense, x, y) -> Price:
+    return _products(node, _places(x) * math.prod(shape_of(node.kernel)), y, "place")
+
+
+@price.register
+def _(node: nn.Gate, x, y) -> Price:
+    of_conv = price(node.conv, x, y)
+    assert of_conv is not None
+    return dataclasses.replace(of_conv, elementwise=of_conv.elementwise + y.size)
+
+
+@price.register
+def _(node: nn.SqueezeExcite, x, y) -> Price:
+    inner = [node.reduce, node.expand]
+    products = sum(x.shape[0] * math.prod(shape_of(conv.kernel)) for conv in inner)
+    # Each of the two adds a bias and applies a function; around them the mean and the product.
+    small = sum(2 * x.shape[0] * shape_of(conv.kernel)[-1] for conv in inner)
+    return Price(products, small + x.size + y.size, sees="all")
+
+
+@price.register
+def _(node: nn.Pool, x, y) -> Price:
+    rank = len(x.shape) - 2
+    window = _spread(node.window_shape, rank)
+    strides = window if node.strides is None else node.strides
+    sees = _windows(x, y, window, strides=strides, padding=node.padding)
+    return Price(elementwise=y.size * math.prod(window), sees=sees)
+
+
+@price.register
+def _(node: nn.GlobalPool, x, y) -> Price:
+    return Price(elementwise=x.size, sees="all")
+
+
+@price.register
+def _(node: nn.ZeroPadShortcut, x, y) -> Price:
+    return Price(sees=(Window(stride=node.strides),) * (len(x.shape) - 2))
+
+
+@price.register
+def _(node: nn.BatchNorm, x, y) -> Price:
+    return Price(elementwise=2 * y.size)
+
+
+@price.register
+def _(node: nn.LayerNorm, x, y) -> Price:
+    return Price(elementwise=7 * y.size)
+
+
+@price.register
+def _(node: nn.GroupNorm, x, y) -> Price:
+    return Price(elementwise=7 * y.size, sees="all")
+
+
+@price.register
+def _(node: nn.Scale, x, y) -> Price:
+    return Price(elementwise=y.size)
+
+
+@price.register
+def _(node: nn.Activation, x, y) -> Price:
+    linear = node.function is nn.ACTIVATIONS["linear"]
+    return Price(passes_on=True) if linear else Price(elementwise=y.size)
+
+
+@price.register
+def _(node: nn.Identity, x, y) -> Price:
+    return Price(passes_on=True)
+
+
+@price.register
+def _(node: nn.Dropout | nn.StochasticDepth, x, y) -> Price:
+    return Price(passes_on=node.rate == 0)
+
+
+def shape_of(parameter: nnx.Variable) -> tuple[int, ...]:
+    """Return a parameter's shape; it may have no values."""
+    return tuple(parameter.get_value().shape)
+
+
+def _places(x: jax.ShapeDtypeStruct) -> int:
+    """Return in how many places of how many examples a vector of channels stands."""
+    return math.prod(x.shape[:-1])
+
+
+def _products(node: Any, multiply_adds: int, y, sees) -> Price:
+    bias = 0 if node.bias is None else y.size
+    return Price(multiply_adds, bias, sees)
+
+
+def _spread(sizes: int | Sequence[int], rank: int) -> tuple[int, ...]:
+    return (sizes,) * rank if isinstance(sizes, int) else tuple(sizes)
+
+
+def _windows(x, y, window, *, strides, padding, dilation: Any = 1) -> tuple[Window, ...]:
+    """Return a window for each spatial axis, as ``ops.conv`` places it."""
+    rank = len(window)
+    found = []
+    for i, (k, s, d) in enumerate(
+        zip(window, _spread(strides, rank), _spread(dilation, rank), strict=True)
+    ):
+        size = d * (k - 1) + 1
+        # What SAME adds is what the output's own size shows to be missing.
+        missing = max((y.shape[1 + i] - 1) * s + size - x.shape[1 + i], 0)
+        found.append(Window(size, s, -_low(padding, i, size, missing)))
+    return tuple(found)
+
+
+def _low(padding: Any, axis: int, size: int, missing: int) -> int:
+    """Return how many places are added before the first one."""
+    if not isinstance(padding, str):
+        return _explicit(padding, axis)
+    return {
+        "SAME": missing // 2,
+        "SAME_LOWER": missing - missing // 2,
+        "VALID": 0,
+        "CAUSAL": size - 1,
+        "CIRCULAR": (size - 1) // 2,
+        "REFLECT": (size - 1) // 2,
+    }[padding]
+
+
+def _low_of_transposed(padding: Any, axis: int, size: int, stride: int) -> int:
+    """Return how many places are added before the first one of the spread input."""
+    if not isinstance(padding, str):
+        return size - 1 - _explicit(padding, axis)
+    overhang = max(size - stride, 0)
+    cropped = {"VALID": 0, "CAUSAL": 0, "SAME_LOWER": (overhang + 1) // 2}
+    return size - 1 - cropped.get(padding, overhang // 2)
+
+
+def _explicit(padding: Any, axis: int) -> int:
+    """Return the lower side of padding given by numbers."""
+    side = padding if isinstance(padding, int) else padding[axis]
+    return side if isinstance(side, int) else side[0]
