@@ -36,6 +36,30 @@ def frozen(sizes: Any) -> Any:
     return tuple(tuple(p) if isinstance(p, Sequence) else p for p in sizes)
 
 
+class Origin:
+    """Where a leaf's values came from; theory asks for it.
+
+    All origins are equal and hash alike: a network's structure keys compilations, and what its
+    initial values were drawn by does not change what it computes.
+    """
+
+    def __init__(
+        self,
+        kernel_init: initializers.Initializer,
+        bias_init: initializers.Initializer,
+        groups: int,
+    ):
+        self.kernel_init = kernel_init
+        self.bias_init = bias_init
+        self.groups = groups
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Origin)
+
+    def __hash__(self) -> int:
+        return hash(Origin)
+
+
 class Kernel(Node):
     """What every leaf with a kernel shares: making it, casting it, adding a bias."""
 
@@ -57,6 +81,7 @@ class Kernel(Node):
         key = rngs.params()
         self.bias = nnx.Param(bias_init(key, shape[-1:], param_dtype)) if use_bias else None
         self.dtype = dtype
+        self.origin = Origin(kernel_init, bias_init, groups)
 
     def _cast(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return input and kernel in the dtype of the computation."""

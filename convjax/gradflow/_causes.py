@@ -1,0 +1,128 @@
+"""Known causes of a gain that theory did not expect, each tried on the numbers of one unit."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+# Logarithms of the smallest normal numbers; bfloat16 has the range of float32.
+SMALLEST = {"float32": math.log(1.2e-38), "float16": math.log(6e-5)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One unit that departs.
+
+    Attributes:
+      kind: the node's type, or an activation's name.
+      side: ``"activation"`` or ``"gradient"``.
+      off: measured less expected gain, in log norm.
+      room: how far an explanation may miss.
+      gain: the measured gain.
+      kernel_variance: measured mean square of its parameters; NaN without any.
+      expected_variance: the one that theory reckoned with; NaN without a kernel.
+      groups: groups of the convolution.
+      border: share of an even image's energy that zero padding leaves, or would leave.
+      expected_log_rms: expected log RMS of what departs, in absolute terms.
+      measured_train: whether the profile was on batch statistics.
+      expected_train: whether the prediction was.
+    """
+
+    kind: str
+    side: str
+    off: float
+    room: float
+    gain: float
+    kernel_variance: float
+    expected_variance: float
+    groups: int
+    border: float
+    expected_log_rms: float
+    measured_train: bool
+    expected_train: bool
+
+
+def likely_cause(finding: Finding) -> str:
+    """Return the first known cause that explains a departure, or ""."""
+    for cause in CAUSES:
+        text = cause(finding)
+        if text:
+            return text
+    return ""
+
+
+def _running_statistics(f: Finding) -> str:
+    if f.kind != "BatchNorm" or f.measured_train or not f.expected_train:
+        return ""
+    if abs(f.gain) > 0.05:
+        return "running statistics where theory was asked for the batch's"
+    return "running statistics at initialisation: the norm hands its input on as it is"
+
+
+def _wrong_fan(f: Finding) -> str:
+    ratio = f.kernel_variance / f.expected_variance if f.expected_variance > 0 else math.nan
+    if f.groups == 1 or not ratio > 0:
+        return ""
+    if abs(math.log(ratio) - math.log(1 / f.groups)) < 0.5:
+        return (
+            f"wrong fan of a grouped kernel: its variance is {ratio:.2g} of what its initialiser "
+            f"gives one group, the fan was counted over all {f.groups} groups"
+        )
+    return ""
+
+
+def _zero_branch(f: Finding) -> str:
+    if f.kernel_variance == 0 and f.expected_variance != 0:
+        return "zero-initialised: its parameters are all zero, so the branch is silent"
+    return ""
+
+
+def _other_kernel(f: Finding) -> str:
+    if math.isnan(f.expected_variance) or not f.kernel_variance > 0:
+        return ""
+    ratio = f.kernel_variance / f.expected_variance if f.expected_variance > 0 else math.inf
+    explained = abs(0.5 * math.log(ratio) - f.off) < max(f.room, 0.1) if ratio < math.inf else True
+    if abs(math.log(ratio)) > 0.3 and explained:
+        return (
+            f"its kernel's mean square is {ratio:.3g} times what its initialiser declares: it is "
+            "no longer, or never was, what that initialiser makes"
+        )
+    return ""
+
+
+def _zero_padding(f: Finding) -> str:
+    if f.border > 0.995:
+        return ""
+    if abs(f.off - 0.5 * math.log(f.border)) < max(f.room, 0.3 * abs(math.log(f.border))):
+        return (
+            f"zero padding on a small image: it leaves {f.border:.0%} of the energy, and theory "
+            "was asked for a padding that keeps it"
+        )
+    return ""
+
+
+def _underflow(f: Finding) -> str:
+    if f.off > 0:
+        return ""
+    for dtype, smallest in SMALLEST.items():
+        # Squares and small entries are lost before the root mean square is.
+        if f.expected_log_rms < smallest + 4:
+            return (
+                f"underflow: a root mean square of exp({f.expected_log_rms:.0f}) is less than "
+                f"{dtype} holds"
+            )
+    return ""
+
+
+def _silent(f: Finding) -> str:
+    return "its output is exactly zero" if f.off == -math.inf else ""
+
+
+CAUSES: tuple[Callable[[Finding], str], ...] = (
+    _running_statistics,
+    _wrong_fan,
+    _zero_branch,
+    _underflow,
+    _zero_padding,
+    _other_kernel,
+    _silent,
+)

@@ -1,0 +1,337 @@
+"""compare: a measured profile against what theory expected, unit by unit, with a verdict."""
+
+import dataclasses
+import math
+
+import numpy as np
+from scipy import special
+
+from convjax.gradflow._causes import Finding, likely_cause
+from convjax.gradflow._measured import Measured
+from convjax.gradflow._predict import Expected, Prediction
+from convjax.gradflow._profile import Profile
+
+COMBINATORS = ("Chain", "Residual", "Repeat", "Parallel")
+FALSE_ALARMS = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared:
+    """One unit's gains, measured and expected; logarithms of norms, means over replicas.
+
+    Attributes:
+      path: the unit's path.
+      kind: the node's type, or an activation's name.
+      activation_gain: measured log RMS of the output less that of the input; NaN where the profile
+        does not hold the input.
+      activation_z: that less its expectation, in standard deviations.
+      gradient_gain: measured log norm of what the unit hands back less that of what it gets.
+      gradient_z: that less its expectation, in standard deviations.
+      expected: what theory expected.
+    """
+
+    path: str
+    kind: str
+    activation_gain: float
+    activation_z: float
+    gradient_gain: float
+    gradient_z: float
+    expected: Expected
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A profile held against a prediction.
+
+    Attributes:
+      units: every unit, in the profile's order.
+      threshold: largest |z| that chance explains: over all gains of a network that is as theory
+        expects, it is passed once in a hundred networks.
+      first: path of the first unit that departs, or None.
+      side: ``"activation"`` or ``"gradient"``, whichever departs there; "" where none does.
+      cause: the likely cause in words; "" where none is known, or nothing departs.
+      remarks: what is as expected, and worth knowing all the same.
+      replicas: how many profiles were averaged.
+    """
+
+    units: tuple[Compared, ...]
+    threshold: float
+    first: str | None
+    side: str
+    cause: str
+    remarks: tuple[str, ...]
+    replicas: int
+
+    @property
+    def agrees(self) -> bool:
+        """Whether no unit departs."""
+        return self.first is None
+
+    @property
+    def verdict(self) -> str:
+        """One sentence."""
+        if self.first is None:
+            count = sum(not math.isnan(u.gradient_z) for u in self.units)
+            return (
+                f"as theory expects: no unit of {count} departs by more than {self.threshold:.1f}"
+            )
+        unit = self[self.first]
+        measured = getattr(unit, f"{self.side}_gain")
+        expected = getattr(unit.expected, f"{self.side}_gain")
+        where = self.first or "(the whole)"
+        return (
+            f"departs at {where} ({unit.kind}): its {self.side} changes by {measured:+.3f} in log "
+            f"norm, theory expects {expected:+.3f} (z = {getattr(unit, f'{self.side}_z'):+.1f})"
+            + (f"; likely cause: {self.cause}" if self.cause else "; no known cause")
+        )
+
+    def __getitem__(self, path: str) -> Compared:
+        """Return the unit at a path."""
+        for unit in self.units:
+            if unit.path == path:
+                return unit
+        raise KeyError(f"{path!r} is not in the comparison")
+
+    def table(self) -> dict[str, np.ndarray]:
+        """Return the fields of every unit as columns, with the expected gains beside them."""
+        columns: dict[str, list] = {
+            name: [getattr(u, name) for u in self.units]
+            for name in (
+                "path",
+                "kind",
+                "activation_gain",
+                "activation_z",
+                "gradient_gain",
+                "gradient_z",
+            )
+        }
+        for name in ("activation_gain", "gradient_gain"):
+            columns[f"expected_{name}"] = [getattr(u.expected, name) for u in self.units]
+        return {name: np.array(values) for name, values in columns.items()}
+
+    def __str__(self) -> str:
+        worst = sorted(self.units, key=_departure, reverse=True)[:8]
+        wide = max(len(u.path or "(the whole)") for u in worst)
+        lines = [
+            f"{'farthest from theory':{max(wide, 20)}}  {'kind':14}  {'activation':>17}  {'z':>6}  "
+            f"{'gradient':>17}  {'z':>6}"
+        ]
+        for u in worst:
+            cells = [
+                _pair(u.activation_gain, u.expected.activation_gain),
+                _number(u.activation_z),
+                _pair(u.gradient_gain, u.expected.gradient_gain),
+                _number(u.gradient_z),
+            ]
+            lines.append(
+                f"{u.path or '(the whole)':{max(wide, 20)}}  {u.kind:14}  {'  '.join(cells)}"
+            )
+        lines.append("gains in log norm, measured / expected")
+        lines += [f"worth knowing: {remark}" for remark in self.remarks]
+        return "\n".join([self.verdict, "", *lines])
+
+
+def compare(profile: Profile, prediction: Prediction, *, tolerance: float = 0.02) -> Comparison:
+    """Hold a measured profile against a prediction, and say where the network first departs.
+
+    Every unit's gain (output over input, forward; handed back over received, backward) is compared
+    with its expectation: ``z = (measured - expected) / sqrt(scatter**2 / replicas + slack**2 +
+    tolerance**2)``. Gains are local, so that a fault shows where it is, and not everywhere after
+    it. Where one departs, the known causes are tried on it: a grouped kernel's wrong fan, zero
+    padding, a zero-initialised branch, running statistics at initialisation, underflow, kernels
+    that are no longer what their initialisers made.
+
+    Args:
+      profile: a measurement, perhaps vmapped over draws of the weights.
+      prediction: what ``gradflow.predict`` expects; of another network, where that is what the
+        profile is to be held against, as long as the paths agree.
+      tolerance: what mean-field theory may be off in one leaf's log norm; a combinator's grows with
+        the root of the number of its leaves.
+
+    Returns:
+      The ``Comparison``; print it.
+
+    Raises:
+      ValueError: no unit of the prediction is in the profile, or a tolerance below zero.
+
+    Example:
+      >>> import jax
+      >>> from flax import nnx
+      >>> from convjax import gradflow, models
+      >>> net = models.deep_stack(12, 24, norm="batch", rngs=nnx.Rngs(0))
+      >>> x = jax.random.normal(jax.random.key(1), (8, 8, 6, 24))
+      >>> measured = gradflow.profile(net, x, cotangent=jax.random.key(2), train=True)
+      >>> gradflow.compare(measured, gradflow.predict(net, x, train=True)).agrees
+      True
+      >>> at_birth = gradflow.profile(net, x, cotangent=jax.random.key(2), train=False)
+      >>> gradflow.compare(at_birth, gradflow.predict(net, x, train=True)).cause
+      'running statistics at initialisation: the norm hands its input on as it is'
+    """
+    if tolerance < 0:
+        raise ValueError(f"tolerance={tolerance} must not be negative")
+    measured = Measured(profile)
+    leaves = _leaves(prediction)
+    units = tuple(
+        _compared(expected, measured, tolerance * math.sqrt(leaves[expected.path]))
+        for expected in prediction.units
+        if expected.path in measured
+    )
+    if not units:
+        raise ValueError(
+            "the profile has none of the prediction's units, such as "
+            f"{prediction.units[0].path!r}; predict the network that was measured"
+        )
+    count = sum(not math.isnan(z) for u in units for z in (u.activation_z, u.gradient_z))
+    threshold = float(-special.ndtri(FALSE_ALARMS / 2 / max(count, 1)))
+    first, side = _first(units, threshold)
+    cause = ""
+    if first is not None:
+        cause = likely_cause(_finding(first, side, measured, tolerance, profile, prediction))
+    return Comparison(
+        units,
+        threshold,
+        None if first is None else first.path,
+        side,
+        cause,
+        _remarks(prediction),
+        measured.replicas,
+    )
+
+
+def _leaves(prediction: Prediction) -> dict[str, int]:
+    """Return how many leaves there are at and below every path."""
+    counts = dict.fromkeys((unit.path for unit in prediction.units), 0)
+    for unit in prediction.units:
+        if unit.kind in COMBINATORS:
+            continue
+        path = unit.path
+        while path:
+            counts[path] = counts.get(path, 0) + 1
+            path = path.rpartition("/")[0]
+        counts[""] = counts.get("", 0) + 1
+    return {path: max(count, 1) for path, count in counts.items()}
+
+
+def _compared(expected: Expected, measured: Measured, tolerance: float) -> Compared:
+    after = measured.log_rms(expected.path)
+    before = (
+        np.full(measured.replicas, np.nan)
+        if expected.input is None
+        else measured.log_rms(expected.input)
+    )
+    got = measured.log(expected.path, "gradient")
+    handed = (
+        np.full(measured.replicas, np.nan)
+        if expected.handed is None
+        else measured.log(*expected.handed)
+    )
+    activation, gradient = _mean(after, before), _mean(handed, got)
+    wide = [
+        math.sqrt(scatter**2 / measured.replicas + slack**2 + tolerance**2)
+        for scatter, slack in (
+            (expected.activation_gain_scatter, expected.activation_gain_slack),
+            (expected.gradient_gain_scatter, expected.gradient_gain_slack),
+        )
+    ]
+    return Compared(
+        expected.path,
+        expected.kind,
+        activation,
+        _score(activation, expected.activation_gain, wide[0]),
+        gradient,
+        _score(gradient, expected.gradient_gain, wide[1]),
+        expected,
+    )
+
+
+def _mean(after: np.ndarray, before: np.ndarray) -> float:
+    """Return the mean difference of logarithms; what was zero before says nothing."""
+    with np.errstate(invalid="ignore"):
+        gains = after - before
+    return float(np.mean(gains)) if not np.isneginf(before).any() else math.nan
+
+
+def _score(measured: float, expected: float, wide: float) -> float:
+    """Return a normal score: squared norms scatter as sums of squares do, skewed when few.
+
+    By Wilson and Hilferty the cube root of such a sum is nearly normal.
+    """
+    if math.isnan(measured) or math.isnan(expected) or math.isinf(wide):
+        return math.nan
+    if measured == expected:  # both minus infinity, too
+        return 0.0
+    off, variance = 2 * (measured - expected), 4 * wide**2
+    if variance == 0 or not math.isfinite(off):
+        return math.copysign(math.inf, off)
+    if variance > 1 or off > 100:
+        return off / math.sqrt(variance)
+    root = math.exp((off - variance / 2) / 3)
+    return 3 * (root - 1 + variance / 9) / math.sqrt(variance)
+
+
+def _departure(unit: Compared) -> float:
+    scores = [abs(z) for z in (unit.activation_z, unit.gradient_z) if not math.isnan(z)]
+    return max(scores, default=-1.0)
+
+
+def _first(units: tuple[Compared, ...], threshold: float) -> tuple[Compared | None, str]:
+    """Return the first leaf that departs going forward; else going backward; else a combinator."""
+    leaves = [u for u in units if u.kind not in COMBINATORS]
+    for among in (leaves, list(units)):
+        for side, ordered in (("activation", among), ("gradient", among[::-1])):
+            for unit in ordered:
+                if abs(getattr(unit, f"{side}_z")) > threshold:
+                    return unit, side
+    return None, ""
+
+
+def _finding(
+    unit: Compared,
+    side: str,
+    measured: Measured,
+    tolerance: float,
+    profile: Profile,
+    prediction: Prediction,
+) -> Finding:
+    expected = unit.expected
+    off = getattr(unit, f"{side}_gain") - getattr(expected, f"{side}_gain")
+    log_rms = expected.activation_log_rms
+    if side == "gradient":
+        size = measured.columns["activation_size"][0, measured.rows[unit.path]]
+        output = float(np.mean(measured.log("", "gradient")))
+        log_rms = expected.gradient_log_norm + output - 0.5 * math.log(max(size, 1))
+        log_rms += expected.gradient_gain
+    return Finding(
+        kind=unit.kind,
+        side=side,
+        off=off,
+        room=getattr(expected, f"{side}_gain_scatter") * 3 + 2 * tolerance,
+        gain=getattr(unit, f"{side}_gain"),
+        kernel_variance=measured.kernel_variance(unit.path),
+        expected_variance=expected.kernel_variance,
+        groups=expected.groups,
+        border=expected.border,
+        expected_log_rms=log_rms,
+        measured_train=profile.train,
+        expected_train=prediction.train,
+    )
+
+
+def _remarks(prediction: Prediction) -> tuple[str, ...]:
+    """Return every note once, with how many units bear it."""
+    counts: dict[str, list[str]] = {}
+    for unit in prediction.units:
+        if unit.note:
+            counts.setdefault(unit.note, []).append(unit.path)
+    return tuple(
+        f"{note} ({paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''})"
+        for note, paths in counts.items()
+    )
+
+
+def _number(value: float) -> str:
+    return " " * 6 if math.isnan(value) else f"{value:6.1f}"
+
+
+def _pair(measured: float, expected: float) -> str:
+    return " " * 17 if math.isnan(measured) else f"{measured:7.3f} / {expected:7.3f}"

@@ -1,0 +1,291 @@
+"""correlation and line: how alike the gradients at different inputs are (shattering)."""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import ArrayLike
+
+from convjax.gradflow._norm import Norm, at_least_float32, measure_stacked
+from convjax.gradflow._profile import _traced
+from convjax.gradflow._run import Scope, token_paths, visit
+from convjax.gradflow._tap import TOKEN, Signal, cut
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Correlation:
+    """Gradients at the N inputs of a batch, compared in pairs: a pytree, for ``jit`` and ``vmap``.
+
+    ``cosines`` and ``norms`` may be used under transformations; the rest is NumPy in float64.
+
+    Attributes:
+      cosines: cosine of the angle between the gradients at two inputs, ``(samples, N, N)``; NaN
+        where one of them is zero.
+      norms: norm of every gradient, ``(samples, N)``.
+      train: whether norms used the batch's statistics.
+    """
+
+    cosines: jax.Array
+    norms: Norm
+    train: bool = dataclasses.field(metadata={"static": True})
+
+    @property
+    def products(self) -> np.ndarray:
+        """Mean of ``<g_i, g_j>`` over the samples, ``(N, N)``, relative to the largest gradient."""
+        logs = np.asarray(jax.device_get(self.norms).log_norm)
+        with np.errstate(invalid="ignore"):
+            sizes = np.exp(logs - logs.max(axis=(-2, -1), keepdims=True))
+            sizes = sizes[..., :, None] * sizes[..., None, :]
+            products = np.asarray(self.cosines, np.float64) * sizes
+        return np.where(sizes == 0, 0.0, products).mean(axis=-3)
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """Correlation of the gradients in pairs, ``(N, N)``, over all samples together.
+
+        ``mean <g_i, g_j> / sqrt(mean |g_i|^2 mean |g_j|^2)``: as in theory, a ratio of means and
+        not a mean of cosines. NaN where all gradients at an input are zero.
+        """
+        products = self.products
+        with np.errstate(invalid="ignore", divide="ignore"):
+            size = np.sqrt(np.diagonal(products, axis1=-2, axis2=-1))
+            return products / size[..., :, None] / size[..., None, :]
+
+    @property
+    def mean(self) -> Any:
+        """Mean correlation of the gradients at two different inputs."""
+        different = ~np.eye(self.cosines.shape[-1], dtype=bool)
+        return self.matrix[..., different].mean(axis=-1)
+
+    def check(self) -> "Correlation":
+        """Return the result, or raise a ValueError where a gradient is NaN or infinite."""
+        logs = np.asarray(jax.device_get(self.norms).log_norm)
+        bad = np.isnan(logs) | np.isposinf(logs)
+        if bad.any():
+            example = int(np.flatnonzero(bad.reshape(-1, bad.shape[-1]).any(axis=0))[0])
+            raise ValueError(
+                f"the gradient at example {example} is NaN or infinite; gradflow.profile names "
+                "the unit where that begins"
+            )
+        return self
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """Gradients along a straight line of inputs.
+
+    Attributes:
+      correlation: the gradients at its points, compared in pairs.
+      length: distance from the first point to the last.
+    """
+
+    correlation: Correlation
+    length: jax.Array
+
+    @property
+    def lags(self) -> np.ndarray:
+        """Distances between points that are 0, 1, … points apart."""
+        points = self.correlation.cosines.shape[-1]
+        return np.asarray(self.length)[..., None] * np.linspace(0.0, 1.0, points)
+
+    @property
+    def autocorrelation(self) -> np.ndarray:
+        """Autocorrelation of the gradient at every lag: 1 at lag 0; about 0 after it, if white.
+
+        ``sum_i <c_i, c_(i+lag)> / sum_i <c_i, c_i>``, with c the gradient less its mean over the
+        line. Fewer points are as far apart as a large lag asks for, and no factor makes up for it.
+        """
+        products = self.correlation.products
+        rows = products - products.mean(axis=-1, keepdims=True)
+        centred = rows - rows.mean(axis=-2, keepdims=True)
+        points = products.shape[-1]
+        sums = [np.trace(centred, offset=k, axis1=-2, axis2=-1) for k in range(points)]
+        with np.errstate(invalid="ignore"):
+            return np.stack(sums, axis=-1) / np.asarray(sums[0])[..., None]
+
+
+def correlation(
+    net: nnx.Module,
+    x: ArrayLike,
+    *,
+    cotangent: ArrayLike,
+    samples: int = 1,
+    train: bool,
+    rngs: nnx.Rngs | None = None,
+) -> Correlation:
+    """Measure how alike the gradients at the inputs of a batch are, in pairs.
+
+    Formula: ``g_i = d/dx_i of sum_n <v, net(x)_n>``, one cotangent v for all examples; the
+    correlation of two inputs is ``mean <g_i, g_j> / sqrt(mean |g_i|^2 mean |g_j|^2)``, its means
+    over the cotangents drawn. Where it is near 0 the gradient tells little of its neighbourhood:
+    it is shattered. The backward pass is renormalised as that of ``profile`` is.
+
+    With ``train=True`` and batch norm every output depends on the whole batch, and ``g_i`` is the
+    gradient of all of them. Batch norm takes the mean over the batch out of it, so that unrelated
+    gradients correlate by ``-1/(N - 1)``: give a large batch.
+
+    Args:
+      net: any node of ``convjax.nn``, or any module called as ``net(x, train, rngs)``.
+      x: the batch, ``(N, *spatial, C)``.
+      cotangent: v, of the shape of one example's output; or a PRNG key, from which unit Gaussian
+        ones are drawn.
+      samples: how many are drawn; one backward pass each, all at once.
+      train: whether norms use the batch's statistics and dropout drops; there is no default.
+      rngs: source of random numbers where ``train=True`` draws any; it is not advanced.
+
+    Returns:
+      The ``Correlation``. Compiled on first use, then cached by the network's structure.
+
+    Raises:
+      ValueError: fewer than two examples, samples below one, a cotangent of another shape or given
+        together with samples, a NaN or infinity in the result (not checked under a transformation:
+        call ``Correlation.check`` on what comes out).
+
+    Example:
+      >>> import jax
+      >>> from flax import nnx
+      >>> from convjax import gradflow, models
+      >>> x = jax.random.normal(jax.random.key(0), (4, 1, 1, 64))
+      >>> options = {"kernel_size": (1, 1), "convs_per_unit": 1, "rngs": nnx.Rngs(1)}
+      >>> plain = models.deep_stack(10, 64, shortcut="none", **options)
+      >>> residual = models.deep_stack(10, 64, **options)
+      >>> found = [
+      ...     gradflow.correlation(net, x, cotangent=jax.random.key(2), samples=8, train=False)
+      ...     for net in (plain, residual)
+      ... ]
+      >>> found[0].matrix.shape, bool(found[0].mean < found[1].mean)
+      ((4, 4), True)
+
+    Reference: Balduzzi et al., The Shattered Gradients Problem, 2017.
+    """
+    if samples < 1:
+        raise ValueError(f"samples={samples} must be at least 1")
+    x, cotangent = jnp.asarray(x), jnp.asarray(cotangent)
+    if x.ndim < 2 or x.shape[0] < 2:
+        raise ValueError(f"x has shape {x.shape}; pairs need a batch of at least two examples")
+    if not _is_key(cotangent) and samples != 1:
+        raise ValueError(
+            f"samples={samples} are drawn from a PRNG key, and cotangent is an array; give a key"
+        )
+    graphdef, state = nnx.split(net)
+    streams = None if rngs is None else nnx.split(rngs)
+    arrays = (state, x, cotangent, streams)
+    found = _measure(*arrays, graphdef=graphdef, samples=samples, train=train)
+    return found if _traced(arrays) else found.check()
+
+
+def line(
+    net: nnx.Module,
+    start: ArrayLike,
+    end: ArrayLike,
+    *,
+    points: int = 256,
+    cotangent: ArrayLike,
+    samples: int = 1,
+    train: bool,
+    rngs: nnx.Rngs | None = None,
+) -> Line:
+    """Measure how alike the gradients along a straight line of inputs are, by their distance.
+
+    Formula: ``x_i = start + i / (points - 1) * (end - start)``, all in one batch, whose statistics
+    batch norm uses with ``train=True``; then as ``correlation``. Gradients of a shallow network
+    resemble brown noise, those of a deep plain one white noise; skips keep them in between.
+
+    A network of ReLU without biases has the same gradient all along a ray from the origin: let the
+    line pass beside it.
+
+    Args:
+      net: any node of ``convjax.nn``, or any module called as ``net(x, train, rngs)``.
+      start: first input, ``(*spatial, C)``.
+      end: last input, of the same shape.
+      points: how many inputs, the two ends among them.
+      cotangent: as in ``correlation``.
+      samples: as in ``correlation``.
+      train: as in ``correlation``.
+      rngs: as in ``correlation``.
+
+    Returns:
+      The ``Line``, whose ``autocorrelation`` is by lag.
+
+    Raises:
+      ValueError: ends of different shapes, fewer than three points, and what ``correlation``
+        raises.
+
+    Example:
+      >>> import jax
+      >>> from flax import nnx
+      >>> from convjax import gradflow, models
+      >>> start, end = jax.random.normal(jax.random.key(0), (2, 1, 1, 16))
+      >>> net = models.deep_stack(4, 16, kernel_size=(1, 1), norm="batch", rngs=nnx.Rngs(1))
+      >>> found = gradflow.line(
+      ...     net, start, end, points=32, cotangent=jax.random.key(2), train=True
+      ... )
+      >>> found.autocorrelation.shape, round(float(found.autocorrelation[0]), 3)
+      ((32,), 1.0)
+
+    Reference: Balduzzi et al., The Shattered Gradients Problem, 2017, figures 1 and 2.
+    """
+    if points < 3:
+        raise ValueError(f"points={points} must be at least 3")
+    start, end = jnp.asarray(start), jnp.asarray(end)
+    if start.shape != end.shape or not start.ndim:
+        raise ValueError(
+            f"start has shape {start.shape}, end {end.shape}; both must be one input, without the "
+            "axis of the batch"
+        )
+    place = jnp.linspace(0, 1, points, dtype=start.dtype).reshape((-1,) + (1,) * start.ndim)
+    x = start[None] * (1 - place) + end[None] * place
+    found = correlation(net, x, cotangent=cotangent, samples=samples, train=train, rngs=rngs)
+    wide = at_least_float32(x.dtype)
+    return Line(found, jnp.linalg.norm(jnp.ravel((end - start).astype(wide))))
+
+
+def _is_key(cotangent: jax.Array) -> bool:
+    return jnp.issubdtype(cotangent.dtype, jax.dtypes.prng_key)
+
+
+@partial(jax.jit, static_argnames=("graphdef", "samples", "train"))
+def _measure(state, x, cotangent, streams, *, graphdef, samples, train):
+    wide = at_least_float32(x.dtype)
+    zero = jnp.zeros((), wide)
+    repeats = token_paths(nnx.merge(graphdef, state))
+    tokens = {path: jnp.zeros((*axes, *TOKEN), wide) for path, axes in repeats.items()}
+
+    def run(signal):
+        net = nnx.merge(graphdef, state, copy=True)
+        rngs = None if streams is None else nnx.merge(*streams, copy=True)
+        scope = Scope(train, True, rngs, tokens, records={}, anchors={}, aliases={})
+        return visit(net, cut(signal, tokens["input"], True), scope)
+
+    output, pullback = jax.vjp(run, Signal(x, zero))
+    given = _cotangents(cotangent, samples, output.x)
+
+    def gradients(v):
+        (found,) = pullback(Signal(jnp.broadcast_to(v, output.x.shape), zero))
+        return found
+
+    found = jax.vmap(gradients)(given)
+    rows = found.x.reshape(*found.x.shape[:2], -1).astype(wide)
+    norms = measure_stacked(rows, found.exponent[:, None], axes=2)
+    units = rows / norms.divisor[..., None] / jnp.sqrt(norms.squares)[..., None]
+    cosines = jnp.einsum("sid,sjd->sij", units, units, precision="highest")
+    return Correlation(cosines, norms, train)
+
+
+def _cotangents(cotangent: jax.Array, samples: int, output: jax.Array) -> jax.Array:
+    """Return the samples of what stands in for one example's output."""
+    shape = output.shape[1:]
+    if _is_key(cotangent):
+        return jax.random.normal(cotangent, (samples, *shape), output.dtype)
+    if cotangent.shape != shape:
+        raise ValueError(
+            f"cotangent has shape {cotangent.shape}, the output of one example {shape}; they must "
+            "agree"
+        )
+    return cotangent.astype(output.dtype)[None]

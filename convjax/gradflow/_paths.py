@@ -1,0 +1,221 @@
+"""paths: the gradient's energy by the number of residual branches that it came through."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import ArrayLike
+
+from convjax.gradflow._lengths import Route, longest, refuse_hidden, visit
+from convjax.gradflow._norm import Norm, at_least_float32, measure_stacked
+from convjax.gradflow._profile import _cotangent, _traced
+from convjax.gradflow._tap import Signal
+
+ROWS = 20
+"""Most rows in the text of a result; beyond, neighbouring lengths share one."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Paths:
+    """The gradient at the input, taken apart by path length: a pytree, for ``jit`` and ``vmap``.
+
+    ``parts`` and ``gradient`` may be used under transformations; everything else is NumPy in
+    float64, with lengths along the last axis.
+
+    Attributes:
+      parts: for every length k from 0, the norm of ``g_k``: what came over all paths through
+        exactly k branches.
+      gradient: the norm of the gradient itself, the sum of the ``g_k``.
+      batch_size: examples in the batch; energies are summed over them.
+      train: whether norms used the batch's statistics.
+    """
+
+    parts: Norm
+    gradient: Norm
+    batch_size: int = dataclasses.field(metadata={"static": True})
+    train: bool = dataclasses.field(metadata={"static": True})
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """The numbers of branches, 0 to the most that a path can have."""
+        return np.arange(np.shape(self.parts.squares)[-1])
+
+    @property
+    def log_energy(self) -> np.ndarray:
+        """Natural logarithm of ``|g_k|^2`` by length; minus infinity where nothing came."""
+        return 2 * jax.device_get(self.parts).log_norm
+
+    @property
+    def total_log_energy(self) -> Any:
+        """Natural logarithm of ``|sum_k g_k|^2``, the gradient's own energy."""
+        return 2 * jax.device_get(self.gradient).log_norm
+
+    @property
+    def energy(self) -> np.ndarray:
+        """Share of every length in ``sum_k |g_k|^2``; NaN where the whole gradient is zero."""
+        with np.errstate(invalid="ignore"):
+            return np.exp(self.log_energy - self._log_sum[..., None])
+
+    @property
+    def coherence(self) -> Any:
+        """``|sum_k g_k|^2 / sum_k |g_k|^2``: 1 where paths of different length are orthogonal."""
+        with np.errstate(invalid="ignore"):
+            return np.exp(self.total_log_energy - self._log_sum)
+
+    @property
+    def skip_share(self) -> Any:
+        """Share of the energy that came over the skips alone, through no branch."""
+        return self.energy[..., 0]
+
+    @property
+    def mean_length(self) -> Any:
+        """Mean length, weighted by energy."""
+        return self.energy @ self.lengths
+
+    def quantile(self, share: float) -> Any:
+        """Return the least length at which paths up to it hold this share of the energy."""
+        return np.argmax(np.cumsum(self.energy, axis=-1) >= share * (1 - 1e-12), axis=-1)
+
+    def check(self) -> "Paths":
+        """Return the result, or raise a ValueError where it holds a NaN or an infinity."""
+        logs = np.append(self.log_energy, self.total_log_energy)
+        if np.isnan(logs).any() or np.isposinf(logs).any():
+            raise ValueError(
+                "the gradient is NaN or infinite; gradflow.profile names the unit where that begins"
+            )
+        return self
+
+    @property
+    def _log_sum(self) -> Any:
+        return np.logaddexp.reduce(self.log_energy, axis=-1)
+
+    def __str__(self) -> str:
+        mode = "batch statistics" if self.train else "running statistics"
+        lines = [] if self.energy.ndim > 1 else _rows(self)
+        values = (
+            np.ravel(value)
+            for value in (
+                self.mean_length,
+                self.quantile(0.05),
+                self.quantile(0.95),
+                self.skip_share,
+                self.coherence,
+            )
+        )
+        for mean, low, high, skip, coherence in zip(*values, strict=True):
+            lines.append(
+                f"mean length {mean:.4g}, 5 to 95 %: {low} to {high}; over the skips alone: "
+                f"{skip:.3g}; coherence {coherence:.3g}"
+            )
+        return "\n".join([*lines, f"batch of {self.batch_size}, {mode}"])
+
+
+def _rows(found: Paths) -> list[str]:
+    """Return the table of energy by length, without the tails that hold less than 1 %."""
+    first, last = int(found.quantile(0.005)), int(found.quantile(0.995))
+    together = math.ceil((last + 1 - first) / ROWS)
+    lines = [f"{'branches':>11}  {'energy':>8}  {'up to here':>10}"]
+    for start in range(first, last + 1, together):
+        end = min(start + together, last + 1)
+        label = str(start) if end == start + 1 else f"{start} to {end - 1}"
+        share, below = found.energy[start:end].sum(), found.energy[:end].sum()
+        lines.append(f"{label:>11}  {share:8.4f}  {below:10.4f}")
+    return lines
+
+
+def paths(
+    net: nnx.Module,
+    x: ArrayLike,
+    *,
+    loss: Callable[..., jax.Array] | None = None,
+    targets: Any = None,
+    cotangent: ArrayLike | None = None,
+    train: bool,
+    rngs: nnx.Rngs | None = None,
+) -> Paths:
+    """Take the gradient at the input apart by the number of residual branches it came through.
+
+    Formula: with every branch's backward pass multiplied by t, the gradient is a polynomial
+    ``g(t) = sum_k t^k g_k``, and ``g_k`` is what came over all paths through exactly k branches.
+    The energies ``|g_k|^2`` are exact: the backward pass carries the coefficients, each with a
+    power of two of its own, so that no length is lost beside another, at any depth, in any dtype.
+
+    Where a path enters a residual's sum by the branch's term it grows by one; by the shortcut's, by
+    none. A residual in a branch adds its own; a gate belongs to whichever term it multiplies;
+    ``shortcut="none"`` offers no choice and counts nothing. What runs in ``Parallel`` is added up.
+
+    One forward pass, and one backward pass with respect to the activations on as many cotangents as
+    there are lengths: it takes about the time of a plain gradient of a batch as many times as
+    large, and its cotangents as much memory. A smaller batch is the way out.
+
+    Args:
+      net: any node of ``convjax.nn``, or any module called as ``net(x, train, rngs)``.
+      x: the batch, ``(N, *spatial, C)``.
+      loss: ``loss(output)``, or ``loss(output, targets)`` where targets are given, returning a
+        scalar. Pass the same function object each time: another one is another compilation.
+      targets: second argument of the loss, any pytree of arrays.
+      cotangent: in place of a loss, dL/d(output): an array of the output's shape, or a PRNG key
+        from which a unit Gaussian one is drawn, as measurements at birth want it.
+      train: whether norms use the batch's statistics and dropout drops; there is no default.
+      rngs: source of random numbers where ``train=True`` draws any; it is not advanced.
+
+    Returns:
+      The ``Paths``. Compiled on first use, then cached by the network's structure.
+
+    Raises:
+      ValueError: both or neither of loss and cotangent; a loss that is not scalar; a cotangent of
+        another shape; a module of one's own that holds residuals; a NaN or infinity in the result
+        (not checked under a transformation: call ``Paths.check`` on what comes out).
+
+    Example:
+      >>> import jax
+      >>> from flax import nnx
+      >>> from convjax import gradflow, models
+      >>> net = models.deep_stack(24, 8, convs_per_unit=1, padding="CIRCULAR", rngs=nnx.Rngs(0))
+      >>> x = jax.random.normal(jax.random.key(1), (4, 6, 5, 8))
+      >>> found = gradflow.paths(net, x, cotangent=jax.random.key(2), train=False)
+      >>> len(found.lengths), bool(10 < found.mean_length < 14), bool(found.skip_share < 1e-6)
+      (25, True, True)
+
+    Reference: Veit et al., Residual Networks Behave Like Ensembles of Relatively Shallow Networks,
+    2016. Their figure is the norm of single paths times the number of paths of that length, which
+    is another quantity: paths of one length are here added before they are measured.
+    """
+    if (loss is None) == (cotangent is None):
+        given = "both" if loss is not None else "neither"
+        raise ValueError(f"give loss or cotangent, one of the two; {given} was given")
+    refuse_hidden(net)
+    x = jnp.asarray(x)
+    graphdef, state = nnx.split(net)
+    streams = None if rngs is None else nnx.split(rngs)
+    arrays = (state, x, targets, cotangent, streams)
+    found = _measure(*arrays, graphdef=graphdef, loss=loss, train=train)
+    return found if _traced(arrays) else found.check()
+
+
+@partial(jax.jit, static_argnames=("graphdef", "loss", "train"))
+def _measure(state, x, targets, cotangent, streams, *, graphdef, loss, train):
+    zero = jnp.zeros((), at_least_float32(x.dtype))
+    count = 1 + longest(nnx.merge(graphdef, state))
+
+    def run(signal):
+        net = nnx.merge(graphdef, state, copy=True)
+        rngs = None if streams is None else nnx.merge(*streams, copy=True)
+        return visit(net, signal, Route(train, rngs))
+
+    output, pullback = jax.vjp(run, Signal(x, zero))
+    _, cotangent = _cotangent(output.x, loss, targets, cotangent)
+    start = jnp.zeros((count + 1, *output.x.shape), output.x.dtype)
+    start = start.at[jnp.array([0, count])].set(cotangent)
+    (found,) = jax.vmap(pullback)(Signal(start, jnp.broadcast_to(zero, (count + 1,))))
+    norms = measure_stacked(found.x, found.exponent, axes=1)
+    parts = jax.tree.map(lambda a: a[:-1], norms)
+    whole = jax.tree.map(lambda a: a[-1], norms)
+    return Paths(parts, whole, x.shape[0], train)

@@ -1,0 +1,179 @@
+"""per_example_norms: the norm of every example's own gradient."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import ArrayLike
+
+from convjax import nn
+from convjax.gradflow._function import split_streams
+from convjax.gradflow._profile import Profile, profile
+from convjax.gradflow._table import _Rows
+
+
+@dataclasses.dataclass(frozen=True)
+class PerExample:
+    """Norms of the gradients of single examples' losses with respect to the parameters.
+
+    Attributes:
+      loss: every example's loss, ``(N,)``.
+      log_norm: natural logarithm of the norm over all parameters, ``(N,)``.
+      log_norms: the same for the parameters of one unit, by the unit's path, each ``(N,)``; minus
+        infinity where the gradient is zero.
+    """
+
+    loss: np.ndarray
+    log_norm: np.ndarray
+    log_norms: dict[str, np.ndarray]
+
+
+def per_example_norms(
+    net: nnx.Module,
+    x: ArrayLike,
+    *,
+    loss: Callable[..., jax.Array],
+    targets: Any = None,
+    train: bool = False,
+    rngs: nnx.Rngs | None = None,
+    chunk: int = 32,
+) -> PerExample:
+    """Measure the norm of each example's own parameter gradient, in all and unit by unit.
+
+    Formula: ``|d loss(net(x_i), t_i) / d W|``, where ``x_i`` is a batch of one; so a mean and a sum
+    over the batch are the same loss here. Each example is profiled by itself: the logarithms
+    neither under- nor overflow at any depth.
+
+    Args:
+      net: any node of ``convjax.nn``, or any module called as ``net(x, train, rngs)``.
+      x: the batch, ``(N, *spatial, C)``.
+      loss: ``loss(output)``, or ``loss(output, targets)`` where targets are given, returning a
+        scalar; it sees batches of one. Pass the same function object each time.
+      targets: second argument of the loss, any pytree of arrays whose first axis is the examples'.
+      train: whether dropout drops, for each example anew. Refused where a norm takes statistics
+        from the batch: an example's loss then depends on all examples, and none has a gradient of
+        its own.
+      rngs: source of random numbers where ``train=True`` draws any; it is not advanced.
+      chunk: examples differentiated at once; memory grows with it.
+
+    Returns:
+      ``PerExample``, on the host in float64. Compiled on first use, then cached by structure.
+
+    Raises:
+      ValueError: ``train=True`` with batch norm; targets for another number of examples; a chunk
+        below one; a loss that is not scalar; a parameter that stands at two paths; a NaN or
+        infinity, naming the first unit with one.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from convjax import gradflow, nn
+      >>> net = nn.Chain(pool=nn.GlobalPool(), dense=nn.Dense(3, 2, rngs=nnx.Rngs(0)))
+      >>> x = jax.random.normal(jax.random.key(1), (5, 4, 6, 3))
+      >>> norms = gradflow.per_example_norms(net, x, loss=lambda y: jnp.sum(y**2))
+      >>> list(norms.log_norms), norms.log_norm.shape
+      (['dense'], (5,))
+
+    Reference: Goodfellow, Efficient Per-Example Gradient Computations, 2015, for the quantity.
+    """
+    x = jnp.asarray(x)
+    check_examples(net, x, targets, train=train, chunk=chunk)
+    _check_unshared(net)
+    graphdef, params, rest = nnx.split(net, nnx.Param, ...)
+    measured: Profile = _profiles(
+        params,
+        rest,
+        x,
+        targets,
+        split_streams(rngs),
+        graphdef=graphdef,
+        loss=loss,
+        train=train,
+        chunk=even_chunk(x.shape[0], chunk),
+    )
+    measured = jax.device_get(measured).check()
+    logs = measured.table()["parameter_gradient_log_norm"].reshape(x.shape[0], -1)
+    rows = _Rows(measured.paths, measured.units)
+    by_path = {
+        path: logs[:, i]
+        for i, (path, entry) in enumerate(zip(rows.paths, rows.entries, strict=True))
+        if measured.units[entry].parameters
+    }
+    return PerExample(np.asarray(measured.loss, np.float64), logs[:, -1], by_path)
+
+
+def check_examples(net: nnx.Module, x: jax.Array, targets: Any, *, train: bool, chunk: int):
+    """Refuse what has no gradient for each example, by a ValueError."""
+    if x.ndim < 2 or x.shape[0] == 0:
+        raise ValueError(f"x has shape {x.shape}; it must be (N, *spatial, C) with N at least 1")
+    for leaf in jax.tree.leaves(targets):
+        if jnp.shape(leaf)[:1] != x.shape[:1]:
+            raise ValueError(
+                f"targets has a leaf of shape {jnp.shape(leaf)}; its first axis must be that of "
+                f"the {x.shape[0]} examples of x"
+            )
+    if chunk < 1:
+        raise ValueError(f"chunk={chunk} must be at least 1")
+    coupled = nnx.to_flat_state(nnx.state(net, nnx.BatchStat)) if train else []
+    for path, _ in coupled:
+        raise ValueError(
+            f"train=True: the norm at {'/'.join(map(str, path[:-1]))!r} takes its statistics from "
+            "the batch, so an example's loss depends on all examples and none has a gradient of "
+            "its own; measure with train=False, or use group or layer norm"
+        )
+
+
+def _check_unshared(net: nnx.Module):
+    """Refuse a parameter at two paths: a profile rescales the two parts of its gradient apart."""
+    seen: dict[int, str] = {}
+    for path, node, _ in nn.walk(net):
+        if any(True for _ in nn.children(node)):
+            continue
+        for _, part in nnx.iter_graph(node):
+            if isinstance(part, nnx.Param) and seen.setdefault(id(part), path) != path:
+                raise ValueError(
+                    f"net has one parameter at {seen[id(part)]!r} and {path!r}; its gradient is no "
+                    "single unit's: let a combinator of your own call the unit twice"
+                )
+
+
+def even_chunk(count: int, chunk: int) -> int:
+    """Return the largest chunk, no larger than asked for, that leaves the fewest places empty."""
+    return -(-count // -(-count // chunk))
+
+
+def padded(count: int, chunk: int) -> jax.Array:
+    """Return the examples' numbers, the last repeated up to whole chunks: one program for all."""
+    return jnp.minimum(jnp.arange(-(-count // chunk) * chunk), count - 1)
+
+
+def streams_of(streams: Any, i: jax.Array) -> Any:
+    """Return random streams of example ``i``, which differ from those of any other."""
+
+    def fold(leaf):
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return jax.random.fold_in(leaf, i) if is_key else leaf
+
+    return jax.tree.map(fold, streams)
+
+
+@partial(jax.jit, static_argnames=("graphdef", "loss", "train", "chunk"))
+def _profiles(params, rest, x, targets, streams, *, graphdef, loss, train, chunk):
+    def one(i):
+        return profile(
+            nnx.merge(graphdef, params, rest, copy=True),
+            x[i][None],
+            loss=loss,
+            targets=jax.tree.map(lambda leaf: leaf[i][None], targets),
+            train=train,
+            rngs=None if streams is None else nnx.merge(*streams_of(streams, i), copy=True),
+        )
+
+    count = x.shape[0]
+    measured = jax.lax.map(one, padded(count, chunk), batch_size=chunk)
+    return jax.tree.map(lambda leaf: leaf[:count], measured)

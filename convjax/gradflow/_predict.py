@@ -1,0 +1,310 @@
+"""predict: what activations and gradients theory expects at every unit, at birth."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from convjax.gradflow._theory import _combine as _combine
+from convjax.gradflow._theory import _elementwise as _elementwise
+from convjax.gradflow._theory import _linear as _linear
+from convjax.gradflow._theory import _norms as _norms
+from convjax.gradflow._theory import _pools as _pools
+from convjax.gradflow._theory import _run
+from convjax.gradflow._theory._run import Facts, Row, Scope
+from convjax.gradflow._theory._sites import chosen_sites, class_nodes
+from convjax.gradflow._theory._state import Cotangent, Doubt, Pairs, Signal
+
+NODES = 6
+"""Nodes for each class of pairs of sites, where a batch is given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """What theory expects of one unit. All logarithms are natural, and of norms, not of squares.
+
+    Attributes:
+      path: the unit's path, with numbers for the units of repeats, as in a profile's table.
+      kind: the node's type, or an activation's name.
+      activation_log_rms: of the output.
+      activation_scatter: standard deviation of that over draws of the weights.
+      gradient_log_norm: of the loss's gradient with respect to the output, relative to the
+        network's output.
+      gradient_scatter: standard deviation of that.
+      activation_gain: log RMS of the output less that of the unit's input.
+      activation_gain_scatter: standard deviation of that over draws of the weights.
+      activation_gain_slack: how far theory's approximations may be off, roughly; infinite where it
+        knows nothing.
+      gradient_gain: log norm of what the unit hands back less that of what it gets.
+      gradient_gain_scatter: standard deviation of that.
+      gradient_gain_slack: as for the activation.
+      input: path of the unit whose output is this one's input, or None.
+      handed: path and measure (``"gradient"``, ``"branch_gradient"`` or ``"shortcut_gradient"``)
+        of a profile that hold what this unit hands back, or None where nothing measures it.
+      kernel_variance: mean square of a kernel's entry that was reckoned with; NaN without one.
+      groups: groups of the convolution; 1 elsewhere.
+      border: share of an even image's energy that zero padding leaves (or would leave, where the
+        padding is another); 1 elsewhere.
+      note: what theory leaves open here, or what a reader should know; or "".
+    """
+
+    path: str
+    kind: str
+    activation_log_rms: float
+    activation_scatter: float
+    gradient_log_norm: float
+    gradient_scatter: float
+    activation_gain: float
+    activation_gain_scatter: float
+    activation_gain_slack: float
+    gradient_gain: float
+    gradient_gain_scatter: float
+    gradient_gain_slack: float
+    input: str | None
+    handed: tuple[str, str] | None
+    kernel_variance: float
+    groups: int
+    border: float
+    note: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What theory expects of a network: one ``Expected`` for every unit, in a profile's order.
+
+    Attributes:
+      units: children before parents.
+      batch_size: examples in the batch.
+      train: whether norms use the batch's statistics.
+      unknown: paths of the leaves that theory has nothing to say of.
+    """
+
+    units: tuple[Expected, ...]
+    batch_size: int
+    train: bool
+    unknown: tuple[str, ...]
+
+    def __getitem__(self, path: str) -> Expected:
+        """Return what is expected of the unit at a path; the root's is empty."""
+        for unit in self.units:
+            if unit.path == path:
+                return unit
+        known = ", ".join(unit.path for unit in self.units[:12])
+        raise KeyError(f"{path!r} is not in the prediction; it begins with {known}")
+
+    def table(self) -> dict[str, np.ndarray]:
+        """Return the fields of every unit as columns; ``handed`` as a path alone."""
+        names = [field.name for field in dataclasses.fields(Expected)]
+        columns = {name: [getattr(unit, name) for unit in self.units] for name in names}
+        columns["handed"] = ["" if h is None else "/".join(h) for h in columns["handed"]]
+        columns["input"] = ["" if i is None else i for i in columns["input"]]
+        return {name: np.array(values) for name, values in columns.items()}
+
+    def __str__(self) -> str:
+        wide = max(len(_shown(unit.path)) for unit in self.units)
+        kind = max(len(unit.kind) for unit in self.units)
+        lines = [
+            f"{'unit':{wide}}  {'kind':{kind}}  {'log rms':>16}  {'log gradient':>16}  "
+            f"{'its gain':>16}"
+        ]
+        for u in self.units:
+            cells = [
+                _with(u.activation_log_rms, u.activation_scatter),
+                _with(u.gradient_log_norm, u.gradient_scatter),
+                _with(u.gradient_gain, u.gradient_gain_scatter),
+            ]
+            note = f"  {u.note}" if u.note else ""
+            lines.append(f"{_shown(u.path):{wide}}  {u.kind:{kind}}  {'  '.join(cells)}{note}")
+        mode = "batch statistics" if self.train else "running statistics"
+        lines.append(
+            "expected ± standard deviation over draws of the weights; gradient relative to the "
+            f"output's; batch of {self.batch_size}, {mode}"
+        )
+        return "\n".join(lines)
+
+
+def predict(
+    net: nnx.Module,
+    x: Any,
+    *,
+    train: bool,
+    cotangent: Any = None,
+    kernels: str = "declared",
+) -> Prediction:
+    """Say how large activations and gradients of a network should be at birth, unit by unit.
+
+    An interpreter over the same expression that ``profile`` measures. It carries, in place of
+    arrays, what mean-field theory needs of them: the mean square at every place, the correlations
+    between places and between examples, and the same of the cotangents on the way back; and the
+    relative variance that a finite width leaves. Padding, strides and pools act on the maps of mean
+    squares exactly. Nothing is drawn and no array of the network's size is touched, so that the
+    cost depends on the number of nodes alone.
+
+    Args:
+      net: any node of ``convjax.nn``; parameters need not be there (``nnx.eval_shape``).
+      x: the batch, ``(N, *spatial, C)``, whose correlations are then used; or its shape, which
+        means independent standard normal entries.
+      train: whether norms use the batch's statistics and dropout drops, as in ``profile``.
+      cotangent: gradient with respect to the output, an array; None is a unit Gaussian one.
+      kernels: ``"declared"`` takes each kernel's variance from its initialiser, as at birth, and
+        measures it where the initialiser does not say; ``"measured"`` takes the mean square of the
+        kernel's values, as after training or loading.
+
+    Returns:
+      The ``Prediction``; ``gradflow.compare`` holds it against a ``Profile``.
+
+    Raises:
+      ValueError: an input without batch and channels, or an unknown choice of kernels.
+
+    Example:
+      >>> from flax import nnx
+      >>> from convjax import gradflow, models
+      >>> net = models.deep_stack(20, 64, norm="batch", shortcut="none", rngs=nnx.Rngs(0))
+      >>> found = gradflow.predict(net, (32, 8, 8, 64), train=True)
+      >>> round(found["5"].gradient_gain, 2)  # two layers of batch norm and ReLU
+      0.37
+
+    Reference: Schoenholz et al., Deep Information Propagation, 2016; Yang et al., A Mean Field
+    Theory of Batch Normalization, 2019; Hanin, Which Neural Net Architectures Give Rise to
+    Exploding and Vanishing Gradients?, 2018, for the scatter.
+    """
+    if kernels not in ("declared", "measured"):
+        raise ValueError(f"kernels={kernels!r} is not known; choose 'declared' or 'measured'")
+    signal = _input(x)
+    scope = Scope(train, kernels, [], {}, {})
+    after, back = _run.visit(net, signal, scope)
+    output = _output_cotangent(cotangent, after)
+    back(output)
+    base = output.log_energy(after.batch)
+    units = tuple(_expected(row, base, scope.facts.get(row.path, Facts())) for row in scope.rows)
+    unknown = tuple(path for path, facts in scope.facts.items() if facts.unknown)
+    return Prediction(units, signal.batch, train, unknown)
+
+
+def _input(x: Any) -> Signal:
+    if isinstance(x, jax.ShapeDtypeStruct):
+        x = x.shape
+    if isinstance(x, Sequence) and all(isinstance(n, int) for n in x):
+        shape = tuple(x)
+        _check(shape)
+        pairs = Pairs(1)
+        pair = np.zeros((1, pairs.count))
+        ones = np.ones((1, *shape[1:-1]))
+        overlap = 1 / shape[-1]
+        return Signal(
+            shape[0],
+            (shape[-1],),
+            0.0,
+            ones,
+            pair,
+            np.zeros(1),
+            overlap,
+            overlap,
+            pairs,
+            laws=(None,),
+        )
+    values = np.asarray(x, np.float64)
+    _check(values.shape)
+    pairs = Pairs(NODES)
+    energy = np.mean(np.square(values), axis=(0, -1))[None]
+    sites = chosen_sites(len(values), values.shape[1:-1])
+    found = np.array([values[(example, *place)] for example, place in sites])
+    rms = math.sqrt(max(float(energy.mean()), 1e-300))
+    return Signal(
+        len(values),
+        (values.shape[-1],),
+        0.0,
+        energy,
+        class_nodes(found @ found.T, sites, pairs)[None],
+        np.array([values.mean() / rms]),
+        0.0,
+        0.0,
+        pairs,
+        laws=(None,),
+        data=values,
+    )
+
+
+def _check(shape: Sequence[int]) -> None:
+    if len(shape) < 2 or min(shape) < 1:
+        raise ValueError(f"x has shape {tuple(shape)}; expected (batch, *spatial, channels)")
+
+
+def _output_cotangent(cotangent: Any, after: Signal) -> Cotangent:
+    segments = len(after.features)
+    if cotangent is None:
+        pair = np.zeros((segments, after.pairs.count))
+        return Cotangent(
+            after.features, 0.0, np.ones_like(after.energy), pair, 1 / sum(after.features)
+        )
+    values = np.asarray(cotangent, np.float64)
+    shape = (after.batch, *after.spatial, sum(after.features))
+    if values.shape != shape:
+        raise ValueError(f"cotangent has shape {values.shape}, the output {shape}")
+    energy = np.mean(np.square(values), axis=(0, -1))[None]
+    sites = chosen_sites(len(values), values.shape[1:-1])
+    found = np.array([values[(example, *place)] for example, place in sites])
+    pair = class_nodes(found @ found.T, sites, after.pairs)[None]
+    whole = Cotangent((shape[-1],), 0.0, energy, pair, 0.0)
+    return whole.regrouped(after.features)
+
+
+def _expected(row: Row, base: float, facts: Facts) -> Expected:
+    """Turn expectations of squared norms into those of logarithms of norms.
+
+    Squared norms scatter log-normally: the logarithm lies half its variance lower on average.
+    """
+    batch = row.signal.batch
+    after = _typical(row.signal.log_energy, row.signal.total)
+    before = _typical(row.before.log_energy, row.before.total)
+    gradient = gain = scatter = math.nan
+    if row.cotangent is not None and row.handed is not None:
+        got = row.cotangent.log_energy(batch)
+        gradient = _typical(_less(got, base), row.cotangent.total)
+        gain = _typical(_less(row.handed.log_energy(batch), got), row.gradient_doubt)
+        scatter = _deviation(row.cotangent.total)
+    return Expected(
+        path=row.path,
+        kind=row.kind,
+        activation_log_rms=after,
+        activation_scatter=_deviation(row.signal.total),
+        gradient_log_norm=gradient,
+        gradient_scatter=scatter,
+        activation_gain=_less(after, before),
+        activation_gain_scatter=_deviation(row.activation_doubt),
+        activation_gain_slack=row.activation_doubt.slack / 2,
+        gradient_gain=gain,
+        gradient_gain_scatter=_deviation(row.gradient_doubt),
+        gradient_gain_slack=row.gradient_doubt.slack / 2,
+        input=row.source.activation,
+        handed=row.source.gradient,
+        kernel_variance=facts.kernel_variance,
+        groups=facts.groups,
+        border=facts.border,
+        note=facts.note,
+    )
+
+
+def _less(log: float, other: float) -> float:
+    """Return the difference of two logarithms; of nothing over nothing it is NaN."""
+    return math.nan if other == -math.inf else float(log) - float(other)
+
+
+def _typical(log_square: float, doubt: Doubt) -> float:
+    return 0.5 * (log_square - 0.5 * doubt.variance)
+
+
+def _deviation(doubt: Doubt) -> float:
+    return 0.5 * math.sqrt(max(doubt.variance, 0.0))
+
+
+def _shown(path: str) -> str:
+    return path or "(the whole)"
+
+
+def _with(value: float, scatter: float) -> str:
+    return f"{value:8.3f} ± {scatter:5.3f}"

@@ -1,0 +1,182 @@
+"""Which input places each output place of a sliding window reads, axis by axis, tap by tap."""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Taps = np.ndarray
+"""(taps, out, in): 1 where that tap of that output reads that input, 0 elsewhere."""
+
+
+class Window(NamedTuple):
+    """A window over an image: one array of taps for each spatial axis.
+
+    Attributes:
+      axes: the taps of every axis.
+    """
+
+    axes: tuple[Taps, ...]
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        """Spatial shape of what comes out."""
+        return tuple(taps.shape[1] for taps in self.axes)
+
+    @property
+    def size(self) -> int:
+        """Taps in all."""
+        return math.prod(len(taps) for taps in self.axes)
+
+    def gather(self, energy: np.ndarray) -> np.ndarray:
+        """Sum a map ``(segments, *spatial)`` over each output's taps."""
+        return _along(energy, [taps.sum(0) for taps in self.axes])
+
+    def scatter(self, energy: np.ndarray) -> np.ndarray:
+        """Transpose of ``gather``: sum over the outputs that read each input."""
+        return _along(energy, [taps.sum(0).T for taps in self.axes])
+
+    def overlap(self, root: np.ndarray, *, back: bool = False) -> np.ndarray:
+        """Return sum over taps of the squared mean over the places that the tap joins.
+
+        What a covariance between two unlike places is multiplied by, on average over places, where
+        the covariance is the product of the roots of the energies there.
+
+        Args:
+          root: ``(segments, *spatial)``, square root of the energy.
+          back: from outputs to inputs instead.
+        """
+        places = math.prod(self.output)
+        sums = [taps.sum(2 if back else 1) for taps in self.axes]
+        if back:
+            places = math.prod(taps.shape[2] for taps in self.axes)
+        per_tap = _along(root, sums) / places
+        return np.sum(per_tap.reshape(len(root), -1) ** 2, axis=1)
+
+    def reads(self, place: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Return the input place of every tap of one output; -1 where it reads padding."""
+        per_axis = [
+            [int(np.argmax(tap[o])) if tap[o].any() else -1 for tap in taps]
+            for taps, o in zip(self.axes, place, strict=True)
+        ]
+        found: list[tuple[int, ...]] = [()]
+        for places in per_axis:
+            found = [(*head, p) for head in found for p in places]
+        return found
+
+
+def _along(values: np.ndarray, matrices: Sequence[np.ndarray]) -> np.ndarray:
+    for axis, matrix in enumerate(matrices, start=1):
+        values = np.moveaxis(np.tensordot(matrix, values, (1, axis)), 0, axis)
+    return values
+
+
+def convolution(
+    image: Sequence[int],
+    window: Sequence[int],
+    *,
+    strides: Any = 1,
+    padding: Any = "SAME",
+    dilation: Any = 1,
+    centre_only: bool = False,
+) -> Window:
+    """Return the taps of a convolution, or of a pool.
+
+    Args:
+      image: spatial shape of the input.
+      window: taps along each axis.
+      strides: as in ``ops.conv``.
+      padding: as in ``ops.conv``.
+      dilation: steps between taps.
+      centre_only: whether all taps but the middle one are zero (delta-orthogonal kernels).
+    """
+    rank = len(image)
+    pads = _per_axis_padding(padding, rank)
+    axes = [
+        _taps(n, k, s, pad, d)
+        for n, k, s, pad, d in zip(
+            image, window, _spread(strides, rank), pads, _spread(dilation, rank), strict=True
+        )
+    ]
+    if centre_only:
+        axes = [taps[len(taps) // 2 : len(taps) // 2 + 1] for taps in axes]
+    return Window(tuple(axes))
+
+
+def transposed(
+    image: Sequence[int], window: Sequence[int], *, strides: Any = 1, padding: Any = "SAME"
+) -> Window:
+    """Return the taps of a transposed convolution: those of the convolution that it transposes."""
+    rank = len(image)
+    axes = [
+        _transposed_taps(n, k, s, pad)
+        for n, k, s, pad in zip(
+            image, window, _spread(strides, rank), _per_axis_padding(padding, rank), strict=True
+        )
+    ]
+    return Window(tuple(axes))
+
+
+def _spread(value: Any, rank: int) -> tuple[int, ...]:
+    return (value,) * rank if isinstance(value, int) else tuple(value)
+
+
+def _per_axis_padding(padding: Any, rank: int) -> list[Any]:
+    if isinstance(padding, str):
+        return [padding] * rank
+    entries = (padding,) * rank if isinstance(padding, int) else tuple(padding)
+    return [(p, p) if isinstance(p, int) else tuple(p) for p in entries]
+
+
+@functools.lru_cache(maxsize=512)
+def _taps(n: int, k: int, stride: int, padding: str | tuple[int, int], dilation: int) -> Taps:
+    extent = dilation * (k - 1) + 1
+    low, high, mode = _pads(n, extent, stride, padding)
+    source = np.pad(np.arange(n), (low, high), mode=mode, **_fill(mode))
+    out = (n + low + high - extent) // stride + 1
+    reads = source[np.arange(out) * stride + dilation * np.arange(k)[:, None]]
+    return (reads[..., None] == np.arange(n)).astype(float)
+
+
+def _fill(mode: Any) -> dict[str, int]:
+    return {"constant_values": -1} if mode == "constant" else {}
+
+
+def _pads(n: int, extent: int, stride: int, padding: Any) -> tuple[int, int, Any]:
+    if not isinstance(padding, str):
+        return (*padding, "constant")
+    if padding in ("CIRCULAR", "REFLECT"):
+        mode = {"CIRCULAR": "wrap", "REFLECT": "reflect"}[padding]
+        return (extent - 1) // 2, extent // 2, mode
+    if padding == "VALID":
+        return 0, 0, "constant"
+    if padding == "CAUSAL":
+        return extent - 1, 0, "constant"
+    total = max((math.ceil(n / stride) - 1) * stride + extent - n, 0)
+    low = total // 2 if padding == "SAME" else total - total // 2
+    return low, total - low, "constant"
+
+
+@functools.lru_cache(maxsize=512)
+def _transposed_taps(n: int, k: int, stride: int, padding: str | tuple[int, int]) -> Taps:
+    if not isinstance(padding, str):
+        low, high = padding
+        out = (n - 1) * stride - low - high + k
+    elif padding == "VALID":
+        low, out = 0, n * stride + max(k - stride, 0)
+    else:
+        total = max(k - stride, 0)
+        # As in Flax: SAME gives n times the stride, and cuts what VALID has beyond it.
+        low = {"CAUSAL": 0, "SAME_LOWER": total - total // 2}.get(padding, total // 2)
+        out = n * stride
+    taps = np.zeros((k, out, n))
+    for tap in range(k):
+        place = np.arange(n) * stride + tap - low
+        if padding == "CIRCULAR":
+            place %= out
+        inside = (place >= 0) & (place < out)
+        taps[tap, place[inside], np.arange(n)[inside]] = 1.0
+    # Not flipped: the last tap reaches the lowest place.
+    return taps[::-1]

@@ -1,0 +1,266 @@
+"""What to expect of the combinators: chains, branches side by side, sums, repeats."""
+
+import itertools
+import math
+
+import numpy as np
+
+from convjax import nn
+from convjax.gradflow._theory._duals import moments
+from convjax.gradflow._theory._run import Back, Row, Scope, Source, expected, visit
+from convjax.gradflow._theory._state import Cotangent, Doubt, Signal, refined, scaled_by
+
+
+@expected.register
+def _(node: nn.Chain, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    backs: list[Back] = []
+    inner = scope
+    for name, unit in node.items():
+        signal, back = visit(unit, signal, inner.inside(name))
+        backs.append(back)
+        here = nn.join(scope.path, name)
+        inner = inner._replace(source=Source(here, (here, "gradient")))
+    return signal, _in_turn(backs)
+
+
+@expected.register
+def _(node: nn.Repeat, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    backs: list[Back] = []
+    inner = scope
+    for i in range(node.n):
+        step = inner.inside(str(i), units=(*scope.units, i))
+        signal, back = visit(node.unit, signal, step)
+        backs.append(back)
+        inner = inner._replace(source=Source(step.path, (step.path, "gradient")))
+    return signal, _in_turn(backs)
+
+
+def _in_turn(backs: list[Back]) -> Back:
+    def back(cotangent: Cotangent) -> Cotangent:
+        for one in reversed(backs):
+            cotangent = one(cotangent)
+        return cotangent
+
+    return back
+
+
+@expected.register
+def _(node: nn.Parallel, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    shared = scope._replace(source=scope.source._replace(gradient=None))
+    parts = [visit(unit, signal, shared.inside(name)) for name, unit in node.items()]
+    outs = [out for out, _ in parts]
+    log = max(out.log for out in outs)
+    energy = np.concatenate([out.energy * math.exp(2 * (out.log - log)) for out in outs])
+    features = tuple(f for out in outs for f in out.features)
+    whole = signal._replace(features=features, log=log, energy=energy)
+    share = np.array([whole.share[whole_of].sum() for whole_of in _slices(outs)])
+    after = whole._replace(
+        pair=np.concatenate([out.pair for out in outs]),
+        mean=np.concatenate([out.mean for out in outs]),
+        overlap=float(share @ [out.overlap for out in outs]),
+        latent=float(share @ [out.latent for out in outs]),
+        laws=tuple(law for out in outs for law in out.laws or (None,) * len(out.features)),
+        own=_weighted(share, [out.own for out in outs]),
+        total=_weighted(share, [out.total for out in outs]),
+        carry=float(share @ [out.carry for out in outs]),
+        drawn=0,
+        spectrum=None,
+        data=None,
+    )
+
+    def back(cotangent: Cotangent) -> Cotangent:
+        cotangent = cotangent.regrouped(features)
+        handed: list[Cotangent] = []
+        for rows, (out, one) in zip(_slices(outs), parts, strict=True):
+            part = cotangent._replace(
+                features=out.features,
+                energy=cotangent.energy[rows],
+                pair=cotangent.pair[rows],
+                tilt=None if cotangent.tilt is None else cotangent.tilt[rows],
+            )
+            handed.append(one(part))
+        total = handed[0]
+        for more in handed[1:]:
+            total = total.plus(more)
+        logs = np.array([c.log_energy(signal.batch) for c in handed])
+        share = np.exp(logs - np.logaddexp.reduce(logs))
+        own = _weighted(share, [c.own for c in handed])
+        return total._replace(own=own, total=cotangent.total.then(1.0, own))
+
+    return after, back
+
+
+def _slices(outs: list[Signal]) -> list[slice]:
+    ends = np.cumsum([0, *(len(out.features) for out in outs)]).tolist()
+    return [slice(*both) for both in itertools.pairwise(ends)]
+
+
+def _weighted(share: np.ndarray, doubts: list[Doubt]) -> Doubt:
+    """Return the doubt about a sum of parts that scatter independently."""
+    known = [(s, d) for s, d in zip(share.tolist(), doubts, strict=True) if s > 0]
+    return Doubt(sum(s**2 * d.variance for s, d in known), sum(s * d.slack for s, d in known))
+
+
+@expected.register
+def _(node: nn.Residual, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    if node.shortcut is None:
+        total, back = visit(node.branch, signal, scope.inside("branch"))
+        total, back = _scaled(total, back, node.scale)
+    else:
+        total, back = _sum(node, signal, scope)
+    if node.activation is None:
+        return total, back
+    unmeasured = scope.inside("activation", source=Source(None, None))
+    after, back_activation = visit(node.activation, total, unmeasured)
+    return after, _in_turn([back, back_activation])
+
+
+def _scaled(signal: Signal, back: Back, scale: float) -> tuple[Signal, Back]:
+    if scale == 1.0:
+        return signal, back
+
+    def scaled(cotangent: Cotangent) -> Cotangent:
+        return back(cotangent._replace(energy=cotangent.energy * scale**2))
+
+    turned = signal._replace(
+        energy=signal.energy * scale**2, mean=signal.mean * math.copysign(1, scale)
+    )
+    return turned, scaled
+
+
+def _sum(node: nn.Residual, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    """Add branch and shortcut, whose weights are independent."""
+
+    def inside(part: str) -> Scope:
+        column = f"{part}_gradient"
+        source = Source(scope.source.activation, (scope.path, column))
+        return scope.inside(part, source=source)
+
+    branch, back_branch = visit(node.branch, signal, inside("branch"))
+    branch, back_branch = _scaled(branch, back_branch, node.scale)
+    if isinstance(node.shortcut, nn.Gate):
+        return _gated(signal, scope, (branch, back_branch), inside("shortcut"), node.shortcut)
+    beside, back_beside = visit(node.shortcut, signal, inside("shortcut"))  # pyright: ignore
+    after = added(signal, branch, beside)
+
+    def back(cotangent: Cotangent) -> Cotangent:
+        start = cotangent._replace(own=Doubt())
+        return joined(
+            signal,
+            cotangent,
+            back_branch(start.regrouped(branch.features)),
+            back_beside(start.regrouped(beside.features)),
+        )
+
+    return after, back
+
+
+def added(signal: Signal, branch: Signal, beside: Signal) -> Signal:
+    """Return the sum of two signals that came from one by ways of their own."""
+    features = refined(branch.features, beside.features)
+    a, b = branch.split(features), beside.split(features)
+    log = max(a.log, b.log)
+    ea, eb = (s.energy * math.exp(2 * (s.log - log)) for s in (a, b))
+    shape = (-1,) + (1,) * (ea.ndim - 1)
+    cross = 2 * (a.mean * b.mean).reshape(shape) * np.sqrt(ea * eb)
+    energy = ea + eb + cross
+    flat = [np.maximum(e.reshape(len(features), -1).mean(1), 0) for e in (ea, eb, energy)]
+    whole = np.maximum(flat[2], 1e-300)
+    both = 2 * a.mean * b.mean * np.sqrt(flat[0] * flat[1])
+    pair = (flat[0][:, None] * a.pair + flat[1][:, None] * b.pair + both[:, None]) / whole[:, None]
+    mean = (a.mean * np.sqrt(flat[0]) + b.mean * np.sqrt(flat[1])) / np.sqrt(whole)
+    count = np.array(features)
+    fa = float((count * flat[0]).sum() / max((count * whole).sum(), 1e-300))
+    fb = 1 - fa
+    carry = fa * a.carry + fb * b.carry
+    # The product of the two has mean zero, and a scatter of its own.
+    self_share, nodes = a._replace(energy=energy).weights
+    alike = self_share + float((nodes * a.pair * b.pair).mean(0).sum())
+    crossing = 4 * fa * fb * alike / sum(features)
+    own = Doubt(
+        fa**2 * a.own.variance + fb**2 * b.own.variance + crossing,
+        fa * a.own.slack + fb * b.own.slack,
+    )
+    return signal._replace(
+        features=features,
+        log=log,
+        energy=energy,
+        pair=np.clip(pair, -1, 1),
+        mean=mean,
+        overlap=fa**2 * a.overlap + fb**2 * b.overlap,
+        latent=fa**2 * a.latent + fb**2 * b.latent,
+        total=signal.total.then(carry, own),
+        own=own,
+        carry=carry,
+        laws=(None,) * len(features),
+        drawn=0,
+        spectrum=None,
+        data=None,
+    )._scaled()
+
+
+def joined(signal: Signal, cotangent: Cotangent, branch: Cotangent, beside: Cotangent) -> Cotangent:
+    """Return the sum of what branch and shortcut hand back."""
+    total = branch.plus(beside)
+    log_branch, log_beside = (c.log_energy(signal.batch) for c in (branch, beside))
+    whole = np.logaddexp(log_branch, log_beside)
+    part = math.exp(log_branch - whole) if whole > -math.inf else 0.5
+    own = _weighted(np.array([part, 1 - part]), [branch.own, beside.own])
+    self_share, nodes = signal.weights
+    alike = self_share + float((nodes * branch.pair * beside.pair).mean(0).sum())
+    crossing = 4 * part * (1 - part) * alike / sum(signal.features)
+    own = Doubt(own.variance + crossing, own.slack)
+    return total._replace(own=own, total=cotangent.total.then(1.0, own))
+
+
+def _gated(
+    signal: Signal, scope: Scope, way: tuple[Signal, Back], inner: Scope, gate: nn.Gate
+) -> tuple[Signal, Back]:
+    """Add ``t * branch`` and ``(1 - t) * x``; t is the sigmoid of a convolution of x."""
+    branch, back_branch = way
+    conv, back_conv = expected(gate.conv, signal._replace(own=Doubt()), inner)
+    level = float(conv.level[0]) * scaled_by(conv.log)
+    mean = float(conv.mean[0]) * math.sqrt(level)
+    variance = max(level - mean**2, 1e-12)
+    open_ = moments("sigmoid", None, mean, variance)
+    carry_square = 1 - 2 * open_.mean + open_.second
+    rho = np.clip((conv.pair[0] * level - mean**2) / variance, -1, 1)
+    open_pair = open_.pair(rho)
+    carry_pair = 1 - 2 * open_.mean + open_pair
+    inner.rows.append(_gate_row(signal, conv, open_.second, inner))
+
+    def times(s: Signal, square: float, pair: np.ndarray) -> Signal:
+        return s._replace(
+            energy=s.energy * square, pair=np.clip(s.pair * pair / square, -1, 1), carry=s.carry
+        )
+
+    scaled = times(branch, open_.second, open_pair)
+    kept = times(signal._replace(own=Doubt(), carry=1.0), carry_square, carry_pair)
+    after = added(signal, scaled, kept)
+    tension = signal.log_energy, branch.log_energy
+
+    def back(cotangent: Cotangent) -> Cotangent:
+        start = cotangent._replace(own=Doubt())
+
+        def part(square: float, pair: np.ndarray, features: tuple[int, ...]) -> Cotangent:
+            c = start._replace(tilt=None).regrouped(features)
+            pairs = np.clip(c.pair * pair / square, -1, 1)
+            return c._replace(energy=c.energy * square, pair=pairs)
+
+        through = back_branch(part(open_.second, open_pair, branch.features))
+        direct = part(carry_square, carry_pair, signal.features)
+        # dL/dz of the gate: (branch - x) sigmoid'(z) dL/dy.
+        gap = math.exp(np.logaddexp(*tension))
+        steer = part(open_.slope * gap, 0 * rho, conv.features)
+        handed = joined(signal, cotangent, through, direct.plus(back_conv(steer)))
+        return handed
+
+    return after, back
+
+
+def _gate_row(signal: Signal, conv: Signal, second: float, inner: Scope) -> Row:
+    square = np.full_like(conv.energy, second)
+    gate = conv._replace(energy=square, log=0.0)
+    # What the gate's values hand back is not what its Residual counts to the shortcut.
+    source = Source(inner.source.activation, None)
+    return Row(inner.path, "Gate", source, signal, gate, Doubt(0.0, 0.2))

@@ -1,0 +1,241 @@
+"""What to expect of the leaves that act on every entry by itself, or on whole examples."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from convjax import nn
+from convjax.gradflow._theory._duals import Moments, function_of, moments
+from convjax.gradflow._theory._run import Back, Scope, expected
+from convjax.gradflow._theory._state import Cotangent, Doubt, Law, Signal, scaled_by
+
+
+@expected.register
+def _(node: nn.Identity, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    return signal, lambda cotangent: cotangent
+
+
+@expected.register
+def _(node: nn.Scale, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    fixed = isinstance(node.value, float)
+    value: Any = node.value if fixed else scope.values(node.value)
+    value = 1.0 if value is None else float(value)
+    after = signal.becomes(
+        1.0,
+        energy=signal.energy * value**2,
+        mean=signal.mean * math.copysign(1.0, value),
+        drawn=signal.drawn,
+    )
+
+    def back(cotangent: Cotangent) -> Cotangent:
+        return cotangent._replace(energy=cotangent.energy * value**2)
+
+    return after, back
+
+
+@expected.register
+def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    found = [_moments(node, signal, i) for i in range(len(signal.features))]
+    share = signal.share
+    maps = [_by_place(node, signal, i) for i in range(len(signal.features))]
+    energy = np.array([square for square, _ in maps]) * scaled_by(-_size(node, signal))
+    slopes = np.array([slope for _, slope in maps])
+    elastic = np.array([m.elasticity for _, m in found])
+    self_share, nodes = signal.weights
+    pair = np.array([m.pair(r) / max(m.second, 1e-300) for r, m in found])
+    mean = np.array([m.mean / math.sqrt(max(m.second, 1e-300)) for _, m in found])
+    noise = [_noise(signal, m, r) for r, m in found]
+    variance = sum(s**2 * v / f for s, v, f in zip(share, noise, signal.features, strict=True))
+    steepness = [_steepness(m) for _, m in found]
+    after = signal.becomes(
+        float(share @ elastic),
+        Doubt(max(variance, 0.0)),
+        energy=energy,
+        pair=np.clip(pair, -1, 1),
+        mean=mean,
+        overlap=signal.overlap * float(share @ steepness),
+        laws=tuple(_law(node, signal, i) for i in range(len(signal.features))),
+    )
+
+    def back(cotangent: Cotangent) -> Cotangent:
+        safe = np.maximum([m.slope for _, m in found], 1e-300)
+        gate = np.array([m.slope_pair(r) for r, m in found]) / safe[:, None]
+        tilt = np.array(
+            [
+                np.append(m.tilt_pair(r) * t, m.tilt_pair(np.ones(1))) / s
+                for (r, m), t, s in zip(found, cotangent.pair, safe, strict=True)
+            ]
+        )
+        tau = cotangent.pair**2 + cotangent.overlap
+        scatter = [
+            self_share * 3 * (float(m.gate_pair(np.ones(1))[0]) - 1)
+            + float(nodes @ ((m.gate_pair(r) - 1) * (1 + 2 * t)))
+            for (r, m), t in zip(found, tau, strict=True)
+        ]
+        parts = cotangent.share
+        variance = sum(
+            s**2 * v / f for s, v, f in zip(parts, scatter, signal.features, strict=True)
+        )
+        kept = float((nodes * gate**2).sum(1).mean() + self_share)
+        steep = slopes
+        if cotangent.picked is not None:
+            steep = slopes * (cotangent.picked / safe).reshape(-1, *(1,) * len(signal.spatial))
+        return cotangent.becomes(
+            Doubt(max(variance, 0.0)),
+            energy=cotangent.energy * steep,
+            pair=gate * cotangent.pair,
+            tilt=tilt,
+            overlap=min(cotangent.overlap * kept, 1.0),
+        )
+
+    return after, back
+
+
+def _size(node: nn.Activation, signal: Signal) -> float:
+    """Return the logarithm of the scale at which a function acts: homogeneous ones have none."""
+    return 0.0 if node.name in HOMOGENEOUS else signal.log
+
+
+def _normal(node: nn.Activation, signal: Signal, i: int) -> tuple[float, float]:
+    """Return mean and variance of one segment's entries."""
+    level = float(signal.level[i]) * scaled_by(_size(node, signal))
+    mean = float(signal.mean[i]) * math.sqrt(level)
+    return mean, max(level - mean**2, 1e-300)
+
+
+def _moments(node: nn.Activation, signal: Signal, i: int) -> tuple[np.ndarray, Moments]:
+    """Return the correlations of a segment's normal entries, and the activation's integrals."""
+    mean, variance = _normal(node, signal, i)
+    square = float(signal.mean[i]) ** 2
+    rho = np.clip((signal.pair[i] - square) / max(1 - square, 1e-12), -1, 1)
+    return rho, moments(node.name, node.function, mean, variance)
+
+
+def _noise(signal: Signal, m: Moments, rho: np.ndarray) -> float:
+    """Return the relative variance, per channel, that the function adds to the energy."""
+    self_share, nodes = signal.weights
+    alone, along = float(m.noise_pair(np.ones(1))[0]), m.noise_pair(rho)
+    if signal.balanced:
+        # Channels that sum to zero cancel what is linear in them.
+        step = 1e-3
+        linear = np.diff(m.noise_pair(np.array([-step, step])))[0] / (2 * step)
+        alone, along = alone - linear, along - linear * rho
+    # Centred sites cancel in expectation, but not one by one: a site with itself is the least.
+    return self_share * alone + max(float(nodes @ along), 0.0)
+
+
+def _by_place(node: nn.Activation, signal: Signal, i: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return E f**2 and E f'**2 at every place: places differ in energy, at borders for one."""
+    mean, variance = _normal(node, signal, i)
+    level = float(signal.level[i])
+    if level == 0:
+        # A silent branch: the function at zero itself, which decides for a kink.
+        zero, known = np.zeros(signal.spatial), function_of(node.name, node.function)
+        return np.asarray(known.value(zero) ** 2), np.asarray(known.slope(zero) ** 2)
+    relative = np.asarray(np.maximum(signal.energy[i] / max(level, 1e-300), 1e-12))
+    if node.name in HOMOGENEOUS and mean == 0:
+        m = moments(node.name, node.function, 0.0, variance)
+        return np.asarray(relative * m.second), np.full_like(relative, m.slope)
+    ends = np.log([relative.min(), relative.max()])
+    grid = np.linspace(ends[0], ends[1], 3) if ends[1] - ends[0] > 0.01 else np.zeros(1)
+    at = [
+        moments(node.name, node.function, mean * math.exp(g / 2), variance * math.exp(g))
+        for g in grid.tolist()
+    ]
+    place = np.log(relative)
+    second = np.exp(np.interp(place, grid, np.log([max(m.second, 1e-300) for m in at])))
+    return np.asarray(second), np.asarray(np.interp(place, grid, [m.slope for m in at]))
+
+
+HOMOGENEOUS = ("relu", "leaky_relu", "linear")
+
+
+def _steepness(m: Moments) -> float:
+    """Return how much the squared scatter of correlations about zero is multiplied by."""
+    step = 1e-3
+    ends = m.pair(np.array([step, -step])) / max(m.second, 1e-300)
+    return float((ends[0] - ends[1]) / (2 * step)) ** 2
+
+
+def _law(node: nn.Activation, signal: Signal, i: int) -> Law:
+    return Law(node.name, node.function, *_normal(node, signal, i))
+
+
+@expected.register
+def _(node: nn.Dropout, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    if not scope.train or node.rate == 0:
+        return signal, lambda cotangent: cotangent
+    keep = 1 - node.rate
+    sites = signal.batch * math.prod(signal.spatial) * sum(signal.features)
+    doubt = Doubt(node.rate / keep / sites)
+    after = signal.becomes(
+        1.0,
+        doubt,
+        energy=signal.energy / keep,
+        pair=signal.pair * keep,
+        mean=signal.mean * math.sqrt(keep),
+    )
+
+    def back(cotangent: Cotangent) -> Cotangent:
+        return cotangent.becomes(doubt, energy=cotangent.energy / keep, pair=cotangent.pair * keep)
+
+    return after, back
+
+
+@expected.register
+def _(node: nn.StochasticDepth, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    if not scope.train or node.rate == 0:
+        return signal, lambda cotangent: cotangent
+    keep = 1 - node.rate
+    # One draw for each example: its places live or die together.
+    pairs = np.where(signal.pairs.same, 1.0, keep)
+    doubt = Doubt(node.rate / keep / signal.batch)
+    after = signal.becomes(
+        1.0,
+        doubt,
+        energy=signal.energy / keep,
+        pair=signal.pair * pairs,
+        mean=signal.mean * math.sqrt(keep),
+    )
+
+    def back(cotangent: Cotangent) -> Cotangent:
+        return cotangent.becomes(doubt, energy=cotangent.energy / keep, pair=cotangent.pair * pairs)
+
+    return after, back
+
+
+@expected.register
+def _(node: nn.ZeroPadShortcut, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    steps = (slice(None), *(slice(None, None, node.strides),) * len(signal.spatial))
+    kept = signal.energy[steps]
+    features = signal.features + ((node.extra,) if node.extra else ())
+
+    def padded(values: np.ndarray) -> np.ndarray:
+        extra = np.zeros((len(features) - len(values), *values.shape[1:]))
+        return np.concatenate([values, extra])
+
+    after = signal.becomes(
+        1.0,
+        Doubt(0.0, 0.02 if node.strides > 1 else 0.0),
+        features=features,
+        energy=padded(kept),
+        pair=padded(signal.pair),
+        mean=padded(signal.mean),
+        laws=(signal.laws or (None,) * len(signal.features)) + (None,) * bool(node.extra),
+    )
+
+    def back(cotangent: Cotangent) -> Cotangent:
+        count = len(signal.features)
+        energy = np.zeros_like(signal.energy)
+        energy[steps] = cotangent.energy[:count]
+        # Where strides leave places out, two places both receive something more rarely.
+        seen = np.where(signal.pairs.near, 0.0, 1.0) if node.strides > 1 else 1.0
+        share = math.prod(after.spatial) / math.prod(signal.spatial)
+        return cotangent.becomes(
+            features=signal.features,
+            energy=energy,
+            pair=cotangent.pair[:count] * seen * share,
+        )
+
+    return after, back

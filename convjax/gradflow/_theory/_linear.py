@@ -1,0 +1,251 @@
+"""What to expect of the leaves with a kernel."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from convjax import nn
+from convjax.gradflow._theory._axes import Window, convolution, transposed
+from convjax.gradflow._theory._kernels import (
+    bias_of,
+    centred_only,
+    describe,
+    kernel_shape,
+    rigidity,
+    variance_of,
+)
+from convjax.gradflow._theory._run import Back, Scope, expected
+from convjax.gradflow._theory._sites import chosen_sites, class_nodes
+from convjax.gradflow._theory._state import Cotangent, Doubt, Signal, scaled_by
+
+DEPTHWISE_SLACK = 0.04
+
+
+class Kernel(NamedTuple):
+    """What theory needs to know of a kernel.
+
+    Attributes:
+      variance: mean square of an entry.
+      fan_in: channels that one output sums over.
+      fan_out: channels that one input reaches.
+      window: which places.
+      centred: whether each output's weights sum to zero (weight standardisation).
+      rigid: how much less than a Gaussian's its effect scatters forward, and back: 1 is a Gaussian,
+        0 an isometry.
+    """
+
+    variance: float
+    fan_in: int
+    fan_out: int
+    window: Window
+    centred: bool = False
+    rigid: tuple[float, float] = (1.0, 1.0)
+
+
+@expected.register
+def _(node: nn.Conv, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    *sides, fan_in, out = kernel_shape(node, scope)
+    window = convolution(
+        signal.spatial,
+        sides,
+        strides=node.strides,
+        padding=node.padding,
+        dilation=node.kernel_dilation,
+        centre_only=centred_only(node),
+    )
+    groups = node.feature_group_count
+    variance = variance_of(node, scope)
+    if centred_only(node):
+        variance *= math.prod(sides)
+    if node.standardize:
+        variance = node.gain**2 / (math.prod(sides) * fan_in)
+    kernel = Kernel(
+        variance,
+        fan_in,
+        out // groups,
+        window,
+        node.standardize,
+        rigidity(node, fan_in, out, window),
+    )
+    describe(node, scope, variance, signal.spatial, sides, groups)
+    return _mixed(signal, kernel, out, bias_of(node, scope))
+
+
+@expected.register
+def _(node: nn.PointwiseConv, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    *sides, fan_in, out = kernel_shape(node, scope)
+    window = convolution(signal.spatial, sides, strides=node.strides, padding="VALID")
+    kernel = Kernel(
+        variance_of(node, scope), fan_in, out, window, rigid=rigidity(node, fan_in, out, window)
+    )
+    return _mixed(signal, kernel, out, bias_of(node, scope))
+
+
+@expected.register
+def _(node: nn.Gate, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    z, back_conv = expected(node.conv, signal, scope)
+    after, back = expected(nn.Activation("sigmoid"), z, scope)
+    return after, lambda cotangent: back_conv(back(cotangent))
+
+
+@expected.register
+def _(node: nn.Dense, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    fan_in, out = kernel_shape(node, scope)
+    window = convolution(signal.spatial, (1,) * len(signal.spatial), padding="VALID")
+    kernel = Kernel(
+        variance_of(node, scope), fan_in, out, window, rigid=rigidity(node, fan_in, out, window)
+    )
+    return _mixed(signal, kernel, out, bias_of(node, scope))
+
+
+@expected.register
+def _(node: nn.ConvTranspose, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    *sides, fan_in, out = kernel_shape(node, scope)
+    window = transposed(signal.spatial, sides, strides=node.strides, padding=node.padding)
+    kernel = Kernel(variance_of(node, scope), fan_in, out, window)
+    return _mixed(signal, kernel, out, bias_of(node, scope))
+
+
+@expected.register
+def _(node: nn.DepthwiseConv, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    *sides, _, out = kernel_shape(node, scope)
+    window = convolution(
+        signal.spatial,
+        sides,
+        strides=node.strides,
+        padding=node.padding,
+        dilation=node.kernel_dilation,
+    )
+    times = out // sum(signal.features)
+    kernel = Kernel(variance_of(node, scope), 1, times, window)
+    describe(node, scope, kernel.variance, signal.spatial, sides, sum(signal.features))
+    features = tuple(f * times for f in signal.features)
+    return _convolved(signal, kernel, features, bias_of(node, scope))
+
+
+def _mixed(
+    signal: Signal, kernel: Kernel, out: int, bias: tuple[float, float]
+) -> tuple[Signal, Back]:
+    """Apply a kernel that mixes the channels."""
+    after, back = _convolved(signal.merged(), kernel, (out,), bias)
+
+    def spread(cotangent: Cotangent) -> Cotangent:
+        return back(cotangent).regrouped(signal.features)
+
+    return after, spread
+
+
+def _convolved(
+    signal: Signal, kernel: Kernel, features: tuple[int, ...], bias: tuple[float, float]
+) -> tuple[Signal, Back]:
+    window = kernel.window
+    spectrum = None
+    if signal.data is None:
+        energy, pair = _patches(signal, kernel)
+    else:
+        energy, pair, spectrum = _first(signal, kernel)
+    scale = scaled_by(-signal.log)
+    bias_mean, bias_square = bias
+    energy = energy + bias_square * scale
+    level = np.maximum(energy.reshape(len(energy), -1).mean(1), 1e-300)
+    pair = np.clip(pair + (bias_square * scale / level)[:, None] * (1 - pair), -1, 1)
+    mean = np.full(len(features), bias_mean * math.sqrt(scale)) / np.sqrt(level)
+    self_share, nodes = signal.pairs.of(signal.batch, window.output)
+    taps = max(window.size, 1)
+    inherited = signal.overlap / taps
+    square = float((nodes * pair**2).mean(0).sum())
+    # A depthwise kernel sees one channel's correlations, not their mean over many.
+    latent = (1 + 2 * square) / taps if kernel.fan_in == 1 else inherited
+    alike = self_share + square + (1 - self_share) * latent
+    # Few taps make values that are not quite normal, and neighbours that share them.
+    slack = DEPTHWISE_SLACK if kernel.fan_in == 1 and window.size > 1 else 0.0
+    count = sum(features)
+    loose_forward, loose_back = kernel.rigid
+    follows = 1 - float((bias_square * scale / level).mean())
+    after = signal.becomes(
+        follows,
+        Doubt(2 * alike * loose_forward / count, slack),
+        features=features,
+        energy=energy.reshape(len(features), *window.output),
+        pair=pair,
+        mean=mean,
+        overlap=min(_widened(inherited, loose_forward / count), 1.0),
+        latent=latent,
+        drawn=kernel.fan_in * taps if bias_square == 0 else 0,
+        spectrum=spectrum,
+    )
+
+    def back(cotangent: Cotangent) -> Cotangent:
+        energy = kernel.variance * kernel.fan_out * window.scatter(cotangent.energy)
+        # What a large kernel enlarged the norm downstream has made smaller by as much.
+        energy = energy * cotangent.inverse
+        root = np.sqrt(cotangent.energy)
+        both = kernel.variance * kernel.fan_out * window.overlap(root, back=True)
+        own = np.maximum(np.sqrt(energy).reshape(len(energy), -1).mean(1) ** 2, 1e-300)
+        pair = np.clip(cotangent.pair * (both / own)[:, None], -1, 1)
+        self_share, nodes = signal.weights
+        inherited = cotangent.overlap / taps
+        square = float((nodes * pair**2).mean(0).sum())
+        latent = (1 + 2 * square) / taps if kernel.fan_in == 1 else inherited
+        alike = self_share + square + (1 - self_share) * latent
+        width = sum(signal.features)
+        return cotangent.becomes(
+            Doubt(2 * alike * loose_back / width, slack),
+            features=signal.features,
+            energy=energy,
+            pair=pair,
+            overlap=min(_widened(inherited, loose_back / width), 1.0),
+        )
+
+    return after, back
+
+
+def _widened(overlap: float, per_channel: float) -> float:
+    """Return the overlap after so many random channels have been summed over."""
+    return (overlap + (1 + overlap) * per_channel) / (1 + 2 * overlap * per_channel)
+
+
+def _patches(signal: Signal, kernel: Kernel) -> tuple[np.ndarray, np.ndarray]:
+    """Return energy and correlations of a random sum over each output's patch."""
+    window, factor = kernel.window, kernel.variance * kernel.fan_in
+    energy = factor * window.gather(signal.energy)
+    root = np.sqrt(signal.energy)
+    both = factor * window.overlap(root)
+    self_ = np.maximum(np.sqrt(energy).reshape(len(energy), -1).mean(1) ** 2, 1e-300)
+    pair = signal.pair * (both / self_)[:, None]
+    if not kernel.centred:
+        return energy, pair
+    # Weights that sum to zero do not see the patch's mean.
+    shape = (-1,) + (1,) * len(window.axes)
+    mean = window.gather(root) * signal.mean.reshape(shape) / window.size
+    kept = energy - factor * window.size * mean**2
+    level = energy.reshape(len(energy), -1).mean(1)
+    lost = 1 - kept.reshape(len(kept), -1).mean(1) / np.maximum(level, 1e-300)
+    return kept, (pair - lost[:, None]) / np.maximum(1 - lost[:, None], 1e-12)
+
+
+def _first(signal: Signal, kernel: Kernel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return energy, correlations and spectrum of a random sum over patches of the batch itself."""
+    x = np.asarray(signal.data, float) * scaled_by(-signal.log / 2)
+    factor = kernel.variance * kernel.fan_in
+    squares = np.mean(np.square(x), axis=(0, -1))[None]
+    energy = factor * kernel.window.gather(squares)
+    sites = chosen_sites(len(x), kernel.window.output)
+    nothing = np.zeros(x.shape[-1])
+    patches = np.array(
+        [
+            [
+                x[(example, *read)] if min(read, default=0) >= 0 else nothing
+                for read in kernel.window.reads(place)
+            ]
+            for example, place in sites
+        ]
+    ).reshape(len(sites), -1)
+    if kernel.centred:
+        whole = np.sum(patches**2)
+        patches = patches - patches.mean(1, keepdims=True)
+        energy = energy * np.sum(patches**2) / max(whole, 1e-300)
+    centred = patches - patches.mean(0)
+    spectrum = np.linalg.svd(centred, compute_uv=False) ** 2
+    return energy, class_nodes(patches @ patches.T, sites, signal.pairs)[None], spectrum

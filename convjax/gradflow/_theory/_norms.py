@@ -1,0 +1,251 @@
+"""What to expect of the norms: batch norm on the batch or on running statistics, group, layer.
+
+On the batch, a channel is a normal vector over the sites; centred, it has some effective number d
+of dimensions, and E 1/variance = d/(d - 2) / E variance. Its backward pass takes two directions out
+of the cotangent: the constant one and the channel itself. For equally correlated sites d is the
+batch less one, and this is Yang et al.'s closed form (2019), exactly.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from convjax import nn
+from convjax.gradflow._theory._run import Back, Scope, expected
+from convjax.gradflow._theory._state import NONE, Cotangent, Doubt, Signal, scaled_by
+
+
+class Affine(NamedTuple):
+    """Mean squares of a norm's scale and bias, and the bias's mean."""
+
+    scale: float
+    bias: float
+    bias_mean: float
+
+
+def _affine(node: nn.BatchNorm | nn.GroupNorm | nn.LayerNorm, scope: Scope) -> Affine:
+    scale, bias = scope.values(node.scale), scope.values(node.bias)
+    return Affine(
+        1.0 if scale is None else float(np.mean(scale**2)),
+        0.0 if bias is None else float(np.mean(bias**2)),
+        0.0 if bias is None else float(np.mean(bias)),
+    )
+
+
+@expected.register
+def _(node: nn.BatchNorm, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    if not scope.train:
+        return _running(node, signal, scope)
+    self_share, nodes = signal.weights
+    root = np.sqrt(signal.energy).reshape(len(signal.features), -1).mean(1)
+    flat = root**2 / np.maximum(signal.level, 1e-300)
+    return _normalised(
+        signal,
+        _affine(node, scope),
+        node.epsilon,
+        Over(self_share, nodes, np.ones(len(nodes), bool), 1.0, flat, per_channel=True),
+    )
+
+
+@expected.register
+def _(node: nn.GroupNorm, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    each = sum(signal.features) / node.num_groups
+    return _per_example(signal, _affine(node, scope), node.epsilon, each, over_places=True)
+
+
+@expected.register
+def _(node: nn.LayerNorm, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    each = float(sum(signal.features))
+    return _per_example(signal, _affine(node, scope), node.epsilon, each, over_places=False)
+
+
+class Over(NamedTuple):
+    """What a norm's statistics run over.
+
+    Attributes:
+      self_share: share of a site with itself among the pairs of sites in one statistic.
+      nodes: share of every node among them.
+      inside: which nodes are pairs of sites that share statistics.
+      channels: channels in one statistic.
+      flat: (segments,) squared mean of the root energy over the mean energy, over places.
+      per_channel: whether every channel has statistics of its own.
+    """
+
+    self_share: float
+    nodes: np.ndarray
+    inside: np.ndarray
+    channels: float
+    flat: np.ndarray
+    per_channel: bool
+
+
+def _per_example(
+    signal: Signal, affine: Affine, epsilon: float, each: float, *, over_places: bool
+) -> tuple[Signal, Back]:
+    whole = signal.merged()
+    if over_places:
+        self_share, nodes = signal.pairs.within(signal.spatial)
+        inside = signal.pairs.same
+        flat = np.sqrt(whole.energy).mean() ** 2 / max(whole.energy.mean(), 1e-300)
+    else:
+        self_share, nodes = 1.0, np.zeros(signal.pairs.count)
+        inside = np.zeros(signal.pairs.count, bool)
+        flat = 1.0
+    over = Over(self_share, nodes, inside, each, np.array([flat]), per_channel=False)
+    return _normalised(whole, affine, epsilon, over, restore=signal)
+
+
+def _normalised(
+    signal: Signal, affine: Affine, epsilon: float, over: Over, restore: Signal | None = None
+) -> tuple[Signal, Back]:
+    level = np.maximum(signal.level, 1e-300)
+    common = np.zeros(len(level)) if over.per_channel else signal.mean**2
+    joint = over.self_share + signal.pair @ over.nodes * over.flat
+    # The mean over a group of channels keeps what is common to them, and little of the rest.
+    constant = common + (joint - common) / over.channels
+    left = np.maximum(1 - constant, 1e-9)
+    pair = signal.pair * over.flat[:, None]
+    crossed = (
+        pair[:, ~signal.pairs.same].mean(1) if over.per_channel or over.inside.any() else common
+    )
+    across = common + (crossed - common) / over.channels
+    taken = np.where(over.inside, constant[:, None], across[:, None])
+    centred = np.clip((pair - taken) / left[:, None], -1, 1)
+    inverse = 1 / over.channels * (over.self_share + (centred**2) @ over.nodes + signal.latent)
+    heavy, released = _heaviness(signal, inverse)
+    variance = left * level * scaled_by(signal.log)
+    soft = variance / (variance + epsilon)
+    square = affine.scale * soft + affine.bias
+    shape = (-1,) + (1,) * len(signal.spatial)
+    relative = np.maximum(signal.energy / level.reshape(shape), 1e-12)
+    over_places = over.per_channel or bool(over.inside.any())
+    energy = relative if over_places else np.ones_like(relative)
+    log_free = scaled_by(-signal.log)
+    scaled = affine.scale * soft.reshape(shape) * energy + affine.bias
+    safe = np.maximum(square, 1e-300)
+    after = signal.becomes(
+        0.0,
+        energy=scaled * log_free,
+        pair=np.clip((affine.scale * soft[:, None] * centred + affine.bias) / safe[:, None], -1, 1),
+        mean=affine.bias_mean / np.sqrt(safe),
+        balanced=not over.per_channel and over.channels > 1 and affine.bias == 0,
+        overlap=min(signal.overlap, 1.0),
+    )
+    # Most of what scatters in the input's energy is its mean over the sites, which is taken out.
+    width = sum(signal.features)
+    all_self, all_nodes = signal.weights
+    whole = all_self + float(signal.share @ ((signal.pair**2) @ all_nodes)) + signal.latent
+    earlier = max(signal.total.variance - 2 * whole / width, 0.0)
+    apart = all_self + float(signal.share @ ((centred**2) @ all_nodes)) + signal.latent
+    rough = Doubt(earlier + 2 * apart / width, signal.total.slack)
+    if signal.data is not None:
+        rough = NONE  # of the batch itself nothing was drawn
+
+    def back(cotangent: Cotangent) -> Cotangent:
+        mean_part = (over.self_share + cotangent.pair @ over.nodes) / over.channels
+        tilt = cotangent.tilt
+        if tilt is None:
+            tilt = np.concatenate([centred * cotangent.pair, np.ones((len(level), 1))], axis=1)
+        own_part = (over.self_share * tilt[:, -1] + tilt[:, :-1] @ over.nodes) / over.channels
+        kept = np.maximum(1 - mean_part - own_part, 1e-9)
+        gain = affine.scale * kept * heavy / np.maximum(variance, 1e-300) * soft
+        gone = np.where(over.inside, mean_part[:, None] + own_part[:, None] * centred, 0.0)
+        handed = cotangent.becomes(
+            Doubt(rough.variance, rough.slack + _loose(inverse, left)),
+            energy=cotangent.energy * gain.reshape(shape) * (energy / relative),
+            pair=np.clip((cotangent.pair - gone) / kept[:, None], -1, 1),
+            inverse=released if over.per_channel else 1.0,
+        )
+        return handed if restore is None else handed.regrouped(restore.features)
+
+    if restore is not None and restore.features != after.features:
+        after = after.split(restore.features)
+        inner = back
+
+        def back(cotangent: Cotangent) -> Cotangent:
+            return inner(cotangent.regrouped(signal.features))
+
+    return after, back
+
+
+def _loose(inverse: np.ndarray, left: np.ndarray) -> float:
+    """Return the slack of a norm's backward pass.
+
+    It is worst where the effective dimensions are few, and where nearly all of the energy is in the
+    mean that is taken out, so that a small error in the correlations is a large one in the rest.
+    """
+    few = min(float(4 * inverse.max() ** 2), 0.5)
+    return few + 0.03 * float((1 / left - 1).mean())
+
+
+def _heaviness(signal: Signal, inverse: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return E(1/variance) E(variance) over channels, and what of it the kernel upstream undoes."""
+    if signal.data is not None:
+        return _of_data(signal), 1.0
+    if signal.spectrum is not None and signal.drawn:
+        heavy, ratio = normal_quadratic(signal.spectrum, signal.drawn)
+        return np.array([heavy]), ratio / heavy
+    dimensions = np.maximum(1 / np.maximum(inverse, 1e-12), 2.5)
+    # A kernel of few terms has no more dimensions than these.
+    fan = max(signal.drawn, 3) if signal.drawn else math.inf
+    return dimensions / (dimensions - 2), 1 - 2 / fan
+
+
+def normal_quadratic(spectrum: np.ndarray, terms: int) -> tuple[float, float]:
+    """Return E 1/(w'Cw) and E w'w/(w'Cw) for w normal, relative to one over the expectation.
+
+    Integrals over t of the determinant of 1 + 2 t C to the power -1/2, and of that times the trace
+    of its inverse.
+
+    Args:
+      spectrum: eigenvalues of C; those missing up to ``terms`` are zero.
+      terms: entries of w.
+    """
+    values = np.zeros(terms)
+    kept = np.sort(spectrum)[::-1][:terms]
+    values[: len(kept)] = kept
+    values = np.maximum(values / values.mean(), 1e-9)
+    t = np.exp(np.linspace(-18.0, 14.0, 400)) / terms
+    factor = 1 + 2 * t[:, None] * values
+    density = np.exp(-0.5 * np.log(factor).sum(1)) * t
+    heavy = np.trapezoid(density, np.log(t)) * terms
+    ratio = np.trapezoid(density * (1 / factor).sum(1), np.log(t))
+    return float(heavy), float(ratio)
+
+
+def _of_data(signal: Signal) -> np.ndarray:
+    """Return E(1/variance) E(variance) over the channels of the batch itself."""
+    variance = np.var(np.asarray(signal.data).reshape(-1, sum(signal.features)), axis=0)
+    seen = variance[variance > 0]
+    return np.array([np.mean(1 / seen) * np.mean(seen) if len(seen) else 1.0])
+
+
+def _running(node: nn.BatchNorm, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    """Apply running statistics: an affine map that follows its input's scale."""
+    mean, variance = scope.values(node.mean), scope.values(node.var)
+    fresh = mean is not None and variance is not None and not mean.any() and (variance == 1).all()
+    if fresh or mean is None:
+        scope.say(note="running statistics at initialisation: nothing is normalised")
+    affine = _affine(node, scope)
+    inverse = 1.0 if variance is None else float(np.mean(1 / (variance + node.epsilon)))
+    shift = 0.0 if mean is None else float(np.mean(mean**2)) * scaled_by(-signal.log)
+    bias = affine.bias * scaled_by(-signal.log)
+    gain = affine.scale * inverse
+    added = gain * shift + bias
+    level = np.maximum(signal.level, 1e-300)
+    follows = float(signal.share @ (gain * level / np.maximum(gain * level + added, 1e-300)))
+    total = np.maximum(gain * level + added, 1e-300)[:, None]
+    after = signal.becomes(
+        follows,
+        Doubt(0.0, 0.0 if shift == 0 else 0.1),
+        energy=signal.energy * gain + added,
+        pair=np.clip((signal.pair * gain * level[:, None] + added) / total, -1, 1),
+        mean=signal.mean * np.sqrt(gain * level / total[:, 0])
+        + affine.bias_mean * scaled_by(-signal.log / 2) / np.sqrt(total[:, 0]),
+    )
+
+    def back(cotangent: Cotangent) -> Cotangent:
+        return cotangent._replace(energy=cotangent.energy * gain, tilt=None)
+
+    return after, back

@@ -1,0 +1,180 @@
+"""The predicting interpreter: forward with expectations, then back, dispatching on the node's type.
+
+A rule ``expected(node, signal, scope)`` returns what goes out and a function that turns the
+cotangent there into the one that is handed back.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import singledispatch
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.core import Tracer
+
+from convjax import nn
+from convjax.gradflow._theory._state import NONE, Cotangent, Doubt, Signal
+
+Back = Callable[[Cotangent], Cotangent]
+
+
+class Source(NamedTuple):
+    """Where the input of a node was measured.
+
+    Attributes:
+      activation: path of the node whose output it is; None where nothing measures it.
+      gradient: path and column of the gradient handed back to it; None where nothing measures it.
+    """
+
+    activation: str | None
+    gradient: tuple[str, str] | None
+
+
+BATCH = Source("input", ("input", "gradient"))
+
+
+@dataclasses.dataclass
+class Facts:
+    """What else theory found out about a node.
+
+    Attributes:
+      note: what it leaves open, or what a reader should know.
+      unknown: whether it knows nothing of the node.
+      kernel_variance: mean square of a kernel's entry that it reckoned with.
+      groups: groups of the convolution.
+      border: share of the energy that zero padding leaves, or would leave, of even energy.
+    """
+
+    note: str = ""
+    unknown: bool = False
+    kernel_variance: float = math.nan
+    groups: int = 1
+    border: float = 1.0
+
+
+@dataclasses.dataclass
+class Row:
+    """What is expected of one node."""
+
+    path: str
+    kind: str
+    source: Source
+    before: Signal
+    signal: Signal
+    activation_doubt: Doubt
+    cotangent: Cotangent | None = None
+    handed: Cotangent | None = None
+    gradient_doubt: Doubt = NONE
+
+
+class Scope(NamedTuple):
+    """Where the interpreter stands, and where it writes.
+
+    Attributes:
+      train: whether norms use the batch's statistics.
+      kernels: ``"declared"`` or ``"measured"``: where the variances come from.
+      rows: what is expected of every node visited so far.
+      arrays: parameters already fetched, by identity.
+      facts: what else there is to say of a node, by path.
+      path: the node's path.
+      units: which unit of every repeat around it.
+      source: where its input was measured.
+    """
+
+    train: bool
+    kernels: str
+    rows: list[Row]
+    arrays: dict[int, Any]
+    facts: dict[str, Facts]
+    path: str = ""
+    units: tuple[int, ...] = ()
+    source: Source = BATCH
+
+    def inside(self, name: str, **changes: Any) -> "Scope":
+        """Return the scope of a child."""
+        return self._replace(path=nn.join(self.path, name), **changes)
+
+    def values(self, variable: Any) -> np.ndarray | None:
+        """Return a parameter's values as this unit has them; None where there are none."""
+        if variable is None:
+            return None
+        key = id(variable)
+        if key not in self.arrays:
+            value = variable.get_value()
+            concrete = not isinstance(value, jax.ShapeDtypeStruct | Tracer)
+            self.arrays[key] = np.asarray(value, np.float64) if concrete else None
+        found = self.arrays[key]
+        return None if found is None else np.asarray(found[self.units])
+
+    def say(self, **facts: Any) -> None:
+        """Write down facts about this node."""
+        found = self.facts.setdefault(self.path, Facts())
+        for name, value in facts.items():
+            setattr(found, name, value)
+
+
+def visit(node: nnx.Module, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    """Apply the rule of one node, and write down what it expects.
+
+    Args:
+      node: the node.
+      signal: what comes in.
+      scope: where the node stands.
+
+    Returns:
+      What goes out, and the way back.
+    """
+    fresh = signal._replace(own=NONE, carry=1.0)
+    after, back = expected(node, fresh, scope)
+    row = Row(
+        scope.path,
+        node.name if isinstance(node, nn.Activation) else type(node).__name__,
+        scope.source,
+        signal,
+        after,
+        # What the node does not follow of its input's scale shows in its gain.
+        signal.total.then(after.carry - 1, after.own),
+    )
+    scope.rows.append(row)
+
+    def returning(cotangent: Cotangent) -> Cotangent:
+        cotangent = cotangent.regrouped(after.features)
+        row.cotangent = cotangent
+        handed = back(cotangent._replace(own=NONE))
+        row.handed = handed
+        row.gradient_doubt = handed.own
+        return handed._replace(own=cotangent.own.then(1.0, handed.own))
+
+    whole = after._replace(
+        own=signal.own.then(after.carry, after.own), carry=signal.carry * after.carry
+    )
+    return whole, returning
+
+
+@singledispatch
+def expected(node: Any, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    """Say what goes out of a node, and what is handed back; of an unknown leaf, nothing."""
+    scope.say(note=f"nothing is known of {type(node).__name__}", unknown=True)
+    shape = jax.ShapeDtypeStruct(
+        (signal.batch, *signal.spatial, sum(signal.features)), np.dtype(np.float32)
+    )
+    output = nnx.eval_shape(lambda net, x: net(x, train=scope.train), node, shape).shape
+    same = signal.merged()
+    spatial = np.full((1, *output[1:-1]), same.energy.mean())
+    after = same.becomes(1.0, UNKNOWN, features=(output[-1],), energy=spatial)
+
+    def back(cotangent: Cotangent) -> Cotangent:
+        whole = cotangent.regrouped(after.features)
+        size = sum(signal.features) * int(np.prod(signal.spatial))
+        energy = whole.energy.sum() * output[-1] / size
+        return whole.becomes(
+            UNKNOWN, features=same.features, energy=np.full((1, *signal.spatial), energy)
+        ).regrouped(signal.features)
+
+    return after, back
+
+
+UNKNOWN = Doubt(0.0, math.inf)

@@ -1,0 +1,326 @@
+"""What theory knows of a batch at one place of the network: energies, correlations, and how sure.
+
+A *site* is one place of one example. Sites come in pairs of three classes: neighbours in one image,
+other places of one image, different examples. For each class a few *nodes* stand for the spread of
+its correlations; a node's correlation moves through the layers as a single pair's would. Channels
+come in *segments*, which are alike within: a convolution makes one, a zero-padded shortcut two.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Array = np.ndarray
+
+
+class Doubt(NamedTuple):
+    """How far a logarithm of a squared norm may be from its expectation.
+
+    Attributes:
+      variance: over draws of the weights, at this width.
+      slack: what the theory's own approximations may cost, at most, roughly.
+    """
+
+    variance: float = 0.0
+    slack: float = 0.0
+
+    def then(self, factor: float, other: "Doubt") -> "Doubt":
+        """Return this doubt passed on with a sensitivity, and another's beside it."""
+        return Doubt(
+            factor**2 * self.variance + other.variance, abs(factor) * self.slack + other.slack
+        )
+
+
+NONE = Doubt()
+
+# No single layer makes energies so small: what is, stands for zero.
+NOTHING = 1e-200
+
+
+def scaled_by(log: float) -> float:
+    """Return exp(2 log), kept within float64."""
+    return math.exp(min(max(2 * log, -700.0), 700.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """The classes of pairs of sites: how many nodes stand for each, and how often a pair is one.
+
+    Attributes:
+      nodes: nodes for each class: neighbours, other places, other examples.
+    """
+
+    nodes: int
+
+    @functools.lru_cache(maxsize=256)  # noqa: B019
+    def of(self, batch: int, spatial: tuple[int, ...]) -> tuple[float, Array]:
+        """Return the share of a site with itself, and of every node, among all pairs."""
+        places = math.prod(spatial)
+        near = min(math.prod(min(3, n) for n in spatial), places) - 1
+        counts = np.array([near, places - 1 - near, (batch - 1) * places], float)
+        total = batch * places
+        return 1 / total, np.repeat(counts / total / self.nodes, self.nodes)
+
+    def within(self, spatial: tuple[int, ...]) -> tuple[float, Array]:
+        """Return the same among the pairs of one example."""
+        return self.of(1, spatial)
+
+    @property
+    def count(self) -> int:
+        """Nodes in all."""
+        return 3 * self.nodes
+
+    @property
+    def same(self) -> Array:
+        """Which nodes are pairs within one example."""
+        return np.arange(self.count) < 2 * self.nodes
+
+    @property
+    def near(self) -> Array:
+        """Which nodes are neighbours."""
+        return np.arange(self.count) < self.nodes
+
+
+class Law(NamedTuple):
+    """That the values are an activation of normal ones: what a maximum needs to know."""
+
+    name: str
+    function: Any
+    mean: float
+    variance: float
+
+
+class Signal(NamedTuple):
+    """The activations at one place of the network, in expectation.
+
+    Attributes:
+      batch: examples.
+      features: channels of every segment.
+      log: half the logarithm that all energies are short of.
+      energy: ``(segments, *spatial)``, mean square of an entry, times ``exp(-2 log)``.
+      pair: ``(segments, nodes)``, correlation (uncentred) of a pair of sites.
+      mean: ``(segments,)``, mean over channels, in units of the root mean square.
+      overlap: mean square of the correlations' scatter around their expectation.
+      latent: the same of what each channel was drawn from: the last random sum's input.
+      pairs: the classes of pairs.
+      total: doubt about the logarithm of the energy.
+      own: that part of it which came since the node's input.
+      carry: how the logarithm follows the node's input's.
+      laws: for every segment what its values are an activation of, or None for normal ones.
+      drawn: terms of the random sum that each value is, as it came from its kernel; or 0.
+      spectrum: eigenvalues of such a sum's covariance over the sites, centred; None if not known.
+      balanced: whether a norm made the channels sum to zero.
+      data: the batch itself, where this is the network's input.
+    """
+
+    batch: int
+    features: tuple[int, ...]
+    log: float
+    energy: Array
+    pair: Array
+    mean: Array
+    overlap: float
+    latent: float
+    pairs: Pairs
+    total: Doubt = NONE
+    own: Doubt = NONE
+    carry: float = 1.0
+    laws: tuple[Law | None, ...] = ()
+    drawn: int = 0
+    spectrum: Array | None = None
+    balanced: bool = False
+    data: Array | None = None
+
+    @property
+    def spatial(self) -> tuple[int, ...]:
+        """Places along each axis."""
+        return self.energy.shape[1:]
+
+    @property
+    def level(self) -> Array:
+        """Mean energy of every segment, ``(segments,)``."""
+        return self.energy.reshape(len(self.features), -1).mean(1)
+
+    @property
+    def share(self) -> Array:
+        """Share of every segment in the whole energy."""
+        energy = self.level * np.array(self.features)
+        return energy / max(energy.sum(), 1e-300)
+
+    @property
+    def log_energy(self) -> float:
+        """Logarithm of the mean square over everything; minus infinity where it is zero."""
+        mean = float(self.level @ np.array(self.features)) / sum(self.features)
+        return math.log(mean) + 2 * self.log if mean > 0 else -math.inf
+
+    @property
+    def weights(self) -> tuple[float, Array]:
+        """Share of a site with itself, and of every node, among all pairs of sites."""
+        return self.pairs.of(self.batch, self.spatial)
+
+    def becomes(self, factor: float, doubt: Doubt = NONE, **changes: Any) -> "Signal":
+        """Return the signal after a layer whose output follows its input's scale so far.
+
+        Args:
+          factor: how the logarithm of the energy follows the input's: 1 for a linear layer.
+          doubt: what the layer adds.
+          **changes: the new fields.
+        """
+        changes.setdefault("data", None)
+        changes.setdefault("latent", changes.get("overlap", self.overlap))
+        changes.setdefault("laws", (None,) * len(changes.get("features", self.features)))
+        changes.setdefault("drawn", 0)
+        changes.setdefault("spectrum", None)
+        changes.setdefault("balanced", False)
+        return self._replace(
+            total=self.total.then(factor, doubt),
+            own=self.own.then(factor, doubt),
+            carry=self.carry * factor,
+            **changes,
+        )._scaled()
+
+    def _scaled(self) -> "Signal":
+        """Move the size of the energies into ``log``, so that no depth overflows."""
+        largest = float(self.energy.max())
+        if largest < NOTHING:
+            return self._replace(energy=np.zeros_like(self.energy))
+        if 1e-30 < largest < 1e30 or largest == math.inf:
+            return self
+        return self._replace(energy=self.energy / largest, log=self.log + 0.5 * math.log(largest))
+
+    def merged(self) -> "Signal":
+        """Return the same with all channels in one segment, as a layer that mixes them sees it."""
+        if len(self.features) == 1:
+            return self
+        count = np.array(self.features) / sum(self.features)
+        energy = np.tensordot(count, self.energy, 1)[None]
+        level = self.level
+        mean = (count * self.mean * np.sqrt(level)).sum() / math.sqrt(max(energy.mean(), 1e-300))
+        return self._replace(
+            features=(sum(self.features),),
+            energy=energy,
+            pair=(self.share @ self.pair)[None],
+            mean=np.array([mean]),
+            laws=(None,),
+        )
+
+    def split(self, features: tuple[int, ...]) -> "Signal":
+        """Return the same in finer segments."""
+        if features == self.features:
+            return self
+        index = finer(self.features, features)
+        return self._replace(
+            features=features,
+            energy=self.energy[index],
+            pair=self.pair[index],
+            mean=self.mean[index],
+            laws=tuple(self.laws[i] for i in index) if self.laws else (),
+        )
+
+
+class Cotangent(NamedTuple):
+    """The gradients at one place of the network, in expectation.
+
+    Attributes:
+      features: channels of every segment.
+      log: half the logarithm that all energies are short of.
+      energy: ``(segments, *spatial)``, mean square of an entry.
+      pair: ``(segments, nodes)``, correlation of a pair of sites.
+      overlap: mean square of the correlations' scatter around their expectation.
+      tilt: ``(segments, nodes + 1)``, correlation of gradient times normalised value, for every
+        node and for a site with itself, where an activation stands directly downstream; or None.
+      picked: ``(segments,)``, mean squared slope of the activation upstream at the places where a
+        maximum sends the gradient; None where it goes everywhere.
+      total: doubt about the logarithm of the energy.
+      own: that part of it which came since the node's output.
+      inverse: what the kernel upstream must multiply by, since each channel was divided by the size
+        of what the kernel had made of it.
+    """
+
+    features: tuple[int, ...]
+    log: float
+    energy: Array
+    pair: Array
+    overlap: float
+    tilt: Array | None = None
+    picked: Array | None = None
+    total: Doubt = NONE
+    own: Doubt = NONE
+    inverse: float = 1.0
+
+    @property
+    def share(self) -> Array:
+        """Share of every segment in the whole energy."""
+        energy = self.energy.reshape(len(self.features), -1).sum(1) * np.array(self.features)
+        return energy / max(energy.sum(), 1e-300)
+
+    def log_energy(self, batch: int) -> float:
+        """Logarithm of the squared norm of the whole batch's gradient."""
+        per_segment = self.energy.reshape(len(self.features), -1).sum(1)
+        energy = batch * float(per_segment @ np.array(self.features))
+        return math.log(energy) + 2 * self.log if energy > 0 else -math.inf
+
+    def becomes(self, doubt: Doubt = NONE, **changes: Any) -> "Cotangent":
+        """Return the cotangent handed back by a layer that adds some doubt."""
+        changes.setdefault("tilt", None)
+        changes.setdefault("picked", None)
+        changes.setdefault("inverse", 1.0)
+        made = self._replace(
+            total=self.total.then(1.0, doubt), own=self.own.then(1.0, doubt), **changes
+        )
+        largest = float(made.energy.max())
+        if largest < NOTHING:
+            return made._replace(energy=np.zeros_like(made.energy))
+        if 1e-30 < largest < 1e30 or largest == math.inf:
+            return made
+        return made._replace(energy=made.energy / largest, log=made.log + 0.5 * math.log(largest))
+
+    def regrouped(self, features: tuple[int, ...]) -> "Cotangent":
+        """Return the same in other segments: finer ones, or means over several."""
+        if features == self.features:
+            return self
+        both = refined(self.features, features)
+        here, there = finer(self.features, both), finer(features, both)
+        count = np.array(both, float)
+        energy, pair = self.energy[here], self.pair[here]
+        join = (np.arange(len(features))[:, None] == there) * count
+        join /= join.sum(1, keepdims=True)
+        mean = np.tensordot(join, energy, 1)
+        weight = energy.reshape(len(both), -1).mean(1)
+        joined = join @ (pair * weight[:, None]) / np.maximum(join @ weight, 1e-300)[:, None]
+        tilt = None
+        if self.tilt is not None:
+            tilt = join @ (self.tilt[here] * weight[:, None])
+            tilt /= np.maximum(join @ weight, 1e-300)[:, None]
+        return self._replace(features=features, energy=mean, pair=joined, tilt=tilt, picked=None)
+
+    def plus(self, other: "Cotangent") -> "Cotangent":
+        """Return the sum of two that come back to one place by ways with weights of their own."""
+        log = max(self.log, other.log)
+        mine, its = (c.energy * math.exp(2 * (c.log - log)) for c in (self, other))
+        energy = mine + its
+        total = np.maximum(energy.reshape(len(energy), -1).sum(1), 1e-300)
+        part = (mine.reshape(len(mine), -1).sum(1) / total)[:, None]
+        return self._replace(
+            log=log,
+            energy=energy,
+            pair=part * self.pair + (1 - part) * other.pair,
+            overlap=float(part.mean()) * self.overlap + (1 - float(part.mean())) * other.overlap,
+            tilt=None,
+            picked=None,
+            inverse=1.0,
+        )
+
+
+def refined(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the coarsest segments that are finer than both."""
+    edges = sorted({*np.cumsum(a).tolist(), *np.cumsum(b).tolist()})
+    return tuple(np.diff([0, *edges]).tolist())
+
+
+def finer(coarse: tuple[int, ...], fine: tuple[int, ...]) -> Array:
+    """Return for every fine segment the coarse one that it lies in."""
+    return np.searchsorted(np.cumsum(coarse), np.cumsum(fine))

@@ -1,0 +1,123 @@
+"""What is predicted against what is measured, over many draws of the weights of small networks."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from convjax import gradflow, models, nn
+from tests.nn.conftest import quick_compilation as quick_compilation
+
+DRAWS = 12
+WIDTH = 16
+IMAGE = (6, 8, 6, WIDTH)
+
+
+def _stack(**options):
+    options = {"depth": 4, **options}
+    depth = options.pop("depth")
+    return lambda rngs: models.deep_stack(depth, WIDTH, rngs=rngs, **options)
+
+
+def _mixed(rngs):
+    """What no stack holds: strides, pools, branches side by side, squeeze-and-excitation."""
+    return nn.Chain(
+        stem=nn.Conv(WIDTH, WIDTH, (3, 3), kernel_init="he", use_bias=False, rngs=rngs),
+        relu=nn.Activation("relu"),
+        pool=nn.Pool("max", (2, 2)),
+        branches=nn.Parallel(
+            wide=nn.Conv(WIDTH, 12, (3, 3), kernel_init="he", use_bias=False, rngs=rngs),
+            narrow=nn.PointwiseConv(WIDTH, 8, kernel_init="lecun", use_bias=False, rngs=rngs),
+        ),
+        norm=nn.BatchNorm(20, rngs=rngs),
+        silu=nn.Activation("silu"),
+        excite=nn.SqueezeExcite(20, 6, rngs=rngs),
+        down=nn.Conv(20, WIDTH, (3, 3), strides=2, kernel_init="he", padding=1, rngs=rngs),
+        head=nn.Chain(pool=nn.GlobalPool("avg"), dense=nn.Dense(WIDTH, 5, rngs=rngs)),
+    )
+
+
+NETS = {
+    "plain, zero padding": _stack(shortcut="none"),
+    "residual": _stack(padding="CIRCULAR"),
+    "residual, batch norm": _stack(norm="batch"),
+    "plain, batch norm": _stack(norm="batch", shortcut="none"),
+    "post-activation": _stack(norm="batch", order="post"),
+    "group norm, tanh": _stack(norm="group", activation="tanh", init="lecun"),
+    "layer norm, gelu": _stack(norm="layer", activation="gelu", branch_scale=0.5),
+    "highway": _stack(shortcut="gated"),
+    "separable": _stack(conv="separable", norm="batch"),
+    "zero-padded transitions": lambda rngs: models.resnet_cifar(
+        14, width=WIDTH, in_features=WIDTH, rngs=rngs
+    ),
+    "mixed": _mixed,
+}
+
+
+@pytest.fixture(params=sorted(NETS))
+def both(request, quick_compilation):
+    make = NETS[request.param]
+    x = jax.random.normal(jax.random.key(4), IMAGE)
+
+    @jax.jit
+    @jax.vmap
+    def measure(key):
+        weights, cotangent = jax.random.split(key)
+        return gradflow.profile(make(nnx.Rngs(weights)), x, cotangent=cotangent, train=True)
+
+    profile = measure(jax.random.split(jax.random.key(7), DRAWS))
+    abstract = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+    return profile, gradflow.predict(abstract, np.asarray(x), train=True)
+
+
+def _gains(profile, expected):
+    """Measured gains of one unit, one for each draw; None where the profile has no input of it."""
+    table = profile.table()
+    rows = len(table["path"]) // DRAWS
+    at = {path: i for i, path in enumerate(table["path"][:rows])}
+
+    def log(path, measure):
+        return table[f"{measure}_log_norm"].reshape(DRAWS, rows)[:, at[path]]
+
+    def rms(path):
+        return log(path, "activation") - 0.5 * np.log(table["activation_size"][at[path]])
+
+    activation = gradient = None
+    if expected.input in at:
+        activation = rms(expected.path) - rms(expected.input)
+    if expected.handed is not None:
+        gradient = log(*expected.handed) - log(expected.path, "gradient")
+    return activation, gradient
+
+
+def test_gains_are_as_predicted_and_scatter_as_predicted(both):
+    profile, prediction = both
+    scatters = {"activation": [], "gradient": []}
+    for unit in prediction.units:
+        for side, gains in zip(scatters, _gains(profile, unit), strict=True):
+            if gains is None or not np.isfinite(gains).all():
+                continue
+            expected, scatter, slack = (
+                getattr(unit, f"{side}_gain{end}") for end in ("", "_scatter", "_slack")
+            )
+            leaves = sum(u.path.startswith(unit.path) for u in prediction.units)
+            wide = np.sqrt(scatter**2 / DRAWS + slack**2 + 0.02**2 * leaves)
+            assert abs(gains.mean() - expected) < 4 * wide, (
+                unit.path,
+                side,
+                gains.mean(),
+                expected,
+            )
+            if scatter > 0.02:
+                scatters[side].append((gains.std(ddof=1), scatter))
+    for side, pairs in scatters.items():
+        found, expected = np.sqrt(np.mean(np.square(pairs), axis=0))
+        # Of a batch of noise theory expects more scatter than there is: it keeps the correlations'
+        # spread through a convolution, which averages those of unlike places.
+        assert 0.4 < found / expected < 1.8, (side, found, expected)
+
+
+def test_compare_finds_nothing_in_a_sound_network(both):
+    comparison = gradflow.compare(*both)
+    assert comparison.agrees, comparison
+    assert comparison.replicas == DRAWS and comparison.cause == ""
