@@ -11,6 +11,54 @@ EXPERIMENTS = {
         "experiments.gradient_norms",
         "how the gradient fades or explodes across depth, in plain and residual networks",
     ),
+    "theory": (
+        "experiments.theory",
+        "how well mean-field theory predicts the gradient at every unit, and its scatter",
+    ),
+    "claims": (
+        "experiments.claims",
+        "what course texts say of these networks, sentence by sentence, with a verdict",
+    ),
+    "plain-gain": (
+        "experiments.plain_gain",
+        "how the gradient of plain ReLU networks shrinks with depth and scatters, by initialiser",
+    ),
+    "edge-of-chaos": (
+        "experiments.edge_of_chaos",
+        "where plain tanh networks pass from fading to exploding gradients",
+    ),
+    "batch-norm-explosion": (
+        "experiments.batch_norm_explosion",
+        "how fast batch norm makes plain networks explode, by batch size",
+    ),
+    "skip-and-scale": (
+        "experiments.skip_and_scale",
+        "what shortcuts, and the scale of the branches beside them, do to the gradient",
+    ),
+    "residual-power-law": (
+        "experiments.residual_power_law",
+        "how residual networks with batch norm turn an exponential into a power law",
+    ),
+    "convolution-audit": (
+        "experiments.convolution_audit",
+        "what padding, depthwise kernels, wrong fans and orthogonal kernels do to the gradient",
+    ),
+    "early-dynamics": (
+        "experiments.early_dynamics",
+        "what the first ten steps do to batch norm's explosion, and to branches born at zero",
+    ),
+    "separable": (
+        "experiments.separable",
+        "what separable and 1x1 convolutions cost and lose, against what course texts say",
+    ),
+    "path-lengths": (
+        "experiments.path_lengths",
+        "along how many branches the gradient comes back, and what the shortcut does to it",
+    ),
+    "shattering": (
+        "experiments.shattering",
+        "how alike the gradients of neighbouring inputs are, with and without shortcuts",
+    ),
     "bench-profile": (
         "experiments.bench_profile",
         "what measuring a gradient profile costs, against a plain gradient",

@@ -16,7 +16,7 @@ from convjax.gradflow._theory import _norms as _norms
 from convjax.gradflow._theory import _pools as _pools
 from convjax.gradflow._theory import _run
 from convjax.gradflow._theory._run import Facts, Row, Scope
-from convjax.gradflow._theory._sites import chosen_sites, class_nodes
+from convjax.gradflow._theory._sites import chosen_sites, class_nodes, reach_of
 from convjax.gradflow._theory._state import Cotangent, Doubt, Pairs, Signal
 
 NODES = 6
@@ -32,9 +32,12 @@ class Expected:
       kind: the node's type, or an activation's name.
       activation_log_rms: of the output.
       activation_scatter: standard deviation of that over draws of the weights.
+      activation_slack: how far theory's approximations, all that come before, may be off, roughly;
+        infinite beyond a leaf that it knows nothing of.
       gradient_log_norm: of the loss's gradient with respect to the output, relative to the
         network's output.
       gradient_scatter: standard deviation of that.
+      gradient_slack: as for the activation, of all that comes after.
       activation_gain: log RMS of the output less that of the unit's input.
       activation_gain_scatter: standard deviation of that over draws of the weights.
       activation_gain_slack: how far theory's approximations may be off, roughly; infinite where it
@@ -56,8 +59,10 @@ class Expected:
     kind: str
     activation_log_rms: float
     activation_scatter: float
+    activation_slack: float
     gradient_log_norm: float
     gradient_scatter: float
+    gradient_slack: float
     activation_gain: float
     activation_gain_scatter: float
     activation_gain_slack: float
@@ -224,6 +229,7 @@ def _input(x: Any) -> Signal:
         0.0,
         0.0,
         pairs,
+        reach_of(values, sites),
         laws=(None,),
         data=values,
     )
@@ -261,19 +267,22 @@ def _expected(row: Row, base: float, facts: Facts) -> Expected:
     batch = row.signal.batch
     after = _typical(row.signal.log_energy, row.signal.total)
     before = _typical(row.before.log_energy, row.before.total)
-    gradient = gain = scatter = math.nan
+    gradient = gain = scatter = slack = math.nan
     if row.cotangent is not None and row.handed is not None:
         got = row.cotangent.log_energy(batch)
         gradient = _typical(_less(got, base), row.cotangent.total)
         gain = _typical(_less(row.handed.log_energy(batch), got), row.gradient_doubt)
         scatter = _deviation(row.cotangent.total)
+        slack = row.cotangent.total.slack / 2
     return Expected(
         path=row.path,
         kind=row.kind,
         activation_log_rms=after,
         activation_scatter=_deviation(row.signal.total),
+        activation_slack=row.signal.total.slack / 2,
         gradient_log_norm=gradient,
         gradient_scatter=scatter,
+        gradient_slack=slack,
         activation_gain=_less(after, before),
         activation_gain_scatter=_deviation(row.activation_doubt),
         activation_gain_slack=row.activation_doubt.slack / 2,

@@ -128,7 +128,7 @@ def _draw(axes: Axes, panel: Panel, colours: dict[str, str]) -> None:
     axes.set_title(panel.title, fontsize=9)
     axes.set_xlabel(panel.xlabel, fontsize=8.5)
     axes.set_ylabel(panel.ylabel, fontsize=8.5)
-    axes.tick_params(labelsize=8, length=2.5)
+    axes.tick_params(which="both", labelsize=8, length=2.5)
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -16,7 +16,13 @@ from convjax.gradflow._theory._kernels import (
     variance_of,
 )
 from convjax.gradflow._theory._run import Back, Scope, expected
-from convjax.gradflow._theory._sites import chosen_sites, class_nodes
+from convjax.gradflow._theory._sites import (
+    chosen_sites,
+    class_nodes,
+    concentrated,
+    gathered,
+    kept_by,
+)
 from convjax.gradflow._theory._state import Cotangent, Doubt, Signal, scaled_by
 
 DEPTHWISE_SLACK = 0.04
@@ -141,8 +147,10 @@ def _convolved(
 ) -> tuple[Signal, Back]:
     window = kernel.window
     spectrum = None
+    kept, reach = kept_by(signal.reach, [len(taps) for taps in window.axes])
     if signal.data is None:
         energy, pair = _patches(signal, kernel)
+        pair = concentrated(pair, signal.pairs, kept)
     else:
         energy, pair, spectrum = _first(signal, kernel)
     scale = scaled_by(-signal.log)
@@ -172,6 +180,7 @@ def _convolved(
         mean=mean,
         overlap=min(_widened(inherited, loose_forward / count), 1.0),
         latent=latent,
+        reach=reach,
         drawn=kernel.fan_in * taps if bias_square == 0 else 0,
         spectrum=spectrum,
     )
@@ -232,16 +241,7 @@ def _first(signal: Signal, kernel: Kernel) -> tuple[np.ndarray, np.ndarray, np.n
     squares = np.mean(np.square(x), axis=(0, -1))[None]
     energy = factor * kernel.window.gather(squares)
     sites = chosen_sites(len(x), kernel.window.output)
-    nothing = np.zeros(x.shape[-1])
-    patches = np.array(
-        [
-            [
-                x[(example, *read)] if min(read, default=0) >= 0 else nothing
-                for read in kernel.window.reads(place)
-            ]
-            for example, place in sites
-        ]
-    ).reshape(len(sites), -1)
+    patches = gathered(x, kernel.window, sites)
     if kernel.centred:
         whole = np.sum(patches**2)
         patches = patches - patches.mean(1, keepdims=True)

@@ -6,7 +6,6 @@ of the cotangent: the constant one and the channel itself. For equally correlate
 batch less one, and this is Yang et al.'s closed form (2019), exactly.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -152,7 +151,7 @@ def _normalised(
         gain = affine.scale * kept * heavy / np.maximum(variance, 1e-300) * soft
         gone = np.where(over.inside, mean_part[:, None] + own_part[:, None] * centred, 0.0)
         handed = cotangent.becomes(
-            Doubt(rough.variance, rough.slack + _loose(inverse, left)),
+            Doubt(rough.variance, rough.slack + _loose(inverse, left, over.flat)),
             energy=cotangent.energy * gain.reshape(shape) * (energy / relative),
             pair=np.clip((cotangent.pair - gone) / kept[:, None], -1, 1),
             inverse=released if over.per_channel else 1.0,
@@ -169,14 +168,15 @@ def _normalised(
     return after, back
 
 
-def _loose(inverse: np.ndarray, left: np.ndarray) -> float:
+def _loose(inverse: np.ndarray, left: np.ndarray, flat: np.ndarray) -> float:
     """Return the slack of a norm's backward pass.
 
-    It is worst where the effective dimensions are few, and where nearly all of the energy is in the
-    mean that is taken out, so that a small error in the correlations is a large one in the rest.
+    It is worst where the effective dimensions are few; where nearly all of the energy is in the
+    mean that is taken out, so that a small error in the correlations is a large one in the rest;
+    and where borders make places unlike, of which the classes of pairs know nothing.
     """
     few = min(float(4 * inverse.max() ** 2), 0.5)
-    return few + 0.03 * float((1 / left - 1).mean())
+    return few + 0.03 * float((1 / left - 1).mean()) + 3 * float((1 - flat).mean())
 
 
 def _heaviness(signal: Signal, inverse: np.ndarray) -> tuple[np.ndarray, float]:
@@ -187,9 +187,11 @@ def _heaviness(signal: Signal, inverse: np.ndarray) -> tuple[np.ndarray, float]:
         heavy, ratio = normal_quadratic(signal.spectrum, signal.drawn)
         return np.array([heavy]), ratio / heavy
     dimensions = np.maximum(1 / np.maximum(inverse, 1e-12), 2.5)
+    if not signal.drawn:
+        # A sum of several such vectors is less skewed than any of them: E 1/v to first order.
+        return 1 + 2 / dimensions, 1.0
     # A kernel of few terms has no more dimensions than these.
-    fan = max(signal.drawn, 3) if signal.drawn else math.inf
-    return dimensions / (dimensions - 2), 1 - 2 / fan
+    return dimensions / (dimensions - 2), 1 - 2 / max(signal.drawn, 3)
 
 
 def normal_quadratic(spectrum: np.ndarray, terms: int) -> tuple[float, float]:

@@ -1,12 +1,15 @@
 """Some sites of a batch, and the correlations of their pairs, class by class."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
+from convjax.gradflow._theory._axes import Window, convolution
 from convjax.gradflow._theory._state import Pairs
 
 SITES = 160
+FOUR_PI = 4 * math.pi
 
 
 def chosen_sites(batch: int, spatial: tuple[int, ...]) -> list[tuple[int, tuple[int, ...]]]:
@@ -48,3 +51,56 @@ def class_nodes(gram: np.ndarray, sites: list, pairs: Pairs) -> np.ndarray:
         means = [float(g.mean()) for g in groups] if len(groups) > 1 else [float(found.mean())]
         nodes += means if len(means) == pairs.nodes else means * pairs.nodes
     return np.clip(np.array(nodes), -1, 1)
+
+
+def concentrated(pair: np.ndarray, pairs: Pairs, kept: float) -> np.ndarray:
+    """Return the nodes drawn together around their class's mean, their variance times ``kept``."""
+    of_class = pair.reshape(len(pair), -1, pairs.nodes)
+    mean = of_class.mean(2, keepdims=True)
+    return (mean + math.sqrt(kept) * (of_class - mean)).reshape(pair.shape)
+
+
+def kept_by(reach: float, sides: Sequence[int]) -> tuple[float, float]:
+    """Return what a window leaves of the correlations' variance, and their reach after it.
+
+    A window averages the correlations of all pairs that are shifted alike. Of a field that is
+    smooth over a Gaussian of variance S, one of variance S + T leaves (1 + 4 pi S) / (1 + 4 pi
+    (S + T)), to the power of half the number of axes.
+    """
+    kept, after = 1.0, float(reach)
+    for side in sides:
+        wider = (side**2 - 1) / 12
+        kept *= math.sqrt((1 + FOUR_PI * reach) / (1 + FOUR_PI * (reach + wider)))
+        after += wider / len(sides)
+    return kept, after
+
+
+def reach_of(values: np.ndarray, sites: list) -> float:
+    """Return the reach of a batch's correlations, from what a window of three leaves of them."""
+    rank = values.ndim - 2
+    if rank == 0 or min(values.shape[1:-1]) < 3:
+        return 0.0
+    window = convolution(values.shape[1:-1], (3,) * rank)
+    alone = np.array([values[(example, *place)] for example, place in sites])
+    patches = gathered(values, window, sites)
+    upper = np.triu_indices(len(sites), 1)
+    spreads = []
+    for rows in (alone, patches):
+        gram = rows @ rows.T
+        spreads.append(np.var(gram[upper]) / max(np.mean(np.diag(gram)), 1e-300) ** 2)
+    kept = min(max(spreads[1] / max(spreads[0], 1e-300), 0.0), 0.99) ** (2 / rank)
+    return float(max((kept * (1 + FOUR_PI * 2 / 3) - 1) / (FOUR_PI * (1 - kept)), 0.0))
+
+
+def gathered(values: np.ndarray, window: Window, sites: list) -> np.ndarray:
+    """Return what each site's window reads of a batch, ``(sites, taps * channels)``."""
+    nothing = np.zeros(values.shape[-1])
+    return np.array(
+        [
+            [
+                values[(example, *read)] if min(read, default=0) >= 0 else nothing
+                for read in window.reads(place)
+            ]
+            for example, place in sites
+        ]
+    ).reshape(len(sites), -1)

@@ -106,6 +106,7 @@ class Signal(NamedTuple):
       overlap: mean square of the correlations' scatter around their expectation.
       latent: the same of what each channel was drawn from: the last random sum's input.
       pairs: the classes of pairs.
+      reach: over how many places, squared, correlations stay alike when both sites are shifted.
       total: doubt about the logarithm of the energy.
       own: that part of it which came since the node's input.
       carry: how the logarithm follows the node's input's.
@@ -125,6 +126,7 @@ class Signal(NamedTuple):
     overlap: float
     latent: float
     pairs: Pairs
+    reach: float = 0.0
     total: Doubt = NONE
     own: Doubt = NONE
     carry: float = 1.0

@@ -1,0 +1,245 @@
+"""Networks of claims: plain and residual twins at birth, and what training makes of them."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from convjax import data, gradflow, models, nn
+from experiments._classifier import CONVS_PER_UNIT, Cell, cross_entropy, structure
+
+PLAIN, RESIDUAL = "plain", "residual"
+SHORTCUTS = {PLAIN: "none", RESIDUAL: "identity"}
+CLIP, MOMENTUM = 1.0, 0.9
+# Enough for a mean over images; a lesion runs all of them once for every unit.
+LOOKED_AT = 200
+# At birth there is a body alone, on noise: no border, no head, and a batch that is large enough.
+BIRTH_BATCH, BIRTH_SIZE, BIRTH_WIDTH = 16, 8, 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How every network is trained.
+
+    Attributes:
+      steps: of gradient descent with momentum, behind a clip, at a rate that falls to zero.
+      batch_size: images in each.
+      learning_rate: at the first.
+      checks: how often losses and accuracies are taken, evenly; it divides the steps.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    checks: int
+
+
+def halves() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Return two thirds of the digits for training and one for testing, by a fixed permutation.
+
+    The packaged split has other writers in its test images, which would widen every gap.
+    """
+    images, labels = data.digits()
+    order = np.random.default_rng(0).permutation(len(images))
+    seen, unseen = np.split(order, [2 * len(order) // 3])
+    return (images[seen], labels[seen]), (images[unseen], labels[unseen])
+
+
+def cell(twin: str, norm: str, depth: int, width: int) -> Cell:
+    """Return a classifier, one of a pair of twins that differ in the shortcuts alone."""
+    return Cell(norm, SHORTCUTS[twin], width, "relu", "he", "dense", depth)
+
+
+def at_birth(twin: str, norm: str, init: str, depth: int, seeds: int) -> np.ndarray:
+    """Return ln of the squared gradient along the body over that at its end, (seeds, places).
+
+    A unit Gaussian cotangent comes back from the last unit; the first place is the body's input.
+    """
+
+    def one(key: jax.Array) -> jax.Array:
+        weights, signal, cotangent = jax.random.split(key, 3)
+        net = models.deep_stack(
+            depth - 2,
+            BIRTH_WIDTH,
+            shortcut=SHORTCUTS[twin],
+            norm=norm,
+            init=init,
+            convs_per_unit=CONVS_PER_UNIT,
+            padding="CIRCULAR",
+            rngs=nnx.Rngs(weights),
+        )
+        x = jax.random.normal(signal, (BIRTH_BATCH, BIRTH_SIZE, BIRTH_SIZE, BIRTH_WIDTH))
+        profile = gradflow.profile(net, x, cotangent=cotangent, train=True)
+        first, rest = profile["input"].gradient.log_norm, profile["*"].gradient.log_norm
+        return 2 * (jnp.append(first, rest) - rest[-1])
+
+    keys = jax.random.split(jax.random.key(0), seeds)
+    return np.asarray(jax.jit(lambda keys: jax.lax.map(one, keys))(keys), np.float64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """What is run with one network, compiled.
+
+    Attributes:
+      draw: ``draw(key) -> (params, rest)``.
+      fit: ``fit(params, rest, order, seen, unseen) -> (params, rest, losses, checks)``: the loss of
+        every step, and at every check what ``CHECKED`` names.
+      look: ``look(params, rest, images, labels) -> found``: features and lesions, by name.
+    """
+
+    draw: Callable[..., Any]
+    fit: Callable[..., Any]
+    look: Callable[..., dict[str, jax.Array]]
+
+
+CHECKED = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+
+
+def programs(of: Cell, recipe: Recipe) -> Programs:
+    """Return what is run with a network; each compiles at its first call."""
+    graphdef, *_ = structure(of)
+    schedule = optax.cosine_decay_schedule(recipe.learning_rate, recipe.steps)
+    optimiser = optax.chain(optax.clip_by_global_norm(CLIP), optax.sgd(schedule, momentum=MOMENTUM))
+
+    def loss(params, rest, images, labels):
+        net = nnx.merge(graphdef, params, rest, copy=True)
+        value = cross_entropy(net(images, train=True), labels)
+        return value, nnx.split(net, nnx.Param, ...)[2]
+
+    def fit(params, rest, order, seen, unseen):
+        def step(carry, chosen):
+            params, rest, state = carry
+            batch = (array[chosen] for array in seen)
+            (value, rest), grads = jax.value_and_grad(loss, has_aux=True)(params, rest, *batch)
+            updates, state = optimiser.update(grads, state, params)
+            return (optax.apply_updates(params, updates), rest, state), value
+
+        def interval(carry, order):
+            carry, losses = jax.lax.scan(step, carry, order)
+            net = nnx.merge(graphdef, *carry[:2], copy=True)
+            # Both parts at once: the network is compiled once less.
+            count = len(unseen[1])
+            images, labels = (
+                jnp.concatenate([a[:count], b]) for a, b in zip(seen, unseen, strict=True)
+            )
+            logits = net(images, train=False).reshape(2, count, -1)
+            parts = zip(logits, labels.reshape(2, -1), strict=True)
+            found = (value for part in parts for value in scores(*part))
+            return carry, (losses, dict(zip(CHECKED, found, strict=True)))
+
+        start = (params, rest, optimiser.init(params))
+        (params, rest, _), (losses, checks) = jax.lax.scan(interval, start, order)
+        return params, rest, losses.ravel(), checks
+
+    def draw(key):
+        return nnx.split(of.network(nnx.Rngs(key)), nnx.Param, ...)[1:]
+
+    # LLVM takes half a minute to optimise what draws random numbers, for nothing.
+    brief: dict[str, Any] = {}
+    if jax.default_backend() == "cpu":
+        brief["xla_backend_optimization_level"] = 0
+    drawn = jax.jit(draw).lower(jax.eval_shape(jax.random.key, 0)).compile(brief)
+    return Programs(drawn, jax.jit(fit), jax.jit(looker(of)))
+
+
+def scores(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return loss and accuracy."""
+    return cross_entropy(logits, labels), jnp.mean(logits.argmax(-1) == labels)
+
+
+def looker(of: Cell) -> Callable[..., dict[str, jax.Array]]:
+    """Return what looks into a trained network: its features along depth, and without a unit."""
+    graphdef, *_ = structure(of)
+    shorter, *_ = structure(dataclasses.replace(of, depth=of.depth - CONVS_PER_UNIT))
+
+    def look(params, rest, images, labels):
+        net = nnx.merge(graphdef, params, rest, copy=True)
+        whole = scores(net(images, train=False), labels)
+
+        def without(unit):
+            kept = jnp.arange(of.units - 1)
+            kept += kept >= unit
+            less = [dict(state) | {"body": _taken(state, kept)} for state in (params, rest)]
+            net = nnx.merge(shorter, *map(nnx.State, less))
+            return scores(net(images, train=False), labels)
+
+        losses, accuracies = jax.lax.map(without, jnp.arange(of.units))
+        return {
+            "whole_loss": whole[0][None],
+            "whole_accuracy": whole[1][None],
+            "without_loss": losses,
+            "without_accuracy": accuracies,
+        } | along(net, images)
+
+    return look
+
+
+def _taken(state: Any, kept: jax.Array) -> Any:
+    return jax.tree.map(lambda leaf: leaf[kept], state["body"]) if "body" in state else {}
+
+
+def along(net: nn.Chain, images: jax.Array) -> dict[str, jax.Array]:
+    """Return what becomes of the stem's features, behind every unit.
+
+    ``correlation`` compares them number by number, their means over the images taken out; ``cka``
+    compares which images they make alike, whatever the channels mean (linear CKA, Kornblith et al.
+    2019); ``branch`` is the branch's norm over that of its input.
+    """
+    body: Any = net["body"]
+    start = net["stem"](images, train=False)
+
+    def unit(unit, x, rngs, _):
+        y = unit(x, train=False)
+        branch = jnp.linalg.norm(unit.branch(x, train=False)) / jnp.linalg.norm(x)
+        return y, (cosine(start, y), cka(start, y), branch)
+
+    found = body.scan(unit, start)[1]
+    return dict(zip(("correlation", "cka", "branch"), found, strict=True))
+
+
+def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return the correlation of two batches of features, number by number."""
+    a, b = (_centred(features) for features in (a, b))
+    return jnp.vdot(a, b) / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
+
+
+def cka(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return the cosine of the matrices of products between images."""
+    a, b = (_centred(features) for features in (a, b))
+    # Taken to unit size first: products of a residual network's features overflow.
+    a, b = (x / jnp.linalg.norm(x) for x in (a, b))
+    products = [jnp.matmul(x, x.T, precision="highest") for x in (a, b)]
+    sizes = [jnp.linalg.norm(product) for product in products]
+    return jnp.vdot(*products) / (sizes[0] * sizes[1])
+
+
+def _centred(features: jax.Array) -> jax.Array:
+    rows = features.reshape(len(features), -1)
+    # Largest 1: squares of what an un-normalised network makes would overflow.
+    rows = rows / jnp.abs(rows).max()
+    return rows - rows.mean(0, keepdims=True)
+
+
+def trained(of: Cell, recipe: Recipe, seeds: int) -> list[dict[str, np.ndarray]]:
+    """Train a network seed by seed and return curves, features and lesions by name."""
+    seen, unseen = halves()
+    run = programs(of, recipe)
+    results = []
+    for seed in range(seeds):
+        order = [
+            data.batch_indices(len(seen[0]), recipe.batch_size, seed=seed, step=step)
+            for step in range(recipe.steps)
+        ]
+        order = np.reshape(order, (recipe.checks, -1, recipe.batch_size))
+        params, rest = run.draw(jax.random.key(seed))
+        params, rest, losses, checks = run.fit(params, rest, order, seen, unseen)
+        looked = run.look(params, rest, *(array[:LOOKED_AT] for array in seen))
+        found = {"batch_loss": losses, **checks, **looked}
+        results.append({name: np.asarray(value, np.float64) for name, value in found.items()})
+    return results

@@ -1,0 +1,119 @@
+"""Many networks of one kind: drawn and measured in one compiled loop, and their numbers as rows."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from convjax import gradflow
+from experiments._ahead import ahead
+from experiments._outcome import Columns
+from experiments._progress import Ticker
+
+Cell = TypeVar("Cell")
+
+
+def measured(
+    cells: Sequence[Cell],
+    one: Callable[[Cell, jax.Array], dict[str, jax.Array]],
+    *,
+    seeds: int | Sequence[int],
+) -> Columns:
+    """Measure networks of several kinds, one after the other, and tell how far it has come.
+
+    Args:
+      cells: the kinds: dataclasses whose fields become columns; ``str`` says which it is.
+      one: ``one(cell, key)`` draws and measures one network: by column the values at its places.
+      seeds: how many of each kind, of the seeds 0, 1, …; one number, or one for each kind.
+
+    Returns:
+      A row for each cell, seed and ``position``, the index of the place.
+    """
+    counts = [seeds] * len(cells) if isinstance(seeds, int) else seeds
+
+    def prepare(item: tuple[Cell, int]) -> Callable[[], dict[str, jax.Array]]:
+        cell, count = item
+
+        def every():
+            keys = jax.vmap(jax.random.key)(jnp.arange(count))
+            return jax.lax.map(lambda key: one(cell, key), keys)
+
+        return jax.jit(every).lower().compile(compiler_options())
+
+    blocks = []
+    with Ticker(len(cells)) as ticker:
+        ticker.begin("compiling")
+        for (cell, _), program in ahead(prepare, list(zip(cells, counts, strict=True))):
+            ticker.begin(str(cell))
+            blocks.append(as_rows(cell, **jax.device_get(program())))
+            ticker.finish(str(cell))
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def compiler_options() -> dict[str, Any]:
+    """Return what to compile programs with that draw kernels.
+
+    At its highest level LLVM spends most of a minute on random numbers, for nothing.
+    """
+    if jax.default_backend() != "cpu" or jax.config.read("jax_disable_most_optimizations"):
+        return {}
+    return {"xla_backend_optimization_level": 2}
+
+
+def as_rows(cell: Any, **values: np.ndarray) -> Columns:
+    """Return the rows of one kind of network, from arrays with a row for each network."""
+    seeds, places = next(iter(values.values())).shape
+    rows = dataclasses.asdict(cell) | {
+        "seed": np.repeat(np.arange(seeds), places),
+        "position": np.tile(np.arange(places), seeds),
+    }
+    rows |= {name: np.asarray(value, np.float64).ravel() for name, value in values.items()}
+    return {name: np.broadcast_to(value, (seeds * places,)) for name, value in rows.items()}
+
+
+def by_cell(
+    columns: Columns, kind: type[Cell], *names: str
+) -> Iterator[tuple[Cell, tuple[np.ndarray, ...]]]:
+    """Yield every kind of network with the named columns, a row for each network: ``as_rows`` back.
+
+    Args:
+      columns: the table.
+      kind: dataclass whose fields tell the kinds apart.
+      names: which columns.
+    """
+    fields = [field.name for field in dataclasses.fields(kind)]  # pyright: ignore[reportArgumentType]
+    axes = [columns[name].tolist() for name in fields]
+    for values in dict.fromkeys(zip(*axes, strict=True)):
+        pairs = zip(fields, values, strict=True)
+        here = np.logical_and.reduce([columns[name] == value for name, value in pairs])
+        order = np.lexsort((columns["position"][here], columns["seed"][here]))
+        seeds = len(np.unique(columns["seed"][here]))
+        found = (columns[name][here][order].reshape(seeds, -1) for name in names)
+        yield kind(*values), tuple(found)
+
+
+def log_squares(net: nnx.Module, x: jax.Array, cotangent: jax.Array) -> jax.Array:
+    """Return ln(|g_l|^2 / |g_L|^2) for l = 0 (the input), 1, …, L (behind the last unit).
+
+    Args:
+      net: a ``Repeat`` of L units.
+      x: the batch; norms use its statistics.
+      cotangent: a key, from which the unit Gaussian g_L is drawn.
+    """
+    profile = gradflow.profile(net, x, cotangent=cotangent, train=True)
+    logs = jnp.append(profile["input"].gradient.log_norm, profile["*"].gradient.log_norm)
+    return 2 * (logs - logs[-1])
+
+
+def check_least(config: Any, **least: int) -> None:
+    """Refuse options below the least that they may be, and lists that are empty or repeat."""
+    for option, bound in least.items():
+        value = getattr(config, option)
+        if isinstance(value, tuple) and (not value or len(set(value)) < len(value)):
+            raise ValueError(f"{option}={list(value)} must hold at least one value, none twice")
+        if np.min(value) < bound:
+            raise ValueError(f"{option}={value} must be at least {bound}")

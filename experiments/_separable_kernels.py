@@ -1,0 +1,243 @@
+"""Kernels as sums of columns times rows: what is exact, what random and trained ones lose."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from convjax import data, nn, ops
+from experiments._classifier import CLASSES, cross_entropy
+from experiments._separable_layers import FULL, NECK, leaves
+
+BLOCKS = 3
+LEARNING_RATE = 0.01
+SHOWN = ("depthwise: change in its own", "1x1: not additive with ReLU between")
+ROUNDED = ("sobel by SVD", "sobel's error at rank 1")
+CURVE = ("train_loss", "test_loss", "test_accuracy")
+SOBEL = np.array([[1.0, 2.0, 1.0], [0.0, 0.0, 0.0], [-1.0, -2.0, -1.0]], np.float32)
+
+
+def exact() -> dict[str, float]:
+    """Return differences of whole numbers, so that nothing rounds.
+
+    They are 0, but for those in ``SHOWN``, which are not, and those in ``ROUNDED``, which come of
+    a singular value decomposition.
+    """
+    random = np.random.default_rng(0)
+
+    def integers(*shape: int) -> jax.Array:
+        return jnp.asarray(random.integers(-3, 4, shape), jnp.float32)
+
+    def off(a: jax.Array, b: jax.Array) -> float:
+        return float(jnp.abs(a - b).max())
+
+    return _sobel(integers, off) | _depthwise(integers, off) | _pointwise(integers, off)
+
+
+def _sobel(integers: Any, off: Any) -> dict[str, float]:
+    x, kernel = integers(2, 9, 7, 1), jnp.asarray(SOBEL)
+    column = jnp.array([1.0, 0.0, -1.0]).reshape(3, 1, 1, 1)
+    row = jnp.array([1.0, 2.0, 1.0]).reshape(1, 3, 1, 1)
+    found = ops.separate_kernel(kernel, 1)
+    whole = ops.conv(x, kernel[:, :, None, None])
+    by_found = ops.spatial_separable_conv(
+        x, found.columns[0][..., None, None], found.rows[0][..., None, None]
+    )
+    return {
+        "sobel by hand": off(whole, ops.spatial_separable_conv(x, column, row)),
+        "sobel by SVD": off(whole, by_found) / float(jnp.abs(whole).max()),
+        "sobel's error at rank 1": float(found.error),
+    }
+
+
+def _depthwise(integers: Any, off: Any) -> dict[str, float]:
+    x, other = integers(2, 9, 7, 4), 2
+    kernel, mix = integers(3, 3, 1, 4), integers(1, 1, 4, 5)
+    touched = x.at[..., other].add(1.0)
+    change = jnp.abs(ops.depthwise_conv(touched, kernel) - ops.depthwise_conv(x, kernel))
+    product = kernel[:, :, 0, :, None] * mix
+    return {
+        "depthwise: change in other channels": float(jnp.delete(change, other, axis=-1).max()),
+        "depthwise: change in its own": float(change[..., other].max()),
+        "pair less the full kernel it makes": off(
+            ops.separable_conv(x, kernel, mix), ops.conv(x, product)
+        ),
+    }
+
+
+def _pointwise(integers: Any, off: Any) -> dict[str, float]:
+    x, y = integers(2, 32, 32, 64), integers(2, 32, 32, 64)
+    first, second = integers(1, 1, 64, 128), integers(1, 1, 128, 16)
+    made = ops.pointwise_conv(x, first)
+    change = jnp.abs(ops.pointwise_conv(x.at[:, 5, 3].add(1.0), first) - made)
+
+    def twice(x: jax.Array, between: Any = lambda x: x) -> jax.Array:
+        return ops.pointwise_conv(between(ops.pointwise_conv(x, first)), second)
+
+    merged = jnp.einsum("abio,abop->abip", first, second)
+    return {
+        "1x1: 32x32x64 to 32x32x128": float(made.shape != (2, 32, 32, 128)),
+        "1x1: change at other places": float(change.at[:, 5, 3].set(0.0).max()),
+        "1x1: f(x + y) - f(x) - f(y)": off(
+            ops.pointwise_conv(x + y, first), made + ops.pointwise_conv(y, first)
+        ),
+        "1x1: f(3 x) - 3 f(x)": off(ops.pointwise_conv(3.0 * x, first), 3.0 * made),
+        "1x1: two less the one they make": off(twice(x), ops.pointwise_conv(x, merged)),
+        "1x1: not additive with ReLU between": off(
+            twice(x + y, jax.nn.relu), twice(x, jax.nn.relu) + twice(y, jax.nn.relu)
+        ),
+    }
+
+
+@jax.jit
+def sums(kernel: jax.Array) -> jax.Array:
+    """Return the best sums of 1, 2, … columns times rows, for every pair of channels."""
+    found = ops.separate_kernel(kernel, min(kernel.shape[:2]))
+    return jnp.cumsum(found.columns * found.rows, axis=0)
+
+
+def errors(kernel: jax.Array) -> np.ndarray:
+    """Return |w - best sum of r columns times rows| / |w| of the whole kernel, for r from 1."""
+    missed = np.asarray(sums(kernel)) - np.asarray(kernel)
+    return np.linalg.norm(missed.reshape(len(missed), -1), axis=1) / np.linalg.norm(kernel)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What came of one network.
+
+    Attributes:
+      curve: after every epoch, the columns of ``CURVE``: losses and accuracy, running statistics.
+      born: its convolutions' kernels at birth, by name.
+      kernels: the same after training.
+      truncated: test accuracy with every k x k kernel of rank 1, 2, …; empty where there is none.
+      parameters: how many it has.
+    """
+
+    curve: dict[str, np.ndarray]
+    born: dict[str, jax.Array]
+    kernels: dict[str, jax.Array]
+    truncated: list[float]
+    parameters: int
+
+
+def network(layer: str, width: int, k: int, rngs: nnx.Rngs) -> nn.Chain:
+    """Return a small classifier: a stem, three blocks of that layer, a dense head.
+
+    Every block ends in batch norm and ReLU, and so does each convolution of a bottleneck.
+    """
+    units: dict[str, nnx.Module] = {
+        "stem": nn.Conv(1, width, (3, 3), use_bias=False, kernel_init="he", rngs=rngs)
+    }
+
+    def finish(name: str, features: int) -> None:
+        units[f"{name}_norm"] = nn.BatchNorm(features, rngs=rngs)
+        units[f"{name}_activation"] = nn.Activation("relu")
+
+    finish("stem", width)
+    for block in range(BLOCKS):
+        for name, conv in leaves(layer, width, k, rngs).items():
+            units[f"{name}{block}"] = conv
+            if layer == NECK:
+                finish(f"{name}{block}", conv.kernel.shape[-1])  # pyright: ignore
+        if layer != NECK:
+            finish(f"block{block}", width)
+    units["pool"] = nn.GlobalPool("avg")
+    units["dense"] = nn.Dense(width, CLASSES, rngs=rngs)
+    return nn.Chain(units)
+
+
+def trained(
+    layer: str, k: int, *, width: int, epochs: int, batch_size: int, seeds: int
+) -> list[Trained]:
+    """Train one network on the digits, seed by seed, by Adam with a falling learning rate."""
+    seen, unseen = data.digits("train"), data.digits("test")
+    length = len(seen[0]) // batch_size
+    draw, fit, evaluate = _programs(layer, k, width, epochs * length)
+    results = []
+    for seed in range(seeds):
+        steps = range(epochs * length)
+        order = [
+            data.batch_indices(len(seen[0]), batch_size, seed=seed, step=step) for step in steps
+        ]
+        born, rest = draw(jax.random.key(seed))
+        params, rest, curve = fit(
+            born, rest, np.reshape(order, (epochs, length, batch_size)), seen, unseen
+        )
+        ranks = range(1, k + 1) if layer == FULL else ()
+        results.append(
+            Trained(
+                {name: np.asarray(column, np.float64) for name, column in curve.items()},
+                windows(born),
+                windows(params),
+                [float(evaluate(truncated(params, r), rest, unseen)[1]) for r in ranks],
+                sum(leaf.size for leaf in jax.tree.leaves(params)),
+            )
+        )
+    return results
+
+
+def _programs(layer: str, k: int, width: int, steps: int) -> tuple[Any, Any, Any]:
+    """Return initial values, training with its curve, and loss and accuracy, each compiled once."""
+
+    def made(key):
+        return nnx.split(network(layer, width, k, nnx.Rngs(key)), nnx.Param, ...)
+
+    graphdef, *_ = nnx.split(nnx.eval_shape(lambda: network(layer, width, k, nnx.Rngs(0))))
+    optimiser = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
+
+    def loss(params, rest, x, y):
+        net = nnx.merge(graphdef, params, rest, copy=True)
+        value = cross_entropy(net(x, train=True), y)
+        return value, nnx.split(net, nnx.Param, ...)[2]
+
+    def evaluate(params, rest, split):
+        logits = nnx.merge(graphdef, params, rest)(split[0], train=False)
+        return cross_entropy(logits, split[1]), jnp.mean(logits.argmax(-1) == split[1])
+
+    def fit(params, rest, order, seen, unseen):
+        def step(carry, chosen):
+            params, rest, state = carry
+            batch = (array[chosen] for array in seen)
+            (_, rest), gradients = jax.value_and_grad(loss, has_aux=True)(params, rest, *batch)
+            updates, state = optimiser.update(gradients, state, params)
+            return (optax.apply_updates(params, updates), rest, state), None
+
+        def epoch(carry, order):
+            carry, _ = jax.lax.scan(step, carry, order)
+            train, test = (evaluate(*carry[:2], split) for split in (seen, unseen))
+            return carry, dict(zip(CURVE, (train[0], *test), strict=True))
+
+        start = (params, rest, optimiser.init(params))
+        (params, rest, _), curve = jax.lax.scan(epoch, start, order)
+        return params, rest, curve
+
+    # LLVM takes half a minute to optimise what draws random numbers, for nothing.
+    brief: dict[str, Any] = (
+        {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+    )
+    draw = jax.jit(lambda key: made(key)[1:]).lower(jax.eval_shape(jax.random.key, 0))
+    return draw.compile(brief), jax.jit(fit), jax.jit(evaluate)
+
+
+def windows(params: nnx.State) -> dict[str, jax.Array]:
+    """Return the kernels that extend along both axes, by the name of their unit."""
+    found = {name: unit["kernel"][...] for name, unit in params.items() if "kernel" in unit}
+    return {name: kernel for name, kernel in found.items() if _extends(kernel)}
+
+
+def truncated(params: nnx.State, rank: int) -> nnx.State:
+    """Return the parameters with all such kernels of that rank at most."""
+
+    def cut(leaf: jax.Array) -> jax.Array:
+        return sums(leaf)[min(rank, *leaf.shape[:2]) - 1] if _extends(leaf) else leaf
+
+    return jax.tree.map(cut, params)
+
+
+def _extends(array: jax.Array) -> bool:
+    return array.ndim == 4 and min(array.shape[:2]) > 1

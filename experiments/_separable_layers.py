@@ -1,0 +1,158 @@
+"""Layers that stand in for a full convolution: what they count, what they take, what they move."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from typing import Any
+
+import jax
+from flax import nnx
+
+from convjax import cost, nn
+from experiments._ahead import ahead
+from experiments.benchmarks._computations import compiled
+from experiments.benchmarks._timing import alternate
+
+FULL, SPLIT, DEEP, DEEP_SPLIT = "full", "split", "depthwise", "depthwise, split"
+POINT, PAIR, NECK = "pointwise", "pair", "bottleneck"
+LAYERS = (FULL, SPLIT, DEEP, DEEP_SPLIT, POINT, PAIR, NECK)
+NARROWER = 4
+
+COMPARED = {
+    SPLIT: FULL,
+    DEEP_SPLIT: DEEP,
+    DEEP: POINT,
+    POINT: FULL,
+    PAIR: FULL,
+    NECK: FULL,
+}
+"""What each is compared with."""
+
+DIRECTIONS = {"forward": False, "with gradients": True}
+COUNTS = ("multiply_adds", "parameters", "traffic_bytes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One layer on one image: as many channels out as in."""
+
+    layer: str
+    size: int
+    channels: int
+    kernel_size: int
+
+
+def leaves(
+    layer: str, channels: int, k: int, rngs: nnx.Rngs, init: str = "he"
+) -> dict[str, nnx.Module]:
+    """Return a layer's convolutions in order, k x k where they have a window."""
+    narrow = channels // NARROWER
+    shared: dict[str, Any] = {"use_bias": False, "kernel_init": init, "rngs": rngs}
+    if layer == FULL:
+        return {"conv": nn.Conv(channels, channels, (k, k), **shared)}
+    if layer == SPLIT:
+        return {
+            "column": nn.Conv(channels, channels, (k, 1), **shared),
+            "row": nn.Conv(channels, channels, (1, k), **shared),
+        }
+    if layer == DEEP:
+        return {"depthwise": nn.DepthwiseConv(channels, (k, k), **shared)}
+    if layer == DEEP_SPLIT:
+        return {
+            "column": nn.DepthwiseConv(channels, (k, 1), **shared),
+            "row": nn.DepthwiseConv(channels, (1, k), **shared),
+        }
+    if layer == POINT:
+        return {"pointwise": nn.PointwiseConv(channels, channels, **shared)}
+    if layer == PAIR:
+        return {
+            "depthwise": nn.DepthwiseConv(channels, (k, k), **shared),
+            "pointwise": nn.PointwiseConv(channels, channels, **shared),
+        }
+    return {
+        "reduce": nn.PointwiseConv(channels, narrow, **shared),
+        "conv": nn.Conv(narrow, narrow, (k, k), **shared),
+        "expand": nn.PointwiseConv(narrow, channels, **shared),
+    }
+
+
+def said(layer: str, channels: int, k: int) -> Fraction:
+    """Return the share of multiply-adds, and of weights, that texts give for a layer.
+
+    It is that of what the layer is compared with in ``COMPARED``.
+    """
+    window, narrower = Fraction(k * k), Fraction(1, NARROWER)
+    return {
+        SPLIT: Fraction(2, k),
+        DEEP_SPLIT: Fraction(2, k),
+        DEEP: window / channels,
+        POINT: 1 / window,
+        PAIR: Fraction(1, channels) + 1 / window,
+        NECK: 2 * narrower / window + narrower**2,
+    }[layer]
+
+
+def cases(
+    sizes: Sequence[int], channels: Sequence[int], kernel_sizes: Sequence[int]
+) -> Iterator[list[Case]]:
+    """Yield the layers that are measured together: those of one image and one window."""
+    for (size, wide), k in itertools.product(zip(sizes, channels, strict=True), kernel_sizes):
+        yield [Case(layer, size, wide, k) for layer in LAYERS]
+
+
+def counted(case: Case, batch_size: int) -> dict[str, int]:
+    """Return multiply-adds, parameters and bytes moved, by ``convjax.cost``.
+
+    What lies between two convolutions is written and read.
+    """
+    net = nnx.eval_shape(lambda: network(case))
+    priced = cost(net, (batch_size, case.size, case.size, case.channels))
+    return {name: getattr(priced.total, name) for name in COUNTS}
+
+
+def network(case: Case) -> nn.Chain:
+    """Return a case's layer alone."""
+    return nn.Chain(leaves(case.layer, case.channels, case.kernel_size, nnx.Rngs(0)))
+
+
+def timed(
+    groups: Sequence[Sequence[Case]], batch_size: int, repeats: int
+) -> Iterator[tuple[Case, str, list[float]]]:
+    """Yield the seconds of every case in every round, by direction; a group alternates.
+
+    Everything is compiled before anything is timed.
+    """
+    wanted = [
+        (i, case, direction)
+        for i, group in enumerate(groups)
+        for case in group
+        for direction in DIRECTIONS
+    ]
+    ready = {
+        (case, direction): (i, call)
+        for (i, case, direction), call in ahead(lambda w: _call(w[1], w[2], batch_size), wanted)
+    }
+    for i in range(len(groups)):
+        calls = {key: call for key, (group, call) in ready.items() if group == i}
+        names = {f"{case} {direction}": (case, direction) for case, direction in calls}
+        samples = alternate(
+            {name: calls[key] for name, key in names.items()}, repeats=repeats, min_seconds=0.01
+        )
+        for name, seconds in samples.items():
+            yield *names[name], seconds
+
+
+def _call(case: Case, direction: str, batch_size: int) -> Any:
+    """Return what is timed, run once."""
+    graphdef, params = nnx.split(network(case))
+    kernels, tree = jax.tree.flatten(params)
+    shape = (batch_size, case.size, case.size, case.channels)
+    x = jax.random.normal(jax.random.key(1), shape)
+
+    def function(x: jax.Array, *kernels: jax.Array) -> jax.Array:
+        return nnx.merge(graphdef, jax.tree.unflatten(tree, kernels))(x)
+
+    call = compiled(function, (x, *kernels), DIRECTIONS[direction])
+    jax.block_until_ready(call())
+    return call

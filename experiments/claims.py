@@ -1,0 +1,302 @@
+"""What course texts say of these networks, sentence by sentence, each with a verdict from a run.
+
+    python -m experiments claims
+
+Three sentences are on convolutions (kernels split in two, depthwise, 1x1) and get their numbers as
+the experiment ``separable`` does, at one size. The fourth is on residual connections, part by part.
+
+- At birth: deep stacks of width 32 on noise, with circular padding; a unit Gaussian cotangent comes
+  back, |g_l|^2 / |g_L|^2 is measured behind every unit.
+- Trained: plain and residual twins, with batch norm and without, of several depths, a few hundred
+  steps of momentum behind a clip, on two thirds of the digits; the other third is the test. Losses
+  and accuracies are taken on 599 images of either part, by running statistics.
+- Looked into after training: features behind every unit against the stem's; loss and accuracy
+  with one unit taken out, for every unit. Plain and residual networks lose theirs alike.
+
+The rule of every verdict is one. A claim has a number under each of several conditions (norm,
+depth, initialiser), one value a seed or a round of timing; the condition speaks for the claim or
+against it where the median is beyond a margin and most seeds have its sign, and else not at all.
+The claim holds if all conditions speak for it, those left out that let nothing be compared, such as
+networks that did not train; holds only under those that do, if some do; fails if none does and one
+speaks against it; and is not decided here if none speaks at all. The digits are small and easy: of
+published results it is the signs that can be expected here, no values.
+
+Pass, which is about the run and not about the claims: every claim has a verdict from finite
+numbers; no loss is a NaN; the shallowest twins with batch norm, if there are any, trained; and
+where a condition decides, the seeds or rounds agree.
+
+Takes about three minutes on two cores. For a look at it in less than one:
+``--depths 6 8 --steps 40 --seeds 1 --epochs 2``.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from convjax import study
+from experiments import _claims_convolutions as convolutions
+from experiments import _claims_shortcuts as shortcuts
+from experiments import _cli, _outcome, separable
+from experiments._ahead import ahead
+from experiments._claims_networks import (
+    CHECKED,
+    PLAIN,
+    RESIDUAL,
+    Recipe,
+    at_birth,
+    cell,
+    halves,
+    trained,
+)
+from experiments._claims_rules import Claim, finite, least_agreement
+from experiments._claims_shown import draw, table
+from experiments._classifier import CONVS_PER_UNIT
+from experiments._columns import pick
+from experiments._outcome import Columns, Criterion, Experiment, digits, that
+from experiments._progress import Ticker
+
+BIRTHS = (("none", "lecun"), ("none", "he"), ("batch", "he"))
+TRAINED = 0.8
+AGREE = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(_cli.Options):
+    """Options."""
+
+    depths: tuple[int, ...] = (8, 20, 56)
+    """Weighted layers: a stem, pairs of 3x3 convolutions, a head; even numbers from 6, rising."""
+    norms: tuple[Literal["batch", "none"], ...] = ("batch", "none")
+    """Norms of the networks that are trained."""
+    width: int = 8
+    """Their channels."""
+    seeds: int = 3
+    """Networks of each kind."""
+    steps: int = 240
+    """Of training; a multiple of checks."""
+    checks: int = 8
+    """How often losses and accuracies are taken in training."""
+    batch_size: int = 32
+    """Images in a step."""
+    learning_rate: float = 0.1
+    """Of the first step; it falls to zero as a cosine."""
+    channels: int = 64
+    """Of the convolutions that are timed, on images of 14x14; a multiple of 4."""
+    repeats: int = 7
+    """Rounds of timing."""
+    epochs: int = 20
+    """Of training networks of full, split and separable convolutions and of bottlenecks."""
+    out: Path = Path("results/claims")
+    """Folder for the table and the figure; it is made if it is not there."""
+
+
+def measure(config: Config) -> Columns:
+    """Return every number that a verdict comes of, and the verdicts.
+
+    ``kind`` says what a row is about: those of ``separable``; "birth", "step" and "curve" of
+    training, "looked"; and "claim", a condition of a claim with the median of its support, its
+    verdict beside it. ``number`` is a place, step, check or unit.
+
+    Raises:
+      ValueError: an option that cannot be done.
+    """
+    check(config)
+    rows = [*_of_convolutions(config), *_of_shortcuts(config)]
+    measured = _outcome.stack(rows)
+    return _outcome.stack([*rows, *_of_claims(measured)])
+
+
+def check(config: Config) -> None:
+    """Refuse what cannot be run, before anything is."""
+    least = 2 + 2 * CONVS_PER_UNIT
+    for depth in config.depths:
+        if depth < least or (depth - 2) % CONVS_PER_UNIT:
+            raise ValueError(
+                f"depths={list(config.depths)}: {depth} cannot be built; a stem, pairs of "
+                f"convolutions and a head make {least}, {least + 2}, {least + 4}, …"
+            )
+    if len(config.depths) < 2 or sorted(set(config.depths)) != list(config.depths):
+        raise ValueError(f"depths={list(config.depths)} must be two or more, rising")
+    if not config.norms or len(set(config.norms)) < len(config.norms):
+        raise ValueError(f"norms={list(config.norms)} must hold at least one value, none twice")
+    for option, low in (("seeds", 1), ("width", 1), ("batch_size", 2), ("checks", 2)):
+        if getattr(config, option) < low:
+            raise ValueError(f"{option}={getattr(config, option)} must be at least {low}")
+    images = len(halves()[0][0])
+    if config.batch_size > images:
+        raise ValueError(
+            f"batch_size={config.batch_size} must be at most {images}, the images of training"
+        )
+    if config.steps < config.checks or config.steps % config.checks:
+        raise ValueError(f"steps={config.steps} must be a multiple of checks={config.checks}")
+    if not config.learning_rate > 0:
+        raise ValueError(f"learning_rate={config.learning_rate} must be positive")
+    separable.check(_separable(config))
+
+
+def _separable(config: Config) -> separable.Config:
+    return separable.Config(
+        sizes=(14,),
+        channels=(config.channels,),
+        kernel_sizes=(3,),
+        repeats=config.repeats,
+        width=16,
+        epochs=config.epochs,
+        seeds=config.seeds,
+    )
+
+
+def row(kind: str, name: str, quantity: str, value: float, **where: Any) -> dict[str, Any]:
+    """Return one row; what does not apply to it is 0 or empty."""
+    axes = dict.fromkeys(("size", "channels", "kernel_size", "depth", "number", "seed"), 0)
+    texts = {"norm": "", "verdict": ""}
+    return {"kind": kind, "name": name, "quantity": quantity, "value": value} | axes | texts | where
+
+
+def _of_convolutions(config: Config) -> Iterator[dict[str, Any]]:
+    found = separable.measure(_separable(config))
+    for values in zip(*(column.tolist() for column in found.values()), strict=True):
+        one = dict(zip(found, values, strict=True))
+        yield row(one.pop("topic"), **one)
+
+
+def _of_shortcuts(config: Config) -> Iterator[dict[str, Any]]:
+    every = jobs(config)
+    with Ticker(len(every)) as ticker:
+        ticker.begin("training")
+        for job, rows in ahead(lambda job: done(config, job), every):
+            yield from rows
+            ticker.finish(str(job))
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One network, at birth by an initialiser, or else trained."""
+
+    twin: str
+    norm: str
+    depth: int
+    birth: str = ""
+
+    def __str__(self) -> str:
+        doing = f"at birth, {self.birth}" if self.birth else "trained"
+        return f"{self.twin}, norm {self.norm}, {self.depth} layers, {doing}"
+
+
+def jobs(config: Config) -> list[Job]:
+    """Return what there is to do, the deepest first: both cores have work to the end."""
+    twins = (PLAIN, RESIDUAL)
+    learnt = [
+        Job(twin, norm, depth)
+        for depth in reversed(config.depths)
+        for norm in config.norms
+        for twin in twins
+    ]
+    deepest = config.depths[-1]
+    return learnt + [Job(twin, norm, deepest, init) for norm, init in BIRTHS for twin in twins]
+
+
+def done(config: Config, job: Job) -> list[dict[str, Any]]:
+    """Return the rows of one job."""
+    if job.birth:
+        logs = at_birth(job.twin, job.norm, job.birth, job.depth, config.seeds)
+        return _rows("birth", job, job.birth, logs)
+    recipe = Recipe(config.steps, config.batch_size, config.learning_rate, config.checks)
+    every = trained(cell(job.twin, job.norm, job.depth, config.width), recipe, config.seeds)
+    kinds = {"batch_loss": "step"} | dict.fromkeys(CHECKED, "curve")
+    return [
+        one
+        for name in every[0]
+        for one in _rows(
+            kinds.get(name, "looked"), job, name, np.stack([seed[name] for seed in every])
+        )
+    ]
+
+
+def _rows(kind: str, job: Job, quantity: str, values: np.ndarray) -> list[dict[str, Any]]:
+    where = {"norm": job.norm, "depth": job.depth}
+    return [
+        row(kind, job.twin, quantity, value, seed=seed, number=number, **where)
+        for (seed, number), value in np.ndenumerate(values)
+    ]
+
+
+def claims(columns: Columns) -> list[Claim]:
+    """Return every sentence with its evidence, from the numbers alone."""
+    return [*convolutions.claims(columns), *shortcuts.claims(columns)]
+
+
+def _of_claims(columns: Columns) -> Iterator[dict[str, Any]]:
+    for claim in claims(columns):
+        for i, one in enumerate(claim.evidence):
+            yield row(
+                "claim",
+                f"{claim.number} {claim.text}",
+                one.condition,
+                one.median,
+                number=i,
+                verdict=claim.verdict,
+            )
+
+
+def judge(columns: Columns) -> list[Criterion]:
+    """Say whether the run's verdicts mean anything; what they are is not judged."""
+    every = claims(columns)
+    lacking = [claim.number for claim in every if not finite(claim)]
+    made = [
+        that(
+            "every claim has a verdict from finite numbers",
+            not lacking,
+            f"{len(every) - len(lacking)} of {len(every)}" + "".join(f", not {n}" for n in lacking),
+            "all",
+        ),
+        _no_nan(columns),
+        _seeds_agree(every),
+    ]
+    shallow = _shallowest(columns)
+    if shallow is not None:
+        made.append(shallow)
+    return made
+
+
+def _no_nan(columns: Columns) -> Criterion:
+    losses = pick(columns, kind=("step", "curve", "birth"))["value"]
+    bad = int(np.sum(~np.isfinite(losses)))
+    return that("losses, accuracies and gradients are finite", bad == 0, f"{bad} are not", "0")
+
+
+def _seeds_agree(every: Sequence[Claim]) -> Criterion:
+    share, number = min((least_agreement(claim), claim.number) for claim in every)
+    return that(
+        "where a condition decides, most seeds or rounds agree with it",
+        share > AGREE,
+        f"{share:.0%} at least (claim {number})",
+        f"above {AGREE:.0%}",
+    )
+
+
+def _shallowest(columns: Columns) -> Criterion | None:
+    pairs = [pair for pair in shortcuts.pairs(columns) if pair[0] == "batch"]
+    if not pairs:
+        return None
+    depth = min(depth for _, depth in pairs)
+    ends = shortcuts.end(columns, "batch", depth, "train_accuracy")
+    least = min(float(np.median(end)) for end in ends)
+    return that(
+        f"twins of {depth} layers with batch norm trained: training accuracy",
+        least >= TRAINED,
+        f"{digits(least, 3)} at least (median)",
+        f"{TRAINED} or more",
+    )
+
+
+EXPERIMENT = Experiment("claims", __doc__ or "", Config, measure, judge, draw, table)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the experiment from the command line and return the exit code."""
+    study.keep_memory()
+    return _outcome.run(EXPERIMENT, argv)

@@ -1,0 +1,328 @@
+"""What separable and 1x1 convolutions cost and lose, against what course texts say of them.
+
+    python -m experiments separable
+
+Texts say: a kxk kernel splits into kx1 and 1xk, for 2k products and weights instead of k^2, as
+Sobel's does; a depthwise filter mixes no channels, is cheaper than a pointwise one, and that than a
+full one; depthwise then pointwise costs 1/C + 1/k^2 of a full convolution; a 1x1 convolution
+changes channels and not places, mixes linearly, is non-linear through the activation after it only,
+and regularises. Each is given a verdict: holds, holds only if, fails.
+
+- Products, weights and bytes are counted by ``convjax.cost``; time is the median over rounds in
+  which all layers of one image alternate, forward and with gradients. "Time follows the products"
+  if the ratio of times is within 25 % of the ratio of products, in the mean over images, windows
+  and both directions. Either answer will do; the criterion is that it be clear.
+  Products are the slower the fewer of them there are for each byte that a layer moves: a depthwise
+  convolution moves the bytes of a full one for a hundredth of its products.
+- What is exact is asked exactly, of whole numbers, which float32 adds and multiplies without
+  rounding.
+- A kernel's error at rank r is what the best sum of r columns times rows misses of it, for every
+  pair of channels (``ops.separate_kernel``). Random kernels are those of small networks at birth,
+  trained ones those of the same networks after training on the digits; their test accuracy is
+  taken again with every kernel cut to rank r.
+- "Regularises": the bottleneck's test loss against the full network's, at the same training loss.
+
+Pass: the counts are the texts' fractions, exactly; what shall be zero is; random and trained
+kernels are not of rank 1, and trained ones are nearer to it; whether time follows is clear, that
+is, the quartiles over rounds lie on one side of 25 % or within a factor of 1.5 of each other; and
+from depthwise to pointwise to full, products per byte rise, and products per second with them.
+
+Takes one to two minutes on two cores. For a look at it in a few seconds:
+``--sizes 14 --channels 32 --kernel-sizes 3 --repeats 3 --width 8 --epochs 2 --seeds 1``.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convjax import study
+from experiments import _cli, _outcome
+from experiments import _separable_kernels as kernels
+from experiments import _separable_layers as layers
+from experiments._ahead import ahead
+from experiments._outcome import Columns, Criterion, Experiment, digits, that
+from experiments._progress import Ticker
+from experiments._separable_found import (
+    FOLLOWS,
+    ROUNDING,
+    counts_hold,
+    exactly,
+    kernel_errors,
+    off_by,
+    speeds,
+    time_follows,
+    windows,
+)
+from experiments._separable_layers import (
+    COMPARED,
+    DEEP,
+    FULL,
+    NARROWER,
+    NECK,
+    PAIR,
+    POINT,
+    SPLIT,
+    Case,
+)
+from experiments._separable_shown import draw, table
+from experiments.benchmarks._computations import machine
+
+FEW_CHANNELS = 8
+FAR_FROM_RANK_1 = 0.1
+AGREE = 1.5
+TRAINING_BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(_cli.Options):
+    """Options."""
+
+    sizes: tuple[int, ...] = (56, 14)
+    """Heights, and widths, of the images that are timed."""
+    channels: tuple[int, ...] = (64, 256)
+    """Their channels, as many values as sizes; multiples of 4."""
+    kernel_sizes: tuple[int, ...] = (3, 5)
+    """Sides k of the windows, odd; the first is also that of the separable networks."""
+    batch_size: int = 8
+    """Images in a batch that is timed."""
+    repeats: int = 7
+    """Rounds of timing; the median counts."""
+    width: int = 32
+    """Channels of the networks that are trained; a multiple of 4."""
+    epochs: int = 12
+    """Passes over the 1437 digits, in batches of 64."""
+    seeds: int = 3
+    """Networks of each kind that are trained."""
+    out: Path = Path("results/separable")
+    """Folder for the table and the figure; it is made if it is not there."""
+
+
+def measure(config: Config) -> Columns:
+    """Count, time, check and train, and return a row for each number found.
+
+    ``topic`` says what a row is about, ``number`` is the round, rank or epoch.
+
+    Raises:
+      ValueError: an option that cannot be done.
+    """
+    check(config)
+    groups = list(layers.cases(config.sizes, config.channels, config.kernel_sizes))
+    parts = {
+        "counts": lambda: counted(config, groups),
+        "exact": lambda: exact_rows(),
+        "time": lambda: timed(config, groups),
+        "training": lambda: trained(config),
+    }
+    rows: list[dict[str, Any]] = []
+    with Ticker(len(parts)) as ticker:
+        for name, part in parts.items():
+            ticker.begin(name)
+            rows += part()
+            ticker.finish(name)
+    return _outcome.stack(rows)
+
+
+def check(config: Config) -> None:
+    """Refuse what cannot be run, before anything is."""
+    for option in ("sizes", "channels", "kernel_sizes"):
+        if not getattr(config, option) or min(getattr(config, option)) < 1:
+            raise ValueError(f"{option}={getattr(config, option)} must name positive numbers")
+    if len(config.sizes) != len(config.channels):
+        raise ValueError(
+            f"sizes={config.sizes} and channels={config.channels} must be equally many: each image "
+            "has one of both"
+        )
+    for option, values in (("channels", config.channels), ("width", (config.width,))):
+        if any(value < NARROWER or value % NARROWER for value in values):
+            raise ValueError(f"{option}={values} must be multiples of {NARROWER}, for a bottleneck")
+    if any(k < 3 or k % 2 == 0 for k in config.kernel_sizes):
+        raise ValueError(f"kernel_sizes={config.kernel_sizes} must be odd, 3 or more")
+    for option in ("batch_size", "repeats", "epochs", "seeds"):
+        if getattr(config, option) < 1:
+            raise ValueError(f"{option}={getattr(config, option)} must be at least 1")
+
+
+def row(topic: str, name: str, quantity: str, value: float, **where: int) -> dict[str, Any]:
+    """Return one row; what does not apply to it is 0."""
+    axes = dict.fromkeys(("size", "channels", "kernel_size", "number", "seed"), 0)
+    return {"topic": topic, "name": name, "quantity": quantity, "value": value} | axes | where
+
+
+def place(case: Case) -> dict[str, int]:
+    """Return where a case was measured."""
+    return {"size": case.size, "channels": case.channels, "kernel_size": case.kernel_size}
+
+
+def counted(config: Config, groups: Sequence[Sequence[Case]]) -> Iterator[dict[str, Any]]:
+    """Yield the machine's rates, and what layers count; of few channels too, which none times."""
+    rates = machine("float32")
+    yield row("machine", "bytes per second", "", rates.bytes_per_s)
+    yield row("machine", "products per second", "", rates.flops_per_s / 2)
+    narrow = next(layers.cases(config.sizes[:1], (FEW_CHANNELS,), (3,)))
+    for case in (case for group in (*groups, narrow) for case in group):
+        for quantity, value in layers.counted(case, config.batch_size).items():
+            yield row("counts", case.layer, quantity, value, **place(case))
+
+
+def exact_rows() -> Iterator[dict[str, Any]]:
+    """Yield what is 0 if a sentence is right."""
+    for name, value in kernels.exact().items():
+        yield row("exact", name, "", value)
+
+
+def timed(config: Config, groups: Sequence[Sequence[Case]]) -> Iterator[dict[str, Any]]:
+    """Yield the seconds of every round."""
+    for case, direction, seconds in layers.timed(groups, config.batch_size, config.repeats):
+        for i, value in enumerate(seconds):
+            yield row("time", case.layer, direction, value, number=i, **place(case))
+
+
+def networks(kernel_sizes: Sequence[int]) -> list[tuple[str, int]]:
+    """Return what is trained: layer and window."""
+    first = kernel_sizes[0]
+    return [(FULL, k) for k in kernel_sizes] + [(layer, first) for layer in (SPLIT, PAIR, NECK)]
+
+
+def trained(config: Config) -> Iterator[dict[str, Any]]:
+    """Yield curves, errors by rank, and accuracies by rank, of every network that is trained."""
+
+    def train(arm: tuple[str, int]) -> list[kernels.Trained]:
+        return kernels.trained(
+            *arm,
+            width=config.width,
+            epochs=config.epochs,
+            batch_size=TRAINING_BATCH,
+            seeds=config.seeds,
+        )
+
+    for (name, k), results in ahead(train, networks(config.kernel_sizes)):
+        for seed, result in enumerate(results):
+            where = {"kernel_size": k, "seed": seed}
+            yield row("training", name, "parameters", result.parameters, **where)
+            for quantity, curve in result.curve.items():
+                for epoch, value in enumerate(curve, 1):
+                    yield row("training", name, quantity, value, number=epoch, **where)
+            for rank, value in enumerate(result.truncated, 1):
+                yield row("accuracy", name, "test_accuracy", value, number=rank, **where)
+            if name == FULL:
+                for age, found in (("random", result.born), ("trained", result.kernels)):
+                    for unit, kernel in found.items():
+                        for rank, value in enumerate(kernels.errors(kernel), 1):
+                            yield row("rank", age, unit, value, number=rank, **where)
+
+
+def judge(columns: Columns) -> list[Criterion]:
+    """Return what must hold of counts, of what is exact, of kernels and of verdicts on time."""
+    return [
+        *judge_counts(columns),
+        *judge_exact(columns),
+        *judge_kernels(columns),
+        *judge_times(columns),
+    ]
+
+
+def judge_counts(columns: Columns) -> list[Criterion]:
+    """Ask that products and weights be the texts' fractions."""
+    return [
+        that(
+            f"{layer} / {other}: products and weights are the texts' share",
+            counts_hold(columns, layer),
+            "equal" if counts_hold(columns, layer) else "not equal",
+            "equal, as fractions",
+        )
+        for layer, other in COMPARED.items()
+    ]
+
+
+def judge_exact(columns: Columns) -> list[Criterion]:
+    """Ask that what is exact be exact, and what must show itself do."""
+    zero = exactly(columns)
+    shown = {name: zero.pop(name) for name in kernels.SHOWN}
+    rounded = {name: zero.pop(name) for name in kernels.ROUNDED}
+    worst = max(rounded.values())
+    return [
+        *(
+            that(name.replace("sobel", "Sobel"), value == 0, digits(value), "0, exactly")
+            for name, value in zero.items()
+        ),
+        that("Sobel taken apart by SVD", worst <= ROUNDING, digits(worst, 2), "0, to rounding"),
+        *(that(name, value > 0, digits(value), "above 0") for name, value in shown.items()),
+    ]
+
+
+def judge_kernels(columns: Columns) -> list[Criterion]:
+    """Ask that kernels not be of rank 1, and that training bring them nearer to it."""
+    made = []
+    for k in windows(columns):
+        random, learned = (kernel_errors(columns, age, k, 1) for age in ("random", "trained"))
+        least = float(min(random.min(), learned.min()))
+        whole = float(max(kernel_errors(columns, age, k, k).max() for age in ("random", "trained")))
+        made += [
+            that(
+                f"{k}x{k}: no kernel is a column times a row",
+                least > FAR_FROM_RANK_1,
+                f"error {digits(least, 2)} at least",
+                f"above {FAR_FROM_RANK_1}",
+            ),
+            that(
+                f"{k}x{k}: a sum of {k} is any kernel",
+                whole <= ROUNDING,
+                f"error {digits(whole, 2)} at most",
+                "0, to rounding",
+            ),
+            that(
+                f"{k}x{k}: trained kernels are nearer to rank 1 than random ones",
+                bool(learned.mean() < random.mean()),
+                f"{digits(learned.mean(), 2)} against {digits(random.mean(), 2)}",
+                "smaller in the mean",
+            ),
+        ]
+    return made
+
+
+def judge_times(columns: Columns) -> list[Criterion]:
+    """Say whether time follows the products; ask that this be clear, and bytes explain it."""
+    made = []
+    for layer, other in COMPARED.items():
+        follows = "yes" if time_follows(columns, layer) else "no"
+        low, middle, high = np.quantile(off_by(columns, layer), (0.25, 0.5, 0.75))
+        made.append(
+            that(
+                f"{layer} / {other}: time follows the products: {follows}",
+                bool(low > FOLLOWS or high <= FOLLOWS or high / low <= AGREE),
+                f"off by x{digits(middle, 3)} ({digits(low, 3)} to {digits(high, 3)})",
+                f"quartiles within x{AGREE}, or beyond x{FOLLOWS}",
+            )
+        )
+    return [*made, _judge_bytes(columns)]
+
+
+def _judge_bytes(columns: Columns) -> Criterion:
+    found = [speeds(columns, layer) for layer in (DEEP, POINT, FULL)]
+    per_byte, per_second = (
+        [float(np.exp(np.log(values[i]).mean())) for values in found] for i in range(2)
+    )
+    rise = all(a < b for means in (per_byte, per_second) for a, b in itertools.pairwise(means))
+    shown = [
+        f"{digits(a, 2)} and {digits(b / 1e9, 2)}"
+        for a, b in zip(per_byte, per_second, strict=True)
+    ]
+    return that(
+        "depthwise, pointwise, full: products per byte, and G products per second",
+        rise,
+        "; ".join(shown),
+        "both rise",
+    )
+
+
+EXPERIMENT = Experiment("separable", __doc__ or "", Config, measure, judge, draw, table)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the experiment from the command line and return the exit code."""
+    study.keep_memory()
+    return _outcome.run(EXPERIMENT, argv)

@@ -1,0 +1,165 @@
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from convjax import nn, study
+from convjax.gradflow import oracles
+from experiments import __main__ as entry
+from experiments import _outcome, batch_norm_explosion
+
+TINY = batch_norm_explosion.Config(batch_sizes=(5,), width=6, depth=5, discard=1, seeds=2)
+
+
+@pytest.fixture(scope="module")
+def measured():
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield batch_norm_explosion.measure(TINY)
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def normalized(x):
+    """Return x as batch norm makes it, and what takes a gradient back through that."""
+    deviation = x.std(0)
+    y = (x - x.mean(0)) / deviation
+    return y, lambda g: (g - g.mean(0) - y * (g * y).mean(0)) / deviation
+
+
+def by_hand(activation, seed):
+    """Propagate a batch through one network, forward and back, in NumPy."""
+    keys = jax.random.split(jax.random.key(0), TINY.seeds)
+    net_key, signal_key = jax.random.split(keys[seed])
+
+    def unit(rngs):
+        norm = nn.BatchNorm(TINY.width, use_scale=False, use_bias=False, rngs=rngs)
+        dense = nn.Dense(TINY.width, TINY.width, kernel_init="he", use_bias=False, rngs=rngs)
+        return nn.Chain(norm=norm, dense=dense)
+
+    drawn = nn.Repeat(unit, TINY.depth, rngs=nnx.Rngs(net_key)).unit
+    kernels = np.asarray(drawn["dense"].kernel[...], np.float64)
+    x, gradient = np.asarray(jax.random.normal(signal_key, (2, 5, TINY.width)), np.float64)
+    gradient = gradient - gradient.mean(0)
+    backs = []
+    for kernel in kernels:
+        y, back = normalized(x)
+        gate = y > 0 if activation == "relu" else np.ones_like(y)
+        backs.append(lambda g, k=kernel, gate=gate, back=back: back(gate * (g @ k.T)))
+        x = (gate * y) @ kernel
+    gains = []
+    for back in backs[::-1]:
+        before = back(gradient)
+        gains.append(np.sum(before**2) / np.sum(gradient**2))
+        gradient = before
+    return gains[::-1]
+
+
+@pytest.mark.parametrize("activation", ["relu", "linear"])
+def test_the_measurement_is_that_of_a_loop(measured, activation):
+    for seed in range(2):
+        row = (measured["activation"] == activation) & (measured["seed"] == seed)
+        assert measured["layer"][row].tolist() == [0, 1, 2, 3, 4]
+        assert measured["kept"][row].tolist() == [False, True, True, True, False]
+        np.testing.assert_allclose(measured["gain"][row], by_hand(activation, seed), rtol=2e-3)
+
+
+def test_there_is_a_row_for_each_network_and_layer(measured):
+    assert {len(column) for column in measured.values()} == {2 * 2 * 5}
+    assert np.isfinite(measured["gain"]).all() and (measured["gain"] > 0).all()
+
+
+def planted(activation="relu", sizes=(4, 8, 64, 256), factors=(1.0, 1.0, 1.0, 1.0)):
+    """Return columns whose gain is theory's, but for what is planted."""
+    theory = [oracles.batch_norm_gain(size, activation) for size in sizes]
+    # The first and the last layer must not count; of the others the mean is compared.
+    by_layer = np.array([9.0, 0.9, 1.1, 9.0])
+    gains = [
+        np.outer([0.999, 1.001], factor * gain * by_layer)
+        for gain, factor in zip(theory, factors, strict=True)
+    ]
+    count = 8 * len(sizes)
+    return {
+        "activation": np.full(count, activation),
+        "batch_size": np.repeat(sizes, 8),
+        "width": np.full(count, 512),
+        "seed": np.tile(np.repeat([0, 1], 4), len(sizes)),
+        "layer": np.tile(np.arange(4), 2 * len(sizes)),
+        "kept": np.tile([False, True, True, False], 2 * len(sizes)),
+        "gain": np.ravel(gains),
+    }
+
+
+@pytest.mark.parametrize(
+    ("activation", "factors", "verdicts"),
+    [
+        ("relu", (1.0, 1.0, 1.0, 1.0), [True, True]),
+        ("linear", (1.0, 1.0, 1.0, 1.0), [True, True]),
+        ("relu", (1.3, 1.0, 1.0, 1.0), [True, True]),  # a batch of 4 has no finite variance
+        ("relu", (1.0, 1.0, 1.0, 0.96), [False, True]),
+        ("relu", (1.0, 1.04, 1.0, 1.0), [False, True]),
+        ("linear", (1.0, 0.96, 1.0, 1.0), [False, True]),
+        ("relu", (1.0, 1.0, 0.985, 1.01), [True, False]),
+        ("linear", (1.0, 1.0, 1.0, 1.02), [True, False]),
+        ("relu", (0.5, 1.0, 1.0, 1.0), [True, False]),
+    ],
+)
+def test_a_wrong_gain_fails(activation, factors, verdicts):
+    criteria = batch_norm_explosion.judge(planted(activation, factors=factors))
+    assert [criterion.holds for criterion in criteria] == verdicts
+
+
+def test_relu_is_not_taken_for_linear():
+    columns = planted("relu")
+    columns["activation"] = np.full(len(columns["gain"]), "linear")
+    assert not batch_norm_explosion.judge(columns)[0].holds
+
+
+def test_the_worst_batch_size_is_named():
+    (gain, _) = batch_norm_explosion.judge(planted(factors=(1.0, 1.01, 0.98, 1.0)))
+    assert gain.holds and "batch size 64 (worst of 3)" in gain.claim
+
+
+def test_the_report_is_written(measured, tmp_path, capsys):
+    config = batch_norm_explosion.Config(out=tmp_path)
+    assert _outcome.report(batch_norm_explosion.EXPERIMENT, config, measured) in (0, 1)
+    told = capsys.readouterr().out
+    assert "width 6, 2 networks each" in told and "Verdict:" in told
+    columns, _ = study.read_parquet(tmp_path / "batch_norm_explosion.parquet")
+    assert set(columns) == set(measured)
+    assert (tmp_path / "batch_norm_explosion.png").stat().st_size > 10_000
+
+
+def test_the_figure_shows_theory_by_batch_size():
+    axes = batch_norm_explosion.draw(planted()).axes
+    assert [a.get_title() for a in axes[1:]] == [
+        "from the second layer on, batch of 8",
+        "from the second layer on, batch of 256",
+    ]
+    theory, points = (line.get_ydata() for line in axes[0].lines)
+    np.testing.assert_allclose(theory[1], 1.788, rtol=1e-3)
+    np.testing.assert_allclose(points, theory)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_sizes": (3, 8)}, r"batch_sizes=\[3, 8\] must each be at least 4"),
+        ({"batch_sizes": ()}, r"batch_sizes=\[\] must hold at least one value"),
+        ({"batch_sizes": (8, 8)}, r"batch_sizes=\[8, 8\] must hold .* none twice"),
+        ({"activations": ()}, r"activations=\[\] must hold at least one value"),
+        ({"depth": 16}, "depth=16 leaves no layer where discard=8 .* at least 17"),
+        ({"discard": -1}, "discard=-1 must be at least 0"),
+        ({"width": 0}, "width=0 must be at least 1"),
+        ({"seeds": 1}, "seeds=1 must be at least 2"),
+    ],
+)
+def test_a_wrong_option_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        batch_norm_explosion.measure(batch_norm_explosion.Config(**options))
+
+
+def test_the_command_line_says_so_in_a_sentence(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        entry.main(["batch-norm-explosion", "--batch-sizes", "2", "--out", str(tmp_path)])
+    assert stop.value.code == 2
+    assert "error: batch_sizes=[2] must each be at least 4" in capsys.readouterr().err

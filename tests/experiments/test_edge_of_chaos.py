@@ -1,0 +1,170 @@
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from convjax import nn, study
+from experiments import __main__ as entry
+from experiments import _outcome, edge_of_chaos
+
+TINY = edge_of_chaos.Config(
+    weight_variances=(1.0, 4.0),
+    bias_variance=0.3,
+    depth=4,
+    discard=1,
+    width=6,
+    batch_size=3,
+    seeds=3,
+)
+
+
+@pytest.fixture(scope="module")
+def measured():
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield edge_of_chaos.measure(TINY)
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def by_hand(index, seed):
+    """Propagate a batch through one network, forward and back, in NumPy."""
+    keys = jax.random.split(jax.random.key(index), TINY.seeds)
+    net_key, signal_key = jax.random.split(keys[seed])
+
+    def unit(rngs):
+        normal = jax.nn.initializers.normal(1.0)
+        return nn.Dense(TINY.width, TINY.width, kernel_init=normal, bias_init=normal, rngs=rngs)
+
+    drawn = nn.Repeat(unit, TINY.depth, rngs=nnx.Rngs(net_key)).unit
+    deviation = np.sqrt(TINY.weight_variances[index] / TINY.width)
+    kernels = np.asarray(drawn.kernel[...], np.float64) * deviation
+    biases = np.asarray(drawn.bias[...], np.float64) * np.sqrt(TINY.bias_variance)
+    shape = (2, TINY.batch_size, TINY.width)
+    x, gradient = np.asarray(jax.random.normal(signal_key, shape), np.float64)
+    entering = []
+    for kernel, bias in zip(kernels, biases, strict=True):
+        entering.append(x)
+        x = np.tanh(x) @ kernel + bias
+    gains = []
+    for kernel, x in zip(kernels[::-1], entering[::-1], strict=True):
+        before = (1 - np.tanh(x) ** 2) * (gradient @ kernel.T)
+        gains.append(np.sum(before**2) / np.sum(gradient**2))
+        gradient = before
+    return gains[::-1], [np.mean(x**2) for x in entering]
+
+
+@pytest.mark.parametrize(("index", "seed"), [(0, 0), (1, 2)])
+def test_the_measurement_is_that_of_a_loop(measured, index, seed):
+    row = (measured["weight_variance"] == TINY.weight_variances[index]) & (measured["seed"] == seed)
+    gains, variances = by_hand(index, seed)
+    assert measured["layer"][row].tolist() == [0, 1, 2, 3]
+    assert measured["kept"][row].tolist() == [False, True, True, True]
+    np.testing.assert_allclose(measured["gain"][row], gains, rtol=2e-5)
+    np.testing.assert_allclose(measured["variance"][row], variances, rtol=2e-5)
+
+
+def test_there_is_a_row_for_each_network_and_layer(measured):
+    assert {len(column) for column in measured.values()} == {2 * 3 * 4}
+    assert np.isfinite(measured["gain"]).all() and (measured["gain"] > 0).all()
+
+
+def planted(factor=1.0, shift=0.0, variances=(1.0, 1.5, 1.7, 2.0, 2.5, 4.0)):
+    """Return columns whose gain is theory's, but for what is planted."""
+    rng = np.random.default_rng(0)
+    blocks = []
+    for v in variances:
+        log = factor * np.log(edge_of_chaos.chi(v, 0.05)) + shift
+        # A first layer that must not count, and gains of which the mean is compared.
+        gain = np.exp(log) * np.array([[5.0, 0.5, 1.5, 1.0]]) * np.ones((3, 1))
+        gain *= 1 + 1e-4 * rng.standard_normal((3, 4))
+        blocks.append(gain.ravel())
+    repeat, count = 12, 12 * len(variances)
+    return {
+        "weight_variance": np.repeat(variances, repeat),
+        "bias_variance": np.full(count, 0.05),
+        "width": np.full(count, 9),
+        "seed": np.tile(np.repeat(np.arange(3), 4), len(variances)),
+        "layer": np.tile(np.arange(4), 3 * len(variances)),
+        "kept": np.tile([False, True, True, True], 3 * len(variances)),
+        "gain": np.concatenate(blocks),
+        "variance": np.full(count, 0.5),
+    }
+
+
+@pytest.mark.parametrize(
+    ("wrong", "verdicts"),
+    [
+        ({}, [True] * 6),
+        ({"factor": 1.02}, [True] * 6),
+        ({"factor": 1.04}, [False] * 4 + [True, True]),
+        ({"shift": 0.005}, [True, False, False, True, True, False]),
+        ({"shift": 0.03}, [False] * 6),
+        ({"factor": -1.0}, [False] * 6),
+    ],
+)
+def test_a_wrong_gain_fails(wrong, verdicts):
+    criteria = edge_of_chaos.judge(planted(**wrong))
+    assert [criterion.holds for criterion in criteria] == verdicts
+    assert [c.claim.rpartition(" ")[2] for c in criteria[:4]] == ["1", "1.5", "2.5", "4"]
+
+
+def test_what_is_too_near_the_edge_is_not_held_to_three_percent():
+    claims = [c.claim for c in edge_of_chaos.judge(planted(variances=(1.7, 1.76, 2.0)))]
+    assert len(claims) == 2
+    fade_and_grow = edge_of_chaos.judge(planted(variances=(1.7, 1.76, 2.0)))[0]
+    assert fade_and_grow.measured == "fade at 1.7; grow at 2"
+
+
+def test_the_edge_is_where_science_says():
+    assert abs(edge_of_chaos.edge(1.0, 4.0, 0.05) - 1.76) < 0.002
+    assert edge_of_chaos.crossing([1.0, 2.0, 4.0], [-3.0, -1.0, 3.0]) == 2.5
+    assert np.isnan(edge_of_chaos.crossing([1.0, 2.0], [1.0, -1.0]))
+
+
+def test_the_report_is_written(measured, tmp_path, capsys):
+    config = edge_of_chaos.Config(out=tmp_path)
+    assert _outcome.report(edge_of_chaos.EXPERIMENT, config, measured) in (0, 1)
+    told = capsys.readouterr().out
+    assert "width 6, 3 networks each" in told and "Verdict:" in told
+    columns, metadata = study.read_parquet(tmp_path / "edge_of_chaos.parquet")
+    assert set(columns) == set(measured)
+    assert len(metadata["criteria"]) == 4
+    assert (tmp_path / "edge_of_chaos.png").stat().st_size > 20_000
+
+
+def test_the_figure_shows_theory_along_the_network():
+    columns = planted(variances=(1.0, 4.0))
+    along = edge_of_chaos.draw(columns).axes[2]
+    theory = [line for line in along.lines if line.get_linewidth() == 1.3]
+    expected = np.log(edge_of_chaos.chi(1.0, 0.05)) * np.array([4, 3, 2, 1])
+    np.testing.assert_allclose(theory[0].get_ydata(), expected)
+    # The product of the planted gains, each network's on its own, averaged last.
+    points = along.lines[1].get_ydata()
+    product = columns["gain"].reshape(2, 3, 4)[0].prod(axis=1)
+    np.testing.assert_allclose(points[0], np.log(product.mean()))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weight_variances": (1.0, 1.5)}, r"weight_variances=\[1.0, 1.5\] must lie on both sides"),
+        ({"weight_variances": ()}, r"weight_variances=\[\] must lie on both sides"),
+        ({"weight_variances": (1.0, 1.0, 4.0)}, "weight_variances=.* none twice"),
+        ({"weight_variances": (0.0, 4.0)}, "weight_variances=.* must be positive"),
+        ({"bias_variance": -0.1}, "bias_variance=-0.1 must be finite and not negative"),
+        ({"depth": 10}, "discard=10 leaves no layer of depth=10"),
+        ({"width": 0}, "width=0 must be at least 1"),
+        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"seeds": 1}, "seeds=1 must be at least 2"),
+    ],
+)
+def test_a_wrong_option_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        edge_of_chaos.measure(edge_of_chaos.Config(**options))
+
+
+def test_the_command_line_says_so_in_a_sentence(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        entry.main(["edge-of-chaos", "--seeds", "1", "--out", str(tmp_path)])
+    assert stop.value.code == 2
+    assert "error: seeds=1 must be at least 2" in capsys.readouterr().err

@@ -1,0 +1,150 @@
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from convjax import models, study
+from experiments import __main__ as entry
+from experiments import _outcome, plain_gain
+from experiments._plain_networks import cells_of
+
+TINY = plain_gain.Config(inits=("he", "torch"), widths=(11,), depth=3, seeds=4)
+
+
+@pytest.fixture(scope="module")
+def measured():
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield plain_gain.measure(TINY)
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def by_hand(init, width, seed):
+    """Propagate one example through one network, forward and back, in NumPy."""
+    net_key, signal_key = jax.random.split(plain_gain._keys(TINY, init, width)[seed])
+    net = models.deep_stack(
+        TINY.depth,
+        width,
+        shortcut="none",
+        convs_per_unit=1,
+        kernel_size=(1, 1),
+        init=init,
+        rngs=nnx.Rngs(net_key),
+    )
+    kernels = np.asarray(net.unit.branch["conv1"].kernel[...], np.float64)[:, 0, 0]
+    signals = np.asarray(jax.random.normal(signal_key, (2, 1, 1, 1, width)), np.float64)
+    x, gradient = signals.reshape(2, width)
+    entering = []
+    for kernel in kernels:
+        entering.append(x)
+        x = np.maximum(x, 0) @ kernel
+    logs = [np.log(gradient @ gradient)]
+    for kernel, x in zip(kernels[::-1], entering[::-1], strict=True):
+        gradient = (x > 0) * (kernel @ gradient)
+        logs.append(np.log(gradient @ gradient))
+    return np.array(logs) - logs[0]
+
+
+@pytest.mark.parametrize("init", TINY.inits)
+def test_the_measurement_is_that_of_a_loop(measured, init):
+    for seed in (0, 3):
+        row = (measured["init"] == init) & (measured["seed"] == seed)
+        assert measured["layers"][row].tolist() == [0, 1, 2, 3]
+        np.testing.assert_allclose(measured["log_square"][row], by_hand(init, 11, seed), atol=2e-5)
+
+
+def test_there_is_a_row_for_each_network_and_layer(measured):
+    assert {len(column) for column in measured.values()} == {2 * 4 * 4}
+    assert np.isfinite(measured["log_square"]).all()
+    scales = measured["scale"][measured["init"] == "torch"]
+    np.testing.assert_allclose(scales, 1 / 3)
+
+
+def walk(*, gain_error=0.0, per_layer=5.0, seeds=2000, depth=20, width=64, scale=1.0):
+    """Draw logarithms that scatter as theory says, but for what is planted."""
+    rng = np.random.default_rng(0)
+    mean = np.log(scale / 2) - per_layer / (2 * width) + gain_error
+    steps = rng.normal(mean, np.sqrt(per_layer / width), (seeds, depth))
+    logs = np.concatenate([np.zeros((seeds, 1)), np.cumsum(steps, axis=1)], axis=1)
+    count = seeds * (depth + 1)
+    return {
+        "init": np.full(count, "lecun"),
+        "scale": np.full(count, scale),
+        "width": np.full(count, width),
+        "seed": np.repeat(np.arange(seeds), depth + 1),
+        "layers": np.tile(np.arange(depth + 1), seeds),
+        "log_square": logs.ravel(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("planted", "slope", "variance"),
+    [
+        ({}, True, True),
+        ({"gain_error": 0.01}, False, True),
+        ({"gain_error": 5 / 128}, False, True),  # the logarithm of the mean, not its mean
+        ({"per_layer": 3.5, "gain_error": -1.5 / 128}, True, False),
+        ({"per_layer": 6.5, "gain_error": 1.5 / 128}, True, False),
+    ],
+)
+def test_a_wrong_gain_or_scatter_fails(planted, slope, variance):
+    first, second = plain_gain.judge(walk(**planted))
+    assert (first.holds, second.holds) == (slope, variance)
+    assert "slope" in first.claim and "variance" in second.claim
+
+
+def test_the_worst_width_is_the_one_that_is_judged():
+    good, bad = walk(), walk(width=32, gain_error=0.02)
+    both = {name: np.concatenate([good[name], bad[name]]) for name in good}
+    slope, variance = plain_gain.judge(both)
+    assert not slope.holds and "width 32 (worst of 2)" in slope.claim
+    assert variance.holds
+
+
+def test_slope_and_error_are_those_of_the_ends():
+    columns = walk(seeds=50)
+    shuffled = np.random.default_rng(1).permutation(len(columns["seed"]))
+    (cell,) = cells_of({name: column[shuffled] for name, column in columns.items()})
+    ends = columns["log_square"][columns["layers"] == 20] / 20
+    np.testing.assert_allclose(cell.slope, ends.mean())
+    np.testing.assert_allclose(cell.error, ends.std(ddof=1) / np.sqrt(50))
+    np.testing.assert_allclose(cell.expected(20), (20 * np.log(0.5) - 50 / 64, 100 / 64))
+
+
+def test_the_report_is_written(measured, tmp_path, capsys):
+    config = plain_gain.Config(out=tmp_path)
+    assert _outcome.report(plain_gain.EXPERIMENT, config, measured) in (0, 1)
+    told = capsys.readouterr().out
+    assert "torch   0.3333      11" in told and "Verdict:" in told
+    columns, metadata = study.read_parquet(tmp_path / "plain_gain.parquet")
+    assert set(columns) == set(measured)
+    assert len(metadata["criteria"]) == 4
+    assert (tmp_path / "plain_gain.png").stat().st_size > 20_000
+    axes = plain_gain.draw(measured).axes
+    assert len(axes) == 4
+    # A line of theory and a run of points for each of the two initialisers.
+    assert all(len([line for line in a.lines if len(line.get_xdata()) > 2]) == 4 for a in axes)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"inits": ("orthogonal",)}, "inits=.*'orthogonal' are not independent"),
+        ({"inits": ("hee",)}, "init='hee' is not known; did you mean 'he'"),
+        ({"inits": ()}, r"inits=\[\] must hold at least one value"),
+        ({"widths": (64, 64)}, r"widths=\[64, 64\] must hold .* none twice"),
+        ({"widths": (64, 1)}, r"widths=\[64, 1\] must each be at least 22: .* every gate closed"),
+        ({"depth": 0}, "depth=0 must be at least 1"),
+        ({"seeds": 2}, "seeds=2 must be at least 3"),
+    ],
+)
+def test_a_wrong_option_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        plain_gain.measure(plain_gain.Config(**options))
+
+
+def test_the_command_line_says_so_in_a_sentence(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        entry.main(["plain-gain", "--depth", "0", "--out", str(tmp_path)])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: depth=0 must be at least 1\n"

@@ -1,0 +1,217 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from convjax import study
+from convjax.gradflow import oracles
+from experiments import __main__ as entry
+from experiments import _outcome, shattering
+from experiments._shattering_networks import LINE, PAIR, Cell, centred, of
+
+TINY = shattering.Config(
+    depths=(3,), width=9, inputs=3, seeds=2,
+    line_depths=(4,), line_width=5, points=8, line_seeds=2, samples=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def measured():
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield shattering.measure(TINY)
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def kernels_of(cell, key):
+    branch = cell.network(nnx.Rngs(key)).unit.branch
+    names = [name for name in branch.names if name.startswith("dense")]
+    return np.stack([np.asarray(branch[n].kernel[...], np.float64) for n in names], axis=1)
+
+
+def pairs_by_hand(cell, seed):
+    """Return the mean correlation of gradients in pairs, from Jacobians in NumPy."""
+    weights, signal, cotangent = jax.random.split(jax.random.key(seed), 3)
+    x = np.linalg.qr(np.asarray(jax.random.normal(signal, (9, 3)), np.float64))[0].T * 3
+    v = np.asarray(jax.random.normal(cotangent, (2, 9)), np.float64)
+    gradients, kernels = [], kernels_of(cell, weights)
+    for one in x:
+        jacobian = np.eye(9)
+        for (kernel,) in kernels:
+            slope = np.diag((one > 0).astype(float))
+            y = np.maximum(one, 0)
+            if cell.kind == "centred":
+                mean, deviation = 1 / np.sqrt(2 * np.pi), np.sqrt(0.5 - 0.5 / np.pi)
+                y, slope = (y - mean) / deviation, slope / deviation
+            skip = float(cell.kind == "residual")
+            jacobian = (slope @ kernel + skip * np.eye(9)).T @ jacobian
+            one = y @ kernel + skip * one
+        gradients.append(v @ jacobian)
+    g = np.array(gradients)
+    squares = np.sqrt(np.mean(np.sum(g**2, axis=2), axis=1))
+    correlations = np.einsum("isd,jsd->ij", g, g) / 2 / np.outer(squares, squares)
+    return correlations[np.triu_indices(3, 1)].mean()
+
+
+@pytest.mark.parametrize("kind", shattering.PAIR_KINDS)
+def test_pairs_are_those_of_a_loop(measured, kind):
+    found = of(measured, PAIR)[Cell(PAIR, kind, 3, 9)]
+    np.testing.assert_allclose(
+        found[:, 0], [pairs_by_hand(Cell(PAIR, kind, 3, 9), seed) for seed in range(2)], atol=2e-5
+    )
+
+
+def line_by_hand(cell, seed):
+    """Return the autocorrelation along one line, by central differences in NumPy."""
+    weights, signal, cotangent = jax.random.split(jax.random.key(seed), 3)
+    start, end = np.asarray(jax.random.normal(signal, (2, 5)), np.float64)
+    v = np.asarray(jax.random.normal(cotangent, (2, 5)), np.float64)
+    kernels = kernels_of(cell, weights)
+
+    def outputs(x):
+        for unit in kernels:
+            y = x
+            for kernel in unit:
+                y = (y - y.mean(0)) / np.sqrt(y.var(0) + 1e-5)
+                y = np.maximum(y, 0) @ kernel
+            x = y + x * (cell.kind == "residual")
+        return x.sum(0) @ v.T
+
+    x = start + np.linspace(0, 1, 8)[:, None] * (end - start)
+    gradient, step = np.empty((8, 5, 2)), 1e-6
+    for place in np.ndindex(8, 5):
+        moved = np.zeros_like(x)
+        moved[place] = step
+        gradient[place] = (outputs(x + moved) - outputs(x - moved)) / (2 * step)
+    gradient = (gradient - gradient.mean(0)).reshape(8, -1)
+    sums = [np.sum(gradient[: 8 - lag] * gradient[lag:]) for lag in range(8)]
+    return np.array(sums) / sums[0]
+
+
+@pytest.mark.parametrize("kind", shattering.LINE_KINDS)
+def test_lines_are_those_of_finite_differences(measured, kind):
+    cell = Cell(LINE, kind, 4, 5)
+    np.testing.assert_allclose(of(measured, LINE)[cell][1], line_by_hand(cell, 1), atol=2e-3)
+
+
+def test_there_is_a_row_for_each_network_and_lag(measured):
+    assert {len(column) for column in measured.values()} == {3 * 2 + 2 * 2 * 8}
+    assert np.isfinite(measured["correlation"]).all()
+
+
+def test_the_centred_relu_has_mean_0_and_variance_1():
+    found = np.asarray(centred(jax.random.normal(jax.random.key(0), (400_000,))))
+    np.testing.assert_allclose([found.mean(), found.var()], [0.0, 1.0], atol=0.01)
+
+
+def planted(wrong=None, factor=1.0, plain=(0.9, 0.3, -0.1), residual=(0.9, 0.6, 0.4)):
+    """Return columns that are theory's, but for what is planted."""
+    blocks = []
+
+    def add(cell, values):
+        rows = dataclasses.asdict(cell) | {
+            "seed": np.repeat([0, 1], len(values)),
+            "position": np.tile(np.arange(len(values)), 2),
+            "correlation": np.append(0.99 * np.array(values), 1.01 * np.array(values)),
+        }
+        count = 2 * len(values)
+        blocks.append({name: np.broadcast_to(value, (count,)) for name, value in rows.items()})
+
+    for kind in shattering.PAIR_KINDS:
+        for depth in (1, 2, 6, 8):
+            cell = Cell(PAIR, kind, depth, 768)
+            add(cell, [cell.expected * (factor if wrong == (kind, depth) else 1.0)])
+    for kind, neighbours in (("plain", plain), ("residual", residual)):
+        for depth, value in zip((4, 12, 24), neighbours, strict=True):
+            add(Cell(LINE, kind, depth, 128), [1.0, value, 0.1 * value, 0.0])
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def failures(**wrong):
+    return [c.claim.partition(":")[0] for c in shattering.judge(planted(**wrong)) if not c.holds]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "claims"),
+    [
+        ({}, []),
+        ({"wrong": ("plain", 6), "factor": 1.14}, []),
+        ({"wrong": ("plain", 6), "factor": 1.16}, ["plain"]),
+        ({"wrong": ("centred", 6), "factor": 0.8}, ["centred"]),
+        ({"wrong": ("centred", 8), "factor": 1.5}, []),  # too small to be resolved
+        ({"wrong": ("residual", 6), "factor": 0.84}, ["residual"]),
+        ({"wrong": ("plain", 8), "factor": 0.08}, ["plain", "plain"]),  # 2^-8
+        ({"wrong": ("residual", 8), "factor": 0.54}, ["residual", "residual"]),  # (3/4)^8
+        ({"wrong": ("plain", 8), "factor": -1.0}, ["plain", "plain"]),
+        ({"plain": (0.9, 0.7, 0.1)}, ["lines, 12 layers"]),
+        ({"residual": (0.9, 0.6, -0.2)}, ["lines, 24 layers"]),
+        ({"residual": (0.8, 0.6, 0.4)}, []),  # two units are too few to differ
+    ],
+)
+def test_what_is_wrong_fails(wrong, claims):
+    assert failures(**wrong) == claims
+
+
+def test_theory_is_that_of_science():
+    values = [Cell(PAIR, k, d, 768) for k, d in (("plain", 8), ("centred", 5), ("residual", 8))]
+    np.testing.assert_allclose([c.expected for c in values], [0.05, 0.0312, 0.187], rtol=2e-3)
+    np.testing.assert_allclose([c.orthogonal for c in values], [2.0**-8, 2.0**-5, 0.1], rtol=2e-3)
+    assert oracles.gradient_correlation(5, "centred") == pytest.approx(2.0**-5)
+
+
+def test_the_report_is_written(measured, tmp_path, capsys):
+    config = shattering.Config(out=tmp_path)
+    assert _outcome.report(shattering.EXPERIMENT, config, measured) in (0, 1)
+    told = capsys.readouterr().out
+    assert "plain, batch norm" in told and "Verdict:" in told
+    columns, metadata = study.read_parquet(tmp_path / "shattering.parquet")
+    assert set(columns) == set(measured) and len(metadata["criteria"]) == 5
+    assert (tmp_path / "shattering.png").stat().st_size > 20_000
+
+
+def test_the_figure_shows_theory_by_depth_and_decay_by_lag():
+    axes = shattering.draw(planted()).axes
+    assert [a.get_title() for a in axes[2:]] == [
+        "lines, batch norm: 12 layers",
+        "lines, batch norm: 24 layers",
+    ]
+    theory, points = axes[0].lines[:2]
+    expected = [oracles.gradient_correlation(d, "plain") for d in (1, 2, 6, 8)]
+    np.testing.assert_allclose(theory.get_ydata(), expected)
+    np.testing.assert_allclose(points.get_ydata(), expected)
+    np.testing.assert_allclose(axes[0].lines[-1].get_ydata(), 0.75 ** np.array([1, 2, 6, 8]))
+
+
+def test_the_table_shows_where_the_autocorrelation_falls_below_half():
+    table = shattering.table(planted())
+    halves = list(table.columns[-1].cells)
+    assert halves[-3:] == ["1.5", "1.2", "0.8"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depths": ()}, r"depths=\[\] must hold at least one value"),
+        ({"depths": (0, 2)}, r"depths=\(0, 2\) must be at least 1"),
+        ({"inputs": 1}, "inputs=1 must be at least 2"),
+        ({"inputs": 9, "width": 8}, "inputs=9 cannot be orthogonal where width=8"),
+        ({"line_depths": (4, 7)}, r"line_depths=\[4, 7\] must be even"),
+        ({"line_depths": (2, 8)}, r"line_depths=\(2, 8\) must be at least 4"),
+        ({"points": 3}, "points=3 must be at least 4"),
+        ({"samples": 0}, "samples=0 must be at least 1"),
+        ({"seeds": 1}, "seeds=1 must be at least 2"),
+        ({"line_seeds": 1}, "line_seeds=1 must be at least 2"),
+    ],
+)
+def test_a_wrong_option_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        shattering.measure(shattering.Config(**options))
+
+
+def test_the_command_line_says_so_in_a_sentence(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        entry.main(["shattering", "--line-depths", "5", "--out", str(tmp_path)])
+    assert stop.value.code == 2
+    assert "error: line_depths=[5] must be even" in capsys.readouterr().err
