@@ -1,7 +1,7 @@
 """How do signal and gradient travel through a deep convolutional network, and why?
 
 The rooms, from the ground up: ``convjax.ops`` (pure functions), ``convjax.nn`` (combinators and
-leaves), ``convjax.cost`` (what a network costs), ``convjax.gradflow`` (measurement),
+leaves), ``convjax.cost`` (what a network costs), ``convjax.gradflow`` (measurement and theory),
 ``convjax.models`` (networks written as expressions).
 Beside them stand ``convjax.data`` and ``convjax.plots``, which are imported by name: the library
 itself needs neither scikit-learn nor matplotlib.

@@ -37,5 +37,6 @@ from convjax.gradflow._scale_coefficient import (
 from convjax.gradflow._spectrum import Spectrum as Spectrum
 from convjax.gradflow._spectrum import spectrum as spectrum
 from convjax.gradflow._table import COLUMNS as COLUMNS
+from convjax.gradflow._theory._run import expected as expected
 from convjax.gradflow._unit import Addition as Addition
 from convjax.gradflow._unit import Unit as Unit

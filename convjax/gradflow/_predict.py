@@ -145,7 +145,7 @@ def predict(
     An interpreter over the same expression that ``profile`` measures. It carries, in place of
     arrays, what mean-field theory needs of them: the mean square at every place, the correlations
     between places and between examples, and the same of the cotangents on the way back; and the
-    relative variance that a finite width leaves. Padding, strides and pools act on the maps of mean
+    relative variance that a finite width leaves. Padding and strides act on the maps of mean
     squares exactly. Nothing is drawn and no array of the network's size is touched, so that the
     cost depends on the number of nodes alone.
 

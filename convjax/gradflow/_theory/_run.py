@@ -156,7 +156,33 @@ def visit(node: nnx.Module, signal: Signal, scope: Scope) -> tuple[Signal, Back]
 
 @singledispatch
 def expected(node: Any, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
-    """Say what goes out of a node, and what is handed back; of an unknown leaf, nothing."""
+    """Say what theory expects of one node: what goes out, and what is handed back.
+
+    A leaf of one's own takes part by registering a rule, most simply one that hands on to the rule
+    of a known leaf that acts alike. A leaf without a rule is taken to keep every scale, and is named
+    in ``Prediction.unknown``.
+
+    Args:
+      node: the node, on whose type this dispatches.
+      signal: what is expected of its input.
+      scope: where the node stands.
+
+    Returns:
+      What is expected of its output, and a function that turns what is expected of the gradient
+      there into that of the gradient handed back.
+
+    Example:
+      >>> import jax
+      >>> from convjax import gradflow, nn
+      >>> class Squashed(nn.Node):
+      ...     def __call__(self, x, train=False, rngs=None):
+      ...         return jax.numpy.tanh(x)
+      >>> @gradflow.expected.register
+      ... def _(node: Squashed, signal, scope):
+      ...     return gradflow.expected(nn.Activation("tanh"), signal, scope)
+      >>> gradflow.predict(Squashed(), (2, 5, 4, 8), train=True).unknown
+      ()
+    """
     scope.say(note=f"nothing is known of {type(node).__name__}", unknown=True)
     shape = jax.ShapeDtypeStruct(
         (signal.batch, *signal.spatial, sum(signal.features)), np.dtype(np.float32)
