@@ -159,7 +159,7 @@ def expected(node: Any, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     """Say what theory expects of one node: what goes out, and what is handed back.
 
     A leaf of one's own takes part by registering a rule, most simply one that hands on to the rule
-    of a known leaf that acts alike. A leaf without a rule is taken to keep every scale, and is named
+    of a known leaf that acts alike. A leaf without a rule is taken to keep every scale, and named
     in ``Prediction.unknown``.
 
     Args:
