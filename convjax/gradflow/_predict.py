@@ -168,10 +168,11 @@ def predict(
     Example:
       >>> from flax import nnx
       >>> from convjax import gradflow, models
-      >>> net = models.deep_stack(20, 64, norm="batch", shortcut="none", rngs=nnx.Rngs(0))
+      >>> plain = {"shortcut": "none", "norm": "batch", "padding": "CIRCULAR"}
+      >>> net = models.deep_stack(20, 64, rngs=nnx.Rngs(0), **plain)
       >>> found = gradflow.predict(net, (32, 8, 8, 64), train=True)
       >>> round(found["5"].gradient_gain, 2)  # two layers of batch norm and ReLU
-      0.37
+      0.38
 
     Reference: Schoenholz et al., Deep Information Propagation, 2016; Yang et al., A Mean Field
     Theory of Batch Normalization, 2019; Hanin, Which Neural Net Architectures Give Rise to
@@ -304,7 +305,7 @@ def _less(log: float, other: float) -> float:
 
 
 def _typical(log_square: float, doubt: Doubt) -> float:
-    return 0.5 * (log_square - 0.5 * doubt.variance)
+    return float(0.5 * (log_square - 0.5 * doubt.variance))
 
 
 def _deviation(doubt: Doubt) -> float:
