@@ -232,9 +232,7 @@ def _gated(
     inner.rows.append(_gate_row(signal, conv, open_.second, inner))
 
     def times(s: Signal, square: float, pair: np.ndarray) -> Signal:
-        return s._replace(
-            energy=s.energy * square, pair=np.clip(s.pair * pair / square, -1, 1), carry=s.carry
-        )
+        return s._replace(energy=s.energy * square, pair=np.clip(s.pair * pair / square, -1, 1))
 
     scaled = times(branch, open_.second, open_pair)
     kept = times(signal._replace(own=Doubt(), carry=1.0), carry_square, carry_pair)

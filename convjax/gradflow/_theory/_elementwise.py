@@ -164,33 +164,25 @@ def _law(node: nn.Activation, signal: Signal, i: int) -> Law:
 
 @expected.register
 def _(node: nn.Dropout, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
-    if not scope.train or node.rate == 0:
-        return signal, lambda cotangent: cotangent
-    keep = 1 - node.rate
-    sites = signal.batch * math.prod(signal.spatial) * sum(signal.features)
-    doubt = Doubt(node.rate / keep / sites)
-    after = signal.becomes(
-        1.0,
-        doubt,
-        energy=signal.energy / keep,
-        pair=signal.pair * keep,
-        mean=signal.mean * math.sqrt(keep),
-    )
-
-    def back(cotangent: Cotangent) -> Cotangent:
-        return cotangent.becomes(doubt, energy=cotangent.energy / keep, pair=cotangent.pair * keep)
-
-    return after, back
+    draws = signal.batch * math.prod(signal.spatial) * sum(signal.features)
+    return _dropped(node.rate if scope.train else 0.0, signal, draws, 1 - node.rate)
 
 
 @expected.register
 def _(node: nn.StochasticDepth, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
-    if not scope.train or node.rate == 0:
-        return signal, lambda cotangent: cotangent
-    keep = 1 - node.rate
     # One draw for each example: its places live or die together.
-    pairs = np.where(signal.pairs.same, 1.0, keep)
-    doubt = Doubt(node.rate / keep / signal.batch)
+    together = np.where(signal.pairs.same, 1.0, 1 - node.rate)
+    return _dropped(node.rate if scope.train else 0.0, signal, signal.batch, together)
+
+
+def _dropped(
+    rate: float, signal: Signal, draws: int, pairs: float | np.ndarray
+) -> tuple[Signal, Back]:
+    """Drop with probability ``rate``; the correlations of pairs of sites are multiplied."""
+    if rate == 0:
+        return signal, lambda cotangent: cotangent
+    keep = 1 - rate
+    doubt = Doubt(rate / keep / draws)
     after = signal.becomes(
         1.0,
         doubt,
