@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from convjax import ops
 from convjax._names import refuse
 from convjax.nn import initializers
+from convjax.nn._draw import full
 from convjax.nn._kernel import check_features
 from convjax.nn._node import Node
 from convjax.nn._simple import Identity
@@ -36,7 +37,7 @@ class _Affine(Node):
         init = initializers.ones() if scale_init is None else initializers.get(scale_init)
         key = rngs.params()
         self.scale = nnx.Param(init(key, (features,), param_dtype)) if use_scale else None
-        self.bias = nnx.Param(jnp.zeros((features,), param_dtype)) if use_bias else None
+        self.bias = nnx.Param(full((features,), 0.0, param_dtype)) if use_bias else None
         self.epsilon = epsilon
         self.dtype = dtype
 
@@ -110,8 +111,8 @@ class BatchNorm(_Affine):
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        self.mean = nnx.BatchStat(jnp.zeros((num_features,), param_dtype))
-        self.var = nnx.BatchStat(jnp.ones((num_features,), param_dtype))
+        self.mean = nnx.BatchStat(full((num_features,), 0.0, param_dtype))
+        self.var = nnx.BatchStat(full((num_features,), 1.0, param_dtype))
         self.momentum = momentum
         self.axis_name = axis_name
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from convjax._names import refuse
+from convjax.nn._draw import draw, full
 
 Initializer = Callable[..., jax.Array]
 
@@ -89,10 +90,7 @@ class VarianceScaling:
 
     def __call__(self, key, shape, dtype: DTypeLike = jnp.float32, out_sharding=None) -> jax.Array:
         """Draw a kernel."""
-        deviation = jnp.asarray(math.sqrt(self.variance(shape)), dtype)
-        if self.distribution == "normal":
-            return jax.random.normal(key, shape, dtype) * deviation
-        return jax.random.uniform(key, shape, dtype, -1.0, 1.0) * (deviation * math.sqrt(3.0))
+        return draw(self.distribution, key, tuple(shape), dtype, math.sqrt(self.variance(shape)))
 
 
 def he_normal() -> VarianceScaling:
@@ -262,7 +260,7 @@ class Constant:
 
     def __call__(self, key, shape, dtype: DTypeLike = jnp.float32, out_sharding=None) -> jax.Array:
         """Make the array; the key is not used."""
-        return jnp.full(shape, self.value, dtype)
+        return full(tuple(shape), self.value, dtype)
 
 
 def zeros() -> Constant:
