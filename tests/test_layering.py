@@ -18,12 +18,15 @@ ROOMS = {
     "nn": ("_names ops nn", "jax jaxtyping numpy flax"),
     "_cost": ("_names ops nn _cost", "jax jaxtyping numpy flax"),
     "gradflow": ("_names ops nn gradflow", "jax jaxtyping numpy scipy flax"),
-    "models": ("_names ops nn models", "jax jaxtyping numpy flax"),
+    "models": (
+        "_names ops nn models",
+        "jax jaxtyping numpy flax safetensors h5py torch huggingface_hub ml_dtypes",
+    ),
     "train": (
         "_names ops nn _cost cost gradflow models train",
         "jax jaxtyping numpy flax optax orbax chex",
     ),
-    "data": ("_names data", "jax numpy sklearn"),
+    "data": ("_names data", "jax numpy sklearn PIL"),
     "study": ("_names study", "jax numpy pyarrow"),
     "plots": ("_names study plots", "numpy matplotlib"),
     "experiments": (

@@ -9,8 +9,34 @@ from jax.typing import DTypeLike
 from convjax import nn
 from convjax._names import refuse
 from convjax.models._deep_stack import ORDERS, conv_of, shortcut_of
+from convjax.models._network import Family, Keys, Network
 from convjax.nn.initializers import Initializer
 
+# There is no reference; the names are those that most PyTorch code for these networks has.
+_UNIT = (
+    ("branch/conv{k}", "conv{k}"),
+    ("branch/norm{k}", "bn{k}"),
+    ("branch/conv{k}/depthwise", "conv{k}.0"),
+    ("branch/conv{k}/pointwise", "conv{k}.1"),
+    ("shortcut/conv", "shortcut.0"),
+    ("shortcut/norm", "shortcut.1"),
+)
+TORCH = Keys(
+    (
+        ("stem/conv", "conv1"),
+        ("stem/norm", "bn1"),
+        *((f"stage1/rest/{{i}}/{ours}", f"layer1.{{i}}.{theirs}") for ours, theirs in _UNIT),
+        *((f"stage{{s}}/first/{ours}", f"layer{{s}}.0.{theirs}") for ours, theirs in _UNIT),
+        *(
+            (f"stage{{s}}/rest/{{i}}/{ours}", f"layer{{s}}.{{i+1}}.{theirs}")
+            for ours, theirs in _UNIT
+        ),
+        ("head/norm", "bn2"),
+        ("head/dense", "linear"),
+    )
+)
+FAMILY = Family("resnet_cifar", torch=TORCH)
+VARIANTS = {f"resnet{depth}_cifar": {"depth": depth} for depth in (20, 32, 44, 56, 110, 1202)}
 TRANSITIONS = ("zero_pad", "projection")
 
 
@@ -33,7 +59,7 @@ def resnet_cifar(
     dtype: DTypeLike | None = None,
     param_dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
-) -> nn.Chain:
+) -> Network:
     """Return the CIFAR residual network of He et al. of depth 6n + 2, or its plain twin.
 
     A 3x3 stem; three stages of n units of two 3x3 convolutions each, with ``width``, 2 ``width``
@@ -63,7 +89,7 @@ def resnet_cifar(
       rngs: source of the initial values.
 
     Returns:
-      ``Chain(stem=…, stage1=…, stage2=…, stage3=…, head=…)``; in a stage the units whose shape
+      ``Network(stem=…, stage1=…, stage2=…, stage3=…, head=…)``; in a stage the units whose shape
       is kept are one ``Repeat`` named ``"rest"``, after a ``"first"`` where the shape changes.
 
     Raises:
@@ -168,10 +194,13 @@ def resnet_cifar(
     }
     if order == "post":
         stem |= {**normalised(width, rngs), "activation": nn.Activation(activation)}
-    return nn.Chain(
-        stem=nn.Chain(stem),
-        stage1=stage((width, width), 1),
-        stage2=stage((width, 2 * width), 2),
-        stage3=stage((2 * width, 4 * width), 2),
-        head=head(4 * width),
+    return Network(
+        {
+            "stem": nn.Chain(stem),
+            "stage1": stage((width, width), 1),
+            "stage2": stage((width, 2 * width), 2),
+            "stage3": stage((2 * width, 4 * width), 2),
+            "head": head(4 * width),
+        },
+        family=FAMILY,
     )

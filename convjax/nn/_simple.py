@@ -10,9 +10,11 @@ from jax.typing import DTypeLike
 
 from convjax import ops
 from convjax._names import refuse
+from convjax.nn._draw import full
 from convjax.nn._kernel import Sizes, check_features, frozen
 from convjax.nn._node import Node
 
+# "gelu" is the approximation by tanh; the function itself, x Phi(x), is "exact_gelu".
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
     "relu6": jax.nn.relu6,
@@ -20,6 +22,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "elu": jax.nn.elu,
     "selu": jax.nn.selu,
     "gelu": jax.nn.gelu,
+    "exact_gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "silu": jax.nn.silu,
     "hard_swish": jax.nn.hard_swish,
     "mish": jax.nn.mish,
@@ -47,38 +50,69 @@ class Identity(Node):
 
 
 class Scale(Node):
-    """Multiply by one number, fixed or learned (SkipInit and ReZero learn it from 0).
+    """Multiply by one number, fixed or learned, or by a learned one for each channel.
+
+    Formula: ``value * x``, or ``value[c] * x[..., c]``. SkipInit and ReZero learn one number from
+    0, layer scale a number per channel from 1e-6.
 
     Args:
       value: the number, or its initial value.
       learnable: whether it is a parameter.
+      features: channels of the input, to learn one number for each; None for one in all.
       param_dtype: dtype of the parameter.
+
+    Raises:
+      ValueError: ``features`` below one, or of a fixed scale; in the call, an input with another
+        number of channels.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from convjax import nn
       >>> nn.Scale(0.5)(jnp.array([[3.0]])).tolist()
       [[1.5]]
+      >>> nn.Scale(1e-6, learnable=True, features=4).value.shape
+      (4,)
 
-    Reference: De and Smith 2020 (SkipInit); Bachlechner et al. 2020 (ReZero).
+    Reference: De and Smith 2020 (SkipInit); Bachlechner et al. 2020 (ReZero); Touvron et al. 2021
+    (layer scale).
     """
 
     def __init__(
-        self, value: float, *, learnable: bool = False, param_dtype: DTypeLike = jnp.float32
+        self,
+        value: float,
+        *,
+        learnable: bool = False,
+        features: int | None = None,
+        param_dtype: DTypeLike = jnp.float32,
     ):
-        self.value = nnx.Param(jnp.asarray(value, param_dtype)) if learnable else float(value)
+        if features is not None:
+            check_features(features=features)
+            if not learnable:
+                raise ValueError(
+                    f"features={features} is for numbers that are learned; give learnable=True, or "
+                    "no features"
+                )
+        shape = () if features is None else (features,)
+        self.value = nnx.Param(full(shape, value, param_dtype)) if learnable else float(value)
+        self.features = features
 
     def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
         """Multiply."""
         value = self.value[...] if isinstance(self.value, nnx.Param) else self.value
-        return x * jnp.asarray(value, x.dtype)
+        value = jnp.asarray(value, x.dtype)
+        if self.features is None:
+            return x * value
+        if x.shape[-1] != self.features:
+            raise ValueError(f"Scale: x has {x.shape[-1]} channels, the scale {self.features}")
+        return x * value.reshape((1,) * (x.ndim - 1) + (self.features,))
 
 
 class Activation(Node):
     """An elementwise function, by name or as a callable.
 
     Args:
-      function: one of ``nn.ACTIVATIONS`` or a callable from array to array.
+      function: one of ``nn.ACTIVATIONS`` (``"gelu"`` is its usual approximation by tanh,
+        ``"exact_gelu"`` the function itself) or a callable from array to array.
 
     Raises:
       ValueError: an unknown name.
@@ -112,6 +146,7 @@ class Pool(Node):
       strides: steps between windows; None means the window, so that windows are disjoint.
       padding: as in ``ops.max_pool``.
       count_include_pad: whether padded zeros count in a mean.
+      zero_pad: whether a maximum sees zeros beyond the edge; otherwise it sees minus infinity.
 
     Raises:
       ValueError: an unknown kind; in the call, what the pool raises.
@@ -131,6 +166,7 @@ class Pool(Node):
         strides: Sizes | None = None,
         padding: Any = "VALID",
         count_include_pad: bool = True,
+        zero_pad: bool = False,
     ):
         if kind not in ("max", "avg"):
             refuse("kind", kind, ["max", "avg"])
@@ -139,12 +175,13 @@ class Pool(Node):
         self.strides = None if strides is None else frozen(strides)
         self.padding = frozen(padding)
         self.count_include_pad = count_include_pad
+        self.zero_pad = zero_pad
 
     def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
         """Pool."""
         how = {"strides": self.strides, "padding": self.padding}
         if self.kind == "max":
-            return ops.max_pool(x, self.window_shape, **how)
+            return ops.max_pool(x, self.window_shape, zero_pad=self.zero_pad, **how)
         return ops.avg_pool(x, self.window_shape, count_include_pad=self.count_include_pad, **how)
 
 

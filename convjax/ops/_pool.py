@@ -18,14 +18,20 @@ Pooled = Float[Array, "batch *out_spatial features"]
 
 
 def max_pool(
-    x: Image, window_shape: Size, *, strides: Size | None = None, padding: Padding = "VALID"
+    x: Image,
+    window_shape: Size,
+    *,
+    strides: Size | None = None,
+    padding: Padding = "VALID",
+    zero_pad: bool = False,
 ) -> Pooled:
     r"""Take the maximum over a sliding window.
 
     $$y[n, i, c] = \max_t x[n, s i + t - \ell, c]$$
 
-    Minus infinity lies beyond the edge of x, so padding never wins. Among equal elements the
-    derivative goes to the first of the window in row-major order. NaN wins over everything.
+    Minus infinity lies beyond the edge of x, so padding never wins, unless it is zero. Among equal
+    elements the derivative goes to the first of the window in row-major order. NaN wins over
+    everything.
 
     Args:
         x: image, shape (batch, *spatial, C).
@@ -33,6 +39,8 @@ def max_pool(
         strides: step of the window in elements; None is window_shape, as in PyTorch and Keras
             (Flax: 1).
         padding: as for `conv`, but "VALID" unless asked for; every window must touch the image.
+        zero_pad: whether zero lies beyond the edge instead, as where an image is padded before it is
+            pooled (Keras's pre-activation ResNets).
 
     Returns:
         Shape (batch, *out_spatial, C), of x's dtype.
@@ -57,7 +65,8 @@ def max_pool(
     if move.mode != "constant":
         x = _shapes.pad_image(x, move.pads, move.mode)
     elif any(map(any, move.pads)):
-        x = jnp.pad(x, ((0, 0), *move.pads, (0, 0)), constant_values=-jnp.inf)
+        edge = 0.0 if zero_pad else -jnp.inf
+        x = jnp.pad(x, ((0, 0), *move.pads, (0, 0)), constant_values=edge)
     # The last axis first: together with "earlier wins" below, ties then go to the first element in
     # row-major order. On CPU, XLA's windowed maximum takes three to twelve times as long for the
     # same derivative.

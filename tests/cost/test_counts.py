@@ -52,6 +52,7 @@ BY_HAND = {
     "zero pad": (lambda r: nn.ZeroPadShortcut(3, 5, strides=2), 0, 0),
     "dropout": (lambda r: nn.Dropout(0.5), 0, 0),
     "learned scale": (lambda r: nn.Scale(0.0, learnable=True), 0, 1),
+    "layer scale": (lambda r: nn.Scale(1e-6, learnable=True, features=3), 0, 3),
 }
 
 

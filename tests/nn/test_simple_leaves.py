@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from scipy import special
 
 from convjax import nn
 
@@ -29,6 +30,14 @@ def test_pools(kind, function):
         np.testing.assert_allclose(pool(IMAGE), expected, rtol=1e-4, atol=1e-6)
 
 
+def test_a_maximum_sees_zeros_beyond_the_edge_if_asked():
+    below = IMAGE - 5  # zero would win everywhere
+    for zero_pad, edge in ((False, -np.inf), (True, 0.0)):
+        beyond = np.pad(X - 5, [(0, 0), (1, 1), (1, 1), (0, 0)], constant_values=edge)
+        pool = nn.Pool("max", (2, 2), padding=1, zero_pad=zero_pad)
+        np.testing.assert_allclose(pool(below), windows(beyond, 2, 2).max((2, 4)), rtol=1e-5)
+
+
 def test_padded_places_count_in_a_mean_if_asked():
     padded = np.pad(X, [(0, 0), (1, 1), (1, 1), (0, 0)])
     sums = windows(padded, 2, 2).sum((2, 4))
@@ -45,6 +54,7 @@ ACTIVATIONS = {
     "elu": lambda x: np.where(x > 0, x, np.expm1(x)),
     "selu": lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(x)),
     "gelu": lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "exact_gelu": lambda x: x / 2 * (1 + special.erf(x / np.sqrt(2))),
     "silu": lambda x: x / (1 + np.exp(-x)),
     "hard_swish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
     "mish": lambda x: x * np.tanh(np.log1p(np.exp(x))),
@@ -64,6 +74,8 @@ def test_every_activation_by_name_is_its_formula():
         assert node.name == name
         found = node(jnp.asarray(x, jnp.float32))
         np.testing.assert_allclose(found, formula(x), rtol=1e-4, atol=1e-5, err_msg=name)
+    approximate = np.abs(ACTIVATIONS["gelu"](x) - ACTIVATIONS["exact_gelu"](x)).max()
+    assert approximate > 1e-4  # so that this test tells the two apart
 
 
 def test_an_activation_may_be_any_function():
@@ -80,6 +92,14 @@ def test_a_scale_is_a_parameter_only_where_it_is_learned():
         np.testing.assert_allclose(node(IMAGE), 0.3 * X, rtol=1e-5)
     learned.value[...] = jnp.asarray(-2.0)
     np.testing.assert_allclose(learned(IMAGE), -2 * X, rtol=1e-5)
+
+
+def test_a_layer_scale_is_a_learned_number_for_each_channel():
+    node = nn.Scale(1e-6, learnable=True, features=5)
+    np.testing.assert_allclose(node.value[...], np.full(5, 1e-6, np.float32))
+    node.value[...] = jnp.arange(-2.0, 3.0)
+    np.testing.assert_allclose(node(IMAGE), np.arange(-2, 3) * X, rtol=1e-5)
+    np.testing.assert_allclose(node(IMAGE[0, 0, 0]), np.arange(-2, 3) * X[0, 0, 0], rtol=1e-5)
 
 
 def test_zero_padding_subsamples_and_adds_silent_channels():
@@ -111,6 +131,9 @@ def test_squeeze_excitation_by_its_formula():
         (lambda: nn.GlobalPool("maxx"), "did you mean 'max'"),
         (lambda: nn.ZeroPadShortcut(5, 4), "out_features=4 must be at least in_features=5"),
         (lambda: nn.ZeroPadShortcut(5, 8, strides=0), "strides=0 must be at least 1"),
+        (lambda: nn.Scale(0.1, learnable=True, features=0), "features=0 must be at least 1"),
+        (lambda: nn.Scale(0.1, features=5), "features=5 is for .* learned; give learnable=True"),
+        (lambda: nn.Scale(0.1, learnable=True, features=4)(IMAGE), "5 channels, the scale 4"),
         (lambda: nn.SqueezeExcite(5, 0, rngs=nnx.Rngs(0)), "out_features=0 must be at least 1"),
     ],
 )

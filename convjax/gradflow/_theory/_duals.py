@@ -248,6 +248,10 @@ FUNCTIONS: dict[str, Function] = {
         (0.0,),
     ),
     "gelu": Function(_gelu, _gelu_slope),
+    "exact_gelu": Function(
+        lambda z: z * special.ndtr(z),
+        lambda z: special.ndtr(z) + z * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi),
+    ),
     "silu": Function(
         lambda z: z * special.expit(z),
         lambda z: special.expit(z) * (1 + z * special.expit(-z)),

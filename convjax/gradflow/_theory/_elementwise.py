@@ -20,16 +20,23 @@ def _(node: nn.Identity, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
 def _(node: nn.Scale, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     fixed = isinstance(node.value, float)
     value: Any = node.value if fixed else scope.values(node.value)
-    value = 1.0 if value is None else float(value)
+    value = np.broadcast_to(1.0 if value is None else value, (sum(signal.features),))
+    parts = np.split(value, np.cumsum(signal.features)[:-1])
+    square = np.array([np.mean(part**2) for part in parts])
+    energy = square.reshape(-1, *(1,) * len(signal.spatial))
+    means = np.array([np.mean(part) for part in parts])
+    # Channels that are multiplied alike keep their mean; where signs differ, it is lost.
+    kept = np.where(square > 0, means / np.sqrt(np.maximum(square, 1e-300)), 1.0)
+    even = float(np.ptp(value**2)) == 0
     after = signal.becomes(
         1.0,
-        energy=signal.energy * value**2,
-        mean=signal.mean * math.copysign(1.0, value),
-        drawn=signal.drawn,
+        energy=signal.energy * energy,
+        mean=signal.mean * kept,
+        drawn=signal.drawn if even else 0,
     )
 
     def back(cotangent: Cotangent) -> Cotangent:
-        return cotangent._replace(energy=cotangent.energy * value**2)
+        return cotangent._replace(energy=cotangent.energy * energy)
 
     return after, back
 

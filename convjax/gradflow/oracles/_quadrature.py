@@ -86,7 +86,7 @@ def _sigmoid_slope(x: np.ndarray) -> np.ndarray:
 
 
 # Each function beside its derivative. The names mean what they mean in nn.ACTIVATIONS: gelu is the
-# form with tanh.
+# form with tanh, exact_gelu the one with erf.
 FUNCTIONS: dict[str, tuple[Function, Function]] = {
     "tanh": (np.tanh, lambda x: 1 - np.tanh(x) ** 2),
     "erf": (special.erf, lambda x: 2 / np.sqrt(np.pi) * np.exp(-(x**2))),
@@ -97,6 +97,10 @@ FUNCTIONS: dict[str, tuple[Function, Function]] = {
         lambda x: special.expit(x) + x * _sigmoid_slope(x),
     ),
     "gelu": (_gelu, _gelu_slope),
+    "exact_gelu": (
+        lambda x: x * special.ndtr(x),
+        lambda x: special.ndtr(x) + x * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi),
+    ),
     "elu": (_elu, _elu_slope),
     "selu": (_selu, _selu_slope),
     "relu": (lambda x: np.maximum(x, 0.0), lambda x: (x > 0) * 1.0),

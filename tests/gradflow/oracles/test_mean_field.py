@@ -11,7 +11,7 @@ from convjax import nn
 from convjax.gradflow import oracles
 
 FOUR = [(1.0, 0.759), (1.5, 0.9386), (1.76, 0.9998), (2.0, 1.0477)]
-SMOOTH = ("tanh", "sigmoid", "softplus", "silu", "gelu", "elu", "selu")
+SMOOTH = ("tanh", "sigmoid", "softplus", "silu", "gelu", "exact_gelu", "elu", "selu")
 
 
 def test_the_four_of_the_table():

@@ -188,6 +188,21 @@ def test_shortcuts_that_are_scaled_gated_and_padded():
     assert found[""].gradient_gain == pytest.approx(0.5 * np.log(6 / 9))
 
 
+def test_a_layer_scale_acts_by_its_mean_square():
+    scale = nn.Scale(1.0, learnable=True, features=6)
+    values = np.array([0.5, -1.5, 2.0, 0.0, 1.0, -3.0], np.float32)
+    scale.value[...] = values
+    expected = 0.5 * np.log(np.mean(values**2))
+    found = gradflow.predict(scale, (2, 4, 3, 6), train=True)
+    assert found[""].activation_gain == pytest.approx(expected)
+    assert found[""].gradient_gain == pytest.approx(expected)
+    assert not found.unknown
+    # Behind a padded shortcut only two channels carry something, and by their own numbers.
+    padded = nn.Chain(pad=nn.ZeroPadShortcut(2, 6), scale=scale)
+    found = gradflow.predict(padded, (2, 4, 3, 2), train=True)
+    assert found["scale"].activation_gain == pytest.approx(0.5 * np.log(np.mean(values[:2] ** 2)))
+
+
 def test_pools():
     for kind, window in (("avg", (2, 2)), ("max", (2, 2))):
         found = gradflow.predict(nn.Pool(kind, window), (2, 8, 6, 16), train=True)

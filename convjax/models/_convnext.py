@@ -1,0 +1,182 @@
+"""convnext: residual networks after the transformers' pattern."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from convjax import nn
+from convjax.models._convnext_keys import TORCH, keras
+from convjax.models._network import Family, Network, check_reference
+from convjax.models._style import Dilated, Style, dropped, ramp, skipped
+from convjax.nn.initializers import Initializer
+
+VARIANTS = {
+    "convnext_tiny": {"units": (3, 3, 9, 3), "width": 96},
+    "convnext_small": {"units": (3, 3, 27, 3), "width": 96},
+    "convnext_base": {"units": (3, 3, 27, 3), "width": 128},
+    "convnext_large": {"units": (3, 3, 27, 3), "width": 192},
+    "convnext_xlarge": {"units": (3, 3, 27, 3), "width": 256},
+}
+# Keras's names of the weights hold the network's.
+_FAMILIES = {
+    (preset["units"], preset["width"]): Family(name, torch=TORCH, keras=keras(name))
+    for name, preset in VARIANTS.items()
+}
+FAMILY = Family("convnext", torch=TORCH, keras=keras("convnext"))
+
+
+def convnext(
+    units: Sequence[int] = (3, 3, 9, 3),
+    *,
+    num_classes: int = 1000,
+    in_features: int = 3,
+    width: int = 96,
+    kernel_size: int = 7,
+    expansion: int = 4,
+    layer_scale: float | None = 1e-6,
+    shortcut: str = "identity",
+    shortcut_scale: float = 0.5,
+    norm: str = "layer",
+    activation: str = "exact_gelu",
+    init: str | Initializer = "he",
+    output_stride: int | None = None,
+    dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
+    reference: str = "torch",
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike = jnp.float32,
+    rngs: nnx.Rngs,
+) -> Network:
+    """Return a ConvNeXt: depthwise convolution, norm and a two-layer perceptron in each branch.
+
+    A stem that cuts the image into patches of 4x4; stages of units with ``width``, 2, 4 and 8
+    ``width`` channels, each but the first after a norm and a convolution of 2x2 with stride 2;
+    global average pool, norm and a classifier. One norm and one activation in a branch, and every
+    convolution has a bias. ``shortcut="none"`` is the plain twin.
+
+    Args:
+      units: units of each stage.
+      num_classes: outputs of the head.
+      in_features: channels of the image.
+      width: channels of the first stage.
+      kernel_size: window of the depthwise convolutions.
+      expansion: hidden channels of the perceptron, over those of the unit.
+      layer_scale: initial value of the learned factors, one for each channel, at the end of every
+        branch, which so begins almost silent; None for no factors.
+      shortcut: of every unit: ``"identity"``, ``"none"``, ``"scaled"`` or ``"gated"``.
+      shortcut_scale: factor of the scaled shortcut.
+      norm: ``"none"``, ``"batch"``, ``"group"`` or ``"layer"``.
+      activation: a name in ``nn.ACTIVATIONS``.
+      init: initialiser of the kernels, or its name in ``nn.initializers.NAMES``. (The paper draws
+        from a truncated normal distribution of standard deviation 0.02.)
+      output_stride: 4, 8, 16 or 32: later strides become dilations; None for 32.
+      dropout: rate before the classifier.
+      stochastic_depth: rate of the last unit; it grows linearly from 0 at the first.
+      reference: ``"torch"`` or ``"keras"``, which compute the same, and name it differently.
+      dtype: dtype of the computation; None takes the promotion of input and parameters.
+      param_dtype: dtype of the parameters.
+      rngs: source of the initial values.
+
+    Returns:
+      ``Network(stem=…, stage1=…, …, stage4=…, head=…)``; units are ``stage1/0``, ``stage1/1``, …,
+      after ``stage2/down``.
+
+    Raises:
+      ValueError: an unknown name, a size below one.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from convjax import models
+      >>> net = models.convnext((1, 1, 1, 1), width=8, num_classes=10, rngs=nnx.Rngs(0))
+      >>> net(jnp.ones((1, 40, 32, 3)), train=False).shape
+      (1, 10)
+
+    Reference: Liu et al., A ConvNet for the 2020s, 2022.
+    """
+    family = _FAMILIES.get((tuple(units), width), FAMILY)
+    check_reference(reference, family)
+    style = Style(
+        rngs=rngs,
+        reference=reference,
+        norm=norm,
+        epsilon=1e-6,
+        use_bias=True,
+        activation=activation,
+        init=init,
+        shortcut=shortcut,
+        shortcut_scale=shortcut_scale,
+        dtype=dtype,
+        param_dtype=param_dtype,
+    )
+    unit = _Unit(style, kernel_size, expansion, layer_scale)
+    rates, dilated = ramp(stochastic_depth, sum(units)), Dilated(output_stride, 4)
+    stages: dict[str, nnx.Module] = {"stem": nn.Chain(_stem(style, (in_features, width)))}
+    features = width
+    for s, count in enumerate(units):
+        strides, before, dilation = dilated(2 if s else 1)
+        fan, features = (features, width * 2**s), width * 2**s
+        down = {"down": _down(style, fan, strides, before)} if s else {}
+        made = {str(i): unit(features, dilation, next(rates)) for i in range(count)}
+        stages[f"stage{s + 1}"] = nn.Chain({**down, **made})
+    head = {
+        "pool": nn.GlobalPool("avg"),
+        **style.normed("norm", features),
+        **dropped(dropout),
+        "dense": style.dense((features, num_classes)),
+    }
+    return Network({**stages, "head": nn.Chain(head)}, family=family, reference=reference)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Unit:
+    """What all units of one network share."""
+
+    style: Style
+    kernel_size: int
+    expansion: int
+    layer_scale: float | None
+
+    def __call__(self, features: int, dilation: int, rate: float) -> nn.Residual:
+        """Return one unit, at a rate of stochastic depth."""
+        hidden = self.expansion * features
+        depthwise = self.style.conv(
+            (features, features), self.kernel_size, groups=features, dilation=dilation
+        )
+        branch = {
+            "conv": depthwise,
+            **self.style.normed("norm", features),
+            "expand": self._dense((features, hidden)),
+            "activation": self.style.act(),
+            "project": self._dense((hidden, features)),
+            **self._scaled(features),
+            **skipped(rate),
+        }
+        return nn.Residual(nn.Chain(branch), self.style.beside(features))
+
+    def _dense(self, fan: tuple[int, int]) -> nn.Dense:
+        return nn.Dense(
+            *fan, kernel_init=self.style.init, rngs=self.style.rngs, **self.style.dtypes
+        )
+
+    def _scaled(self, features: int) -> dict[str, nnx.Module]:
+        if self.layer_scale is None:
+            return {}
+        dtype = self.style.param_dtype
+        scale = nn.Scale(self.layer_scale, learnable=True, features=features, param_dtype=dtype)
+        return {"scale": scale}
+
+
+def _stem(style: Style, fan: tuple[int, int]) -> dict[str, nnx.Module]:
+    """Return what reads every patch of 4x4 by itself."""
+    return {"conv": style.conv(fan, 4, 4, padding="VALID"), **style.normed("norm", fan[1])}
+
+
+def _down(style: Style, fan: tuple[int, int], strides: int, dilation: int) -> nn.Chain:
+    """Return what halves the image between two stages, or keeps its size where it dilates."""
+    padding = "VALID" if strides > 1 else "SAME"
+    conv = style.conv(fan, 2, strides, dilation=dilation, padding=padding)
+    return nn.Chain({**style.normed("norm", fan[0]), "conv": conv})

@@ -1,0 +1,229 @@
+"""features: what comes out of chosen nodes, in one pass; headless: all but the classifier.
+
+Chosen nodes are recorded on a copy of the tree: only the nodes on the way to them are copied, and
+every variable is shared, so that the pass is the network's own, statistics and random draws
+included.
+"""
+
+import fnmatch
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from convjax import nn
+
+
+def features(
+    net: nnx.Module,
+    x: jax.Array,
+    paths: str | Sequence[str],
+    *,
+    train: bool = False,
+    rngs: nnx.Rngs | None = None,
+) -> dict[str, jax.Array]:
+    """Return the outputs of chosen nodes, from one forward pass.
+
+    The pass is ``net(x, train, rngs)``: with ``train=True`` batch statistics move as there. A
+    ``Repeat`` with a chosen node inside runs unrolled. Under ``jax.jit`` what stands behind the
+    last chosen node is not computed.
+
+    Args:
+      net: any network.
+      x: the batch.
+      paths: nodes by path, as for ``nn.at``, units of a ``Repeat`` by number; or globs, matched
+        name by name: ``"stage*"`` is every stage, ``"stage2/rest/*"`` every unit of the repeat.
+      train: as in the network's call.
+      rngs: as in the network's call.
+
+    Returns:
+      Path to output, in the order asked for.
+
+    Raises:
+      ValueError: no such path, a glob that matches nothing, a node that is asked for twice, that
+        did not run, or that lies inside a node which cannot be looked into.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from convjax import models
+      >>> net = models.resnet_cifar(14, width=4, rngs=nnx.Rngs(0))
+      >>> x = jax.random.normal(jax.random.key(0), (1, 8, 12, 3))
+      >>> found = models.features(net, x, ["stage*", "stage1/rest/1/branch/conv2"])
+      >>> {path: y.shape for path, y in found.items()}  # doctest: +NORMALIZE_WHITESPACE
+      {'stage1': (1, 8, 12, 4), 'stage2': (1, 4, 6, 8), 'stage3': (1, 2, 3, 16),
+       'stage1/rest/1/branch/conv2': (1, 8, 12, 4)}
+    """
+    wanted = _resolved(net, [paths] if isinstance(paths, str) else paths)
+    outputs: dict[str, Any] = {}
+    probe: Any = _recorded(net, "", wanted, outputs)
+    probe(x, train=train, rngs=rngs)
+    if idle := [path for path in wanted if path not in outputs]:
+        raise ValueError(f"paths: {', '.join(idle)} did not run in this pass")
+    return {path: outputs[path] for path in wanted}
+
+
+def _resolved(net: nnx.Module, paths: Sequence[str]) -> list[str]:
+    """Return the nodes asked for, globs written out."""
+    if not paths:
+        raise ValueError("paths is empty; name at least one node")
+    found: list[str] = []
+    for path in paths:
+        matches = list(_matching(net, [name for name in path.split("/") if name]))
+        if not matches:
+            nn.at(net, path)  # refuses, and tells what there is
+            raise ValueError(f"paths: {path!r} matches no node")
+        if twice := [match for match in matches if match in found]:
+            raise ValueError(f"paths: {twice[0]!r} is asked for twice, the second time by {path!r}")
+        found += matches
+    return found
+
+
+def _matching(node: nnx.Module, names: Sequence[str], path: str = "") -> Iterator[str]:
+    if not names:
+        yield path
+        return
+    for name, child in _inside(node):
+        if name == names[0] or fnmatch.fnmatchcase(name, names[0]):
+            yield from _matching(child, names[1:], nn.join(path, name))
+
+
+def _inside(node: nnx.Module) -> Iterator[tuple[str, nnx.Module]]:
+    """Yield children, the units of a repeat by number."""
+    if isinstance(node, nn.Repeat):
+        return ((str(i), node.unit) for i in range(node.n))
+    return nn.children(node)
+
+
+def _recorded(
+    node: nnx.Module, path: str, wanted: Collection[str], outputs: dict[str, Any]
+) -> nnx.Module:
+    """Return a node that writes what is wanted of it and its children into ``outputs``."""
+    below = [p for p in wanted if p != path and (not path or p.startswith(f"{path}/"))]
+    if not below and path not in wanted:
+        return node
+    run: Callable[..., Any] | None = None
+    copy = _copied(node)
+    if below and isinstance(node, nn.Repeat):
+        run = _unrolled(node, path, below, outputs)
+    elif below:
+        for name, child in nn.children(node):
+            inner = _recorded(child, nn.join(path, name), below, outputs)
+            if inner is not child:
+                vars(copy)[_attribute(node, name, child, path)] = inner
+
+    def call(own: Callable[..., Any], *args: Any, **mode: Any) -> Any:
+        y = (run or own)(*args, **mode)
+        if path in wanted:
+            outputs[path] = y
+        return y
+
+    vars(copy)["_watch"] = call
+    return copy
+
+
+def _unrolled(
+    repeat: nn.Repeat, path: str, wanted: Collection[str], outputs: dict[str, Any]
+) -> Callable[..., Any]:
+    """Return the repeat's forward pass without its scan, out of which nothing could be handed."""
+
+    def run(x: Any, train: bool = False, rngs: nnx.Rngs | None = None) -> Any:
+        states, moved = [], False
+        for i in range(repeat.n):
+            unit = repeat[i]
+            before = jax.tree.leaves(_statistics(unit))
+            probe: Any = _recorded(unit, nn.join(path, str(i)), wanted, outputs)
+            x = probe(x, train=train, rngs=rngs)
+            states.append(_statistics(unit))
+            after = jax.tree.leaves(states[-1])
+            moved = moved or any(a is not b for a, b in zip(before, after, strict=True))
+        # A network closed over by jax.grad may be read but not written.
+        if moved:
+            nnx.update(repeat.unit, jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
+        return x
+
+    return run
+
+
+def _statistics(unit: nnx.Module) -> Any:
+    return nnx.split(unit, nnx.Param, ...)[2]
+
+
+def _copied(node: nnx.Module) -> nnx.Module:
+    """Return a node with the same attributes, whose calls can be watched."""
+    copy = object.__new__(_watched(type(node)))
+    vars(copy).update(vars(node))
+    return copy
+
+
+@cache
+def _watched(kind: type) -> type:
+    """Derive from a node's type, not wrap it: parents look at the types of their children."""
+
+    class Watched(kind):
+        def __call__(self, *args, **mode):
+            return vars(self)["_watch"](super().__call__, *args, **mode)
+
+    Watched.__name__, Watched.__qualname__ = kind.__name__, kind.__qualname__
+    return Watched
+
+
+def _attribute(node: nnx.Module, name: str, child: nnx.Module, path: str) -> str:
+    """Name the attribute that holds a child."""
+    held = vars(node)
+    if held.get(name) is child:
+        return name
+    found = next((key for key, value in held.items() if value is child), None)
+    if found is None:
+        raise ValueError(
+            f"paths: cannot look into {type(node).__name__} at {path!r}, which holds its child "
+            f"{name!r} in no attribute of its own"
+        )
+    return found
+
+
+def headless(net: nnx.Module) -> nn.Chain:
+    """Return the network without its classifier, the last unit ``dense`` of its ``head``.
+
+    Its output are the pooled features, of shape (N, C). Variables are shared with ``net``: what
+    moves in one has moved in the other.
+
+    Args:
+      net: a chain that ends in a chain ``head``, which ends in ``dense``.
+
+    Returns:
+      A chain of the same units under the same names.
+
+    Raises:
+      ValueError: a network that does not end in ``head/dense``.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from convjax import models
+      >>> body = models.headless(models.resnet_cifar(8, width=4, rngs=nnx.Rngs(0)))
+      >>> body(jax.random.normal(jax.random.key(0), (2, 8, 12, 3))).shape
+      (2, 16)
+    """
+    units, head = _parts(net), {}
+    if list(units)[-1:] == ["head"]:
+        head = _parts(units.pop("head"))
+    if list(head)[-1:] != ["dense"]:
+        there = [f"head/{name}" for name in head] if head else list(_parts(net))
+        raise ValueError(
+            f"net={type(net).__name__} does not end in the classifier head/dense; "
+            f"it has {', '.join(there) or 'no units'}"
+        )
+    del head["dense"]
+    if head:
+        units["head"] = nn.Chain(head)
+    if not units:
+        raise ValueError("net is nothing but its classifier head/dense")
+    return nn.Chain(units)
+
+
+def _parts(node: nnx.Module) -> dict[str, nnx.Module]:
+    return dict(node.items()) if isinstance(node, nn.Chain) else {}

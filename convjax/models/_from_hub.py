@@ -1,0 +1,65 @@
+"""from_hub: a network with the weights that the Hugging Face hub holds under its name."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from flax import nnx
+
+from convjax.models._create import create, known
+from convjax.models._network import Network
+from convjax.models._weights._hub import fetch, name_of
+from convjax.models._weights._load import load_weights
+
+
+def from_hub(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    allow: str | Sequence[str] = (),
+    rngs: nnx.Rngs,
+    **options: Any,
+) -> Network:
+    """Return a network with published weights, fetched once into the hub's own cache.
+
+    Needs the extra ``weights``. ``models.preprocessing`` takes the same name.
+
+    Args:
+      repo_id: such as ``"timm/resnet50.a1_in1k"``; what stands before the first dot is the
+        network's name.
+      revision: a branch, tag or commit of the repository; None means the newest.
+      allow: as in ``models.load_weights``; ``"head/*"`` with ``num_classes`` gives a new head.
+      rngs: source of the values that are not loaded.
+      **options: as in ``models.create``; without ``num_classes`` it is the file's.
+
+    Returns:
+      The network.
+
+    Raises:
+      ValueError: a name that is not in the zoo; no network, no such repository or file, and then
+        the message tells how to fetch the file by hand; weights that do not fit.
+
+    Example:
+      >>> from flax import nnx
+      >>> from convjax import models
+      >>> models.from_hub("timm/resnet5.a1_in1k", rngs=nnx.Rngs(0))  # doctest: +ELLIPSIS
+      Traceback (most recent call last):
+      ...
+      ValueError: name='resnet5' is not known; did you mean 'resnet50' ...
+    """
+    name = known(name_of(repo_id))
+    if "num_classes" not in options:
+        options["num_classes"] = timm_config(repo_id, revision).get("num_classes", 1000)
+    weights = fetch(repo_id, revision=revision)
+    net = create(name, rngs=rngs, **options)
+    load_weights(net, weights, allow=allow)
+    return net
+
+
+def timm_config(repo_id: str, revision: str | None = None) -> dict[str, Any]:
+    """Return what timm wrote beside the weights of a repository."""
+    file = fetch(repo_id, filename="config.json", revision=revision)
+    try:
+        return json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"repo_id={repo_id!r}: its config.json is no JSON: {error}") from error

@@ -1,0 +1,169 @@
+"""inception_v1: GoogLeNet with batch norm, and the auxiliary heads beside it."""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from convjax import nn
+from convjax.models._inception import Builder, inception_style
+from convjax.models._inception_keys import V1_TORCH
+from convjax.models._inception_tables import V1_POOLS, V1_STEM, v1_stages
+from convjax.models._network import Family, Network, check_reference
+from convjax.models._style import dropped
+from convjax.nn.initializers import Initializer
+
+FAMILY = Family("inception_v1", torch=V1_TORCH)
+VARIANTS = {"googlenet": {}}
+# Which unit of the second stage each auxiliary head reads: 4a and 4d in the paper.
+READ = {"aux1": 0, "aux2": 3}
+_GRID = 4
+
+
+def inception_v1(
+    *,
+    num_classes: int = 1000,
+    in_features: int = 3,
+    width: float = 1.0,
+    window: int = 3,
+    auxiliary: bool = False,
+    auxiliary_dropout: float = 0.0,
+    norm: str = "batch",
+    activation: str = "relu",
+    init: str | Initializer = "he",
+    dropout: float = 0.0,
+    reference: str = "torch",
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike = jnp.float32,
+    rngs: nnx.Rngs,
+) -> Network:
+    """Return Inception v1, as torchvision has it: batch norm after every convolution.
+
+    A stem that takes the image to an eighth; stages of 2, 5 and 2 units, a pool of stride 2 before
+    the second and third; global average pool and a classifier. A unit is four branches side by
+    side: 1x1; 1x1 and 3x3; 1x1 and a larger window; a 3x3 maximum and 1x1.
+
+    Args:
+      num_classes: outputs of the head.
+      in_features: channels of the image.
+      width: factor on all channel counts.
+      window: of the convolution that ends the third branch: 3, as torchvision's weights want it,
+        or 5, as in the paper.
+      auxiliary: whether there are heads that read ``stage2/0`` and ``stage2/3``;
+        ``models.auxiliary_logits`` runs them. torchvision's weights for them are untrained.
+      auxiliary_dropout: rate before the classifiers of these (the paper: 0.7).
+      norm: ``"none"``, ``"batch"``, ``"group"`` or ``"layer"``.
+      activation: a name in ``nn.ACTIVATIONS``.
+      init: initialiser of the kernels, or its name in ``nn.initializers.NAMES``.
+      dropout: rate before the classifier (the paper: 0.4; torchvision trains with 0.2).
+      reference: ``"torch"``; Keras does not have this network.
+      dtype: dtype of the computation; None takes the promotion of input and parameters.
+      param_dtype: dtype of the parameters.
+      rngs: source of the initial values.
+
+    Returns:
+      ``Network(stem=…, stage1=…, stage2=…, stage3=…, head=…)``; units are ``stage1/0``, ….
+
+    Raises:
+      ValueError: an unknown name, a size below one.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from convjax import models
+      >>> net = models.inception_v1(num_classes=10, width=0.125, rngs=nnx.Rngs(0))
+      >>> net(jnp.ones((1, 40, 32, 3)), train=False).shape
+      (1, 10)
+
+    Reference: Szegedy et al., Going Deeper with Convolutions, 2015; Ioffe and Szegedy, Batch
+    Normalization, 2015.
+    """
+    check_reference(reference, FAMILY)
+    if window not in (3, 5):
+        raise ValueError(f"window={window} must be 3 (torchvision) or 5 (the paper)")
+    style = inception_style(
+        reference,
+        rngs=rngs,
+        norm=norm,
+        activation=activation,
+        init=init,
+        dtype=dtype,
+        param_dtype=param_dtype,
+    )
+    build = Builder(style, width)
+    stages = v1_stages(window)
+    stem, fan = build.steps(in_features, V1_STEM)
+    units: dict[str, nnx.Module] = {"stem": nn.Chain(stem)}
+    for s, (tables, pool) in enumerate(zip(stages, V1_POOLS, strict=True), 1):
+        units[f"stage{s}"], fan = build.stage(fan, tables, before=pool)
+    units["head"] = style.head(fan, num_classes, dropout=dropout)
+    # Drawn last: the trunk is the same with and without.
+    heads = {
+        name: (f"stage2/{i}", _head(build, build.channels(stages[1][i]), num_classes, auxiliary_dropout))
+        for name, i in READ.items()
+        if auxiliary
+    }
+    return Network(units, family=FAMILY, reference=reference, auxiliary=heads)
+
+
+def _head(build: Builder, fan: int, num_classes: int, rate: float) -> nn.Chain:
+    """Return an auxiliary head: a mean over 4x4 cells, 1x1, a hidden layer, a classifier."""
+    style = build.style
+    narrow, hidden = build.scaled(128), build.scaled(1024)
+    flat = _GRID * _GRID * narrow
+    return nn.Chain(
+        {
+            "pool": CellPool(_GRID),
+            **style.step((fan, narrow)),
+            "flatten": Flatten(),
+            "hidden": nn.Dense(flat, hidden, kernel_init=style.init, rngs=style.rngs, **style.dtypes),
+            "hidden_activation": style.act(),
+            **dropped(rate),
+            "dense": style.dense((hidden, num_classes)),
+        }
+    )
+
+
+class CellPool(nn.Node):
+    """The mean over every cell of a grid laid over the image, whatever the image's size.
+
+    Cells overlap where the image is no multiple of the grid (PyTorch's adaptive pool).
+
+    Args:
+      side: cells along each axis.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> CellPool(2)(jnp.arange(3.0).reshape(1, 1, 3, 1)).ravel().tolist()
+      [0.5, 1.5, 0.5, 1.5]
+    """
+
+    def __init__(self, side: int):
+        self.side = side
+
+    def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
+        """Pool."""
+        rows, columns = (jnp.asarray(self._shares(n), x.dtype) for n in x.shape[1:3])
+        return jnp.einsum("ih,jw,nhwc->nijc", rows, columns, x)
+
+    def _shares(self, size: int) -> np.ndarray:
+        """Return the share of every place in every cell along one axis."""
+        cells = np.arange(self.side)[:, None]
+        places = np.arange(size)
+        first, after = cells * size // self.side, -(-(cells + 1) * size // self.side)
+        inside = (places >= first) & (places < after)
+        return inside / inside.sum(axis=1, keepdims=True)
+
+
+class Flatten(nn.Node):
+    """All entries of an example in one row, channel by channel as PyTorch's weights have them.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> Flatten()(jnp.arange(4.0).reshape(1, 1, 2, 2)).tolist()
+      [[0.0, 2.0, 1.0, 3.0]]
+    """
+
+    def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
+        """Flatten."""
+        return jnp.moveaxis(x, -1, 1).reshape(len(x), -1)

@@ -1,0 +1,162 @@
+"""The inverted residual unit, and the networks' tables that it is repeated by."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from flax import nnx
+
+from convjax import nn
+from convjax.models._style import Dilated, Style, divisible, ramp, skipped
+
+
+class Row(NamedTuple):
+    """One unit, as the papers' tables give it.
+
+    Attributes:
+      features: channels out.
+      strides: of the depthwise convolution.
+      expansion: channels between over channels in; 0 where no 1x1 convolution comes first.
+      side: of the depthwise window.
+      squeeze: whether there is squeeze-and-excitation.
+      activation: a name, or "" for the network's.
+    """
+
+    features: int
+    strides: int = 1
+    expansion: float = 0
+    side: int = 3
+    squeeze: bool = False
+    activation: str = ""
+
+
+Table = Sequence[Sequence[Row]]
+
+
+def repeated(row: Row, units: int) -> tuple[Row, ...]:
+    """Return a stage of equal units, of which the first strides."""
+    return (row, *(row._replace(strides=1),) * (units - 1))
+
+
+def deepened(units: int, depth: float) -> int:
+    """Scale a number of units up, as the EfficientNets do."""
+    return math.ceil(units * depth)
+
+
+def check_scales(**scales: float) -> None:
+    """Refuse a multiplier that is not positive."""
+    for name, value in scales.items():
+        if not value > 0:
+            raise ValueError(f"{name}={value} must be positive; 1.0 is the paper's own")
+
+
+@dataclasses.dataclass(frozen=True)
+class MobileUnit:
+    """What all units of one network share.
+
+    Attributes:
+      style: of the layers.
+      last: what the last 1x1 convolution is called.
+      activated: whether an activation follows the sum.
+      strided_padding: of the depthwise convolutions that stride; None for the style's.
+      squeeze_middle: whether the squeeze is to a quarter of the channels between, in eights, and
+        not of those in.
+      squeeze_activation: inside squeeze-and-excitation; "" for the network's.
+      gate: of squeeze-and-excitation.
+    """
+
+    style: Style
+    last: str = "project"
+    activated: bool = False
+    strided_padding: Any = None
+    squeeze_middle: bool = False
+    squeeze_activation: str = ""
+    gate: str = "sigmoid"
+
+    def __call__(
+        self, features: int, row: Row, strides: int, dilation: int, rate: float
+    ) -> nn.Residual:
+        """Return one unit.
+
+        Args:
+          features: channels in.
+          row: the rest of its shape.
+          strides: of the depthwise convolution, which may not be the row's.
+          dilation: of the depthwise convolution.
+          rate: of stochastic depth, where the unit keeps its shape.
+        """
+        branch = self._branch(features, row, strides, dilation)
+        after = self.style.act() if self.activated else None
+        if strides != 1 or features != row.features:
+            return nn.Residual(nn.Chain(branch), "none", activation=after)
+        beside = self.style.beside(features)
+        return nn.Residual(nn.Chain({**branch, **skipped(rate)}), beside, activation=after)
+
+    def _branch(
+        self, features: int, row: Row, strides: int, dilation: int
+    ) -> dict[str, nnx.Module]:
+        unit = self.style.unit
+        activation = row.activation or True
+        middle = divisible(features * row.expansion) if row.expansion else features
+        parts: dict[str, nnx.Module] = {}
+        if row.expansion:
+            parts["expand"] = unit((features, middle), activation=activation)
+        parts["depthwise"] = unit(
+            (middle, middle),
+            row.side,
+            strides,
+            groups=middle,
+            dilation=dilation,
+            padding=self.strided_padding if strides > 1 else None,
+            activation=activation,
+        )
+        if row.squeeze:
+            parts["squeeze"] = self._squeeze(features, middle)
+        return {**parts, self.last: unit((middle, row.features), activation=False)}
+
+    def _squeeze(self, features: int, middle: int) -> nn.SqueezeExcite:
+        return nn.SqueezeExcite(
+            middle,
+            divisible(middle / 4) if self.squeeze_middle else max(1, features // 4),
+            activation=self.squeeze_activation or self.style.activation,
+            gate=self.gate,
+            rngs=self.style.rngs,
+            **self.style.dtypes,
+        )
+
+
+def trunk(
+    unit: MobileUnit,
+    features: int,
+    table: Table,
+    *,
+    output_stride: int | None,
+    stochastic_depth: float,
+) -> dict[str, nnx.Module]:
+    """Return the stages of a table by name, after a stem of strides 2.
+
+    The rate of stochastic depth grows from 0 at the first unit to what would be reached one unit
+    after the last, as in the EfficientNets.
+
+    Raises:
+      ValueError: an output stride that cannot be; stochastic depth without shortcuts, which would
+        drop whole examples for good.
+    """
+    if stochastic_depth and unit.style.shortcut == "none":
+        raise ValueError(
+            f"stochastic_depth={stochastic_depth} drops branches, and with shortcut='none' nothing "
+            "stands beside them; give stochastic_depth=0 or another shortcut"
+        )
+    rates = ramp(stochastic_depth, sum(map(len, table)) + 1)
+    dilated = Dilated(output_stride, 2)
+    stages: dict[str, nnx.Module] = {}
+    for s, rows in enumerate(table, 1):
+        strides, before, dilation = dilated(rows[0].strides)
+        units = []
+        for i, row in enumerate(rows):
+            first = (strides, before) if i == 0 else (1, dilation)
+            units.append(unit(features, row, *first, next(rates)))
+            features = row.features
+        stages[f"stage{s}"] = nn.Chain(units)
+    return stages

@@ -1,0 +1,157 @@
+"""What timm and Keras call the weights of the MobileNets and the EfficientNets."""
+
+from collections.abc import Iterator, Sequence
+
+from convjax.models._network import Keys
+
+_UNIT = "stage{s}/{i}/branch/"
+_THERE = "blocks.{s-1}.{i}."
+_ENDS = (
+    ("stem/conv", "conv_stem"),
+    ("stem/norm", "bn1"),
+    ("last/conv", "conv_head"),
+    ("last/norm", "bn2"),
+    ("head/dense", "classifier"),
+)
+_SQUEEZE = (
+    (f"{_UNIT}squeeze/reduce", f"{_THERE}se.conv_reduce"),
+    (f"{_UNIT}squeeze/expand", f"{_THERE}se.conv_expand"),
+)
+_EXPANDED = (
+    (f"{_UNIT}expand/conv", f"{_THERE}conv_pw"),
+    (f"{_UNIT}expand/norm", f"{_THERE}bn1"),
+    (f"{_UNIT}depthwise/conv", f"{_THERE}conv_dw"),
+    (f"{_UNIT}depthwise/norm", f"{_THERE}bn2"),
+    (f"{_UNIT}project/conv", f"{_THERE}conv_pwl"),
+    (f"{_UNIT}project/norm", f"{_THERE}bn3"),
+)
+# The units of the first stage expand nothing, and their norms are counted from 1 all the same.
+_FIRST = (
+    ("stage1/{i}/branch/depthwise/norm", "blocks.0.{i}.bn1"),
+    ("stage1/{i}/branch/project/conv", "blocks.0.{i}.conv_pw"),
+    ("stage1/{i}/branch/project/norm", "blocks.0.{i}.bn2"),
+)
+TORCH = Keys((*_FIRST, *_EXPANDED, *_SQUEEZE, *_ENDS))
+TORCH_V1 = Keys(
+    (
+        (f"{_UNIT}depthwise/conv", f"{_THERE}conv_dw"),
+        (f"{_UNIT}depthwise/norm", f"{_THERE}bn1"),
+        (f"{_UNIT}pointwise/conv", f"{_THERE}conv_pw"),
+        (f"{_UNIT}pointwise/norm", f"{_THERE}bn2"),
+        *_ENDS,
+    )
+)
+
+
+def torch_v3(stages: int) -> Keys:
+    """Return timm's names of a MobileNetV3, to which the last convolution is one stage more."""
+    return Keys(
+        (
+            ("last/conv", f"blocks.{stages}.0.conv"),
+            ("last/norm", f"blocks.{stages}.0.bn1"),
+            ("head/hidden", "conv_head@1x1"),
+            *TORCH.rules,
+        )
+    )
+
+
+def keras_v1(units: Sequence[int]) -> Keys:
+    """Return Keras's names of a MobileNet with so many units in its stages."""
+    rules = [
+        rule
+        for unit, n in _numbered(units)
+        for rule in (
+            (f"{unit}/depthwise/conv", f"conv_dw_{n + 1}"),
+            (f"{unit}/depthwise/norm", f"conv_dw_{n + 1}_bn"),
+            (f"{unit}/pointwise/conv", f"conv_pw_{n + 1}"),
+            (f"{unit}/pointwise/norm", f"conv_pw_{n + 1}_bn"),
+        )
+    ]
+    ends = (("stem/conv", "conv1"), ("stem/norm", "conv1_bn"), ("head/dense", "conv_preds@1x1"))
+    return Keys((*ends, *rules))
+
+
+def keras_v2(units: Sequence[int]) -> Keys:
+    """Return Keras's names of a MobileNetV2 with so many units in its stages."""
+    rules = [
+        rule
+        for unit, n in _numbered(units)
+        for rule in _inverted(unit, f"block_{n}" if n else "expanded_conv", "BN")
+    ]
+    ends = (
+        ("stem/conv", "Conv1"),
+        ("stem/norm", "bn_Conv1"),
+        ("last/conv", "Conv_1"),
+        ("last/norm", "Conv_1_bn"),
+        ("head/dense", "predictions"),
+    )
+    return Keys((*ends, *rules))
+
+
+def keras_v3(units: Sequence[int]) -> Keys:
+    """Return Keras's names of a MobileNetV3 with so many units in its stages."""
+    rules = [
+        rule
+        for unit, n in _numbered(units)
+        for rule in _inverted(unit, f"expanded_conv_{n}" if n else "expanded_conv", "bn")
+    ]
+    ends = (
+        ("stem/conv", "conv"),
+        ("stem/norm", "conv_bn"),
+        ("last/conv", "conv_1"),
+        ("last/norm", "conv_1_bn"),
+        ("head/hidden", "conv_2@1x1"),
+        ("head/dense", "logits@1x1"),
+    )
+    return Keys((*ends, *rules))
+
+
+def _inverted(unit: str, there: str, norm: str) -> tuple[tuple[str, str], ...]:
+    """Return the rules of one inverted residual unit."""
+    return (
+        *(
+            (f"{unit}/{part}/conv", f"{there}_{part}")
+            for part in ("expand", "depthwise", "project")
+        ),
+        *(
+            (f"{unit}/{part}/norm", f"{there}_{part}_{norm}")
+            for part in ("expand", "depthwise", "project")
+        ),
+        (f"{unit}/squeeze/reduce", f"{there}_squeeze_excite_conv"),
+        (f"{unit}/squeeze/expand", f"{there}_squeeze_excite_conv_1"),
+    )
+
+
+def _numbered(units: Sequence[int]) -> Iterator[tuple[str, int]]:
+    """Yield the branch of every unit with its number in the whole network, from 0."""
+    places = ((s, i) for s, count in enumerate(units, 1) for i in range(count))
+    return ((f"stage{s}/{i}/branch", n) for n, (s, i) in enumerate(places))
+
+
+def _lettered(i: int, letter: str) -> tuple[tuple[str, str], ...]:
+    """Return the rules of a stage's i-th unit in an EfficientNet."""
+    ours, there = f"stage{{s}}/{i}/branch", f"block{{s}}{letter}_"
+    return (
+        (f"{ours}/expand/conv", f"{there}expand_conv"),
+        (f"{ours}/expand/norm", f"{there}expand_bn"),
+        (f"{ours}/depthwise/conv", f"{there}dwconv"),
+        (f"{ours}/depthwise/norm", f"{there}bn"),
+        (f"{ours}/squeeze/reduce", f"{there}se_reduce"),
+        (f"{ours}/squeeze/expand", f"{there}se_expand"),
+        (f"{ours}/project/conv", f"{there}project_conv"),
+        (f"{ours}/project/norm", f"{there}project_bn"),
+    )
+
+
+KERAS_EFFICIENTNET = Keys(
+    (
+        ("stem/conv", "stem_conv"),
+        ("stem/norm", "stem_bn"),
+        ("last/conv", "top_conv"),
+        ("last/norm", "top_bn"),
+        ("head/dense", "predictions"),
+        *(rule for i in range(26) for rule in _lettered(i, chr(ord("a") + i))),
+    ),
+    # The layer that prepares the image.
+    optional=("normalization*/*",),
+)

@@ -1,0 +1,198 @@
+"""mobilenet_v3: inverted residual units found by search, with squeeze-and-excitation."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from convjax import nn
+from convjax._names import refuse
+from convjax.models._mobile import MobileUnit, Row, Table, check_scales, trunk
+from convjax.models._mobile_keys import keras_v3, torch_v3
+from convjax.models._network import Family, Network, check_reference
+from convjax.models._style import Style, divisible, dropped
+from convjax.nn.initializers import Initializer
+
+# Features, strides, expansion, side of the window, squeeze-and-excitation, activation.
+_LARGE = (
+    (Row(16, 1, 0, 3, False, "relu"),),
+    (Row(24, 2, 4, 3, False, "relu"), Row(24, 1, 3, 3, False, "relu")),
+    (Row(40, 2, 3, 5, True, "relu"), *(Row(40, 1, 3, 5, True, "relu"),) * 2),
+    (Row(80, 2, 6, 3), Row(80, 1, 2.5, 3), *(Row(80, 1, 2.3, 3),) * 2),
+    (Row(112, 1, 6, 3, True),) * 2,
+    (Row(160, 2, 6, 5, True), *(Row(160, 1, 6, 5, True),) * 2),
+)
+_SMALL = (
+    (Row(16, 2, 0, 3, True, "relu"),),
+    (Row(24, 2, 72 / 16, 3, False, "relu"), Row(24, 1, 88 / 24, 3, False, "relu")),
+    (Row(40, 2, 4, 5, True), *(Row(40, 1, 6, 5, True),) * 2),
+    (Row(48, 1, 3, 5, True),) * 2,
+    (Row(96, 2, 6, 5, True), *(Row(96, 1, 6, 5, True),) * 2),
+)
+_TABLES = {"large": _LARGE, "small": _SMALL}
+_HIDDEN = {"large": 1280, "small": 1024}
+FAMILIES = {
+    kind: Family(
+        f"mobilenet_v3_{kind}",
+        torch=torch_v3(len(table)),
+        keras=keras_v3([len(rows) for rows in table]),
+    )
+    for kind, table in _TABLES.items()
+}
+
+_WIDTHS = {"small": (50, 75, 100), "large": (75, 100)}
+VARIANTS = {
+    f"mobilenetv3_{kind}_{w:03}": {"kind": kind, "width": w / 100}
+    for kind, widths in _WIDTHS.items()
+    for w in widths
+}
+VARIANTS |= {
+    f"tf_{name}": {**preset, "same_padding": True, "epsilon": 1e-3}
+    for name, preset in VARIANTS.items()
+    if preset["width"] >= 0.75
+}
+
+
+def mobilenet_v3(
+    kind: str = "large",
+    *,
+    width: float = 1.0,
+    squeeze: bool = True,
+    num_classes: int = 1000,
+    in_features: int = 3,
+    shortcut: str = "identity",
+    shortcut_scale: float = 0.5,
+    norm: str = "batch",
+    epsilon: float | None = None,
+    activation: str | None = None,
+    init: str | Initializer = "he",
+    same_padding: bool = False,
+    output_stride: int | None = None,
+    dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
+    reference: str = "torch",
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike = jnp.float32,
+    rngs: nnx.Rngs,
+) -> Network:
+    """Return a MobileNetV3, large or small.
+
+    A strided 3x3 stem of 16 channels; stages of inverted residual units as a search found them,
+    with ReLU in the earlier and hard swish in the later ones, and squeeze-and-excitation with a
+    hard sigmoid in some; a 1x1 convolution; and behind the global average pool a hidden layer
+    before the classifier. ``shortcut="none"`` is the plain twin, with the same parameters.
+
+    Args:
+      kind: ``"large"`` or ``"small"``.
+      width: multiplier of the channels; the hidden layer's stay.
+      squeeze: whether there is squeeze-and-excitation where the paper has it.
+      num_classes: outputs of the head.
+      in_features: channels of the image.
+      shortcut: of units that keep their shape: ``"identity"``, ``"none"``, ``"scaled"`` or
+        ``"gated"``.
+      shortcut_scale: factor of the scaled shortcut.
+      norm: ``"none"``, ``"batch"``, ``"group"`` or ``"layer"``.
+      epsilon: of the norms; None for the reference's.
+      activation: a name in ``nn.ACTIVATIONS`` that takes the place of both; None for the paper's.
+      init: initialiser of the kernels, or its name in ``nn.initializers.NAMES``.
+      same_padding: whether padding is SAME although the reference is ``"torch"`` (timm's ``tf_``).
+      output_stride: 2, 4, 8, 16 or 32: later strides become dilations; None for 32.
+      dropout: rate before the classifier.
+      stochastic_depth: rate that is reached after the last unit, from 0 at the first.
+      reference: ``"torch"`` or ``"keras"`` (SAME padding, epsilon 1e-3, a stem that keeps its
+        width, a hidden layer that grows with widths above 1).
+      dtype: dtype of the computation; None takes the promotion of input and parameters.
+      param_dtype: dtype of the parameters.
+      rngs: source of the initial values.
+
+    Returns:
+      ``Network(stem=…, stage1=…, …, last=…, head=…)``; the convolutions of a unit are
+      ``stage2/0/branch/expand/conv``, ``…/depthwise/conv`` and ``…/project/conv``.
+
+    Raises:
+      ValueError: an unknown name, a multiplier that is not positive, stochastic depth without
+        shortcuts.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from convjax import models
+      >>> net = models.mobilenet_v3("small", width=0.1, num_classes=10, rngs=nnx.Rngs(0))
+      >>> net(jnp.ones((1, 40, 32, 3)), train=False).shape
+      (1, 10)
+
+    Reference: Howard et al., Searching for MobileNetV3, 2019.
+    """
+    if kind not in _TABLES:
+        refuse("kind", kind, _TABLES)
+    check_scales(width=width)
+    check_reference(reference, FAMILIES[kind])
+    keras = reference == "keras"
+    style = Style(
+        rngs=rngs,
+        reference=reference,
+        same=same_padding,
+        norm=norm,
+        epsilon=(1e-3 if keras else 1e-5) if epsilon is None else epsilon,
+        momentum=0.999 if keras else 0.9,
+        activation="hard_swish" if activation is None else activation,
+        init=init,
+        shortcut=shortcut,
+        shortcut_scale=shortcut_scale,
+        dtype=dtype,
+        param_dtype=param_dtype,
+    )
+    table = _table(kind, width, squeeze, activation is None)
+    # Keras never scales the stem; timm does from 0.75 on.
+    first = 16 if keras or width < 0.75 else divisible(16 * width)
+    final = table[-1][-1].features
+    # Six times the channels before or after rounding, which differs at some widths.
+    last = divisible(6 * final if keras else 6 * _TABLES[kind][-1][-1].features * width)
+    hidden = divisible(_HIDDEN[kind] * width) if keras and width > 1 else _HIDDEN[kind]
+    return Network(
+        {
+            "stem": style.unit((in_features, first), 3, 2),
+            **trunk(
+                MobileUnit(
+                    style, squeeze_middle=True, squeeze_activation="relu", gate="hard_sigmoid"
+                ),
+                first,
+                table,
+                output_stride=output_stride,
+                stochastic_depth=stochastic_depth,
+            ),
+            "last": style.unit((final, last)),
+            "head": _head(style, (last, hidden, num_classes), dropout),
+        },
+        family=FAMILIES[kind],
+        reference=reference,
+    )
+
+
+def _table(kind: str, width: float, squeeze: bool, own_activations: bool) -> Table:
+    """Return the paper's table at a width, perhaps without squeezes or without its activations."""
+    return [
+        [
+            row._replace(
+                features=divisible(row.features * width),
+                squeeze=row.squeeze and squeeze,
+                activation=row.activation if own_activations else "",
+            )
+            for row in rows
+        ]
+        for rows in _TABLES[kind]
+    ]
+
+
+def _head(style: Style, fans: tuple[int, int, int], dropout: float) -> nn.Chain:
+    """Return pool, hidden layer and classifier."""
+    last, hidden, num_classes = fans
+    widen = nn.Dense(last, hidden, kernel_init=style.init, rngs=style.rngs, **style.dtypes)
+    return nn.Chain(
+        {
+            "pool": nn.GlobalPool("avg"),
+            "hidden": widen,
+            "activation": style.act(),
+            **dropped(dropout),
+            "dense": style.dense((hidden, num_classes)),
+        }
+    )

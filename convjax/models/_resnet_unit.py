@@ -1,0 +1,111 @@
+"""The residual unit of the networks for large images, post-activation, in all its variants."""
+
+import dataclasses
+from typing import Any
+
+from flax import nnx
+
+from convjax import nn
+from convjax._names import refuse
+from convjax.models._style import Style, skipped
+
+TRANSITIONS = ("projection", "zero_pad")
+STRIDES_ON = ("conv", "reduce")
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetUnit:
+    """What all units of one network share; ``models.resnet`` explains the options."""
+
+    style: Style
+    bottleneck: bool
+    groups: int
+    group_width: int
+    strides_on: str
+    squeeze: bool
+    zero_init: bool
+    transition: str
+    pooled_shortcut: bool
+
+    def __post_init__(self):
+        if self.transition not in TRANSITIONS:
+            refuse("transition", self.transition, TRANSITIONS)
+        if self.strides_on not in STRIDES_ON:
+            refuse("strides_on", self.strides_on, STRIDES_ON)
+        if not self.bottleneck and (self.groups, self.group_width) != (1, 64):
+            raise ValueError(
+                f"groups={self.groups} and group_width={self.group_width} are those of a "
+                "bottleneck; give bottleneck=True"
+            )
+
+    @property
+    def expansion(self) -> int:
+        """Channels out of a unit, over those of its 3x3 convolution in an ordinary ResNet."""
+        return 4 if self.bottleneck else 1
+
+    def __call__(
+        self, fan: tuple[int, int], strides: int, dilations: tuple[int, int], rate: float
+    ) -> nn.Residual:
+        """Return one unit.
+
+        Args:
+          fan: channels in and out.
+          strides: steps between outputs.
+          dilations: of the convolution that strides, and of a second one after it.
+          rate: of stochastic depth.
+        """
+        branch = self._convolutions(fan, strides, dilations)
+        if self.squeeze:
+            reduced = max(8, (fan[1] // 16 + 4) // 8 * 8)
+            branch["squeeze"] = nn.SqueezeExcite(
+                fan[1], reduced, rngs=self.style.rngs, **self.style.dtypes
+            )
+        if fan[0] == fan[1] and strides == 1:
+            beside = self.style.beside(fan[1])
+        else:
+            beside = self._across(fan, strides, dilations[1])
+        branch = nn.Chain({**branch, **skipped(rate)})
+        return nn.Residual(branch, beside, activation=self.style.act())
+
+    def _convolutions(
+        self, fan: tuple[int, int], strides: int, dilations: tuple[int, int]
+    ) -> dict[str, nnx.Module]:
+        step = self.style.step
+        narrow = fan[1] // self.expansion
+        first, second = dilations
+        last: dict[str, Any] = {"activation": False, "zero": self.zero_init}
+        if not self.bottleneck:
+            return {
+                **step((fan[0], narrow), 3, strides, number=1, dilation=first),
+                **step((narrow, narrow), 3, number=2, dilation=second, **last),
+            }
+        middle = narrow * self.group_width // 64 * self.groups
+        early = strides if self.strides_on == "reduce" else 1
+        return {
+            **step((fan[0], middle), 1, early, number=1),
+            **step(
+                (middle, middle),
+                3,
+                strides // early,
+                number=2,
+                groups=self.groups,
+                dilation=first,
+            ),
+            **step((middle, fan[1]), number=3, **last),
+        }
+
+    def _across(self, fan: tuple[int, int], strides: int, dilation: int) -> str | nnx.Module:
+        """Return the shortcut of a unit that changes the shape.
+
+        One key is drawn whatever it is, so that twins are alike elsewhere.
+        """
+        own = dataclasses.replace(self.style, rngs=nnx.Rngs(self.style.rngs.params()))
+        if self.style.shortcut == "none":
+            return "none"
+        if self.transition == "zero_pad":
+            return nn.ZeroPadShortcut(*fan, strides=strides)
+        if not self.pooled_shortcut or (strides == 1 and dilation == 1):
+            return own.unit(fan, 1, strides, activation=False)
+        # SAME at an odd edge is what PyTorch calls ceil mode.
+        pool = nn.Pool("avg", (2, 2), strides=strides, padding="SAME", count_include_pad=False)
+        return nn.Chain({"pool": pool, **own.step(fan, activation=False)})

@@ -1,0 +1,226 @@
+"""resnet_v2: the pre-activation residual networks for large images."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from convjax import nn
+from convjax._names import refuse
+from convjax.models._network import Family, Network, check_reference
+from convjax.models._preact_unit import PreActUnit
+from convjax.models._resnet import STEMS
+from convjax.models._resnet_v2_keys import KERAS, TORCH
+from convjax.models._style import Dilated, Style, dropped, ramp
+from convjax.nn.initializers import Initializer
+
+FAMILY = Family("resnet_v2", torch=TORCH, keras=KERAS)
+STRIDES_AT = ("start", "end")
+
+_UNITS = {
+    "18": {"units": (2, 2, 2, 2), "bottleneck": False},
+    "34": {"units": (3, 4, 6, 3), "bottleneck": False},
+    "50": {"units": (3, 4, 6, 3), "bottleneck": True},
+    "101": {"units": (3, 4, 23, 3), "bottleneck": True},
+    "152": {"units": (3, 8, 36, 3), "bottleneck": True},
+}
+VARIANTS = {
+    **{f"resnetv2_{depth}": units for depth, units in _UNITS.items()},
+    **{
+        f"resnetv2_{depth}d": {**units, "stem": "deep", "pooled_shortcut": True}
+        for depth, units in _UNITS.items()
+    },
+}
+
+
+def resnet_v2(
+    units: Sequence[int] = (3, 4, 6, 3),
+    *,
+    bottleneck: bool = True,
+    num_classes: int = 1000,
+    in_features: int = 3,
+    width: int = 64,
+    stem: str = "7x7",
+    pooled_shortcut: bool = False,
+    strides_at: str | None = None,
+    zero_init: bool = False,
+    shortcut: str = "identity",
+    shortcut_scale: float = 0.5,
+    transition: str = "projection",
+    norm: str = "batch",
+    activation: str = "relu",
+    init: str | Initializer = "he",
+    output_stride: int | None = None,
+    dropout: float = 0.0,
+    unit_dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
+    reference: str = "torch",
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike = jnp.float32,
+    rngs: nnx.Rngs,
+) -> Network:
+    """Return a pre-activation residual network of four stages: ResNet v2, ResNet v2-D.
+
+    A stem without norm that takes the image to a quarter; stages of units with ``width``, 2, 4 and
+    8 ``width`` channels (four times that outside of a bottleneck), in which norm and activation
+    come before each convolution; a last norm and activation, global average pool and a classifier.
+    From the stem to the last norm runs a chain of sums without any activation between them.
+    ``shortcut="none"`` is the plain twin.
+
+    Args:
+      units: units of each stage.
+      bottleneck: whether a unit is 1x1, 3x3, 1x1 (from ResNet-50 on) or 3x3 twice.
+      num_classes: outputs of the head.
+      in_features: channels of the image.
+      width: channels of the first stage.
+      stem: ``"7x7"``, or ``"deep"``: three 3x3 convolutions (ResNet-D).
+      pooled_shortcut: whether a strided projection is a mean of 2x2 and then a 1x1 convolution of
+        stride 1 (ResNet-D).
+      strides_at: which unit of a stage strides: ``"start"``, the first of all stages but the first,
+        or ``"end"``, the last of all stages but the last, whose shortcut then takes every other
+        place. None takes the reference's: Keras has the end.
+      zero_init: whether the last convolution of every branch is born 0.
+      shortcut: of units that keep their shape: ``"identity"``, ``"none"``, ``"scaled"`` or
+        ``"gated"``.
+      shortcut_scale: factor of the scaled shortcut.
+      transition: what stands for the identity where channels change: ``"projection"``, of the
+        activation that the branch reads too, or ``"zero_pad"``, of the unit's input (without
+        parameters, so that the plain twin has the very same ones).
+      norm: ``"none"``, ``"batch"``, ``"group"`` or ``"layer"``.
+      activation: a name in ``nn.ACTIVATIONS``.
+      init: initialiser of the kernels, or its name in ``nn.initializers.NAMES``.
+      output_stride: 8, 16 or 32: later strides become dilations; None for 32.
+      dropout: rate before the classifier.
+      unit_dropout: rate before the last convolution of every branch.
+      stochastic_depth: rate of the last unit; it grows linearly from 0 at the first.
+      reference: ``"torch"`` or ``"keras"`` (strides at the end of a stage, biases where no norm
+        follows, epsilon 1.001e-5).
+      dtype: dtype of the computation; None takes the promotion of input and parameters.
+      param_dtype: dtype of the parameters.
+      rngs: source of the initial values.
+
+    Returns:
+      ``Network(stem=…, stage1=…, …, stage4=…, head=…)``; units are ``stage1/0``, ``stage1/1``, …. A
+      unit that changes its channels is a chain whose last unit is ``residual``.
+
+    Raises:
+      ValueError: an unknown name, a size below one, options that exclude each other.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from convjax import models
+      >>> net = models.resnet_v2((1, 1, 1, 1), width=8, num_classes=10, rngs=nnx.Rngs(0))
+      >>> net(jnp.ones((1, 40, 32, 3)), train=False).shape
+      (1, 10)
+
+    Reference: He et al., Identity Mappings in Deep Residual Networks, 2016; He et al., Bag of
+    Tricks, 2019 (ResNet-D).
+    """
+    check_reference(reference, FAMILY)
+    keras = reference == "keras"
+    strides_at = strides_at or ("end" if keras else "start")
+    _check(reference, stem, strides_at, pooled_shortcut)
+    style = Style(
+        rngs=rngs,
+        # Keras pads this family explicitly, as PyTorch does.
+        norm=norm,
+        epsilon=1.001e-5 if keras else 1e-5,
+        momentum=0.99 if keras else 0.9,
+        activation=activation,
+        init=init,
+        shortcut=shortcut,
+        shortcut_scale=shortcut_scale,
+        dtype=dtype,
+        param_dtype=param_dtype,
+    )
+    unit = PreActUnit(
+        style,
+        bottleneck=bottleneck,
+        transition=transition,
+        pooled_shortcut=pooled_shortcut,
+        zero_init=zero_init,
+        dropout=unit_dropout,
+        outer_bias=True if keras else None,
+    )
+    wide = (width, *(width * 2**s * unit.expansion for s in range(len(units))))
+    first = _stem(style, stem, (in_features, width), keras=keras)
+    stages = _stages(unit, units, wide, strides_at, output_stride, stochastic_depth)
+    return Network(
+        {"stem": nn.Chain(first), **stages, "head": _head(style, wide[-1], num_classes, dropout)},
+        family=FAMILY,
+        reference=reference,
+    )
+
+
+def _check(reference: str, stem: str, strides_at: str, pooled_shortcut: bool) -> None:
+    if stem not in STEMS:
+        refuse("stem", stem, STEMS)
+    if strides_at not in STRIDES_AT:
+        refuse("strides_at", strides_at, STRIDES_AT)
+    if reference == "keras" and (stem != "7x7" or pooled_shortcut):
+        raise ValueError(
+            f"reference='keras' has neither stem={stem!r} nor pooled_shortcut={pooled_shortcut}; "
+            "give reference='torch', or stem='7x7' and no pooled_shortcut"
+        )
+    if strides_at == "end" and pooled_shortcut:
+        raise ValueError(
+            "pooled_shortcut=True is of a projection that strides, and with strides_at='end' none "
+            "does; give strides_at='start'"
+        )
+
+
+def _stages(
+    unit: PreActUnit,
+    units: Sequence[int],
+    wide: Sequence[int],
+    strides_at: str,
+    output_stride: int | None,
+    rate: float,
+) -> dict[str, nnx.Module]:
+    """Return the stages by name; ``wide`` begins with the stem's channels."""
+    rates, dilated = ramp(rate, sum(units)), Dilated(output_stride, 4)
+    at_end = strides_at == "end"
+    unstrided = len(units) - 1 if at_end else 0
+    stages: dict[str, nnx.Module] = {}
+    for s, count in enumerate(units):
+        strides, before, after = dilated(1 if s == unstrided else 2)
+        made = []
+        for i in range(count):
+            fan = (wide[s if i == 0 else s + 1], wide[s + 1])
+            strided = i == (count - 1 if at_end else 0)
+            # Strides that became dilations widen all that comes after the unit that had them.
+            dilations = (before, before) if at_end else (before if strided else after, after)
+            made.append(unit(fan, strides if strided else 1, dilations, next(rates)))
+        stages[f"stage{s + 1}"] = nn.Chain(made)
+    return stages
+
+
+def _stem(style: Style, kind: str, fan: tuple[int, int], *, keras: bool) -> dict[str, nnx.Module]:
+    """Return what takes the image to a quarter; its last norm is the first unit's."""
+    # Keras pads with zeros before the maximum too.
+    pool = {"pool": style.pool("max", 3, 2, zero_pad=keras)}
+    if kind == "7x7":
+        return {"conv": style.conv(fan, 7, 2, use_bias=True if keras else None), **pool}
+    in_features, width = fan
+    narrow = width // 2
+    return {
+        **style.step((in_features, narrow), 3, 2, number=1),
+        **style.step((narrow, narrow), 3, number=2),
+        "conv3": style.conv((narrow, width), 3),
+        **pool,
+    }
+
+
+def _head(style: Style, features: int, num_classes: int, dropout: float) -> nn.Chain:
+    """Return the last norm and activation, pool, dropout if there is any, and classifier."""
+    return nn.Chain(
+        {
+            **style.normed("norm", features),
+            "activation": style.act(),
+            "pool": nn.GlobalPool("avg"),
+            **dropped(dropout),
+            "dense": style.dense((features, num_classes)),
+        }
+    )

@@ -1,0 +1,224 @@
+"""Style: how every layer of one network is made, so that a family's file says only what it is."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from convjax import nn
+from convjax.models._deep_stack import shortcut_of
+from convjax.nn.initializers import Initializer
+
+Side = int | tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """The options that all families share, and the layers made by them.
+
+    Attributes:
+      rngs: source of the initial values.
+      reference: ``"torch"`` pads by half a window on both sides, ``"keras"`` by SAME.
+      same: whether padding is SAME whatever the reference (timm's ``tf_`` networks).
+      norm: ``"none"``, ``"batch"``, ``"group"`` or ``"layer"``.
+      epsilon: of the norms.
+      momentum: of batch norm's running statistics.
+      activation: a name in ``nn.ACTIVATIONS``.
+      init: initialiser of the kernels, or its name.
+      use_bias: whether convolutions have a bias; None means where no norm follows.
+      shortcut: of the units that keep their shape: ``"identity"``, ``"none"``, ``"scaled"``,
+        ``"gated"``.
+      shortcut_scale: factor of the scaled shortcut.
+      dtype: dtype of the computation; None takes the promotion of input and parameters.
+      param_dtype: dtype of the parameters.
+    """
+
+    rngs: nnx.Rngs
+    reference: str = "torch"
+    same: bool = False
+    norm: str = "batch"
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+    activation: str = "relu"
+    init: str | Initializer = "he"
+    use_bias: bool | None = None
+    shortcut: str = "identity"
+    shortcut_scale: float = 0.5
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+
+    @property
+    def dtypes(self) -> dict[str, Any]:
+        """The two dtypes as every leaf takes them."""
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+    def padding(self, side: Side, dilation: int = 1) -> Any:
+        """Return the padding that keeps the size at stride 1, as the reference writes it."""
+        if self.same or self.reference == "keras":
+            return "SAME"
+        return tuple(dilation * (s // 2) for s in _sides(side))
+
+    def conv(
+        self,
+        fan: tuple[int, int],
+        side: Side = 1,
+        strides: int = 1,
+        *,
+        groups: int = 1,
+        dilation: int = 1,
+        padding: Any = None,
+        use_bias: bool | None = None,
+        init: str | Initializer | None = None,
+    ) -> nnx.Module:
+        """Return one convolution: a pointwise, depthwise or general leaf, as its shape says.
+
+        Args:
+          fan: channels in and out.
+          side: window; one number for a square.
+          strides: steps between outputs.
+          groups: groups of channels.
+          dilation: steps between kernel entries.
+          padding: None for what keeps the size at stride 1.
+          use_bias: None for what the style says.
+          init: None for the style's.
+        """
+        if use_bias is None:
+            use_bias = self.norm == "none" if self.use_bias is None else self.use_bias
+        shared = {
+            "strides": strides,
+            "use_bias": use_bias,
+            "kernel_init": self.init if init is None else init,
+            "rngs": self.rngs,
+            **self.dtypes,
+        }
+        if _sides(side) == (1, 1) and groups == 1:
+            return nn.PointwiseConv(*fan, **shared)
+        shared["padding"] = self.padding(side, dilation) if padding is None else padding
+        shared["kernel_dilation"] = dilation
+        if groups == fan[0] and fan[1] % groups == 0 and groups > 1:
+            multiplier = fan[1] // groups
+            return nn.DepthwiseConv(fan[0], _sides(side), channel_multiplier=multiplier, **shared)
+        return nn.Conv(*fan, _sides(side), feature_group_count=groups, **shared)
+
+    def normalise(self, features: int, *, zero: bool = False, **options: Any) -> nnx.Module:
+        """Return the norm; ``zero`` draws its scale as 0, which silences a branch at birth."""
+        if zero:
+            options["scale_init"] = "zero"
+        if self.norm == "batch":
+            options.setdefault("momentum", self.momentum)
+        options = {"epsilon": self.epsilon, **options}
+        return nn.norm(self.norm, features, rngs=self.rngs, **options, **self.dtypes)
+
+    def normed(self, name: str, features: int, **options: Any) -> dict[str, nnx.Module]:
+        """Return the norm by name, or nothing where there is none."""
+        return {} if self.norm == "none" else {name: self.normalise(features, **options)}
+
+    def act(self, name: str | None = None) -> nn.Activation:
+        """Return the activation."""
+        return nn.Activation(self.activation if name is None else name)
+
+    def step(
+        self,
+        fan: tuple[int, int],
+        side: Side = 1,
+        strides: int = 1,
+        *,
+        number: str | int = "",
+        activation: bool | str = True,
+        zero: bool = False,
+        **options: Any,
+    ) -> dict[str, nnx.Module]:
+        """Return convolution, norm and activation by name, each with ``number`` behind it."""
+        parts = {f"conv{number}": self.conv(fan, side, strides, **options)}
+        parts |= self.normed(f"norm{number}", fan[1], zero=zero)
+        if activation:
+            parts[f"activation{number}"] = self.act(activation if activation is not True else None)
+        return parts
+
+    def unit(self, fan: tuple[int, int], side: Side = 1, strides: int = 1, **options: Any):
+        """Return ``step`` as a chain."""
+        return nn.Chain(self.step(fan, side, strides, **options))
+
+    def pool(self, kind: str, side: int, strides: int, **options: Any) -> nn.Pool:
+        """Return a pool that pads as the style's convolutions do."""
+        return nn.Pool(kind, (side, side), strides=strides, padding=self.padding(side), **options)
+
+    def beside(self, features: int) -> str | nnx.Module:
+        """Return the shortcut of a unit that keeps its shape."""
+        return shortcut_of(
+            self.shortcut, features, scale=self.shortcut_scale, rngs=self.rngs, **self.dtypes
+        )
+
+    def dense(self, fan: tuple[int, int]) -> nn.Dense:
+        """Return a classifier."""
+        return nn.Dense(*fan, kernel_init="lecun", rngs=self.rngs, **self.dtypes)
+
+    def head(self, features: int, num_classes: int, *, dropout: float = 0.0) -> nn.Chain:
+        """Return global average pool, dropout if there is any, and classifier."""
+        pool = {"pool": nn.GlobalPool("avg")}
+        return nn.Chain({**pool, **dropped(dropout), "dense": self.dense((features, num_classes))})
+
+
+def dropped(rate: float) -> dict[str, nnx.Module]:
+    """Return dropout by name, or nothing at rate 0."""
+    return {"dropout": nn.Dropout(rate)} if rate else {}
+
+
+def skipped(rate: float) -> dict[str, nnx.Module]:
+    """Return stochastic depth by name, or nothing at rate 0."""
+    return {"drop": nn.StochasticDepth(rate)} if rate else {}
+
+
+def ramp(rate: float, count: int) -> Iterator[float]:
+    """Yield the rates of stochastic depth of ``count`` units, from 0 to ``rate``."""
+    return (rate * i / max(count - 1, 1) for i in range(count))
+
+
+class Dilated:
+    """Turns strides into dilations once a network's output stride is reached.
+
+    Args:
+      output_stride: steps of the image between two places of the last features, or None for all
+        of the network's strides.
+      reached: strides of the stem.
+
+    Raises:
+      ValueError: an output stride that is no power of two or below the stem's.
+    """
+
+    def __init__(self, output_stride: int | None, reached: int):
+        if output_stride is not None and (
+            output_stride < reached or output_stride & (output_stride - 1)
+        ):
+            raise ValueError(
+                f"output_stride={output_stride} must be a power of two, at least {reached} (the "
+                "stem's own strides), or None for the network's own"
+            )
+        self.most = output_stride
+        self.reached = reached
+        self.dilation = 1
+
+    def __call__(self, strides: int) -> tuple[int, int, int]:
+        """Return strides, the first unit's dilation and the others', of a stage of ``strides``."""
+        before = self.dilation
+        if self.most is not None and self.reached * strides > self.most:
+            self.dilation *= strides
+            return 1, before, self.dilation
+        self.reached *= strides
+        return strides, before, self.dilation
+
+
+def _sides(side: Side) -> tuple[int, int]:
+    return (side, side) if isinstance(side, int) else side
+
+
+def divisible(features: int | float, divisor: int = 8, least: float = 0.9) -> int:
+    """Round channels to a multiple, never below ``least`` of what they were.
+
+    That is the rule of the MobileNets and EfficientNets. Reference: Sandler et al., 2018 (code).
+    """
+    rounded = max(divisor, int(features + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < least * features else rounded

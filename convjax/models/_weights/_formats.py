@@ -1,0 +1,295 @@
+"""Files of weights: what stands in them, as arrays by the names that they bear there.
+
+No file is trusted: a pickle is read by PyTorch's ``weights_only`` loader or not at all, and what a
+file holds is recognised by its first bytes, not by its name alone.
+"""
+
+import difflib
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from convjax.models._weights._keras_file import read_keras
+from convjax.models._weights._torch_file import drop_module_prefix, of_tensor, read_torch
+
+SAFETENSORS, ZIP, PICKLE, HDF5 = "safetensors", "a zip archive", "a pickle", "HDF5"
+SIGNATURES = {
+    b"PK\x03\x04": ZIP,
+    b"\x80": PICKLE,
+    b"\x89HDF\r\n\x1a\n": HDF5,
+    b"version https://git-lfs": "a git-lfs pointer, not the file itself (run `git lfs pull`)",
+    b"<!doctype html": "an HTML page: the download went wrong",
+    b"<html": "an HTML page: the download went wrong",
+    b"<?xml": "XML: the download went wrong",
+    b"{": "JSON",
+    b"\x89png": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"gif8": "a GIF image",
+    b"%pdf": "a PDF",
+    b"\x1f\x8b": "a gzip archive",
+    b"\x93numpy": "one NumPy array",
+}
+
+
+class Arrays(NamedTuple):
+    """What a source of weights holds.
+
+    Attributes:
+      kind: whose names and layouts these are: ``"torch"``, ``"keras"``, or None where the source
+        does not tell.
+      arrays: arrays by name, in the order of the source.
+      where: what to call the source in an error message.
+    """
+
+    kind: str | None
+    arrays: dict[str, np.ndarray]
+    where: str
+
+
+class _Format(NamedTuple):
+    kind: str
+    contents: tuple[str, ...]
+    read: Callable[[Path], Mapping[str, Any]]
+
+
+def read(source: str | os.PathLike | Mapping[str, Any]) -> Arrays:
+    """Return the arrays of a file of weights, or of a mapping.
+
+    Args:
+      source: a file whose name ends in .safetensors, in .pth, .pt or .bin (PyTorch's, read by its
+        ``weights_only`` loader), or in .h5 (Keras applications' legacy format); or a mapping from
+        names to NumPy, JAX or PyTorch arrays. A prefix ``module.`` common to all names is dropped.
+
+    Returns:
+      ``Arrays(kind, arrays, where)``, each array in the dtype and layout of the source.
+
+    Raises:
+      ValueError: a file that is absent, empty, truncated, foreign, of an unknown extension, or
+        that needs a package which is not installed; an entry that is no array.
+
+    Example:
+      >>> import numpy as np
+      >>> from convjax.models._weights._formats import read
+      >>> read({"module.fc.bias": np.zeros(3)}).arrays
+      {'fc.bias': array([0., 0., 0.])}
+    """
+    if isinstance(source, Mapping):
+        where = "source (a mapping)"
+        return Arrays(None, drop_module_prefix(_arrays(source, where)), where)
+    path = Path(source).expanduser()
+    where = f"source={str(path)!r}"
+    form = _format(path, str(source), where)
+    try:
+        found = form.read(path)
+    except ImportError as error:
+        raise ValueError(
+            f"{where}: the package {error.name} that reads it is not installed; "
+            + (
+                "install it, or convert the file to .safetensors where it is"
+                if error.name == "torch"
+                else "pip install convjax[weights]"
+            )
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    except Exception as error:  # each library raises its own kinds on a damaged file
+        reason = str(error).partition("\n")[0][:160]
+        raise ValueError(f"{where} is truncated or damaged ({reason}); fetch it again") from error
+    arrays = _arrays(found, where)
+    if form.kind == "torch":
+        arrays = drop_module_prefix(arrays)
+    if not arrays:
+        raise ValueError(f"{where} holds no arrays")
+    return Arrays(form.kind, arrays, where)
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """Read all dtypes: the NumPy reader of older versions knows neither bfloat16 nor float8."""
+    import safetensors
+
+    data = path.read_bytes()
+    # The library's bare entry point: it checks the file, but hands its entries out in any order.
+    entries = dict(safetensors.deserialize(data))
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return {
+        name: np.frombuffer(entry["data"], _dtype(entry["dtype"], name)).reshape(entry["shape"])
+        for name, entry in ((name, entries[name]) for name in header if name in entries)
+    }
+
+
+def _dtype(word: str, name: str) -> np.dtype:
+    words = {"BF16": ml_dtypes.bfloat16, "BOOL": np.bool_, "C64": np.complex64}
+    words |= {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
+    if word in words:
+        return np.dtype(words[word])
+    if re.fullmatch(r"[FIU](8|16|32|64)", word):
+        letter = {"F": "f", "I": "i", "U": "u"}[word[0]]
+        return np.dtype(f"<{letter}{int(word[1:]) // 8}")
+    raise ValueError(f"{name!r} has dtype {word}, which NumPy does not know")
+
+
+FORMATS = {
+    ".safetensors": _Format("torch", (SAFETENSORS,), _read_safetensors),
+    ".pth": (torch := _Format("torch", (ZIP, PICKLE), read_torch)),
+    ".pt": torch,
+    ".bin": torch,
+    ".pth.tar": torch,
+    ".h5": (keras := _Format("keras", (HDF5,), read_keras)),
+    ".hdf5": keras,
+}
+del torch, keras
+
+
+def _format(path: Path, source: str, where: str) -> _Format:
+    """Return the format of a file, after a look at its name and first bytes."""
+    if not path.exists():
+        raise ValueError(f"{where} does not exist; {_nearest(path, source)}")
+    if path.is_dir():
+        within = ", ".join(sorted(_weights_in(path))) or "none"
+        raise ValueError(f"{where} is a directory; files of weights in it: {within}")
+    form = next((f for ending, f in FORMATS.items() if path.name.lower().endswith(ending)), None)
+    if path.suffix.lower() == ".keras":
+        raise ValueError(
+            f"{where} is a Keras 3 archive, which is not read; save the model once more in Keras's "
+            "legacy format, model.save('weights.h5'), or take the .h5 file of Keras applications"
+        )
+    if form is None:
+        known = ", ".join(FORMATS)
+        raise ValueError(f"{where} has the unknown extension {path.suffix!r}; known are {known}")
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise ValueError(f"{where} cannot be read: {error.strerror}") from error
+    if not head:
+        raise ValueError(f"{where} is empty; fetch it again")
+    content = _content(head)
+    if content not in form.contents:
+        expected = " or ".join(form.contents)
+        rename = [e for e, f in FORMATS.items() if content in f.contents]
+        hint = f"; if it holds weights, name it *{rename[0]}" if rename else ""
+        raise ValueError(
+            f"{where} holds {content or 'something unknown, or it is truncated'}, where a "
+            f"{path.suffix} file holds {expected}{hint}"
+        )
+    return form
+
+
+def _content(head: bytes) -> str | None:
+    """Say what a file is by its first bytes; None where they tell nothing."""
+    # A safetensors file begins with its header's length, and the header is JSON.
+    if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= 100_000_000:
+        return SAFETENSORS
+    raw, text = head, head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    fits = (name for sign, name in SIGNATURES.items() if raw.startswith(sign))
+    return next(fits, None) or next(
+        (name for sign, name in SIGNATURES.items() if text.startswith(sign)), None
+    )
+
+
+def _weights_in(folder: Path) -> Iterator[str]:
+    return (p.name for p in folder.iterdir() if p.name.lower().endswith(tuple(FORMATS)))
+
+
+def _nearest(path: Path, source: str) -> str:
+    if "://" in source:
+        return "an address is not opened: fetch the file, then give its path"
+    if re.fullmatch(r"(hf[-_]hub:)?[\w.-]+/[\w.-]+", source) and not path.parent.exists():
+        return f"if it is a repository of the Hugging Face hub, models.from_hub({source!r}, …)"
+    if not path.parent.is_dir():
+        return f"there is no folder {str(path.parent)!r}"
+    names = sorted(_weights_in(path.parent))
+    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5) or names[:3]
+    return f"in that folder there is {' or '.join(near) or 'no file of weights'}"
+
+
+def _arrays(found: Mapping[str, Any], where: str) -> dict[str, np.ndarray]:
+    arrays = {}
+    for name, value in found.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{where}: the key {name!r} is {type(name).__name__}, not a name")
+        arrays[name] = _array(name, value, where)
+    return arrays
+
+
+def _array(name: str, value: Any, where: str) -> np.ndarray:
+    hint = "; give the inner mapping itself" if isinstance(value, Mapping) else ""
+    refused = ValueError(f"{where}: {name!r} is {type(value).__name__}, not an array{hint}")
+    if not hasattr(value, "__array__"):
+        raise refused
+    try:
+        array = of_tensor(value) if type(value).__module__.startswith("torch") else value
+        array = np.asarray(array)
+    except (TypeError, RuntimeError) as error:  # sparse or quantised
+        raise refused from error
+    if array.dtype.kind in "OSUMm" or array.dtype.names:
+        raise ValueError(f"{where}: {name!r} has dtype {array.dtype}, which is no number")
+    return array
+
+
+def write_safetensors(
+    path: str | os.PathLike,
+    arrays: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write arrays as safetensors, whole or not at all: an old file stays until the new one stands.
+
+    Args:
+      path: the file; its name ends in .safetensors, and its folder exists.
+      arrays: arrays by name.
+      metadata: words about the file; PyTorch's readers look for ``{"format": "pt"}``.
+
+    Raises:
+      ValueError: another extension; a folder that does not exist or cannot be written.
+
+    Example:
+      >>> import tempfile
+      >>> import numpy as np
+      >>> from convjax.models._weights._formats import read, write_safetensors
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     write_safetensors(f"{folder}/a.safetensors", {"bias": np.arange(3.0)})
+      ...     read(f"{folder}/a.safetensors").arrays["bias"].tolist()
+      [0.0, 1.0, 2.0]
+    """
+    path = Path(path).expanduser()
+    where = f"file={str(path)!r}"
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{where} must end in .safetensors, not in {path.suffix!r}")
+    if not path.parent.is_dir():
+        raise ValueError(f"{where}: there is no folder {str(path.parent)!r}; make it first")
+    if path.is_dir():
+        raise ValueError(f"{where} is a directory")
+    try:
+        from safetensors import numpy as safetensors
+    except ImportError as error:
+        raise ValueError(
+            f"{where}: the package safetensors is not installed; pip install convjax[weights]"
+        ) from error
+    # ascontiguousarray would make a vector of a scalar; the library reads memory in C order.
+    ordered = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    data = safetensors.save(ordered, None if metadata is None else dict(metadata))
+    try:
+        _replace(path, data)
+    except OSError as error:
+        raise ValueError(f"{where} cannot be written: {error.strerror}") from error
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write beside the file and rename: a crash leaves the old file or the new, never a half."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,229 @@
+"""load_weights: a reference's arrays into a network, all of them or none."""
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from convjax.models._network import Network, named
+from convjax.models._weights._formats import read
+from convjax.models._weights._keys import Key, from_reference, key_of, layout_of, renumbered
+from convjax.models._weights._leaves import Leaf, leaves, values
+
+SHOWN = 8
+
+
+class Loaded(NamedTuple):
+    """What ``load_weights`` did; the last three hold what ``allow`` let pass.
+
+    Attributes:
+      count: arrays that were set.
+      missing: the network's arrays that the source has not; they kept their values.
+      unexpected: the source's arrays that the network has not.
+      misshapen: arrays of another shape; they kept their values.
+    """
+
+    count: int
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    misshapen: tuple[str, ...]
+
+
+def load_weights(
+    net: nnx.Module,
+    source: str | PathLike[str] | Mapping[str, Any],
+    *,
+    allow: str | Sequence[str] = (),
+) -> Loaded:
+    """Set a network's parameters and batch statistics from a file of its reference.
+
+    Strict: every array must be there, of the right shape, and no other. The network is changed only
+    after all was checked; values are cast to the dtypes that it has.
+
+    Args:
+      net: what ``models.create`` or a family's function returned.
+      source: a ``.safetensors`` file, a ``.pth`` file (through PyTorch's ``weights_only`` loader),
+        a Keras applications ``.h5`` file, or a mapping from the reference's names to arrays in its
+        layouts.
+      allow: globs of arrays that may be missing, unexpected or of another shape, by the reference's
+        name or by the path here: ``"head/*"`` keeps a new head.
+
+    Returns:
+      What was set, and what ``allow`` let pass.
+
+    Raises:
+      ValueError: a file that cannot be read; names of another reference; arrays that are missing,
+        unexpected or misshapen, listed in one message. The network is then as it was.
+
+    Example:
+      >>> from flax import nnx
+      >>> from convjax import models
+      >>> net, other = (models.create("mobilenetv2_035", rngs=nnx.Rngs(i)) for i in (0, 1))
+      >>> models.load_weights(net, models.export_weights(other)).count
+      262
+    """
+    net = named(net, "load_weights")
+    kind, arrays, where = read(source)
+    _check_kind(net, kind, where)
+    match = _match(net, _cleaned(net, arrays))
+    globs = (allow,) if isinstance(allow, str) else tuple(allow)
+    refused = match.without(globs)
+    if refused.missing or refused.unexpected or refused.misshapen:
+        raise ValueError(_message(net, where, match, refused))
+    _assign(net, match.pairs)
+    return Loaded(len(match.pairs), *(tuple(map(str, odd)) for odd in match.odd()))
+
+
+class _Pair(NamedTuple):
+    """An array here, its name there, and its value in our layout."""
+
+    leaf: Leaf
+    key: Key
+    value: np.ndarray
+
+
+class _Odd(NamedTuple):
+    """One array that does not fit: its name there, its path here, and the shapes."""
+
+    key: str
+    path: str
+    shapes: str = ""
+
+    def __str__(self) -> str:
+        return self.key + (f" {self.shapes}" if self.shapes else "")
+
+    def allowed(self, globs: Sequence[str]) -> bool:
+        return any(fnmatch.fnmatchcase(n, g) for g in globs for n in (self.key, self.path) if n)
+
+
+class _Match(NamedTuple):
+    pairs: list[_Pair]
+    missing: list[_Odd]
+    unexpected: list[_Odd]
+    misshapen: list[_Odd]
+
+    def odd(self) -> tuple[list[_Odd], list[_Odd], list[_Odd]]:
+        return self.missing, self.unexpected, self.misshapen
+
+    def without(self, globs: Sequence[str]) -> "_Match":
+        """Leave out what is allowed."""
+        kept = ([odd for odd in odds if not odd.allowed(globs)] for odds in self.odd())
+        return _Match(self.pairs, *kept)
+
+
+def _match(net: Network, arrays: Mapping[str, np.ndarray]) -> _Match:
+    """Find every array of the network in the source."""
+    match = _Match([], [], [], [])
+    shapes = {address: leaf.shape for address, leaf in _variables(net).items()}
+    used = set()
+    for leaf in leaves(net):
+        key = key_of(net, leaf)
+        shape = shapes[leaf.address][len(leaf.index) :]
+        used.add(key.name)
+        if key.name not in arrays:
+            match.missing.append(_Odd(key.name, leaf.name))
+            continue
+        given = arrays[key.name]
+        value = from_reference(given, leaf, key, net.reference, shape)
+        if value is None:
+            own = layout_of(leaf, key, net.reference, shape)
+            shapes_of = f"{given.shape}, not {own}"
+            match.misshapen.append(_Odd(key.name, leaf.name, shapes_of))
+        else:
+            match.pairs.append(_Pair(leaf, key, value))
+    match.unexpected.extend(_Odd(name, "") for name in arrays if name not in used)
+    return match
+
+
+def _assign(net: Network, pairs: Iterable[_Pair]) -> None:
+    """Write the values, in the dtypes that the network has."""
+    variables = _variables(net)
+    whole: dict[Any, np.ndarray] = {}
+    for leaf, _, value in pairs:
+        now = variables[leaf.address]
+        if leaf.index:
+            if leaf.address not in whole:
+                whole[leaf.address] = np.array(now)
+            whole[leaf.address][leaf.index] = value.astype(now.dtype)
+        else:
+            whole[leaf.address] = value
+    new = [(a, jnp.asarray(v, variables[a].dtype)) for a, v in whole.items()]
+    nnx.update(net, nnx.from_flat_state(new))
+
+
+def _variables(net: Network) -> dict[Any, Any]:
+    state = nnx.merge_state(*nnx.state(net, nnx.Param, nnx.BatchStat))
+    return values(state)
+
+
+def _cleaned(net: Network, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Leave out what no network here has: counters, and heads that this one was made without."""
+    keys = net.family.keys[net.reference]
+    optional = keys.optional if keys else ()
+    if net.reference == "keras":
+        arrays = _one_name_for_depthwise(net, renumbered(dict(arrays)))
+    own = {key_of(net, leaf).name for leaf in leaves(net)} if optional else set()
+    return {
+        name: array
+        for name, array in arrays.items()
+        if not name.endswith("num_batches_tracked")
+        and (name in own or not any(fnmatch.fnmatchcase(name, glob) for glob in optional))
+    }
+
+
+def _one_name_for_depthwise(net: Network, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Call a depthwise kernel what older files do; Keras 3 calls it ``kernel``."""
+    names = {key_of(net, leaf).name for leaf in leaves(net)}
+    for name in names:
+        layer, _, weight = name.rpartition("/")
+        other = f"{layer}/kernel"
+        if weight == "depthwise_kernel" and name not in arrays and other in arrays:
+            arrays[name] = arrays.pop(other)
+    return arrays
+
+
+def _check_kind(net: Network, kind: str | None, where: str) -> None:
+    if kind is not None and kind != net.reference:
+        known = net.family.keys[kind] is not None
+        remedy = (
+            f"create the network with reference={kind!r}" if known else "there is no map for these"
+        )
+        raise ValueError(
+            f"{where} holds {kind}'s weights, and this {net.name} follows {net.reference}, whose "
+            f"padding and names differ: {remedy}"
+        )
+
+
+def _message(net: Network, where: str, match: _Match, refused: _Match) -> str:
+    """Say all that does not fit, and what it probably means."""
+    parts = [f"{where} does not fit {net.name}: the network is unchanged"]
+    for what, odds in zip(("missing", "unexpected", "misshapen"), refused.odd(), strict=True):
+        if odds:
+            shown = ", ".join(map(str, odds[:SHOWN]))
+            more = f", and {len(odds) - SHOWN} more" if len(odds) > SHOWN else ""
+            parts.append(f"{len(odds)} {what}: {shown}{more}")
+    return "; ".join(parts) + _hint(net, match, refused)
+
+
+def _hint(net: Network, match: _Match, refused: _Match) -> str:
+    if not match.pairs and (other := _other_reference(net, refused)):
+        return f". The names are {other}'s: create it with reference={other!r}"
+    if not match.pairs:
+        return ". Nothing fits: it is another network's file, or another reference's"
+    odd = [*refused.missing, *refused.misshapen]
+    if odd and all(o.path.startswith("head/") for o in odd):
+        return ". Only the head differs: allow='head/*' keeps the network's own"
+    if len(refused.misshapen) > len(match.pairs) // 4:
+        return ". It is probably the same network at another width"
+    return ""
+
+
+def _other_reference(net: Network, refused: _Match) -> str | None:
+    """Name the reference that the source's names are of, if it is not the network's."""
+    keys = [odd.key for odd in refused.unexpected]
+    kind = "keras" if all("/" in key for key in keys) else "torch"
+    return kind if keys and kind != net.reference and net.family.keys[kind] else None

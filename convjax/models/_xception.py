@@ -1,0 +1,219 @@
+"""xception: depthwise-separable convolutions in residual units."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from convjax import nn
+from convjax._names import refuse
+from convjax.models._network import Family, Network, check_reference
+from convjax.models._style import Style, ramp, skipped
+from convjax.models._xception_keys import keras_keys, torch_keys
+from convjax.nn.initializers import Initializer
+
+VARIANTS = {"legacy_xception": {}}
+TRANSITIONS = ("projection", "zero_pad")
+
+
+def xception(
+    middle: int = 8,
+    *,
+    num_classes: int = 1000,
+    in_features: int = 3,
+    width: float = 1.0,
+    shortcut: str = "identity",
+    shortcut_scale: float = 0.5,
+    transition: str = "projection",
+    norm: str = "batch",
+    activation: str = "relu",
+    init: str | Initializer = "he",
+    output_stride: int | None = None,
+    dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
+    reference: str = "torch",
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike = jnp.float32,
+    rngs: nnx.Rngs,
+) -> Network:
+    """Return Xception, or its plain twin.
+
+    The stem and the first unit of each of the stages 1, 2 and 3 are the paper's entry flow, the
+    other units of stage 3 its middle flow, stage 4 its exit flow. A unit is two or three times
+    activation, depthwise 3x3, 1x1 and norm (three times where the shape is kept; no activation
+    opens the very first); where it halves the image, a maximum of 3x3 ends it.
+
+    Args:
+      middle: units of the middle flow.
+      num_classes: outputs of the head.
+      in_features: channels of the image.
+      width: factor on all channel counts.
+      shortcut: of units that keep their shape: ``"identity"``, ``"none"``, ``"scaled"`` or
+        ``"gated"``; ``"none"`` takes the others' shortcuts away as well.
+      shortcut_scale: factor of the scaled shortcut.
+      transition: what stands for the identity where the shape changes: ``"projection"`` or
+        ``"zero_pad"`` (without parameters, so that the plain twin has the very same ones).
+      norm: ``"none"``, ``"batch"``, ``"group"`` or ``"layer"``.
+      activation: a name in ``nn.ACTIVATIONS``.
+      init: initialiser of the kernels, or its name in ``nn.initializers.NAMES``; He's gain is given
+        to the 1x1 part of a separable convolution alone.
+      output_stride: 16 or 32: at 16 the exit flow's stride becomes a dilation; None for 32.
+      dropout: rate before the classifier (the paper: 0.5).
+      stochastic_depth: rate of the last unit; it grows linearly from 0 at the first.
+      reference: ``"torch"`` or ``"keras"`` (SAME padding of the pools, epsilon 1e-3).
+      dtype: dtype of the computation; None takes the promotion of input and parameters.
+      param_dtype: dtype of the parameters.
+      rngs: source of the initial values.
+
+    Returns:
+      ``Network(stem=…, stage1=…, …, stage4=…, head=…)``; units are ``stage1/0``, …, and
+      ``stage4/1`` and ``stage4/2`` are the last separable convolutions.
+
+    Raises:
+      ValueError: an unknown name, a size below one, another output stride.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from convjax import models
+      >>> net = models.xception(1, num_classes=10, width=0.125, rngs=nnx.Rngs(0))
+      >>> net(jnp.ones((1, 40, 32, 3)), train=False).shape
+      (1, 10)
+
+    Reference: Chollet, Xception: Deep Learning with Depthwise Separable Convolutions, 2017.
+    """
+    _check(middle, width, output_stride)
+    family = Family("xception", torch=torch_keys(middle), keras=keras_keys(middle))
+    check_reference(reference, family)
+    keras = reference == "keras"
+    style = Style(
+        rngs=rngs,
+        reference=reference,
+        norm=norm,
+        epsilon=1e-3 if keras else 1e-5,
+        momentum=0.99 if keras else 0.9,
+        activation=activation,
+        init=init,
+        shortcut=shortcut,
+        shortcut_scale=shortcut_scale,
+        dtype=dtype,
+        param_dtype=param_dtype,
+    )
+    unit = _Unit(style, transition)
+    sizes = (32, 64, 128, 256, 728, 1024, 1536, 2048)
+    a, b, c, d, e, f, g, h = (max(1, round(features * width)) for features in sizes)
+    rates = ramp(stochastic_depth, 4 + middle)
+    last, dilation = (1, 2) if output_stride == 16 else (2, 1)
+    return Network(
+        {
+            "stem": nn.Chain(
+                {
+                    **style.step((in_features, a), 3, 2, number=1, padding="VALID"),
+                    **style.step((a, b), 3, number=2, padding="VALID"),
+                }
+            ),
+            "stage1": nn.Chain([unit.halving((b, c, c), next(rates), opened=False)]),
+            "stage2": nn.Chain([unit.halving((c, d, d), next(rates))]),
+            "stage3": nn.Chain(
+                [
+                    unit.halving((d, e, e), next(rates)),
+                    *(unit.keeping(e, next(rates)) for _ in range(middle)),
+                ]
+            ),
+            "stage4": nn.Chain(
+                [
+                    unit.halving((e, e, f), next(rates), strides=last),
+                    unit.after((f, g), dilation),
+                    unit.after((g, h), dilation),
+                ]
+            ),
+            "head": style.head(h, num_classes, dropout=dropout),
+        },
+        family=family,
+        reference=reference,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Unit:
+    """What all units of one network share; ``xception`` explains the options."""
+
+    style: Style
+    transition: str
+
+    def __post_init__(self):
+        if self.transition not in TRANSITIONS:
+            refuse("transition", self.transition, TRANSITIONS)
+
+    def halving(
+        self, fans: tuple[int, int, int], rate: float, *, strides: int = 2, opened: bool = True
+    ) -> nn.Residual:
+        """Return a unit that changes the shape.
+
+        Args:
+          fans: channels in, between and out.
+          rate: of stochastic depth.
+          strides: of its pool.
+          opened: whether an activation opens it.
+        """
+        steps = self._steps(fans)
+        if not opened:
+            del steps["activation1"]
+        pool = self.style.pool("max", 3, strides)
+        branch = nn.Chain({**steps, "pool": pool, **skipped(rate)})
+        return nn.Residual(branch, self._across((fans[0], fans[-1]), strides))
+
+    def keeping(self, features: int, rate: float) -> nn.Residual:
+        """Return a unit of the middle flow."""
+        branch = nn.Chain({**self._steps((features,) * 4), **skipped(rate)})
+        return nn.Residual(branch, self.style.beside(features))
+
+    def after(self, fan: tuple[int, int], dilation: int) -> nn.Chain:
+        """Return a separable convolution of the exit flow, its norm and activation after it."""
+        conv = self._separable(fan, dilation)
+        norm = self.style.normed("norm", fan[1])
+        return nn.Chain({"conv": conv, **norm, "activation": self.style.act()})
+
+    def _steps(self, fans: tuple[int, ...]) -> dict[str, nnx.Module]:
+        parts: dict[str, nnx.Module] = {}
+        for i, fan in enumerate(zip(fans[:-1], fans[1:], strict=True), 1):
+            parts[f"activation{i}"] = self.style.act()
+            parts[f"conv{i}"] = self._separable(fan)
+            parts |= self.style.normed(f"norm{i}", fan[1])
+        return parts
+
+    def _separable(self, fan: tuple[int, int], dilation: int = 1) -> nn.Chain:
+        """Return depthwise and pointwise; the pair has one activation, so one of them its gain."""
+        init = nn.initializers.get(self.style.init)
+        if init in (nn.initializers.he_normal(), nn.initializers.he_uniform()):
+            init = dataclasses.replace(init, scale=1.0)  # pyright: ignore
+        conv = self.style.conv
+        depthwise = conv(
+            (fan[0], fan[0]), 3, groups=fan[0], dilation=dilation, use_bias=False, init=init
+        )
+        return nn.Chain(depthwise=depthwise, pointwise=conv(fan))
+
+    def _across(self, fan: tuple[int, int], strides: int) -> str | nnx.Module:
+        """Return the shortcut of a unit that changes the shape.
+
+        One key is drawn whatever it is, so that twins are alike elsewhere.
+        """
+        own = dataclasses.replace(self.style, rngs=nnx.Rngs(self.style.rngs.params()))
+        if self.style.shortcut == "none":
+            return "none"
+        if self.transition == "zero_pad":
+            return nn.ZeroPadShortcut(*fan, strides=strides)
+        return own.unit(fan, 1, strides, activation=False)
+
+
+def _check(middle: int, width: float, output_stride: int | None) -> None:
+    if middle < 1:
+        raise ValueError(f"middle={middle} must be at least 1")
+    if not width > 0:
+        raise ValueError(f"width={width} must be above 0: it is a factor on the channels")
+    if output_stride not in (None, 16, 32):
+        raise ValueError(
+            f"output_stride={output_stride} must be 16 or 32, or None for 32: below 16 a pool would "
+            "have to be dilated"
+        )

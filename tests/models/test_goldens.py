@@ -1,0 +1,45 @@
+"""Every family against PyTorch: logits, loss, and the gradient of every parameter."""
+
+import jax.numpy as jnp
+import pytest
+
+from tests.models import golden
+
+FILES = sorted(path.stem for path in golden.PARITY.glob("*.json") if path.stem != "references")
+# One of a family, small enough to stand among the quick tests.
+QUICK = {"resnet18", "resnetv2_18", "mobilenetv2_050", "mobilenetv3_small_100", "googlenet"}
+
+
+def cases():
+    for file in FILES:
+        for dtype, train in (
+            (jnp.float64, False),
+            (jnp.float64, True),
+            (jnp.float32, False),
+            (jnp.float32, True),
+        ):
+            quick = file in QUICK and (dtype, train) == (jnp.float64, True)
+            marks = () if quick else pytest.mark.slow
+            mode = "train" if train else "eval"
+            yield pytest.param(
+                file, dtype, train, marks=marks, id=f"{file}-{dtype.__name__}-{mode}"
+            )
+
+
+@pytest.mark.parametrize("file, dtype, train", list(cases()))
+def test_logits_and_every_gradient_norm(file, dtype, train, request):
+    if dtype == jnp.float64:
+        request.getfixturevalue("x64")
+        request.getfixturevalue("quick_compilation")
+    found = golden.golden(file)
+    name = file.partition("-")[0]
+    net = golden.loaded(file, name, dtype, **found.get("options", {}))
+    golden.check(net, file, dtype, train)
+
+
+def test_the_check_can_fail(x64, quick_compilation):
+    """One epsilon of one norm shows: 1e-4 for 1e-5."""
+    net = golden.loaded("resnet18", "resnet18", jnp.float64)
+    net.stage4[1].branch.norm2.epsilon = 1e-4
+    with pytest.raises(AssertionError):
+        golden.check(net, "resnet18", jnp.float64, False)

@@ -1,0 +1,179 @@
+"""The hub: a small one on the loopback, and what is said when there is none."""
+
+import http.server
+import logging
+import socket
+import sys
+import threading
+import time
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from convjax.models._weights._formats import read
+from convjax.models._weights._hub import fetch, name_of
+
+REPOSITORY = "timm/resnet50.a1_in1k"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(
+    "repo_id, name",
+    [
+        ("timm/resnet50.a1_in1k", "resnet50"),
+        ("hf_hub:timm/mobilenetv2_100.ra_in1k", "mobilenetv2_100"),
+        ("hf-hub:some.one/convnext_tiny", "convnext_tiny"),
+    ],
+)
+def test_the_name_stands_before_the_first_dot(repo_id, name):
+    assert name_of(repo_id) == name
+
+
+@pytest.mark.parametrize("repo_id", ["resnet50", "a/b/c", "", "hf_hub:", "https://a/b", "a/b@main"])
+def test_what_is_no_repository_is_refused_before_anything_is_asked(repo_id, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    for function in (fetch, name_of):
+        with pytest.raises(ValueError, match=r"is not owner/name, such as 'timm/resnet50"):
+            function(repo_id)
+
+
+def test_without_the_package_the_sentence_names_the_extra_and_the_page(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    with pytest.raises(ValueError) as caught:
+        fetch(REPOSITORY)
+    assert str(caught.value) == (
+        "repo_id='timm/resnet50.a1_in1k': huggingface_hub is not installed; "
+        "pip install convjax[weights], or fetch model.safetensors by hand from "
+        "https://huggingface.co/timm/resnet50.a1_in1k/tree/main "
+        "and call models.load_weights(net, 'model.safetensors')"
+    )
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the hub's protocol as a download needs."""
+
+    files: ClassVar[dict] = {}
+    asked: ClassVar[list] = []
+
+    def do_HEAD(self):
+        self.asked.append((self.command, self.path))
+        content = self.files.get(self.path)
+        self.send_response(404 if content is None else 200)
+        if content is None:
+            known = self.path.startswith(f"/{REPOSITORY}/")
+            self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", '"5d41402abc4b2a76b9719d911017c592"')
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.end_headers()
+
+    def do_GET(self):
+        self.do_HEAD()
+        self.wfile.write(self.files.get(self.path) or b"")
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The package, with a cache of its own, and no proxy before the loopback."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(logging.getLogger("huggingface_hub"), "disabled", True)
+    return constants
+
+
+@pytest.fixture
+def served(cache, monkeypatch):
+    """Files by address, and what was asked for."""
+    monkeypatch.setattr(Hub, "files", {})
+    monkeypatch.setattr(Hub, "asked", [])
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        yield Hub
+        server.shutdown()
+
+
+def closed_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def weights(seed):
+    numpy = pytest.importorskip("safetensors.numpy")
+    array = np.random.default_rng(seed).normal(size=(3, 5)).astype("f4")
+    return array, numpy.save({"fc.weight": array})
+
+
+def test_a_file_is_fetched_once_and_serves_when_the_hub_is_gone(served, cache, monkeypatch):
+    array, content = weights(0)
+    served.files[f"/{REPOSITORY}/resolve/main/model.safetensors"] = content
+    served.files[f"/{REPOSITORY}/resolve/v2/sub/other.safetensors"] = content
+    path = fetch(f"hf_hub:{REPOSITORY}")
+    np.testing.assert_array_equal(read(path).arrays["fc.weight"], array)
+    assert str(path).startswith(cache.HF_HUB_CACHE)
+    assert fetch(REPOSITORY) == path
+    assert [command for command, _ in served.asked].count("GET") == 1
+
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed_port()}")
+    assert fetch(REPOSITORY) == path
+    monkeypatch.setattr(cache, "HF_HUB_OFFLINE", True)
+    assert fetch(REPOSITORY) == path
+
+
+def test_file_and_revision_are_those_asked_for(served):
+    _, content = weights(1)
+    served.files[f"/{REPOSITORY}/resolve/v2/pytorch_model.bin"] = content
+    path = fetch(REPOSITORY, filename="pytorch_model.bin", revision="v2")
+    assert path.read_bytes() == content and path.name == "pytorch_model.bin"
+
+
+def test_what_the_hub_does_not_have(served):
+    with pytest.raises(ValueError, match=r"no such repository, or it is private\); fetch model"):
+        fetch("timm/no_such")
+    with pytest.raises(ValueError, match=r"the repository has no such file\); fetch other.bin"):
+        fetch(REPOSITORY, filename="other.bin")
+    with pytest.raises(ValueError, match=r"HFValidationError: .*\); fetch model"):
+        fetch("timm/two..dots")
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_without_a_network_one_sentence_tells_what_to_do(offline, cache, monkeypatch):
+    endpoint = f"http://127.0.0.1:{closed_port()}"
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    monkeypatch.setattr(cache, "HF_HUB_OFFLINE", offline)
+    start = time.monotonic()
+    with pytest.raises(ValueError) as caught:
+        fetch(REPOSITORY)
+    assert time.monotonic() - start < 5
+    reason = "offline mode is on" if offline else "the hub cannot be reached"
+    message = str(caught.value)
+    assert message.startswith(
+        f"repo_id={REPOSITORY!r}: model.safetensors could not be fetched ({reason}"
+    )
+    assert message.endswith(
+        f"fetch model.safetensors by hand from {endpoint}/{REPOSITORY}/tree/main "
+        "and call models.load_weights(net, 'model.safetensors')"
+    )
+    assert "\n" not in message
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(cache, monkeypatch):
+    """It takes the connection and says nothing: the limit of a question bounds the wait."""
+    monkeypatch.setattr(cache, "HF_HUB_ETAG_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        start = time.monotonic()
+        with pytest.raises(ValueError, match=r"the hub cannot be reached\); fetch model"):
+            fetch(REPOSITORY)
+        assert time.monotonic() - start < 5
