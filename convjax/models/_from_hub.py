@@ -48,9 +48,9 @@ def from_hub(
       ValueError: name='resnet5' is not known; did you mean 'resnet50' ...
     """
     name = known(name_of(repo_id))
+    weights = fetch(repo_id, revision=revision)
     if "num_classes" not in options:
         options["num_classes"] = timm_config(repo_id, revision).get("num_classes", 1000)
-    weights = fetch(repo_id, revision=revision)
     net = create(name, rngs=rngs, **options)
     load_weights(net, weights, allow=allow)
     return net

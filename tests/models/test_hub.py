@@ -1,6 +1,8 @@
 """The hub: a small one on the loopback, and what is said when there is none."""
 
+import hashlib
 import http.server
+import json
 import logging
 import socket
 import sys
@@ -8,9 +10,12 @@ import threading
 import time
 from typing import ClassVar
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
+from convjax import models
 from convjax.models._weights._formats import read
 from convjax.models._weights._hub import fetch, name_of
 
@@ -65,7 +70,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
             known = self.path.startswith(f"/{REPOSITORY}/")
             self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
         self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", '"5d41402abc4b2a76b9719d911017c592"')
+        self.send_header("ETag", f'"{hashlib.sha1(content or b"").hexdigest()}"')
         self.send_header("Content-Length", str(len(content or b"")))
         self.end_headers()
 
@@ -177,3 +182,38 @@ def test_a_hub_that_does_not_answer_is_asked_once(cache, monkeypatch):
         with pytest.raises(ValueError, match=r"the hub cannot be reached\); fetch model"):
             fetch(REPOSITORY)
         assert time.monotonic() - start < 5
+
+
+def served_network(served, repository, **config):
+    """A small network of the zoo under a repository's name, as timm stores it."""
+    numpy = pytest.importorskip("safetensors.numpy")
+    net = models.create("resnet20_cifar", width=4, rngs=nnx.Rngs(5))
+    arrays = models.export_weights(net)
+    content = numpy.save({name: np.ascontiguousarray(a) for name, a in arrays.items()})
+    base = f"/{repository}/resolve/main"
+    served.files[f"{base}/model.safetensors"] = content
+    served.files[f"{base}/config.json"] = json.dumps(config).encode()
+    return net
+
+
+def test_a_network_with_its_weights(served):
+    donor = served_network(served, "someone/resnet20_cifar.own", num_classes=10)
+    net = models.from_hub("someone/resnet20_cifar.own", width=4, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (1, 9, 8, 3))
+    np.testing.assert_array_equal(net(x), donor(x))
+    with pytest.raises(ValueError, match=r"allow='head/\*' keeps the network's own"):
+        models.from_hub("someone/resnet20_cifar.own", width=4, num_classes=3, rngs=nnx.Rngs(0))
+
+
+def test_preprocessing_of_a_repository(served):
+    config = {"input_size": [3, 40, 40], "crop_pct": 0.9, "mean": [0.1, 0.2, 0.3]}
+    served_network(served, "someone/resnet20_cifar.forty", pretrained_cfg=config)
+    how = models.preprocessing("someone/resnet20_cifar.forty")
+    default = models.preprocessing("resnet20_cifar")
+    assert how == default._replace(size=40, crop=0.9, mean=(0.1, 0.2, 0.3))
+
+
+def test_a_network_that_is_not_in_the_zoo_is_not_asked_for(served):
+    with pytest.raises(ValueError, match="name='vit_base' is not known"):
+        models.from_hub("timm/vit_base.augreg", rngs=nnx.Rngs(0))
+    assert not served.asked

@@ -192,6 +192,7 @@ def test_a_network_of_shapes_alone_is_filled(donor):
     assert same(state(net), state(source))
 
 
+@pytest.mark.slow
 def test_timm_loads_what_was_saved(tmp_path):
     """The same logits there, to rounding: needs PyTorch, timm and torchvision."""
     torch = pytest.importorskip("torch")

@@ -78,5 +78,4 @@ def save(net: nnx.Module, file: str | PathLike[str]) -> None:
         raise ValueError(
             f"net follows {net.reference}; a file for timm needs a network with reference='torch'"
         )
-    arrays = {name: np.ascontiguousarray(a) for name, a in export_weights(net).items()}
-    write_safetensors(file, arrays, {"format": "pt", "network": net.name})
+    write_safetensors(file, export_weights(net), {"format": "pt", "network": net.name})

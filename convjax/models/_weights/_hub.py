@@ -70,7 +70,9 @@ def fetch(
     repo_id = _plain(repo_id)
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
     page = f"{endpoint or 'https://huggingface.co'}/{repo_id}/tree/{revision or 'main'}"
-    remedy = f"fetch {filename} by hand from {page} and call models.load_weights(net, {filename!r})"
+    remedy = f"fetch {filename} by hand from {page}"
+    if not filename.endswith(".json"):
+        remedy += f" and call models.load_weights(net, {filename!r})"
     try:
         import huggingface_hub as hub
     except ImportError as error:

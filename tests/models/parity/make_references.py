@@ -45,6 +45,7 @@ TIMM = [
     *(f"resnet{depth}" for depth in RESNETS),
     *(f"resnet{depth}d" for depth in RESNETS),
     *(f"resnetv2_{depth}" for depth in RESNETS),
+    *(f"resnetv2_{depth}d" for depth in RESNETS),
     *(f"seresnet{depth}" for depth in RESNETS),
     *("resnext50_32x4d", "resnext101_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
     *("wide_resnet50_2", "wide_resnet101_2"),
