@@ -45,10 +45,14 @@ def count(net):
 
 
 def tiny_network(*, rngs):
+    plain = {"use_bias": False, "padding": 1, "rngs": rngs}
     return nn.Chain(
-        stem=networks.conv((3, 8), 3, 2, rngs=rngs),
-        deep=networks.depthwise(8, 1, activation="relu6", rngs=rngs),
-        head=networks.head(8, 10, rngs=rngs),
+        stem=nn.Conv(3, 8, (3, 3), strides=2, **plain),
+        norm=nn.BatchNorm(8, rngs=rngs),
+        activation=nn.Activation("relu6"),
+        deep=nn.DepthwiseConv(8, (3, 3), **plain),
+        pool=nn.GlobalPool("avg"),
+        head=nn.Dense(8, 10, rngs=rngs),
     )
 
 
@@ -82,7 +86,9 @@ def test_convolutions_are_those_of_the_published_network(name, monkeypatch):
     def recording(function, depthwise=False):
         def record(x, kernel, *, strides, padding=0, **rest):
             groups = x.shape[-1] if depthwise else rest.get("feature_group_count", 1)
-            sides = [strides, strides, padding, padding]
+            padding = 0 if padding == "VALID" else padding
+            pads = [padding, padding] if isinstance(padding, int) else padding
+            sides = [strides, strides, *pads]
             *window, _, out_features = kernel.shape
             seen[(*x.shape[1:], out_features, *window, *sides, groups)] += 1
             if function is not pointwise:
