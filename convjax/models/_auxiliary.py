@@ -8,7 +8,7 @@ from convjax.models._network import Network
 
 
 def auxiliary_logits(
-    net: Network, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None
+    net: nnx.Module, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Run a network and its auxiliary heads in one pass.
 
@@ -28,12 +28,14 @@ def auxiliary_logits(
       ValueError: a network without auxiliary heads; an image that a head cannot take.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import jax, jax.numpy as jnp
       >>> from flax import nnx
       >>> from convjax import models
-      >>> net = models.inception_v1(num_classes=10, width=0.05, auxiliary=True, rngs=nnx.Rngs(0))
-      >>> logits, auxiliary = models.auxiliary_logits(net, jnp.ones((1, 40, 32, 3)), train=False)
-      >>> logits.shape, {name: y.shape for name, y in auxiliary.items()}
+      >>> def run(x):
+      ...     net = models.inception_v1(num_classes=10, auxiliary=True, rngs=nnx.Rngs(0))
+      ...     return models.auxiliary_logits(net, x, train=False)
+      >>> logits, heads = jax.eval_shape(run, jnp.ones((1, 64, 64, 3)))
+      >>> logits.shape, {name: y.shape for name, y in heads.items()}
       ((1, 10), {'aux1': (1, 10), 'aux2': (1, 10)})
 
     Reference: Szegedy et al., Going Deeper with Convolutions, 2015.

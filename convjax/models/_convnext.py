@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from convjax import nn
 from convjax.models._convnext_keys import TORCH, keras
 from convjax.models._network import Family, Network, check_reference
-from convjax.models._style import Dilated, Style, dropped, ramp, skipped
+from convjax.models._style import Dilated, Style, dropped, skipped
 from convjax.nn.initializers import Initializer
 
 VARIANTS = {
@@ -113,7 +113,7 @@ def convnext(
         param_dtype=param_dtype,
     )
     unit = _Unit(style, kernel_size, expansion, layer_scale)
-    rates, dilated = ramp(stochastic_depth, sum(units)), Dilated(output_stride, 4)
+    rates, dilated = style.rates(stochastic_depth, sum(units)), Dilated(output_stride, 4)
     stages: dict[str, nnx.Module] = {"stem": nn.Chain(_stem(style, (in_features, width)))}
     features = width
     for s, count in enumerate(units):

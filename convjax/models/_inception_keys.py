@@ -10,8 +10,7 @@ from convjax.models._inception_tables import (
     V3_STEM,
     V4_A,
     V4_B,
-    V4_C,
-    V4_STEM,
+    V4_STEM_4A,
     V4_TO_B,
     V4_TO_C,
     v1_stages,
@@ -128,9 +127,7 @@ def _v4(units: Sequence[int]) -> Rules:
     for k in (1, 2, 3):
         yield from _both(f"stem/conv{k}", f"features.{k - 1}")
     yield from _both("stem/mixed1/3x3/conv1", "features.3.conv")
-    table = V4_STEM[4]
-    assert not isinstance(table, tuple)
-    yield from _branches("stem/mixed2", "features.4", table)
+    yield from _branches("stem/mixed2", "features.4", V4_STEM_4A)
     yield from _both("stem/mixed3/3x3/conv1", "features.5.conv")
     to_b = 6 + units[0]
     to_c = to_b + 1 + units[1]

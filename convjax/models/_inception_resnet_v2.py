@@ -73,12 +73,12 @@ def inception_resnet_v2(
       ValueError: an unknown name, a size below one, units or scales that are not three.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import jax
       >>> from flax import nnx
       >>> from convjax import models
-      >>> net = models.inception_resnet_v2((1, 1, 1), width=0.125, rngs=nnx.Rngs(0))
-      >>> net(jnp.ones((1, 75, 80, 3)), train=False).shape
-      (1, 1000)
+      >>> net = nnx.eval_shape(lambda: models.inception_resnet_v2(rngs=nnx.Rngs(0)))  # shapes alone
+      >>> sum(p.size for p in jax.tree.leaves(nnx.state(net, nnx.Param)))
+      55843464
 
     Reference: Szegedy et al., Inception-v4, Inception-ResNet and the Impact of Residual Connections
     on Learning, 2017.

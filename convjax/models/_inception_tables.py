@@ -105,15 +105,16 @@ V3_STAGES = (
     (_V3_D, _V3_E, _V3_E),
 )
 
+V4_STEM_4A: Table = {
+    "3x3": [Conv(64), Conv(96, 3, valid=True)],
+    "7x7_3x3": [Conv(64), Conv(64, ROW_7), Conv(64, COLUMN_7), Conv(96, 3, valid=True)],
+}
 V4_STEM = (
     Conv(32, 3, 2, valid=True),
     Conv(32, 3, valid=True),
     Conv(64, 3),
     {"pool": [MAX], "3x3": [_halving(96)]},
-    {
-        "3x3": [Conv(64), Conv(96, 3, valid=True)],
-        "7x7_3x3": [Conv(64), Conv(64, ROW_7), Conv(64, COLUMN_7), Conv(96, 3, valid=True)],
-    },
+    V4_STEM_4A,
     {"3x3": [_halving(192)], "pool": [MAX]},
 )
 V4_A: Table = {

@@ -68,12 +68,12 @@ def inception_v1(
       ValueError: an unknown name, a size below one.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import jax
       >>> from flax import nnx
       >>> from convjax import models
-      >>> net = models.inception_v1(num_classes=10, width=0.125, rngs=nnx.Rngs(0))
-      >>> net(jnp.ones((1, 40, 32, 3)), train=False).shape
-      (1, 10)
+      >>> net = nnx.eval_shape(lambda: models.inception_v1(rngs=nnx.Rngs(0)))  # shapes alone
+      >>> sum(p.size for p in jax.tree.leaves(nnx.state(net, nnx.Param)))
+      6624904
 
     Reference: Szegedy et al., Going Deeper with Convolutions, 2015; Ioffe and Szegedy, Batch
     Normalization, 2015.
@@ -99,7 +99,10 @@ def inception_v1(
     units["head"] = style.head(fan, num_classes, dropout=dropout)
     # Drawn last: the trunk is the same with and without.
     heads = {
-        name: (f"stage2/{i}", _head(build, build.channels(stages[1][i]), num_classes, auxiliary_dropout))
+        name: (
+            f"stage2/{i}",
+            _head(build, build.channels(stages[1][i]), num_classes, auxiliary_dropout),
+        )
         for name, i in READ.items()
         if auxiliary
     }
@@ -116,7 +119,9 @@ def _head(build: Builder, fan: int, num_classes: int, rate: float) -> nn.Chain:
             "pool": CellPool(_GRID),
             **style.step((fan, narrow)),
             "flatten": Flatten(),
-            "hidden": nn.Dense(flat, hidden, kernel_init=style.init, rngs=style.rngs, **style.dtypes),
+            "hidden": nn.Dense(
+                flat, hidden, kernel_init=style.init, rngs=style.rngs, **style.dtypes
+            ),
             "hidden_activation": style.act(),
             **dropped(rate),
             "dense": style.dense((hidden, num_classes)),
@@ -134,6 +139,7 @@ class CellPool(nn.Node):
 
     Example:
       >>> import jax.numpy as jnp
+      >>> from convjax.models._inception_v1 import CellPool
       >>> CellPool(2)(jnp.arange(3.0).reshape(1, 1, 3, 1)).ravel().tolist()
       [0.5, 1.5, 0.5, 1.5]
     """
@@ -160,6 +166,7 @@ class Flatten(nn.Node):
 
     Example:
       >>> import jax.numpy as jnp
+      >>> from convjax.models._inception_v1 import Flatten
       >>> Flatten()(jnp.arange(4.0).reshape(1, 1, 2, 2)).tolist()
       [[0.0, 2.0, 1.0, 3.0]]
     """

@@ -59,12 +59,12 @@ def inception_v3(
       ValueError: an unknown name, a size below one, an auxiliary head with ``reference="keras"``.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import jax
       >>> from flax import nnx
       >>> from convjax import models
-      >>> net = models.inception_v3(num_classes=10, width=0.125, rngs=nnx.Rngs(0))
-      >>> net(jnp.ones((1, 75, 80, 3)), train=False).shape
-      (1, 10)
+      >>> net = nnx.eval_shape(lambda: models.inception_v3(rngs=nnx.Rngs(0)))  # shapes alone
+      >>> sum(p.size for p in jax.tree.leaves(nnx.state(net, nnx.Param)))
+      23834568
 
     Reference: Szegedy et al., Rethinking the Inception Architecture for Computer Vision, 2016.
     """

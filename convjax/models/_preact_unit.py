@@ -106,8 +106,8 @@ class PreActUnit:
         bias = {"use_bias": self.outer_bias}
         if not self.pooled_shortcut or (strides == 1 and dilation == 1):
             return nn.Chain({"conv": style.conv(fan, 1, strides, **bias)})
-        # SAME at an odd edge is what PyTorch calls ceil mode; at stride 1, timm pads beforehand, and
-        # then zeros count.
+        # SAME at an odd edge is what PyTorch calls ceil mode; at stride 1 timm pads beforehand, so
+        # that zeros count.
         pool = nn.Pool(
             "avg", (2, 2), strides=strides, padding="SAME", count_include_pad=strides == 1
         )

@@ -58,7 +58,7 @@ _TORCH = (
     _Row("resnet??d seresnet* wide_resnet50_2", 224, 0.875, test=(288, 0.95)),
     _Row("resnext101_* wide_resnet101_2", 224, 0.875, "bilinear"),
     _Row("resnetv2_18* resnetv2_34*", 224, 0.9, colours=_HALF, test=(288, 1.0)),
-    _Row("resnetv2_152*", 224, 0.875, colours=_HALF),
+    _Row("resnetv2_152* resnetv2_*d", 224, 0.875, colours=_HALF),
     _Row("resnetv2_*", 224, 0.95, colours=_HALF, test=(288, 1.0)),
     _Row("mobilenetv1_125", 224, 0.9, colours=_HALF, test=(256, 1.0)),
     _Row("mobilenetv1_*", 224, 0.875, colours=_HALF, test=(256, 0.95)),

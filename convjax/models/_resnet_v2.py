@@ -12,7 +12,7 @@ from convjax.models._network import Family, Network, check_reference
 from convjax.models._preact_unit import PreActUnit
 from convjax.models._resnet import STEMS
 from convjax.models._resnet_v2_keys import KERAS, TORCH
-from convjax.models._style import Dilated, Style, dropped, ramp
+from convjax.models._style import Dilated, Style, dropped
 from convjax.nn.initializers import Initializer
 
 FAMILY = Family("resnet_v2", torch=TORCH, keras=KERAS)
@@ -180,7 +180,7 @@ def _stages(
     rate: float,
 ) -> dict[str, nnx.Module]:
     """Return the stages by name; ``wide`` begins with the stem's channels."""
-    rates, dilated = ramp(rate, sum(units)), Dilated(output_stride, 4)
+    rates, dilated = unit.style.rates(rate, sum(units)), Dilated(output_stride, 4)
     at_end = strides_at == "end"
     unstrided = len(units) - 1 if at_end else 0
     stages: dict[str, nnx.Module] = {}

@@ -152,6 +152,19 @@ class Style:
             self.shortcut, features, scale=self.shortcut_scale, rngs=self.rngs, **self.dtypes
         )
 
+    def rates(self, rate: float, count: int) -> Iterator[float]:
+        """Return the rates of stochastic depth of ``count`` units.
+
+        Raises:
+          ValueError: a rate without shortcuts, which would drop whole examples for good.
+        """
+        if rate and self.shortcut == "none":
+            raise ValueError(
+                f"stochastic_depth={rate} drops branches, and with shortcut='none' nothing stands "
+                "beside them; give stochastic_depth=0 or another shortcut"
+            )
+        return ramp(rate, count)
+
     def dense(self, fan: tuple[int, int]) -> nn.Dense:
         """Return a classifier."""
         return nn.Dense(*fan, kernel_init="lecun", rngs=self.rngs, **self.dtypes)

@@ -7,7 +7,7 @@ from jax.typing import DTypeLike
 from convjax import nn
 from convjax.models._network import Family, Keys, Network
 from convjax.models._preact_unit import PreActUnit
-from convjax.models._style import Dilated, Style, dropped, ramp
+from convjax.models._style import Dilated, Style, dropped
 from convjax.nn.initializers import Initializer
 
 # There is no reference; the names are those that most PyTorch code for these networks has.
@@ -114,7 +114,7 @@ def wide_resnet_cifar(
         param_dtype=param_dtype,
     )
     unit = PreActUnit(style, transition=transition, dropout=unit_dropout)
-    rates, dilated = ramp(stochastic_depth, 3 * n), Dilated(output_stride, 1)
+    rates, dilated = style.rates(stochastic_depth, 3 * n), Dilated(output_stride, 1)
     stages: dict[str, nnx.Module] = {
         "stem": nn.Chain({"conv": style.conv((in_features, width), 3)})
     }

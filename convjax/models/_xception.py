@@ -1,6 +1,7 @@
 """xception: depthwise-separable convolutions in residual units."""
 
 import dataclasses
+import itertools
 
 import jax.numpy as jnp
 from flax import nnx
@@ -74,12 +75,12 @@ def xception(
       ValueError: an unknown name, a size below one, another output stride.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import jax
       >>> from flax import nnx
       >>> from convjax import models
-      >>> net = models.xception(1, num_classes=10, width=0.125, rngs=nnx.Rngs(0))
-      >>> net(jnp.ones((1, 40, 32, 3)), train=False).shape
-      (1, 10)
+      >>> net = nnx.eval_shape(lambda: models.xception(rngs=nnx.Rngs(0)))  # shapes alone
+      >>> sum(p.size for p in jax.tree.leaves(nnx.state(net, nnx.Param)))
+      22855952
 
     Reference: Chollet, Xception: Deep Learning with Depthwise Separable Convolutions, 2017.
     """
@@ -177,7 +178,7 @@ class _Unit:
 
     def _steps(self, fans: tuple[int, ...]) -> dict[str, nnx.Module]:
         parts: dict[str, nnx.Module] = {}
-        for i, fan in enumerate(zip(fans[:-1], fans[1:], strict=True), 1):
+        for i, fan in enumerate(itertools.pairwise(fans), 1):
             parts[f"activation{i}"] = self.style.act()
             parts[f"conv{i}"] = self._separable(fan)
             parts |= self.style.normed(f"norm{i}", fan[1])
@@ -214,6 +215,6 @@ def _check(middle: int, width: float, output_stride: int | None) -> None:
         raise ValueError(f"width={width} must be above 0: it is a factor on the channels")
     if output_stride not in (None, 16, 32):
         raise ValueError(
-            f"output_stride={output_stride} must be 16 or 32, or None for 32: below 16 a pool would "
-            "have to be dilated"
+            f"output_stride={output_stride} must be 16 or 32, or None for 32: below 16 a pool "
+            "would have to be dilated"
         )

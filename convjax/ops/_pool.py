@@ -39,8 +39,8 @@ def max_pool(
         strides: step of the window in elements; None is window_shape, as in PyTorch and Keras
             (Flax: 1).
         padding: as for `conv`, but "VALID" unless asked for; every window must touch the image.
-        zero_pad: whether zero lies beyond the edge instead, as where an image is padded before it is
-            pooled (Keras's pre-activation ResNets).
+        zero_pad: whether zero lies beyond the edge instead, as where an image is padded before the
+            pool (Keras's pre-activation ResNets).
 
     Returns:
         Shape (batch, *out_spatial, C), of x's dtype.

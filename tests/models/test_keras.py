@@ -10,7 +10,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 SLOW = pytest.mark.slow
 APPLICATIONS = [
     pytest.param("ResNet50", "resnet50", (64, 72), marks=SLOW),
-    pytest.param("ResNet50V2", "resnetv2_50", (70, 75), marks=SLOW),
+    pytest.param("ResNet50V2", "resnetv2_50", (70, 75)),
     pytest.param("ConvNeXtTiny", "convnext_tiny", (70, 41), marks=SLOW),
 ]
 

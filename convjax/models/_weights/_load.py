@@ -1,6 +1,7 @@
 """load_weights: a reference's arrays into a network, all of them or none."""
 
 import fnmatch
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from convjax.models._weights._keys import Key, from_reference, key_of, layout_of
 from convjax.models._weights._leaves import Leaf, leaves, values
 
 SHOWN = 8
+# What some of Keras's files call a weight, a number behind it aside, and its name here.
+_ALSO = {"kernel": "depthwise_kernel", "Variable": "gamma", "variable": "gamma"}
 
 
 class Loaded(NamedTuple):
@@ -165,7 +168,7 @@ def _cleaned(net: Network, arrays: Mapping[str, np.ndarray]) -> dict[str, np.nda
     keys = net.family.keys[net.reference]
     optional = keys.optional if keys else ()
     if net.reference == "keras":
-        arrays = _one_name_for_depthwise(net, renumbered(dict(arrays)))
+        arrays = _one_name_for_each(net, renumbered(dict(arrays)))
     own = {key_of(net, leaf).name for leaf in leaves(net)} if optional else set()
     return {
         name: array
@@ -175,14 +178,17 @@ def _cleaned(net: Network, arrays: Mapping[str, np.ndarray]) -> dict[str, np.nda
     }
 
 
-def _one_name_for_depthwise(net: Network, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Call a depthwise kernel what older files do; Keras 3 calls it ``kernel``."""
-    names = {key_of(net, leaf).name for leaf in leaves(net)}
-    for name in names:
-        layer, _, weight = name.rpartition("/")
-        other = f"{layer}/kernel"
-        if weight == "depthwise_kernel" and name not in arrays and other in arrays:
-            arrays[name] = arrays.pop(other)
+def _one_name_for_each(net: Network, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Give a weight the name that it has here, where Keras has several for it.
+
+    A depthwise kernel is called ``kernel`` in Keras 3, and a layer scale has no name of its own.
+    """
+    names = {key_of(net, leaf).name for leaf in leaves(net)} - set(arrays)
+    for other in [*arrays]:
+        layer, _, weight = other.rpartition("/")
+        known = _ALSO.get(re.sub(r"_\d+$", "", weight))
+        if f"{layer}/{known}" in names:
+            arrays[f"{layer}/{known}"] = arrays.pop(other)
     return arrays
 
 
