@@ -111,8 +111,8 @@ def list(pattern: str = "*") -> tuple[str, ...]:
 
     Example:
       >>> from convjax import models
-      >>> models.list("resnet*d")
-      ('resnet18d', 'resnet34d', 'resnet50d', 'resnet101d', 'resnet152d')
+      >>> models.list("resnetv2_*d")
+      ('resnetv2_18d', 'resnetv2_34d', 'resnetv2_50d', 'resnetv2_101d', 'resnetv2_152d')
     """
     found = tuple(name for name in _ENTRIES if fnmatch.fnmatchcase(name, pattern))
     if not found:

@@ -1,6 +1,7 @@
 """One pre-activation residual unit: norm and activation before each convolution."""
 
 import dataclasses
+from typing import Any
 
 from flax import nnx
 
@@ -69,7 +70,10 @@ class PreActUnit:
     ) -> dict[str, nnx.Module]:
         """Return the branch from its first convolution on."""
         conv, narrow = self.style.conv, fan[1] // self.expansion
-        last = {"init": "zero" if self.zero_init else None, "use_bias": self.outer_bias}
+        last: dict[str, Any] = {
+            "init": "zero" if self.zero_init else None,
+            "use_bias": self.outer_bias,
+        }
         if not self.bottleneck:
             return {
                 "conv1": conv((fan[0], narrow), 3, strides, dilation=dilations[0]),
@@ -103,12 +107,8 @@ class PreActUnit:
         """Return the projection of a unit that changes its channels."""
         if style.shortcut == "none":
             return "none"
-        bias = {"use_bias": self.outer_bias}
+        bias = self.outer_bias
         if not self.pooled_shortcut or (strides == 1 and dilation == 1):
-            return nn.Chain({"conv": style.conv(fan, 1, strides, **bias)})
-        # SAME at an odd edge is what PyTorch calls ceil mode; at stride 1 timm pads beforehand, so
-        # that zeros count.
-        pool = nn.Pool(
-            "avg", (2, 2), strides=strides, padding="SAME", count_include_pad=strides == 1
-        )
-        return nn.Chain({"pool": pool, "conv": style.conv(fan, **bias)})
+            return nn.Chain({"conv": style.conv(fan, 1, strides, use_bias=bias)})
+        conv = style.conv(fan, use_bias=bias)
+        return nn.Chain({"pool": style.averaged(strides), "conv": conv})

@@ -106,6 +106,4 @@ class ResNetUnit:
             return nn.ZeroPadShortcut(*fan, strides=strides)
         if not self.pooled_shortcut or (strides == 1 and dilation == 1):
             return own.unit(fan, 1, strides, activation=False)
-        # SAME at an odd edge is what PyTorch calls ceil mode.
-        pool = nn.Pool("avg", (2, 2), strides=strides, padding="SAME", count_include_pad=False)
-        return nn.Chain({"pool": pool, **own.step(fan, activation=False)})
+        return nn.Chain({"pool": own.averaged(strides), **own.step(fan, activation=False)})

@@ -146,6 +146,16 @@ class Style:
         """Return a pool that pads as the style's convolutions do."""
         return nn.Pool(kind, (side, side), strides=strides, padding=self.padding(side), **options)
 
+    def averaged(self, strides: int) -> nn.Pool:
+        """Return the mean of 2x2 before a projection (ResNet-D).
+
+        SAME at an odd edge is what PyTorch calls ceil mode; at stride 1 timm pads beforehand, so
+        that zeros count.
+        """
+        return nn.Pool(
+            "avg", (2, 2), strides=strides, padding="SAME", count_include_pad=strides == 1
+        )
+
     def beside(self, features: int) -> str | nnx.Module:
         """Return the shortcut of a unit that keeps its shape."""
         return shortcut_of(
