@@ -59,6 +59,14 @@ EXPERIMENTS = {
         "experiments.shattering",
         "how alike the gradients of neighbouring inputs are, with and without shortcuts",
     ),
+    "transfer": (
+        "experiments.transfer",
+        "what pretraining, frozen features and fine-tuning do for few examples, layer by layer",
+    ),
+    "inspect": (
+        "experiments.inspect_network",
+        "what any network costs, and its gradient profile on your weights and your images",
+    ),
     "bench-profile": (
         "experiments.bench_profile",
         "what measuring a gradient profile costs, against a plain gradient",

@@ -95,12 +95,13 @@ def efficientnet(
         shortcuts.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import convjax
       >>> from flax import nnx
       >>> from convjax import models
-      >>> net = models.efficientnet(0.1, 0.2, num_classes=10, rngs=nnx.Rngs(0))
-      >>> net(jnp.ones((1, 40, 32, 3)), train=False).shape
-      (1, 10)
+      >>> net = nnx.eval_shape(lambda: models.efficientnet(rngs=nnx.Rngs(0)))
+      >>> cost = convjax.cost(net, (1, 224, 224, 3))
+      >>> cost.multiply_adds, cost.parameters
+      (385814752, 5288548)
 
     Reference: Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks,
     2019.

@@ -71,12 +71,13 @@ def mobilenet_v1(
         shortcuts.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import convjax
       >>> from flax import nnx
       >>> from convjax import models
-      >>> net = models.mobilenet_v1(0.25, depth=0.1, num_classes=10, rngs=nnx.Rngs(0))
-      >>> net(jnp.ones((1, 40, 32, 3)), train=False).shape
-      (1, 10)
+      >>> net = nnx.eval_shape(lambda: models.mobilenet_v1(0.25, rngs=nnx.Rngs(0)))
+      >>> cost = convjax.cost(net, (1, 224, 224, 3))
+      >>> cost.multiply_adds, cost.parameters
+      (41030272, 470072)
 
     Reference: Howard et al., MobileNets: Efficient Convolutional Neural Networks for Mobile Vision
     Applications, 2017.

@@ -84,12 +84,13 @@ def mobilenet_v2(
         shortcuts.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import convjax
       >>> from flax import nnx
       >>> from convjax import models
-      >>> net = models.mobilenet_v2(0.1, depth=0.2, num_classes=10, rngs=nnx.Rngs(0))
-      >>> net(jnp.ones((1, 40, 32, 3)), train=False).shape
-      (1, 10)
+      >>> net = nnx.eval_shape(lambda: models.mobilenet_v2(1.4, rngs=nnx.Rngs(0)))
+      >>> cost = convjax.cost(net, (1, 224, 224, 3))
+      >>> cost.multiply_adds, cost.parameters
+      (582195824, 6108776)
 
     Reference: Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, 2018.
     """

@@ -113,12 +113,13 @@ def mobilenet_v3(
         shortcuts.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import convjax
       >>> from flax import nnx
       >>> from convjax import models
-      >>> net = models.mobilenet_v3("small", width=0.1, num_classes=10, rngs=nnx.Rngs(0))
-      >>> net(jnp.ones((1, 40, 32, 3)), train=False).shape
-      (1, 10)
+      >>> net = nnx.eval_shape(lambda: models.mobilenet_v3("small", rngs=nnx.Rngs(0)))
+      >>> cost = convjax.cost(net, (1, 224, 224, 3))
+      >>> cost.multiply_adds, cost.parameters
+      (56510400, 2542856)
 
     Reference: Howard et al., Searching for MobileNetV3, 2019.
     """

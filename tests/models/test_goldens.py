@@ -30,6 +30,7 @@ def cases():
 def test_logits_and_every_gradient_norm(file, dtype, train, request):
     if dtype == jnp.float64:
         request.getfixturevalue("x64")
+    if dtype == jnp.float64 or file not in QUICK:  # these are compiled in earnest
         request.getfixturevalue("quick_compilation")
     found = golden.golden(file)
     name = file.partition("-")[0]

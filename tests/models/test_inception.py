@@ -102,7 +102,7 @@ def test_profile_sees_every_branch_of_a_unit():
 
 
 @pytest.mark.slow
-@every_network
+@two_networks
 def test_profile_sees_the_whole(name):
     profiled(tiny(name), TINY[name][1])
 

@@ -133,7 +133,7 @@ def test_random_layers_stand_at_the_end_of_branches_and_before_the_classifier(fa
 
 
 def test_random_layers_need_and_follow_rngs():
-    net = tiny("mobilenet_v2", stochastic_depth=0.9, dropout=0.5, depth=0.5)
+    net = tiny("mobilenet_v1", shortcut="identity", stochastic_depth=0.9, dropout=0.5)
     assert nodes(net, nn.StochasticDepth) and nodes(net, nn.Dropout)
     graphdef, state = nnx.split(net)
 

@@ -78,6 +78,7 @@ def _(node: nn.Parallel, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
                 energy=cotangent.energy[rows],
                 pair=cotangent.pair[rows],
                 tilt=None if cotangent.tilt is None else cotangent.tilt[rows],
+                picked=None if cotangent.picked is None else cotangent.picked[rows],
             )
             handed.append(one(part))
         total = handed[0]

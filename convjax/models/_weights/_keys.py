@@ -92,7 +92,7 @@ def to_reference(array: np.ndarray, leaf: Leaf, key: Key, reference: str) -> np.
         if isinstance(leaf.module, nn.DepthwiseConv) and key.form != "grouped":
             groups = leaf.module.origin.groups
             return array.reshape(*array.shape[:-2], groups, -1)
-        return array
+        return array[None, None] if key.form == "1x1" else array
     if key.form == "linear":
         array = array.reshape(array.shape[-2:])
     array = np.moveaxis(array, (-1, -2), (0, 1))

@@ -1,0 +1,147 @@
+"""What is learned in transfer: classes to pretrain on, classes to transfer to, and the examples."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments import _cli
+
+HELD_OUT = 3
+"""One image in so many of every class is for testing."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """Images, and which of their classes are for what.
+
+    Attributes:
+      images: ``(N, H, W, C)``.
+      labels: place of each image's class in ``classes``.
+      classes: their names.
+      source: classes to pretrain on; empty where pretrained weights are given.
+      target: classes to transfer to.
+      test: which images are kept for testing, the same for every seed.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    source: tuple[int, ...]
+    target: tuple[int, ...]
+    test: np.ndarray
+
+    def pool(self, of: Sequence[int], *, test: bool = False) -> np.ndarray:
+        """Return which images of these classes are for training, or for testing."""
+        return np.flatnonzero(np.isin(self.labels, of) & (self.test == test))
+
+    def numbered(self, of: Sequence[int]) -> np.ndarray:
+        """Return labels that count these classes from 0; those of all other images are -1."""
+        number = np.full(len(self.classes), -1, np.int32)
+        number[list(of)] = np.arange(len(of))
+        return number[self.labels]
+
+    def shifted(self, most: int, *, border: int) -> np.ndarray:
+        """Return the images in a border, each off the centre by up to so many pixels, at random.
+
+        Args:
+          most: pixels, along each axis; the same images always lie at the same places.
+          border: pixels on every side, of the images' least value; at least as many.
+        """
+        count, height, width, channels = self.images.shape
+        shape = (count, height + 2 * border, width + 2 * border, channels)
+        canvas = np.full(shape, self.images.min(), self.images.dtype)
+        places = np.random.default_rng(0).integers(-most, most, (count, 2), endpoint=True) + border
+        for image, (top, left), bed in zip(self.images, places, canvas, strict=True):
+            bed[top : top + height, left : left + width] = image
+        return canvas
+
+    def few(self, count: int, *, seed: int) -> np.ndarray:
+        """Draw so many images of every target class; a larger draw holds the smaller ones."""
+        drawn = []
+        for one in self.target:
+            random = np.random.default_rng([seed, one])
+            drawn.append(random.permutation(self.pool([one]))[:count])
+        return np.concatenate(drawn)
+
+
+def make(
+    images: np.ndarray,
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    *,
+    source: Sequence[str] | None,
+    target: Sequence[str],
+) -> Task:
+    """Divide classes and images.
+
+    Args:
+      images: all there are.
+      labels: their classes.
+      classes: the classes' names.
+      source: names of those to pretrain on; none named means the first half; None means that
+        nothing is pretrained.
+      target: names of those to transfer to; none named means all others.
+
+    Raises:
+      UsageError: a name that is no class, fewer than two classes on a side, one on both.
+    """
+    from_ = () if source is None else _places("pretrain_classes", source, classes)
+    to = _places("target_classes", target, classes)
+    if source is not None and not from_:
+        from_ = tuple(i for i in range(len(classes)) if i not in to)
+        from_ = from_ if to else from_[: len(classes) // 2]
+    to = to or tuple(i for i in range(len(classes)) if i not in from_)
+    if both := [classes[i] for i in from_ if i in to]:
+        raise _cli.UsageError(f"{both[0]!r} is in both pretrain_classes and target_classes.")
+    for option, found in (("pretrain_classes", from_), ("target_classes", to)):
+        if len(found) < 2 and not (source is None and option == "pretrain_classes"):
+            named = ", ".join(classes[i] for i in found) or "none"
+            raise _cli.UsageError(
+                f"{option} needs at least two classes, and has {named}; there are "
+                f"{', '.join(classes)}."
+            )
+    return Task(images, labels, classes, from_, to, _held_out(labels))
+
+
+def _places(option: str, names: Sequence[str], classes: Sequence[str]) -> tuple[int, ...]:
+    for name in names:
+        if name not in classes:
+            raise _cli.UsageError(_cli.unknown(f"in {option}, the class", name, classes))
+    if len(set(names)) < len(names):
+        raise _cli.UsageError(f"{option} = {list(names)} names one class twice.")
+    return tuple(classes.index(name) for name in names)
+
+
+def _held_out(labels: np.ndarray) -> np.ndarray:
+    test = np.zeros(len(labels), bool)
+    for one in np.unique(labels):
+        random = np.random.default_rng([0, int(one)])
+        of = random.permutation(np.flatnonzero(labels == one))
+        test[of[: -(-len(of) // HELD_OUT)]] = True
+    return test
+
+
+def check_examples(task: Task, budgets: Sequence[int]) -> None:
+    """Refuse a budget that a class does not have."""
+    for one in task.target:
+        left = len(task.pool([one]))
+        if left < max(budgets):
+            raise _cli.UsageError(
+                f"budgets = {list(budgets)}: class {task.classes[one]!r} has {left} images left, "
+                f"one in {HELD_OUT} being kept for testing; give budgets of at most {left}."
+            )
+
+
+def batches(pool: np.ndarray, *, steps: int, size: int, longest: int, seed: int) -> np.ndarray:
+    """Return the images of every batch, int32 ``(longest, size)``; beyond ``steps`` it is zeros.
+
+    The pool is gone through again and again, each time in another order; a batch may thus hold an
+    image twice, where it is larger than the pool.
+    """
+    random = np.random.default_rng(seed)
+    rounds = -(-steps * size // len(pool))
+    order = np.concatenate([random.permutation(pool) for _ in range(rounds)])
+    filled = np.zeros((longest, size), np.int32)
+    filled[:steps] = order[: steps * size].reshape(steps, size)
+    return filled

@@ -1,0 +1,362 @@
+"""Transfer learning at tiny size, its verdicts from made-up numbers, and what it is built of."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from PIL import Image
+
+from convjax import models, nn
+from experiments import __main__ as entry
+from experiments import _cli, transfer
+from experiments import _transfer_learning as learning
+from experiments import _transfer_task as tasks
+from experiments._columns import pick
+from experiments._inspect_images import pictures
+from experiments._outcome import stack
+from experiments._transfer_learning import Learner
+from experiments._transfer_sentences import sentences
+from experiments._transfer_shown import worth
+from experiments._transfer_trial import FROZEN, METHODS, SCRATCH, TUNED
+from experiments.transfer import Config
+
+TINY = Config(budgets=(1, 3), seeds=2, steps=3, pretrain_steps=4, batch_size=4, shifts=(0, 1))
+LAYERS = 3
+
+
+def small(config, classes, channels):
+    def make(rngs):
+        return nn.Chain(
+            stem=nn.Conv(channels, 3, (3, 3), strides=2, use_bias=False, rngs=rngs),
+            body=nn.Chain(
+                norm=nn.BatchNorm(3, rngs=rngs),
+                activation=nn.Activation("relu"),
+                conv=nn.Conv(3, 5, (3, 3), rngs=rngs),
+            ),
+            head=nn.Chain(pool=nn.GlobalPool("avg"), dense=nn.Dense(5, classes, rngs=rngs)),
+        )
+
+    return Learner(make)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def columns():
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(transfer, "learner", small)
+        return transfer.measure(TINY)
+
+
+def test_every_shift_seed_budget_and_way_has_its_rows(columns):
+    assert len({len(column) for column in columns.values()}) == 1
+    for shift in (0, 1):
+        here = pick(columns, shift=shift)
+        assert len(pick(here, kind="pretrained")["seed"]) == 2
+        for method in METHODS:
+            for budget in TINY.budgets:
+                rows = pick(here, method=method, budget=budget)
+                assert sorted(rows["kind"]) == sorted(["accuracy"] * 2 + ["layer"] * 2 * LAYERS)
+    accuracies = pick(columns, kind=["accuracy", "pretrained"])["accuracy"]
+    assert ((accuracies >= 0) & (accuracies <= 1)).all()
+
+
+def test_what_is_frozen_gets_no_gradient_and_stays(columns):
+    rows = pick(columns, kind="layer", method=FROZEN)
+    last = rows["path"] == "head/dense"
+    assert np.isnan(rows["parameter_gradient_log_norm"][~last]).all()
+    assert np.isneginf(rows["log_movement"][~last]).all()
+    for trained in (
+        {name: column[last] for name, column in rows.items()},
+        pick(columns, kind="layer", method=[SCRATCH, TUNED]),
+    ):
+        assert np.isfinite(trained["parameter_gradient_log_norm"]).all()
+        assert np.isfinite(trained["log_movement"]).all()
+    # The gradient would come to every layer all the same.
+    assert np.isfinite(rows["gradient_log_norm"]).all()
+
+
+def test_the_three_ways_begin_where_they_should(columns):
+    def start(method, seed, path):
+        rows = pick(columns, kind="layer", shift=0, budget=3, method=method, seed=seed, path=path)
+        return float(rows["parameter_log_norm"][0])
+
+    for seed in (0, 1):
+        for path in ("stem", "body/conv"):
+            assert start(TUNED, seed, path) == start(FROZEN, seed, path)
+            assert start(TUNED, seed, path) != start(SCRATCH, seed, path)
+        heads = [start(method, seed, "head/dense") for method in METHODS]
+        assert heads[0] == heads[1] == heads[2]
+    assert start(TUNED, 0, "stem") != start(TUNED, 1, "stem")
+
+
+def test_training_on_frozen_features_is_training_with_a_freeze():
+    learner = small(Config(), 3, 1)
+    random = np.random.default_rng(0)
+    images = jnp.asarray(random.standard_normal((10, 8, 6, 1), np.float32))
+    labels = jnp.asarray(random.integers(0, 3, 10, np.int32))
+    order = random.integers(0, 10, (5, 4)).astype(np.int32)
+    start = learner.draw(0)
+
+    classifier, values = learner.classifier(start)
+    features = jnp.asarray(learner.features(start, images))
+    how = {"rate": 0.3, "steps": 5, "seed": 0}
+    ours = learning.fit(classifier, values, features, labels, order, **how)[0]
+
+    net = learner.network(start)
+    labelled = models.freeze(net, up_to="head/pool").labels
+
+    def falling(count):
+        return jnp.array([0.3 * (1 + np.cos(np.pi * i / 5)) / 2 for i in range(5)])[count]
+
+    trained = optax.chain(
+        optax.clip_by_global_norm(learning.CLIP),
+        optax.sgd(falling, momentum=learning.MOMENTUM),
+    )
+    ways = {"trainable": trained, "frozen": optax.set_to_zero()}
+    optimiser = optax.multi_transform(ways, labelled)
+    params, state = start[0], optimiser.init(start[0])
+
+    @jax.jit
+    def step(params, state, chosen):
+        def loss(params):
+            net = nnx.merge(learner.graphdef, params, start[1], copy=True)
+            logits = net(images[chosen], train=False)
+            rows = jnp.arange(len(chosen))
+            return -jax.nn.log_softmax(logits)[rows, labels[chosen]].mean()
+
+        updates, state = optimiser.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    for chosen in order:
+        params, state = step(params, state, chosen)
+    whole = learning.with_classifier(start, (ours, nnx.State({})))[0]
+    for (path, one), (_, other) in zip(
+        nnx.to_flat_state(whole), nnx.to_flat_state(params), strict=True
+    ):
+        np.testing.assert_allclose(one[...], other[...], rtol=1e-4, atol=1e-6, err_msg=str(path))
+
+
+def shallow(**options):
+    return models.resnet_cifar(8, **options)
+
+
+def test_weights_take_the_place_of_pretraining(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(models, "create", lambda name, **options: shallow(**options))
+    net = shallow(width=3, in_features=1, rngs=nnx.Rngs(7))
+    file = tmp_path / "net.safetensors"
+    models.save(net, file)
+    target = transfer.learner(Config(width=3), 5, 1)  # five classes, the file has ten
+    params, _ = transfer.loaded(file, target)
+    np.testing.assert_array_equal(
+        params["stage2"]["first"]["branch"]["conv1"]["kernel"][...],
+        net["stage2"]["first"].branch["conv1"].kernel[...],
+    )
+    assert params["head"]["dense"]["kernel"].shape == (12, 5)
+
+    def refused(*given):
+        with pytest.raises(SystemExit) as stopped, _cli.speaking_plainly():
+            transfer.main([*given, "--out", str(tmp_path / "out")])
+        assert stopped.value.code == 2
+        return " ".join(capsys.readouterr().err.split())
+
+    file.write_bytes(file.read_bytes()[:1000])
+    assert "net.safetensors" in refused("--weights", str(file), "--width", "3")
+    models.save(net, file)
+    assert "another width" in refused("--weights", str(file), "--width", "4")
+
+
+def fill(folder):
+    """Write four class folders of six pictures each, one of them broken."""
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog", "emu", "fox"):
+        (folder / name).mkdir()
+        for i in range(6):
+            pixels = random.integers(0, 256, (40, 50, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    (folder / "cat" / "5.png").write_bytes(b"")
+
+
+@pytest.mark.slow
+def test_any_folder_and_any_weights(tmp_path, capsys):
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    fill(images)
+    file = tmp_path / "net.safetensors"
+    models.save(models.create("mobilenetv2_035", num_classes=9, rngs=nnx.Rngs(0)), file)
+    given = ["--network", "mobilenetv2_035", "--images", str(images), "--weights", str(file)]
+    small = ["--size", "32", "--budgets", "2", "--seeds", "2", "--steps", "2", "--batch-size", "4"]
+    code = entry.main(["transfer", *given, *small, "--out", str(out)])
+    told = capsys.readouterr().out
+    assert code in (0, 1)  # noise has no classes to be learned
+    assert "pretraining has learned" not in told
+    assert "from scratch fits its examples" in told
+    assert all((out / f"transfer.{end}").exists() for end in ("parquet", "png", "svg"))
+
+
+def test_a_folder_of_class_folders_is_a_task(tmp_path):
+    fill(tmp_path)
+    config = Config(images=tmp_path, target_classes=("fox", "cat"))
+    task = transfer.read(config)
+    assert task.images.shape == (23, 32, 32, 3)
+    assert (task.source, task.target) == ((1, 2), (3, 0))
+    assert task.test.sum() == 8
+    assert transfer.read(dataclasses.replace(config, size=20)).images.shape == (23, 20, 20, 3)
+    with pytest.raises(_cli.UsageError, match="class 'cat' has 3 images left"):
+        tasks.check_examples(task, (2, 4))
+    given = transfer.read(Config(images=tmp_path, weights=tmp_path))
+    assert (given.source, given.target) == ((), (0, 1, 2, 3))
+    with pytest.raises(_cli.UsageError, match="has no class folders"):
+        transfer.read(Config(images=tmp_path / "dog"))
+
+
+def test_keras_images_are_blue_first(tmp_path):
+    Image.new("RGB", (9, 9), (255, 0, 0)).save(tmp_path / "red.png")
+    found = pictures(tmp_path, "resnet50", reference="keras", size=4).images
+    np.testing.assert_allclose(found[0, 0, 0], [-103.939, -116.779, 255 - 123.68], rtol=1e-5)
+
+
+def task_of(images, classes=4, per_class=9):
+    labels = np.repeat(np.arange(classes), per_class)
+    names = tuple("abcd"[:classes])
+    return tasks.make(images, labels, names, source=(), target=())
+
+
+def test_examples_are_drawn_evenly_and_never_from_the_test():
+    task = task_of(np.zeros((36, 2, 2, 1), np.float32))
+    assert (task.source, task.target) == ((0, 1), (2, 3))
+    assert [int(task.test[task.labels == i].sum()) for i in range(4)] == [3, 3, 3, 3]
+    few, more = (task.few(n, seed=3) for n in (2, 5))
+    assert set(few) < set(more)
+    assert not task.test[more].any()
+    assert np.bincount(task.labels[more], minlength=4).tolist() == [0, 0, 5, 5]
+    assert set(more) != set(task.few(5, seed=4))
+    assert task.numbered(task.target)[[0, 17, 18, 35]].tolist() == [-1, -1, 0, 1]
+
+
+def test_images_are_shifted_whole():
+    random = np.random.default_rng(0)
+    images = 1 + random.random((36, 3, 2, 1), np.float32)
+    shifted = task_of(images).shifted(1, border=2)
+    assert shifted.shape == (36, 7, 6, 1)
+    places = set()
+    for image, canvas in zip(images, shifted, strict=True):
+        rows, columns = (
+            np.flatnonzero((canvas > images.min()).any(axes)) for axes in ((1, 2), (0, 2))
+        )
+        top, left = rows[0], columns[0]
+        places.add((int(top), int(left)))
+        np.testing.assert_array_equal(canvas[top : top + 3, left : left + 2], image)
+    assert len(places) >= 8 and {p for pair in places for p in pair} <= {1, 2, 3}
+    centred = task_of(images).shifted(0, border=2)
+    np.testing.assert_array_equal(centred[:, 2:-2, 2:-2], images)
+
+
+def test_batches_go_through_the_pool_evenly():
+    order = tasks.batches(np.array([3, 5, 7]), steps=6, size=4, longest=8, seed=0)
+    assert order.shape == (8, 4) and not order[6:].any()
+    assert np.bincount(order[:6].ravel())[[3, 5, 7]].tolist() == [8, 8, 8]
+    other = tasks.batches(np.array([3, 5, 7]), steps=6, size=4, longest=8, seed=1)
+    assert order.tolist() != other.tolist()
+
+
+def made_up(*, tuned=0.1, frozen=0.0, fading=0.0, deeper=0.5, pretrained=0.95, fitted=1.0):
+    """Make the columns of a run in which each way's advantage over scratch is as given."""
+    rows = []
+    gains = {SCRATCH: 0.0, FROZEN: frozen, TUNED: tuned}
+    for seed in range(5):
+        wobble = 0.01 * np.sin(seed)
+        same = {"shift": 0, "seed": seed}
+        rows.append({"kind": "pretrained", **same, "accuracy": pretrained})
+        for budget, level in ((2, 0.5), (4, 0.6), (20, 0.8)):
+            for method in METHODS:
+                gain = gains[method] - (fading * np.log(budget) if method == TUNED else 0.0)
+                at = {**same, "method": method, "budget": budget}
+                accuracy = level + gain + wobble * (method == TUNED)
+                rows.append(
+                    {"kind": "accuracy", **at, "accuracy": accuracy, "train_accuracy": fitted}
+                )
+                for i in range(5):
+                    way = deeper * i + wobble + (0.4 if method == SCRATCH else 0.0)
+                    rows.append({"kind": "layer", **at, "position": i, "log_movement": way})
+    return stack([transfer.EMPTY | row for row in rows])
+
+
+def verdicts(**planted):
+    return {claim.number: claim.verdict for claim in sentences(made_up(**planted))}
+
+
+def test_sentences_are_judged_by_the_numbers():
+    found = verdicts(tuned=0.1, frozen=-0.1, fading=0.02)
+    assert found == {
+        "a": "holds",
+        "b": "fails",
+        "c": "holds",
+        "d": "holds",
+        "e": "holds",
+    }
+    assert verdicts(tuned=0.0)["a"] == "not decided here"
+    assert verdicts(tuned=-0.1)["a"] == "fails"
+    assert verdicts(tuned=0.05, fading=0.02)["a"] == "holds only if 2 a class or 4 a class"
+    assert verdicts(fading=-0.02)["d"] == "fails"
+    assert verdicts(deeper=-0.5)["e"] == "fails"
+    assert verdicts(deeper=0.02)["e"] == "not decided here"
+
+
+def test_criteria_can_fail_each():
+    def failing(**planted):
+        return [i for i, c in enumerate(transfer.judge(made_up(**planted))) if not c.holds]
+
+    assert failing() == []
+    assert failing(pretrained=0.5) == [0]
+    assert failing(fitted=0.9) == [1, 2]
+    assert failing(tuned=0.001) == [3]
+
+
+def test_examples_are_worth_what_scratch_needs_for_as_much():
+    assert worth(made_up(tuned=0.1), 0, 2) == "4.1"
+    assert worth(made_up(tuned=0.19), 0, 4) == "19"
+    assert worth(made_up(tuned=0.1), 0, 20) == "above 20"
+    assert worth(made_up(tuned=-0.1), 0, 2) == "below 2"
+
+
+def test_figure_and_table(columns):
+    assert len([axes for axes in transfer.draw(columns).axes if axes.get_visible()]) == 6
+    assert transfer.table(columns).row_count == 2
+    one = {name: column[columns["shift"] == 0] for name, column in columns.items()}
+    assert len([axes for axes in transfer.draw(one).axes if axes.get_visible()]) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": 1}, "seeds = 1 is too small; it must be at least 2"),
+        ({"tuning_rate": 0.0}, "tuning_rate = 0.0 must be positive"),
+        ({"budgets": (5, 2)}, r"budgets = \[5, 2\] must be positive and rising"),
+        ({"budgets": (2, 500)}, "class '5' has 121 images left"),
+        ({"shifts": (-1,)}, r"shifts = \[-1\] must be at least 0"),
+        ({"pretrain_classes": ("0", "ten")}, "the class 'ten' is not known"),
+        ({"pretrain_classes": ("0",)}, "pretrain_classes needs at least two classes, and has 0"),
+        ({"pretrain_classes": ("0", "1"), "target_classes": ("1", "2")}, "'1' is in both"),
+        ({"target_classes": ("4", "4")}, "names one class twice"),
+        ({"network": "resnet2_cifar"}, "did you mean"),
+        ({"weights": "a.pth", "pretrain_classes": ("0", "1")}, "leave out pretrain_classes"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(changes, message):
+    with pytest.raises((ValueError, _cli.UsageError), match=message):
+        transfer.measure(dataclasses.replace(Config(), **changes))
+
+
+def test_it_is_listed():
+    assert entry.EXPERIMENTS["transfer"][0] == "experiments.transfer"
