@@ -11,7 +11,7 @@ from convjax._names import refuse
 from convjax.models._network import Family, Network, check_reference
 from convjax.models._resnet_keys import KERAS, TORCH, TORCH_D
 from convjax.models._resnet_unit import ResNetUnit
-from convjax.models._style import Dilated, Style, ramp
+from convjax.models._style import Dilated, Style
 from convjax.nn.initializers import Initializer
 
 FAMILY = Family("resnet", torch=TORCH, keras=KERAS)
@@ -157,7 +157,7 @@ def resnet(
         transition=transition,
         pooled_shortcut=pooled_shortcut,
     )
-    rates = ramp(stochastic_depth, sum(units))
+    rates = style.rates(stochastic_depth, sum(units))
     dilated = Dilated(output_stride, 4)
     stages: dict[str, nnx.Module] = {}
     features = width

@@ -36,6 +36,9 @@ TORCH_FLOAT32 = {
     ("inception_v4", True): 3e-2,
     ("mobilenetv2_110d", True): 1e-3,
 }
+# Ours crosses where PyTorch's does not: one ReLU6 of stage4/3, at +8e-6 in float64 and -8e-7 in
+# float32, whose rounding error there is 6e-6. The worst gradient norm below it is off by 6.8e-3.
+OWN_FLOAT32 = {("mobilenetv1_100", True): 1e-2}
 # Below this a gradient is zero but for rounding: a bias before a norm that takes it out again.
 ZERO = {jnp.float64: 1e-9, jnp.float32: 1e-3}
 
@@ -87,6 +90,7 @@ def check(net, file, dtype, train):
     close = CLOSE[dtype]
     if dtype == jnp.float32:
         close = max(close, 3 * TORCH_FLOAT32.get((file, train), 0))
+        close = OWN_FLOAT32.get((file, train), close)
     rms = expected["logits_rms"]
     np.testing.assert_allclose(np.sqrt(np.mean(np.square(logits))), rms, rtol=close)
     np.testing.assert_allclose(logits[:, :10], expected["logits"], rtol=0, atol=close * rms)

@@ -221,8 +221,11 @@ def _hint(net: Network, match: _Match, refused: _Match) -> str:
     if not match.pairs:
         return ". Nothing fits: it is another network's file, or another reference's"
     odd = [*refused.missing, *refused.misshapen]
-    if odd and all(o.path.startswith("head/") for o in odd):
-        return ". Only the head differs: allow='head/*' keeps the network's own"
+    heads = ("head/", "auxiliary/")
+    if odd and all(o.path.startswith(heads) for o in odd):
+        globs = [f"{head}*" for head in heads if any(o.path.startswith(head) for o in odd)]
+        allow = repr(globs[0] if len(globs) == 1 else globs)
+        return f". Only the head differs: allow={allow} keeps the network's own"
     if len(refused.misshapen) > len(match.pairs) // 4:
         return ". It is probably the same network at another width"
     return ""
