@@ -12,7 +12,7 @@ from convjax.models._inception import Builder, Table, check_units, inception_sty
 from convjax.models._inception_keys import RESNET_TORCH, resnet_keras
 from convjax.models._inception_tables import RESNET_LAST, RESNET_OPENINGS, RESNET_UNITS, V3_STEM
 from convjax.models._network import Family, Network, check_reference
-from convjax.models._style import ramp, skipped
+from convjax.models._style import skipped
 from convjax.nn.initializers import Initializer
 
 VARIANTS = {"inception_resnet_v2": {}}
@@ -102,7 +102,7 @@ def inception_resnet_v2(
     build = Builder(style, width)
     stem, fan = build.steps(in_features, V3_STEM)
     parts: dict[str, nnx.Module] = {"stem": nn.Chain(stem)}
-    rates = ramp(stochastic_depth, sum(units))
+    rates = style.rates(stochastic_depth, sum(units))
     for s, (count, scale) in enumerate(zip(units, branch_scales, strict=True)):
         opening, fan = build.parallel(fan, RESNET_OPENINGS[s])
         unit = partial(_unit, build, fan, RESNET_UNITS[s])

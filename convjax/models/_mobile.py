@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from flax import nnx
 
 from convjax import nn
-from convjax.models._style import Dilated, Style, divisible, ramp, skipped
+from convjax.models._style import Dilated, Style, divisible, skipped
 
 
 class Row(NamedTuple):
@@ -143,12 +143,7 @@ def trunk(
       ValueError: an output stride that cannot be; stochastic depth without shortcuts, which would
         drop whole examples for good.
     """
-    if stochastic_depth and unit.style.shortcut == "none":
-        raise ValueError(
-            f"stochastic_depth={stochastic_depth} drops branches, and with shortcut='none' nothing "
-            "stands beside them; give stochastic_depth=0 or another shortcut"
-        )
-    rates = ramp(stochastic_depth, sum(map(len, table)) + 1)
+    rates = unit.style.rates(stochastic_depth, sum(map(len, table)) + 1)
     dilated = Dilated(output_stride, 2)
     stages: dict[str, nnx.Module] = {}
     for s, rows in enumerate(table, 1):

@@ -129,6 +129,8 @@ def resnet(
     """
     family = FAMILY_D if pooled_shortcut else FAMILY
     check_reference(reference, family)
+    if width < 1 or not units or min(units) < 1:
+        raise ValueError(f"width={width} and every stage's units={units} must be at least 1")
     if stem not in STEMS:
         refuse("stem", stem, STEMS)
     keras = reference == "keras"

@@ -163,7 +163,7 @@ class Style:
         )
 
     def rates(self, rate: float, count: int) -> Iterator[float]:
-        """Return the rates of stochastic depth of ``count`` units.
+        """Return the rates of stochastic depth of ``count`` units, from 0 to ``rate``.
 
         Raises:
           ValueError: a rate without shortcuts, which would drop whole examples for good.
@@ -173,7 +173,7 @@ class Style:
                 f"stochastic_depth={rate} drops branches, and with shortcut='none' nothing stands "
                 "beside them; give stochastic_depth=0 or another shortcut"
             )
-        return ramp(rate, count)
+        return (rate * i / max(count - 1, 1) for i in range(count))
 
     def dense(self, fan: tuple[int, int]) -> nn.Dense:
         """Return a classifier."""
@@ -193,11 +193,6 @@ def dropped(rate: float) -> dict[str, nnx.Module]:
 def skipped(rate: float) -> dict[str, nnx.Module]:
     """Return stochastic depth by name, or nothing at rate 0."""
     return {"drop": nn.StochasticDepth(rate)} if rate else {}
-
-
-def ramp(rate: float, count: int) -> Iterator[float]:
-    """Yield the rates of stochastic depth of ``count`` units, from 0 to ``rate``."""
-    return (rate * i / max(count - 1, 1) for i in range(count))
 
 
 class Dilated:

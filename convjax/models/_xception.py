@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from convjax import nn
 from convjax._names import refuse
 from convjax.models._network import Family, Network, check_reference
-from convjax.models._style import Style, ramp, skipped
+from convjax.models._style import Style, skipped
 from convjax.models._xception_keys import keras_keys, torch_keys
 from convjax.nn.initializers import Initializer
 
@@ -104,7 +104,7 @@ def xception(
     unit = _Unit(style, transition)
     sizes = (32, 64, 128, 256, 728, 1024, 1536, 2048)
     a, b, c, d, e, f, g, h = (max(1, round(features * width)) for features in sizes)
-    rates = ramp(stochastic_depth, 4 + middle)
+    rates = style.rates(stochastic_depth, 4 + middle)
     last, dilation = (1, 2) if output_stride == 16 else (2, 1)
     return Network(
         {
