@@ -41,11 +41,9 @@ def speaking_plainly() -> Iterator[None]:
         yield
     except UsageError as error:
         width = min(shutil.get_terminal_size((100, 24)).columns, 100)
-        text = f"error: {error}"
-        print(
-            textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False),
-            file=sys.stderr,
-        )
+        whole = {"break_long_words": False, "break_on_hyphens": False}
+        text = textwrap.fill(str(error), width, initial_indent="error: ", **whole)
+        print(text, file=sys.stderr)
         sys.exit(2)
 
 

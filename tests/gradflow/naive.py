@@ -16,7 +16,8 @@ def unroll(node):
     if isinstance(node, nn.Repeat):
         return nn.Chain([unroll(node[i]) for i in range(node.n)])
     if isinstance(node, nn.Chain | nn.Parallel):
-        return type(node)({name: unroll(unit) for name, unit in node.items()})
+        kind = nn.Chain if isinstance(node, nn.Chain) else nn.Parallel
+        return kind({name: unroll(unit) for name, unit in node.items()})
     if isinstance(node, nn.Residual):
         shortcut = "none" if node.shortcut is None else unroll(node.shortcut)
         return nn.Residual(
