@@ -41,9 +41,10 @@ def speaking_plainly() -> Iterator[None]:
         yield
     except UsageError as error:
         width = min(shutil.get_terminal_size((100, 24)).columns, 100)
-        whole = {"break_long_words": False, "break_on_hyphens": False}
-        text = textwrap.fill(str(error), width, initial_indent="error: ", **whole)
-        print(text, file=sys.stderr)
+        lines = textwrap.TextWrapper(
+            width, initial_indent="error: ", break_long_words=False, break_on_hyphens=False
+        )
+        print(lines.fill(str(error)), file=sys.stderr)
         sys.exit(2)
 
 
