@@ -29,6 +29,7 @@ TORCH_FLOAT32 = {
     ("wide_resnet50_2", True): 6e-3,
     ("seresnet50", True): 9e-3,
     ("resnetv2_50", True): 4e-3,
+    ("resnetv2_50d-output_stride8", True): 6e-3,
     ("resnetv2_18", True): 3e-3,
     ("googlenet", True): 8e-3,
     ("inception_v3", True): 1e-2,
@@ -38,7 +39,8 @@ TORCH_FLOAT32 = {
 }
 # Ours crosses where PyTorch's does not: one ReLU6 of stage4/3, at +8e-6 in float64 and -8e-7 in
 # float32, whose rounding error there is 6e-6. The worst gradient norm below it is off by 6.8e-3.
-OWN_FLOAT32 = {("mobilenetv1_100", True): 1e-2}
+# Inception v4's worst is off by 2.1e-3, in the stem, while its logits agree to 1e-6.
+OWN_FLOAT32 = {("mobilenetv1_100", True): 1e-2, ("inception_v4", False): 4e-3}
 # Below this a gradient is zero but for rounding: a bias before a norm that takes it out again.
 ZERO = {jnp.float64: 1e-9, jnp.float32: 1e-3}
 
