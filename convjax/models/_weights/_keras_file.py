@@ -56,7 +56,7 @@ def _names(group: Any, attribute: str) -> list[str] | None:
 def _owner(layer: str, weight: str) -> str:
     """Name the layer that owns a weight: the group's, or one inside it."""
     scope = weight.rpartition("/")[0]
-    # A second model in one session got scopes with a number behind: conv1_1/kernel in conv1.
+    # A second model in one process got scopes with a number behind: conv1_1/kernel in conv1.
     if not scope or re.fullmatch(rf"(.*/)?{re.escape(layer)}(_\d+)?", scope):
         return layer
     return scope.removeprefix(f"{layer}/")
