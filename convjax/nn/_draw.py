@@ -26,8 +26,10 @@ def draw(
     if isinstance(key, Tracer) or not _prefixes_agree(key) or not count:
         return _entries(distribution, key, shape, dtype, deviation)
     longer = max(LEAST, 1 << (count - 1).bit_length())
-    entries = _compiled(distribution, key, (longer,), jnp.dtype(dtype), deviation)
-    return jnp.asarray(np.asarray(entries)[:count].reshape(shape))
+    # Scaled outside of the compilation, which would round differently from one to the next.
+    entries = np.asarray(_compiled(distribution, key, (longer,), jnp.dtype(dtype)))
+    factor = np.asarray(_factor(distribution, deviation, entries.dtype))
+    return jnp.asarray((entries[:count] * factor).reshape(shape))
 
 
 def full(shape: tuple[int, ...], value: float, dtype: DTypeLike) -> jax.Array:
@@ -38,19 +40,24 @@ def full(shape: tuple[int, ...], value: float, dtype: DTypeLike) -> jax.Array:
 
 
 def _entries(
-    distribution: str,
-    key: jax.Array,
-    shape: tuple[int, ...],
-    dtype: DTypeLike,
-    deviation: float | jax.Array,
+    distribution: str, key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike, deviation: float
 ) -> jax.Array:
+    unit = _unit(distribution, key, shape, dtype)
+    return unit * _factor(distribution, deviation, dtype)
+
+
+def _factor(distribution: str, deviation: float, dtype: DTypeLike) -> jax.Array:
     factor = jnp.asarray(deviation, dtype)
+    return factor if distribution == "normal" else factor * math.sqrt(3.0)
+
+
+def _unit(distribution: str, key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
     if distribution == "normal":
-        return jax.random.normal(key, shape, dtype) * factor
-    return jax.random.uniform(key, shape, dtype, -1.0, 1.0) * (factor * math.sqrt(3.0))
+        return jax.random.normal(key, shape, dtype)
+    return jax.random.uniform(key, shape, dtype, -1.0, 1.0)
 
 
-_compiled = functools.partial(jax.jit, static_argnums=(0, 2, 3))(_entries)
+_compiled = functools.partial(jax.jit, static_argnums=(0, 2, 3))(_unit)
 
 
 def _prefixes_agree(key: jax.Array) -> bool:
