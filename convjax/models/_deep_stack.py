@@ -41,6 +41,14 @@ def shortcut_of(
     return name
 
 
+def without_gain(init: str | Initializer) -> Initializer:
+    """Return He's initialisers without their gain, for a layer that no activation follows."""
+    given = nn.initializers.get(init)
+    if given in (nn.initializers.he_normal(), nn.initializers.he_uniform()):
+        return dataclasses.replace(given, scale=1.0)  # pyright: ignore
+    return given
+
+
 def conv_of(
     kind: str,
     in_features: int,
@@ -73,9 +81,7 @@ def conv_of(
             rngs=rngs,
             **shared,
         )
-    deep = nn.initializers.get(init)
-    if deep in (nn.initializers.he_normal(), nn.initializers.he_uniform()):
-        deep = dataclasses.replace(deep, scale=1.0)  # pyright: ignore
+    deep = without_gain(init)
     return nn.separable_conv(
         in_features,
         out_features,

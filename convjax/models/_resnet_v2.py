@@ -12,7 +12,7 @@ from convjax.models._network import Family, Network, check_reference
 from convjax.models._preact_unit import PreActUnit
 from convjax.models._resnet import STEMS
 from convjax.models._resnet_v2_keys import KERAS, TORCH
-from convjax.models._style import Dilated, Style, dropped
+from convjax.models._style import Dilated, Style
 from convjax.nn.initializers import Initializer
 
 FAMILY = Family("resnet_v2", torch=TORCH, keras=KERAS)
@@ -147,8 +147,9 @@ def resnet_v2(
     wide = (width, *(width * 2**s * unit.expansion for s in range(len(units))))
     first = _stem(style, stem, (in_features, width), keras=keras)
     stages = _stages(unit, units, wide, strides_at, output_stride, stochastic_depth)
+    head = style.activated_head(wide[-1], num_classes, dropout=dropout)
     return Network(
-        {"stem": nn.Chain(first), **stages, "head": _head(style, wide[-1], num_classes, dropout)},
+        {"stem": nn.Chain(first), **stages, "head": head},
         family=FAMILY,
         reference=reference,
     )
@@ -211,16 +212,3 @@ def _stem(style: Style, kind: str, fan: tuple[int, int], *, keras: bool) -> dict
         "conv3": style.conv((narrow, width), 3),
         **pool,
     }
-
-
-def _head(style: Style, features: int, num_classes: int, dropout: float) -> nn.Chain:
-    """Return the last norm and activation, pool, dropout if there is any, and classifier."""
-    return nn.Chain(
-        {
-            **style.normed("norm", features),
-            "activation": style.act(),
-            "pool": nn.GlobalPool("avg"),
-            **dropped(dropout),
-            "dense": style.dense((features, num_classes)),
-        }
-    )

@@ -184,6 +184,13 @@ class Style:
         pool = {"pool": nn.GlobalPool("avg")}
         return nn.Chain({**pool, **dropped(dropout), "dense": self.dense((features, num_classes))})
 
+    def activated_head(self, features: int, num_classes: int, *, dropout: float = 0.0) -> nn.Chain:
+        """Return the head of a pre-activation network: its last norm and activation come first."""
+        first = {**self.normed("norm", features), "activation": self.act()}
+        return nn.Chain(
+            {**first, **dict(self.head(features, num_classes, dropout=dropout).items())}
+        )
+
 
 def dropped(rate: float) -> dict[str, nnx.Module]:
     """Return dropout by name, or nothing at rate 0."""

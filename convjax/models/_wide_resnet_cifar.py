@@ -7,7 +7,7 @@ from jax.typing import DTypeLike
 from convjax import nn
 from convjax.models._network import Family, Keys, Network
 from convjax.models._preact_unit import PreActUnit
-from convjax.models._style import Dilated, Style, dropped
+from convjax.models._style import Dilated, Style
 from convjax.nn.initializers import Initializer
 
 # There is no reference; the names are those that most PyTorch code for these networks has.
@@ -126,14 +126,8 @@ def wide_resnet_cifar(
         rest = [unit((wide, wide), 1, (dilation, dilation), next(rates)) for _ in range(n - 1)]
         stages[f"stage{s + 1}"] = nn.Chain([first, *rest])
         features = wide
-    head = {
-        **style.normed("norm", features),
-        "activation": style.act(),
-        "pool": nn.GlobalPool("avg"),
-        **dropped(dropout),
-        "dense": style.dense((features, num_classes)),
-    }
-    return Network({**stages, "head": nn.Chain(head)}, family=FAMILY)
+    head = style.activated_head(features, num_classes, dropout=dropout)
+    return Network({**stages, "head": head}, family=FAMILY)
 
 
 def _units(depth: int) -> int:

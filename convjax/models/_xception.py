@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 
 from convjax import nn
 from convjax._names import refuse
+from convjax.models._deep_stack import without_gain
 from convjax.models._network import Family, Network, check_reference
 from convjax.models._style import Style, skipped
 from convjax.models._xception_keys import keras_keys, torch_keys
@@ -186,9 +187,7 @@ class _Unit:
 
     def _separable(self, fan: tuple[int, int], dilation: int = 1) -> nn.Chain:
         """Return depthwise and pointwise; the pair has one activation, so one of them its gain."""
-        init = nn.initializers.get(self.style.init)
-        if init in (nn.initializers.he_normal(), nn.initializers.he_uniform()):
-            init = dataclasses.replace(init, scale=1.0)  # pyright: ignore
+        init = without_gain(self.style.init)
         conv = self.style.conv
         depthwise = conv(
             (fan[0], fan[0]), 3, groups=fan[0], dilation=dilation, use_bias=False, init=init
