@@ -37,6 +37,10 @@ from convjax.gradflow._scale_coefficient import (
 from convjax.gradflow._spectrum import Spectrum as Spectrum
 from convjax.gradflow._spectrum import spectrum as spectrum
 from convjax.gradflow._table import COLUMNS as COLUMNS
+from convjax.gradflow._tapped import squares as squares
+from convjax.gradflow._tapped import tapped as tapped
+from convjax.gradflow._tapped import tokens as tokens
+from convjax.gradflow._tapped import trunk as trunk
 from convjax.gradflow._theory._run import expected as expected
 from convjax.gradflow._unit import Addition as Addition
 from convjax.gradflow._unit import Unit as Unit

@@ -46,7 +46,7 @@ class Scope:
     ``tokens`` and ``records`` are keyed by path and belong to one trace: a scan's body has its own.
     ``careful`` norms under- or overflow nowhere, and cost one more pass.
     ``anchors`` and ``aliases`` hold nothing but names: path to anchor, and path to the path of the
-    node whose output is the same array.
+    node whose output is the same array. ``bare`` leaves all out but the taps that ``tokens`` names.
     """
 
     train: bool
@@ -59,6 +59,7 @@ class Scope:
     path: str = ""
     anchor: str | None = None
     renormalise: bool = False
+    bare: bool = False
 
     @property
     def on_trunk(self) -> bool:
@@ -127,6 +128,8 @@ def visit(node: nnx.Module, signal: Signal, scope: Scope) -> Signal:
     """
     before = signal.exponent
     signal = forward(node, signal, scope)
+    if scope.bare:
+        return signal._replace(x=tapped_at(scope.path, signal.x, scope))
     scope.anchors[scope.path] = scope.anchor or scope.path
     same = _output_child(node)
     if same is not None:
@@ -143,6 +146,12 @@ def visit(node: nnx.Module, signal: Signal, scope: Scope) -> Signal:
     elif homogeneous(node):  # nothing was taken out before any other
         signal = restore(signal)
     return cut(signal, token, scope.careful)
+
+
+def tapped_at(path: str, x: jax.Array, scope: Scope) -> jax.Array:
+    """Hand ``x`` on, through a tap where there is a token for it."""
+    token = scope.tokens.get(path)
+    return x if token is None else tap(x, token, scope.careful)
 
 
 def _output_child(node: nnx.Module) -> str | None:
@@ -202,7 +211,7 @@ def _(node: nn.Residual, signal: Signal, scope: Scope) -> Signal:
     inner = dataclasses.replace(scope, anchor=scope.anchor or end)
 
     def run(part: str, child: nnx.Module) -> tuple[Any, Any]:
-        x = tap(signal.x, scope.tokens[returned(scope.path, part)], scope.careful)
+        x = tapped_at(returned(scope.path, part), signal.x, scope)
         return x, visit(child, signal._replace(x=x), inner.inside(part)).x
 
     if node.shortcut is None:
@@ -213,11 +222,12 @@ def _(node: nn.Residual, signal: Signal, scope: Scope) -> Signal:
         x, shortcut = run("shortcut", node.shortcut)
         branch, beside = node.summands(x, branch, shortcut)
         total = node.merge(branch, beside)
-        scope.records[f"{scope.path}+"] = Summands(
-            scope.measure(branch, signal.exponent),
-            scope.measure(shortcut if beside is None else beside, signal.exponent),
-            signal.x.size,
-        )
+        if not scope.bare:
+            scope.records[f"{scope.path}+"] = Summands(
+                scope.measure(branch, signal.exponent),
+                scope.measure(shortcut if beside is None else beside, signal.exponent),
+                signal.x.size,
+            )
     signal = signal._replace(x=total)
     if node.activation is None:
         return signal
@@ -228,7 +238,7 @@ def _(node: nn.Residual, signal: Signal, scope: Scope) -> Signal:
 def _(node: nn.Repeat, signal: Signal, scope: Scope) -> Signal:
     prefix = nn.join(scope.path, "*")
     tokens = {p: t for p, t in scope.tokens.items() if p.startswith(prefix)}
-    unit_renormalises = scope.on_trunk and homogeneous(node)
+    unit_renormalises = scope.on_trunk and homogeneous(node) and not scope.bare
 
     def step(unit, signal, rngs, tokens):
         inner = dataclasses.replace(scope, records={}, tokens=tokens, rngs=rngs)

@@ -204,4 +204,7 @@ def _ancestry(path: str) -> Iterator[str]:
 
 def _root_sum(logs: list[Any]) -> Any:
     """Return the log norm of several arrays together, from their log norms; NaN of none."""
-    return 0.5 * np.logaddexp.reduce([2 * log for log in logs]) if logs else np.asarray(np.nan)
+    if not logs:
+        return np.asarray(np.nan)
+    with np.errstate(invalid="ignore"):  # infinities and NaN are reported by name
+        return 0.5 * np.logaddexp.reduce([2 * log for log in logs])

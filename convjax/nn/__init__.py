@@ -20,6 +20,7 @@ from convjax.nn._norm import GroupNorm as GroupNorm
 from convjax.nn._norm import LayerNorm as LayerNorm
 from convjax.nn._norm import norm as norm
 from convjax.nn._repeat import Repeat as Repeat
+from convjax.nn._repeat import rematerialise as rematerialise
 from convjax.nn._residual import Gate as Gate
 from convjax.nn._residual import Residual as Residual
 from convjax.nn._simple import ACTIVATIONS as ACTIVATIONS

@@ -9,6 +9,7 @@ from flax import nnx
 
 from convjax.nn._chain import Chain
 from convjax.nn._node import Node, children
+from convjax.nn._remat import check_remat, scan
 
 
 class Repeat(Node):
@@ -21,9 +22,12 @@ class Repeat(Node):
       make_unit: called with ``rngs``, returns one unit; it must keep the shape of its input.
       n: how many units.
       rngs: source of the initial values, drawn as n calls of ``make_unit`` in turn would.
+      remat: what the backward pass runs again instead of keeping it: ``"none"``, ``"unit"`` or
+        ``"sqrt"``, explained at ``nn.rematerialise``.
 
     Raises:
-      ValueError: n below one; in the call, a unit that changes shape or dtype.
+      ValueError: n below one, an unknown ``remat``; in the call, a unit that changes shape or
+        dtype.
 
     Example:
       >>> import jax.numpy as jnp
@@ -34,7 +38,15 @@ class Repeat(Node):
       ((1000, 3, 3, 4, 4), (1, 3, 5, 4))
     """
 
-    def __init__(self, make_unit: Callable[[nnx.Rngs], nnx.Module], n: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        make_unit: Callable[[nnx.Rngs], nnx.Module],
+        n: int,
+        *,
+        rngs: nnx.Rngs,
+        remat: str = "none",
+    ):
+        self.remat = check_remat(remat)
         if n < 1:
             raise ValueError(f"n={n} must be at least 1")
         before = _counts(rngs)
@@ -101,7 +113,7 @@ class Repeat(Node):
             return (carry_after, random), (rest, y)
 
         start = (carry, None if streams is None else streams[1])
-        (carry, random), (rest, ys) = jax.lax.scan(body, start, (params, rest, xs), length=self.n)
+        (carry, random), (rest, ys) = scan(body, start, (params, rest, xs), self.n, self.remat)
         # A network closed over by jax.grad may be read but not written.
         if moved:
             nnx.update(self.unit, rest)
@@ -153,6 +165,51 @@ class Repeat(Node):
 @children.register
 def _(node: Repeat):
     yield "*", node.unit
+
+
+def rematerialise(net: nnx.Module, remat: str) -> None:
+    """Have a network's repeats keep less for the backward pass, and compute it again.
+
+    Values, gradients, statistics and random numbers stay what they are. Of a ``Repeat`` of n units
+    the backward pass keeps, and the forward pass runs in all:
+
+    - ``"none"``: whatever n units computed; once.
+    - ``"unit"``: the inputs of n units, and what one computed; twice.
+    - ``"sqrt"``: about 2 sqrt(n) inputs, and what one unit computed; three times. The units are cut
+      into about sqrt(n) blocks. A block is run again from its input, then a unit from its own.
+      Fewer than nine units are run as by ``"unit"``.
+
+    Units outside of a ``Repeat`` keep what they computed.
+
+    Args:
+      net: any network; ``remat`` is set on every ``Repeat`` in it, its variables are untouched.
+        What was compiled before stays as it is.
+      remat: ``"none"``, ``"unit"`` or ``"sqrt"``.
+
+    Raises:
+      ValueError: an unknown ``remat``.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from convjax import nn
+      >>> def unit(rngs):
+      ...     return nn.Residual(nn.Conv(4, 4, (3, 3), rngs=rngs), activation=nn.Activation("gelu"))
+      >>> net = nn.Repeat(unit, 1000, rngs=nnx.Rngs(0))
+      >>> def memory():
+      ...     gradient = jax.jit(jax.grad(lambda x: net(x).var())).lower(jnp.ones((1, 64, 64, 4)))
+      ...     return gradient.compile().memory_analysis().temp_size_in_bytes
+      >>> before = memory()
+      >>> nn.rematerialise(net, "sqrt")
+      >>> memory() < before / 10
+      True
+
+    Reference: Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016.
+    """
+    check_remat(remat)
+    for _, module in nnx.iter_modules(net):
+        if isinstance(module, Repeat):
+            module.remat = remat
 
 
 def _counts(rngs: nnx.Rngs) -> Any:

@@ -1,5 +1,7 @@
 """Depths, magnitudes and dtypes at which a plain backward pass is lost."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,14 +11,18 @@ from flax import nnx
 from convjax import gradflow, models, nn
 from convjax.gradflow._norm import measure, suspect
 from convjax.gradflow._tap import TOKEN, Signal, cut, restore
+from tests.nn.conftest import quick_compilation as quick_compilation
+
+quickly = pytest.mark.usefixtures("quick_compilation")
 
 
+@quickly
 @pytest.mark.parametrize("shortcut", ["none", "identity"])
 def test_depth_ten_thousand_is_finite_and_compiles_to_the_program_of_depth_one_hundred(shortcut):
-    x = jax.random.normal(jax.random.key(1), (2, 8, 8, 16))
+    x = jax.random.normal(jax.random.key(1), (2, 6, 5, 8))
 
     def stack(depth):
-        return models.deep_stack(depth, 16, shortcut=shortcut, rngs=nnx.Rngs(0))
+        return models.deep_stack(depth, 8, shortcut=shortcut, rngs=nnx.Rngs(0))
 
     def program(depth):
         def run(net, x):
@@ -36,6 +42,7 @@ def test_depth_ten_thousand_is_finite_and_compiles_to_the_program_of_depth_one_h
     assert gradient < -300 if shortcut == "none" else gradient > 1000
 
 
+@quickly
 def test_a_zero_branch_is_zero_and_not_lost():
     net = models.deep_stack(8, 4, branch_scale=0.0, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(1), (2, 6, 5, 4))
@@ -46,6 +53,7 @@ def test_a_zero_branch_is_zero_and_not_lost():
     np.testing.assert_allclose(trunk, trunk[0], rtol=1e-6)
 
 
+@quickly
 def test_a_branch_too_small_to_square_is_still_measured():
     shared = {"cotangent": jax.random.key(2), "train": True}
     x = jax.random.normal(jax.random.key(1), (2, 6, 5, 4))
@@ -58,25 +66,20 @@ def test_a_branch_too_small_to_square_is_still_measured():
     np.testing.assert_allclose(shift, np.log(1e-25), rtol=1e-5)
 
 
+@functools.cache
+def _faded(dtype):
+    options = {"shortcut": "none", "activation": "linear", "init": "lecun", "dtype": dtype}
+    net = models.deep_stack(200, 8, rngs=nnx.Rngs(0), **options)
+    x = jax.random.normal(jax.random.key(1), (2, 6, 5, 8)).astype(dtype)
+    measured = gradflow.profile(net, x, cotangent=jax.random.key(2), train=False)
+    return measured.table()["gradient_log_norm"]
+
+
+@quickly
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_half_precision_reaches_depths_that_its_range_does_not(dtype):
-    x = jax.random.normal(jax.random.key(1), (2, 6, 5, 8))
-
-    def measured(dtype):
-        net = models.deep_stack(
-            200,
-            8,
-            shortcut="none",
-            activation="linear",
-            init="lecun",
-            dtype=dtype,
-            rngs=nnx.Rngs(0),
-        )
-        shared = {"cotangent": jax.random.key(2), "train": False}
-        return gradflow.profile(net, x.astype(dtype), **shared).table()["gradient_log_norm"]
-
     # The drawn cotangents differ with the dtype, so only the fall along the stack compares.
-    half, single = measured(dtype), measured(jnp.float32)
+    half, single = _faded(dtype), _faded(jnp.float32)
     assert single[0] - single[-1] < -8
     np.testing.assert_allclose(half[0] - half[-1], single[0] - single[-1], atol=1.5)
 

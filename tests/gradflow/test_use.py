@@ -9,6 +9,9 @@ import pytest
 from flax import nnx
 
 from convjax import gradflow, models, nn
+from tests.nn.conftest import quick_compilation as quick_compilation
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 IMAGE = (2, 6, 5, 4)
 X = np.random.default_rng(0).normal(size=IMAGE).astype(np.float32)

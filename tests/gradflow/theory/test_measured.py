@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from convjax import gradflow, models, nn
-from tests.nn.conftest import quick_compilation as quick_compilation
+from tests.nn.conftest import compiling_quickly
 
 DRAWS = 12
 WIDTH = 16
@@ -48,15 +48,19 @@ NETS = {
     "highway": _stack(shortcut="gated"),
     "separable": _stack(conv="separable", norm="batch"),
     "zero-padded transitions": lambda rngs: models.resnet_cifar(
-        14, width=WIDTH, in_features=WIDTH, rngs=rngs
+        8, width=WIDTH, in_features=WIDTH, rngs=rngs
     ),
     "mixed": _mixed,
 }
 
 
-@pytest.fixture(params=sorted(NETS))
-def both(request, quick_compilation):
-    make = NETS[request.param]
+@pytest.fixture(params=sorted(NETS), scope="module")
+def both(request):
+    with compiling_quickly():
+        return _both(NETS[request.param])
+
+
+def _both(make):
     x = jax.random.normal(jax.random.key(4), IMAGE)
 
     @jax.jit
