@@ -1,5 +1,7 @@
 """batch_indices: which examples make up a batch, as a function of seed and step alone."""
 
+import functools
+
 import numpy as np
 
 
@@ -20,7 +22,7 @@ def batch_indices(count: int, batch_size: int, *, seed: int, step: int) -> np.nd
       ``batch_size`` different indices, int32.
 
     Raises:
-      ValueError: a batch bigger than the data or below one, or a negative step.
+      ValueError: a batch bigger than the data or below one, or a negative step or seed.
 
     Example:
       >>> from convjax import data
@@ -29,10 +31,35 @@ def batch_indices(count: int, batch_size: int, *, seed: int, step: int) -> np.nd
       >>> sorted([*first.tolist(), *second.tolist()])
       [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
-    if not 1 <= batch_size <= count:
-        raise ValueError(f"batch_size={batch_size} must lie between 1 and the {count} examples")
+    check_order(count, batch_size, seed)
     if step < 0:
         raise ValueError(f"step={step} must not be negative")
     epoch, place = divmod(step, count // batch_size)
-    order = np.random.default_rng([seed, epoch]).permutation(count)
-    return order[place * batch_size : (place + 1) * batch_size].astype(np.int32)
+    return _order(count, seed, epoch)[place * batch_size : (place + 1) * batch_size].copy()
+
+
+def check_order(count: int, batch_size: int, seed: int) -> None:
+    """Refuse what cannot be cut into batches."""
+    if not 1 <= batch_size <= count:
+        raise ValueError(f"batch_size={batch_size} must lie between 1 and the {count} examples")
+    if seed < 0:
+        raise ValueError(f"seed={seed} must not be negative")
+
+
+def indices_of_steps(
+    count: int, batch_size: int, *, seed: int, first: int, steps: int
+) -> np.ndarray:
+    """Return the batches of ``steps`` steps from ``first`` on, int32 ``(steps, batch_size)``."""
+    if steps < 1:
+        raise ValueError(f"steps={steps} must be at least 1")
+    found = [
+        batch_indices(count, batch_size, seed=seed, step=step)
+        for step in range(first, first + steps)
+    ]
+    return np.stack(found)
+
+
+# A permutation of a million takes longer than a step. Two runs and their ends of an epoch fit in.
+@functools.lru_cache(maxsize=4)
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(count).astype(np.int32)

@@ -119,12 +119,12 @@ def image_folder(
 
     Reference: torchvision's ``Resize`` and ``CenterCrop``, as timm composes them for evaluation.
     """
-    _check(size, crop, interpolation, mean, std, limit)
+    check_cut(size, crop, interpolation, mean, std, limit)
     root = Path(path)
     if not root.is_dir():
         raise ValueError(f"path={str(path)!r} is not a folder; give one that holds pictures")
-    pillow = _pillow()
-    classes, listed, loose = _listed(root)
+    pillow = load_pillow()
+    classes, listed, loose = listed_images(root)
     skipped = dict.fromkeys(loose, "outside the class folders")
 
     def readable(names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
@@ -132,7 +132,7 @@ def image_folder(
             try:
                 found = _read(pillow, root / file, size, math.floor(size / crop), interpolation)
             except Exception as error:  # a broken file breaks a decoder in any way there is
-                skipped[file] = _reason(error)
+                skipped[file] = reason_of(error)
             else:
                 yield file, found
 
@@ -150,7 +150,7 @@ def image_folder(
     return ImageFolder(images, labels, classes, files, tuple(sorted(skipped.items())))
 
 
-def _check(
+def check_cut(
     size: int,
     crop: float,
     interpolation: str,
@@ -173,7 +173,7 @@ def _check(
         raise ValueError(f"limit={limit} must be at least 1, or None for all")
 
 
-def _pillow() -> Any:
+def load_pillow() -> Any:
     try:
         from PIL import Image
     except ImportError as error:
@@ -184,7 +184,7 @@ def _pillow() -> Any:
     return Image
 
 
-def _listed(root: Path) -> tuple[tuple[str, ...], list[list[str]], list[str]]:
+def listed_images(root: Path) -> tuple[tuple[str, ...], list[list[str]], list[str]]:
     """Return the classes, the files of each (or of the whole), and the files beside them."""
     below: dict[str, list[str]] = {}
     for folder in sorted(entry for entry in root.iterdir() if entry.is_dir()):
@@ -227,6 +227,11 @@ def _by_turns(sources: Iterable[Iterator[Any]]) -> Iterator[Any]:
 
 def _read(pillow: Any, file: Path, size: int, shorter: int, interpolation: str) -> np.ndarray:
     """Return the picture's pixels, uint8 ``(size, size, 3)``."""
+    return centred(pillow, opened_rgb(pillow, file), size, shorter, interpolation)
+
+
+def opened_rgb(pillow: Any, file: Path) -> Any:
+    """Return the picture that a file holds, whole and in colour."""
     if not file.is_file():
         raise ValueError("not a regular file")  # a pipe would be waited for
     if file.stat().st_size == 0:
@@ -236,7 +241,11 @@ def _read(pillow: Any, file: Path, size: int, shorter: int, interpolation: str) 
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", pillow.DecompressionBombWarning)
         with pillow.open(file, formats=[name for name in FORMATS if name in pillow.OPEN]) as opened:
-            image = _as_rgb(pillow, opened)
+            return _as_rgb(pillow, opened)
+
+
+def centred(pillow: Any, image: Any, size: int, shorter: int, interpolation: str) -> np.ndarray:
+    """Return the centre of a picture whose shorter side is resized, uint8 ``(size, size, 3)``."""
     width, height = image.size
     scale = [int(shorter * side / min(width, height)) for side in (width, height)]
     most = pillow.MAX_IMAGE_PIXELS
@@ -262,7 +271,7 @@ def _as_rgb(pillow: Any, image: Any) -> Any:
     return image.convert("RGB")
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     if type(error).__name__ == "UnidentifiedImageError":
         return "not a picture of a known format"
     told = getattr(error, "strerror", None) or str(error) or type(error).__name__

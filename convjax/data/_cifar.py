@@ -1,0 +1,128 @@
+"""cifar10 and cifar100: from the original binary files, checked to the byte."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from convjax._names import refuse
+from convjax.data._labels import checked_labels
+
+PIXELS = 3 * 32 * 32
+CIFAR10 = {
+    "train": {f"data_batch_{i}.bin": 10000 for i in range(1, 6)},
+    "test": {"test_batch.bin": 10000},
+}
+CIFAR100 = {"train": {"train.bin": 50000}, "test": {"test.bin": 10000}}
+# Place of the byte in front of the pixels, and how many classes there are.
+CIFAR100_LABELS = {"coarse": (0, 20), "fine": (1, 100)}
+
+
+def cifar10(
+    folder: str | os.PathLike, split: str = "train", *, whole: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return images and labels of CIFAR-10, from ``data_batch_1.bin`` and its like.
+
+    Args:
+      folder: ``cifar-10-batches-bin``, as the archive of the binary version is unpacked.
+      split: ``"train"`` (50,000 images) or ``"test"`` (10,000).
+      whole: whether every file must hold the 10,000 records that it has in the archive; otherwise
+        any number of whole records will do, as in a small file for a test.
+
+    Returns:
+      Images, uint8 ``(N, 32, 32, 3)``, and labels, int32 ``(N,)``, 0 to 9: airplane, automobile,
+      bird, cat, deer, dog, frog, horse, ship, truck.
+
+    Raises:
+      ValueError: a file that is missing, cut short or of the wrong size, or holds a label out of
+        range, named; or an unknown split.
+
+    Example:
+      >>> import tempfile
+      >>> import numpy as np
+      >>> from convjax import data
+      >>> record = np.zeros((2, 3073), np.uint8)
+      >>> record[1, 0], record[1, 1:1025] = 7, 255  # a horse, all red
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     record.tofile(f"{folder}/test_batch.bin")
+      ...     images, labels = data.cifar10(folder, "test", whole=False)
+      >>> images.shape, images[1, 5, 6].tolist(), labels.tolist()
+      ((2, 32, 32, 3), [255, 0, 0], [0, 7])
+
+    Reference: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
+    """
+    if split not in CIFAR10:
+        refuse("split", split, CIFAR10)
+    return _read(Path(folder), CIFAR10[split], whole, 1, 0, 10)
+
+
+def cifar100(
+    folder: str | os.PathLike, split: str = "train", *, labels: str = "fine", whole: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return images and labels of CIFAR-100, from ``train.bin`` or ``test.bin``.
+
+    Args:
+      folder: ``cifar-100-binary``, as the archive of the binary version is unpacked.
+      split: ``"train"`` (50,000 images) or ``"test"`` (10,000).
+      labels: ``"fine"`` (100 classes) or ``"coarse"`` (20).
+      whole: as for ``cifar10``.
+
+    Returns:
+      Images, uint8 ``(N, 32, 32, 3)``, and labels, int32 ``(N,)``.
+
+    Raises:
+      ValueError: as for ``cifar10``, or unknown labels.
+
+    Example:
+      >>> import tempfile
+      >>> import numpy as np
+      >>> from convjax import data
+      >>> record = np.zeros((2, 3074), np.uint8)
+      >>> record[1, :2] = 19, 99
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     record.tofile(f"{folder}/test.bin")
+      ...     data.cifar100(folder, "test", whole=False)[1].tolist()
+      [0, 99]
+
+    Reference: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
+    """
+    if split not in CIFAR100:
+        refuse("split", split, CIFAR100)
+    if labels not in CIFAR100_LABELS:
+        refuse("labels", labels, CIFAR100_LABELS)
+    return _read(Path(folder), CIFAR100[split], whole, 2, *CIFAR100_LABELS[labels])
+
+
+def _read(
+    folder: Path, files: dict[str, int], whole: bool, before: int, place: int, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what files of records hold: ``before`` bytes of labels, then red, green and blue."""
+    images, labels = [], []
+    for name, count in files.items():
+        file = folder / name
+        records = _records(file, before + PIXELS, count if whole else None)
+        planes = records[:, before:].reshape(-1, 3, 32, 32)
+        images.append(planes.transpose(0, 2, 3, 1))
+        named = f"file={str(file)!r}: labels"
+        labels.append(checked_labels(named, records[:, place], len(records), classes))
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def _records(file: Path, length: int, count: int | None) -> np.ndarray:
+    if not file.is_file():
+        raise ValueError(
+            f"file={str(file)!r} is missing; folder must hold the files of CIFAR's binary version"
+        )
+    size = file.stat().st_size
+    if count is not None and size != count * length:
+        how = "cut short" if size < count * length else "too long"
+        raise ValueError(
+            f"file={str(file)!r} is {how}: {size} bytes, where {count} records of {length} bytes "
+            f"are {count * length}"
+        )
+    if not size or size % length:
+        raise ValueError(
+            f"file={str(file)!r} is cut short or of another kind: {size} bytes are not a number "
+            f"of whole records of {length} bytes"
+        )
+    return np.fromfile(file, np.uint8).reshape(-1, length)

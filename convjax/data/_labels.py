@@ -1,0 +1,26 @@
+"""Labels are checked where they enter."""
+
+from typing import Any
+
+import numpy as np
+
+
+def checked_labels(name: str, labels: Any, count: int, classes: int | None = None) -> np.ndarray:
+    """Return labels as int32 ``(count,)``; ``name`` says in an error which labels they are."""
+    labels = np.asarray(labels)
+    if labels.shape != (count,):
+        raise ValueError(f"{name} have the shape {labels.shape}; {count} images need ({count},)")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"{name} are {labels.dtype}; they must be whole numbers, 0, 1, …")
+    if classes is not None and classes < 1:
+        raise ValueError(f"classes={classes} must be at least 1")
+    # At most as large as int32 goes, where nothing is said.
+    end = 2**31 - 1 if classes is None else classes
+    wrong = np.flatnonzero((labels < 0) | (labels >= end))
+    if len(wrong):
+        span = "must not be negative" if classes is None else f"must lie in 0 to {classes - 1}"
+        raise ValueError(
+            f"{name} {span}; the one at place {wrong[0]} is {labels[wrong[0]]}, "
+            f"and {len(wrong)} of {count} are out of range"
+        )
+    return labels.astype(np.int32)
