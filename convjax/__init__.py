@@ -3,8 +3,8 @@
 The rooms, from the ground up: ``convjax.ops`` (pure functions), ``convjax.nn`` (combinators and
 leaves), ``convjax.cost`` (what a network costs), ``convjax.gradflow`` (measurement and theory),
 ``convjax.models`` (networks written as expressions).
-Beside them stand ``convjax.data`` and ``convjax.plots``, which are imported by name: the library
-itself needs neither scikit-learn nor matplotlib.
+Beside them stand ``convjax.train``, ``convjax.data`` and ``convjax.plots``, which are imported by
+name: the library itself loads neither optax, scikit-learn nor matplotlib.
 """
 
 from convjax import gradflow as gradflow
@@ -18,4 +18,4 @@ from convjax._cost import Window as Window
 from convjax._cost import cost as cost
 from convjax._cost import price as price
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"

@@ -1,0 +1,113 @@
+"""Diverged: where a run became NaN or infinite, found by taking its last steps again."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from convjax import gradflow
+from convjax.train._checkpoints import Checkpoints
+from convjax.train._losses import cross_entropy
+from convjax.train._precision import lower
+from convjax.train._recipe import Recipe
+from convjax.train._source import Source
+from convjax.train._state import State, assembled
+from convjax.train._step import keys_of
+
+
+class Diverged(ArithmeticError):  # noqa: N818 (it says what happened)
+    """A run stopped because its loss or gradient became NaN or infinite.
+
+    Args:
+      message: which step, which unit, and which checkpoint stands before it.
+      step: steps taken before the one that failed.
+      state: the state before that step.
+
+    Attributes:
+      step: steps taken before the one that failed.
+      state: the state before that step.
+
+    Example:
+      >>> from convjax import train
+      >>> issubclass(train.Diverged, ArithmeticError)
+      True
+    """
+
+    def __init__(self, message: str, step: int, state: State):
+        super().__init__(message)
+        self.step = step
+        self.state = state
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay:
+    """What it takes to run some steps again: a run is a function of its start."""
+
+    graphdef: Any
+    source: Source
+    recipe: Recipe
+    dispatch: Callable[..., Any]
+    arrays: Any
+    inputs: Callable[[int, int], Any]
+
+    def explained(self, step: int, state: State, checkpoints: Checkpoints | None) -> Diverged:
+        """Return the error that names the first unit of this step that is not finite.
+
+        Args:
+          step: the first whose loss or gradient was not finite.
+          state: that of the run's beginning.
+          checkpoints: where a later one may be found, and where the one before the step is kept.
+        """
+        if checkpoints is not None and (found := checkpoints.restore(state)) is not None:
+            state = found[1]
+        first = int(state.step)
+        while first < step:
+            end = min(step, first + self.recipe.dispatch)
+            state, _ = self.dispatch(state, self.arrays, self.inputs(first, end), end - first)
+            first = end
+        kept = ""
+        if checkpoints is not None:
+            if step not in checkpoints.steps:
+                checkpoints.save(step, state)
+            kept = f" The state before it is checkpoint {step} in {str(checkpoints.folder)!r}."
+        state = jax.device_get(state)
+        cause = self._cause(state)
+        return Diverged(f"step {step} is not finite: {cause}{kept}", step, state)
+
+    def _cause(self, state: State) -> str:
+        bad = [
+            "/".join(str(part.key) for part in path)
+            for path, leaf in jax.tree.leaves_with_path(state.params)
+            if not np.isfinite(np.asarray(leaf, np.float32)).all()
+        ]
+        if bad:
+            return f"the weights were not when it began, {bad[0]} first."
+        images, labels = self.batch(state)
+        net = assembled(self.graphdef, *jax.tree.map(jnp.asarray, (state.params, state.rest)))
+        lower(net, self.recipe.precision)
+        if self.recipe.precision != "float32":
+            images = images.astype(self.recipe.precision)
+        loss = partial(cross_entropy, smoothing=self.recipe.label_smoothing)
+        rngs = nnx.Rngs(dropout=keys_of(self.recipe, jnp.int32(state.step))[1])
+        try:
+            profile = gradflow.profile(
+                net, images, loss=loss, targets=labels, train=True, rngs=rngs
+            )
+        except ValueError as error:
+            return str(error)
+        if not np.isfinite(profile.loss):
+            return f"the loss is {float(profile.loss)}, and every unit before it finite."
+        return "every unit is, measured alone; it is their sizes together that leave the range."
+
+    def batch(self, state: State) -> tuple[jax.Array, jax.Array]:
+        """Return the batch of this state's step, whole, on one device."""
+        step = int(state.step)
+        inputs = jax.tree.map(lambda a: jnp.asarray(a[0]), self.source.inputs(step, 1))
+        arrays = jax.tree.map(jnp.asarray, self.source.arrays)
+        key = keys_of(self.recipe, jnp.int32(step))[0]
+        return self.source.batch(arrays, inputs, key)

@@ -1,0 +1,311 @@
+"""fit: train a network, go on where it stopped, and tell those who watch."""
+
+import dataclasses
+import functools
+import hashlib
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from convjax import nn
+from convjax.train._checkpoints import Checkpoints
+from convjax.train._dispatch import make_dispatch
+from convjax.train._diverged import Replay
+from convjax.train._evaluate import Evaluation, Held
+from convjax.train._json_lines import JsonLines
+from convjax.train._mesh import check_divides, everywhere, here, mesh_of, spread
+from convjax.train._observe import Observer, Pace, Row
+from convjax.train._order import network_order
+from convjax.train._recipe import Recipe
+from convjax.train._source import Source, padded
+from convjax.train._state import State, assembled, parts, start
+from convjax.train._watch import by_path
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """What a run ends with.
+
+    Attributes:
+      net: the trained network.
+      averaged: the network of the averaged weights, or None.
+      state: the last state.
+      rows: what was measured, step by step, but for the norms of layers; only of the steps that
+        this call took.
+      test: loss and accuracy on the test examples at the end, or None.
+    """
+
+    net: Any
+    averaged: Any
+    state: State
+    rows: tuple[Row, ...]
+    test: Mapping[str, Any] | None
+
+
+def fit(
+    net: nnx.Module,
+    source: Source,
+    recipe: Recipe,
+    *,
+    folder: str | os.PathLike | None = None,
+    test: Held | None = None,
+    observers: Sequence[Observer] = (),
+    devices: int | Sequence[Any] | Mesh | None = None,
+    optimiser: optax.GradientTransformation | None = None,
+) -> Fitted:
+    """Train a network by a recipe; with a folder, go on where an earlier call stopped.
+
+    A run is a function of network, initial values, source and recipe: it may be stopped at any
+    instant and taken up again with the same arguments, and ends with the same bits on the same
+    machine.
+
+    Args:
+      net: the network with its initial values; it is not changed.
+      source: where batches come from, such as ``data.resident(…)``.
+      recipe: how to train.
+      folder: where checkpoints and ``metrics.jsonl`` are kept; None keeps nothing.
+      test: ``(images, labels)``, or a function that returns an iterable of such batches.
+      observers: told of every dispatch: ``train.ProgressBar()``, ``train.TensorBoard(…)``, ….
+      devices: how many, or which, share each batch; None is one, or all in a run of several
+        processes (``train.distributed``). Their number changes nothing but how sums are rounded,
+        with two exceptions: dropout and stochastic depth draw on each device for itself, and so
+        does ``batch_norm="per_device"`` take its statistics.
+      optimiser: any optax transformation, in the place of the recipe's.
+
+    Returns:
+      The trained network, its averages, the state, and the rows that were measured.
+
+    Raises:
+      Diverged: the loss or the gradient became NaN or infinite; the message names step and unit.
+      ValueError: a batch that the devices or ``accumulate`` do not divide, a folder of another run.
+
+    Example:
+      >>> from flax import nnx
+      >>> from convjax import data, models, train
+      >>> net = models.resnet_cifar(8, width=4, in_features=1, rngs=nnx.Rngs(0))
+      >>> source = data.resident(*data.digits("train"), batch_size=32)
+      >>> fitted = train.fit(net, source, train.Recipe(steps=60), test=data.digits("test"))
+      >>> fitted.test["accuracy"] > 0.5
+      True
+    """
+    mesh = mesh_of(devices)
+    check_divides(source.batch_size, mesh)
+    run = _Run(net, source, recipe, mesh, optimiser, test)
+    if folder is None:
+        return run.go(observers, None)
+    folder = Path(folder)
+    with Checkpoints(folder / "checkpoints", about=_about(net, source, recipe)) as checkpoints:
+        lines = [JsonLines(folder / "metrics.jsonl")] if jax.process_index() == 0 else []
+        return run.go([*lines, *observers], checkpoints)
+
+
+class _Run:
+    """One run: what is compiled, and the loop."""
+
+    def __init__(
+        self,
+        net: nnx.Module,
+        source: Source,
+        recipe: Recipe,
+        mesh: Mesh | None,
+        optimiser: optax.GradientTransformation | None,
+        test: Held | None,
+    ):
+        self.graphdef, *_ = parts(net)
+        self.source = source
+        self.recipe = recipe
+        self.mesh = mesh
+        self.arrays = everywhere(source.arrays, mesh)
+        self.dispatch = make_dispatch(net, source, recipe, optimiser=optimiser, mesh=mesh)
+        self.evaluation = None if test is None else Evaluation(self.graphdef, test, mesh=mesh)
+        self.order = functools.cache(network_order(net))
+        self.start = lambda: everywhere(start(net, recipe, optimiser=optimiser), mesh)
+
+    def go(self, observers: Sequence[Observer], checkpoints: Checkpoints | None) -> Fitted:
+        """Run to the end."""
+        state = self.start()
+        first = 0
+        if checkpoints is not None and (found := checkpoints.restore(state)) is not None:
+            first, state = found
+        log = _Log(self, observers, checkpoints)
+        begun: list[Observer] = []
+        try:
+            for observer in observers:
+                observer.begin(first, self.recipe.steps, self.source.batch_size)
+                begun.append(observer)
+            state = self._loop(state, first, log, checkpoints)
+        finally:
+            for observer in begun:
+                observer.end()
+        tested = log.tested
+        if tested is None and self.evaluation is not None:
+            tested = self.test(state)
+        state = here(state, self.mesh)
+        averaged = state.average and assembled(self.graphdef, **state.average)
+        net = assembled(self.graphdef, state.params, state.rest)
+        return Fitted(net, averaged, state, tuple(log.rows), tested)
+
+    def _loop(self, state: State, first: int, log: "_Log", checkpoints: Checkpoints | None):
+        recipe = self.recipe
+        for begin, end in spans(first, recipe):
+            state, metrics = self.dispatch(state, self.arrays, self.inputs(begin, end), end - begin)
+            # Of the dispatch before: the device is busy while it is read.
+            log.add(begin, end, metrics)
+            last = end == recipe.steps
+            if self.evaluation is not None and (last or _due(end, recipe.test_every)):
+                log.flush()
+                log.test(self.test(state))
+            if checkpoints is not None and (last or _due(end, recipe.checkpoint_every)):
+                log.sync()
+                checkpoints.save(end, state)
+        log.flush()
+        return state
+
+    def inputs(self, begin: int, end: int) -> Any:
+        """Return the inputs of some steps, filled up to a whole dispatch."""
+        inputs = padded(self.source.inputs(begin, end - begin), self.recipe.dispatch)
+        return spread(inputs, self.mesh)
+
+    def test(self, state: State) -> dict[str, Any]:
+        """Return the row of a test of this state."""
+        if self.evaluation is None:
+            raise ValueError("there is nothing to test on")
+        row = {"kind": "test", "step": int(state.step)}
+        row |= self.evaluation(state.params, state.rest)
+        if state.average is not None:
+            found = self.evaluation(**state.average)
+            row |= {f"average_{name}": value for name, value in found.items()}
+        return row
+
+
+class _Log:
+    """Turns what dispatches return into rows, one dispatch late, and hands them on."""
+
+    def __init__(self, run: _Run, observers: Sequence[Observer], checkpoints: Checkpoints | None):
+        self.run = run
+        self.observers = observers
+        self.checkpoints = checkpoints
+        self.rows: list[Row] = []
+        self.tested: Row | None = None
+        self.waiting: tuple[int, int, Any] | None = None
+        self.clock = time.perf_counter()
+        self.first = True
+
+    def add(self, begin: int, end: int, metrics: Any) -> None:
+        """Take one dispatch's metrics, and hand on those before."""
+        before, self.waiting = self.waiting, (begin, end, metrics)
+        if before is not None:
+            self._hand_on(*before)
+
+    def flush(self) -> None:
+        """Hand on what waits."""
+        before, self.waiting = self.waiting, None
+        if before is not None:
+            self._hand_on(*before)
+
+    def sync(self) -> None:
+        """Hand on what waits, and have it on the disk: no checkpoint is ahead of its rows."""
+        self.flush()
+        for observer in self.observers:
+            if isinstance(observer, JsonLines):
+                observer.flush()
+
+    def test(self, row: Row) -> None:
+        """Hand on the row of a test; its time is not counted as training."""
+        self.tested = row
+        self._tell([row], row["step"], math.nan)
+        self.clock = time.perf_counter()
+
+    def _hand_on(self, begin: int, end: int, metrics: Any) -> None:
+        metrics = jax.device_get(metrics)
+        now = time.perf_counter()
+        rows = list(_rows(metrics, begin, end, self.run.recipe.watch, self.run.order))
+        took, self.clock = now - self.clock, now
+        bad = next((row["step"] for row in rows if not _finite(row)), None)
+        # The first dispatch compiles: its time tells nothing of the others.
+        self._tell(rows, end, math.nan if self.first else took / (end - begin))
+        self.first = False
+        if bad is not None:
+            self._stop(bad)
+
+    def _tell(self, rows: Sequence[Row], end: int, seconds: float) -> None:
+        left = (self.run.recipe.steps - end) * seconds
+        pace = Pace(self.run.source.batch_size / seconds, left)
+        for observer in self.observers:
+            observer.record(rows, pace)
+        self.rows += [{k: v for k, v in row.items() if k != "layers"} for row in rows]
+
+    def _stop(self, step: int) -> None:
+        run = self.run
+        replay = Replay(run.graphdef, run.source, run.recipe, run.dispatch, run.arrays, run.inputs)
+        raise replay.explained(step, run.start(), self.checkpoints)
+
+
+def spans(first: int, recipe: Recipe) -> Iterator[tuple[int, int]]:
+    """Yield the first step and the one after the last of every dispatch.
+
+    Where one ends is a function of the step alone, whatever the first is.
+    """
+    while first < recipe.steps:
+        ends = [first - first % recipe.dispatch + recipe.dispatch, recipe.steps]
+        for every in (recipe.test_every, recipe.checkpoint_every):
+            if every:
+                ends.append(first - first % every + every)
+        yield first, min(ends)
+        first = min(ends)
+
+
+def _due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0
+
+
+def _rows(
+    metrics: Any, begin: int, end: int, watch: int, order: Callable[[str], Any]
+) -> Iterator[dict[str, Any]]:
+    layers = metrics.pop("layers", None)
+    for i, step in enumerate(range(begin, end)):
+        row: dict[str, Any] = {"kind": "train", "step": step}
+        row |= {name: metrics[name][i].item() for name in sorted(metrics, key=_place)}
+        if layers is not None and step % watch == 0:
+            found = by_path(jax.tree.map(lambda a, i=i: a[i], layers))
+            row["layers"] = {path: found[path] for path in sorted(found, key=order)}
+        yield row
+
+
+def _place(name: str) -> tuple[int, str]:
+    known = ("loss", "accuracy", "gradient_norm", "learning_rate")
+    return (known.index(name) if name in known else len(known), name)
+
+
+def _finite(row: Row) -> bool:
+    # With loss scaling a gradient out of range is no harm: the step is skipped.
+    if not math.isfinite(row["loss"]):
+        return False
+    return bool(row.get("skipped")) or math.isfinite(row["gradient_norm"])
+
+
+def _about(net: nnx.Module, source: Source, recipe: Recipe) -> dict[str, Any]:
+    """Return what tells this run from another."""
+    values = hashlib.sha256()
+    for leaf in jax.tree.leaves(parts(net)[1:]):
+        values.update(np.asarray(leaf).tobytes())
+    return {
+        "recipe": dataclasses.asdict(recipe),
+        "examples": source.count,
+        "batch_size": source.batch_size,
+        "data": dict(getattr(source, "about", {})),
+        "network": {
+            path or "(the whole)": f"{getattr(node, 'name', None) or type(node).__name__}"
+            for path, node, _ in nn.walk(net)
+        },
+        "initial values": values.hexdigest()[:16],
+    }

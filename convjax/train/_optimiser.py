@@ -1,0 +1,121 @@
+"""The optimiser that a recipe asks for, by optax: schedule, clip, and decay of some weights."""
+
+import inspect
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+
+from convjax import nn
+from convjax.train._precision import NORM_LEAVES
+from convjax.train._recipe import Recipe
+
+
+def schedule_of(recipe: Recipe) -> optax.Schedule:
+    """Return the learning rate as a function of the step.
+
+    Args:
+      recipe: its ``schedule``, ``learning_rate``, ``warmup``, ``boundaries``, ``factor``.
+
+    Returns:
+      A function of the step (0 is the first) that can be traced.
+
+    Raises:
+      ValueError: a warm-up as long as the run, or that reaches a boundary.
+
+    Example:
+      >>> import jax
+      >>> from convjax import train
+      >>> rate = train.schedule_of(train.Recipe(steps=100, learning_rate=0.2, warmup=10))
+      >>> with jax.numpy_dtype_promotion("standard"):
+      ...     [round(float(rate(step)), 3) for step in (0, 5, 10, 55, 100)]
+      [0.0, 0.1, 0.2, 0.1, 0.0]
+    """
+    peak, warmup = recipe.learning_rate, recipe.warmup
+    left = recipe.steps - warmup
+    if left < 1:
+        raise ValueError(f"warmup={warmup} must be less than steps={recipe.steps}")
+    if recipe.schedule == "steps":
+        if recipe.boundaries[0] < warmup:
+            raise ValueError(f"warmup={warmup} reaches the boundary {recipe.boundaries[0]}")
+        after = {step - warmup: recipe.factor for step in recipe.boundaries}
+        main = optax.piecewise_constant_schedule(peak, after)
+    elif recipe.schedule == "cosine":
+        main = optax.cosine_decay_schedule(peak, left)
+    elif recipe.schedule == "linear":
+        main = optax.linear_schedule(peak, 0.0, left)
+    else:
+        main = optax.constant_schedule(peak)
+    if not warmup:
+        return main
+    rising = optax.linear_schedule(peak * recipe.warmup_from, peak, warmup)
+    return optax.join_schedules([rising, main], [warmup])
+
+
+def optimiser_of(net: nnx.Module, recipe: Recipe) -> optax.GradientTransformation:
+    """Return the optimiser of a recipe for a network: clip, decay, and the rule itself.
+
+    Args:
+      net: the network, whose norms, biases and scales may be left out of the decay.
+      recipe: how to train.
+
+    Returns:
+      An optax transformation of gradients in the form of ``train.State``'s ``params``.
+
+    Raises:
+      ValueError: options that the optimiser does not take.
+
+    Example:
+      >>> from flax import nnx
+      >>> from convjax import models, train
+      >>> net = models.resnet_cifar(8, width=4, rngs=nnx.Rngs(0))
+      >>> adamw = train.Recipe(optimiser="adamw", options={"b2": 0.99}, learning_rate=1e-3)
+      >>> type(train.optimiser_of(net, adamw)).__name__
+      'GradientTransformationExtraArgs'
+    """
+    make = getattr(optax, recipe.optimiser)
+    takes = inspect.signature(make).parameters
+    options = dict(recipe.options)
+    if unknown := sorted(set(options) - set(takes)):
+        raise ValueError(
+            f"options: {recipe.optimiser} does not take {unknown[0]!r}; it takes "
+            f"{', '.join(name for name in takes if name != 'learning_rate')}"
+        )
+    parts = [] if recipe.clip is None else [optax.clip_by_global_norm(recipe.clip)]
+    mask = decayed(net) if recipe.decayed == "kernels" else None
+    masks = {"mask", "weight_decay_mask"} & set(takes)
+    if "weight_decay" in takes:
+        options.setdefault("weight_decay", recipe.weight_decay)
+        if mask is not None and masks:
+            options.setdefault(masks.pop(), mask)
+    elif recipe.weight_decay:
+        parts.append(optax.add_decayed_weights(recipe.weight_decay, mask))
+    return optax.chain(*parts, make(schedule_of(recipe), **options))
+
+
+def decayed(net: nnx.Module) -> Any:
+    """Return which parameters a weight decay is meant for: kernels.
+
+    Args:
+      net: the network.
+
+    Returns:
+      Nested dictionaries of truth values, in the form of ``train.State``'s ``params``: false for
+      what norms hold, for biases, and for scales.
+
+    Example:
+      >>> from flax import nnx
+      >>> from convjax import models, train
+      >>> mask = train.decayed(models.resnet_cifar(8, width=4, rngs=nnx.Rngs(0)))
+      >>> mask["head"]["dense"]
+      {'bias': False, 'kernel': True}
+    """
+    graphdef, params, rest = nnx.split(net, nnx.Param, ...)
+    twin = nnx.merge(graphdef, jax.tree.map(lambda _: np.True_, params), rest, copy=True)
+    for _, node, _ in nn.walk(twin):
+        if isinstance(node, (*NORM_LEAVES, nn.Scale)):
+            nnx.update(node, jax.tree.map(lambda _: np.False_, nnx.state(node, nnx.Param)))
+    marks = nnx.to_pure_dict(nnx.split(twin, nnx.Param, ...)[1])
+    return jax.tree.map_with_path(lambda path, mark: bool(mark) and path[-1].key != "bias", marks)

@@ -1,0 +1,93 @@
+"""State: all that a run changes, as one pytree."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from convjax.train._optimiser import optimiser_of
+from convjax.train._precision import first_scale
+from convjax.train._recipe import Recipe
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """All that a run changes; with recipe and data it determines what follows, to the bit.
+
+    Attributes:
+      step: steps taken so far, an int32 scalar. Random numbers and the order of the examples are
+        functions of it and of the seeds.
+      params: nested dictionaries of parameters.
+      rest: nested dictionaries of what else the network holds: running statistics.
+      optimiser: optax's state.
+      average: ``{"params": …, "rest": …}``, exponential moving averages, or None.
+      scale: the loss scale of float16, or None.
+
+    Example:
+      >>> from flax import nnx
+      >>> from convjax import models, train
+      >>> net = models.resnet_cifar(8, width=4, rngs=nnx.Rngs(0))
+      >>> state = train.start(net, train.Recipe())
+      >>> int(state.step), sorted(state.params)
+      (0, ['head', 'stage1', 'stage2', 'stage3', 'stem'])
+    """
+
+    step: Any
+    params: Any
+    rest: Any
+    optimiser: Any
+    average: Any = None
+    scale: Any = None
+
+
+def start(
+    net: nnx.Module, recipe: Recipe, *, optimiser: optax.GradientTransformation | None = None
+) -> State:
+    """Return the state before the first step; its arrays are copies of the network's.
+
+    Args:
+      net: the network, with the initial values.
+      recipe: says which optimiser, precision and average.
+      optimiser: any optax transformation, in the place of the recipe's.
+
+    Returns:
+      The state.
+
+    Example:
+      >>> from flax import nnx
+      >>> from convjax import models, train
+      >>> net = models.resnet_cifar(8, width=4, rngs=nnx.Rngs(0))
+      >>> sorted(train.start(net, train.Recipe(average=0.99)).average)
+      ['params', 'rest']
+    """
+    if optimiser is None:
+        optimiser = optimiser_of(net, recipe)
+    _, params, rest = parts(net)
+    # Copies: a state is donated to the step, and the network stays as it is.
+    params, rest = jax.tree.map(jnp.array, (params, rest))
+    average = None
+    if recipe.average:
+        average = jax.tree.map(jnp.array, {"params": params, "rest": rest})
+    return State(
+        step=jnp.int32(0),
+        params=params,
+        rest=rest,
+        optimiser=jax.tree.map(jnp.array, optimiser.init(params)),
+        average=average,
+        scale=first_scale(recipe.precision),
+    )
+
+
+def parts(net: nnx.Module) -> tuple[Any, Any, Any]:
+    """Return a network's graph, and its parameters and the rest as nested dictionaries."""
+    graphdef, params, rest = nnx.split(net, nnx.Param, ...)
+    return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+
+
+def assembled(graphdef: Any, params: Any, rest: Any) -> Any:
+    """Return the network of a graph and nested dictionaries; ``parts`` is its inverse."""
+    return nnx.merge(graphdef, nnx.State(params), nnx.State(rest), copy=True)

@@ -1,0 +1,246 @@
+"""One step of training: a pure function of state and batch."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from convjax import gradflow, nn
+from convjax.train._losses import accuracy, cross_entropy
+from convjax.train._optimiser import optimiser_of, schedule_of
+from convjax.train._precision import all_finite, chosen, lower, next_scale
+from convjax.train._recipe import Recipe
+from convjax.train._state import State, assembled, parts
+from convjax.train._watch import Names, layers
+
+Step = Callable[[State, jax.Array, jax.Array], tuple[State, dict[str, Any]]]
+
+
+def make_step(
+    net: nnx.Module,
+    recipe: Recipe,
+    *,
+    optimiser: optax.GradientTransformation | None = None,
+    axis_name: str | None = None,
+) -> Step:
+    """Return the step of a recipe: ``step(state, images, labels) -> (state, metrics)``.
+
+    It is pure: ``jit`` it, ``scan`` it, donate the state to it.
+
+    Args:
+      net: the network; only its structure is used.
+      recipe: how to train.
+      optimiser: any optax transformation, in the place of the recipe's.
+      axis_name: mapped axis over which the batch is spread, as inside ``shard_map``; gradients,
+        metrics and running statistics are averaged over it. Dropout and stochastic depth draw with
+        the network's key of the step, folded with the device's place on that axis.
+
+    Returns:
+      The step. Images are ``(N, H, W, C)``, labels int ``(N,)`` or probabilities ``(N, classes)``.
+      The metrics are scalars: ``loss``, ``accuracy``, ``gradient_norm`` (global, before any clip
+      and without loss scale), ``learning_rate``; with float16 ``scale`` and ``skipped``; and, where
+      the recipe watches, ``layers``: by kind and path, the norms of the gradient, the update and
+      the weights of every parameter, of the gradient along the trunk (``signal``), and of the
+      running statistics. At steps that are not watched they are zeros.
+
+    Raises:
+      ValueError: when called, a batch that ``accumulate`` does not divide.
+
+    Example:
+      >>> import jax
+      >>> from flax import nnx
+      >>> from convjax import data, models, train
+      >>> net = models.resnet_cifar(8, width=4, in_features=1, rngs=nnx.Rngs(0))
+      >>> recipe = train.Recipe(steps=10, learning_rate=0.05)
+      >>> state, step = train.start(net, recipe), jax.jit(train.make_step(net, recipe))
+      >>> images, labels = data.digits("test")
+      >>> losses = []
+      >>> for _ in range(10):
+      ...     state, metrics = step(state, images[:32], labels[:32])
+      ...     losses.append(float(metrics["loss"]))
+      >>> losses[-1] < losses[0]
+      True
+    """
+    if optimiser is None:
+        optimiser = optimiser_of(net, recipe)
+    graphdef, *_ = parts(net)
+    names = Names(net) if recipe.watch else None
+    rate = schedule_of(recipe)
+    run = _Pass(graphdef, recipe, axis_name, {} if names is None else names.places)
+
+    def step(state: State, images: jax.Array, labels: jax.Array):
+        key = keys_of(recipe, state.step)[1]
+        scale = jnp.float32(1) if state.scale is None else state.scale["value"]
+        (_, found), (gradients, tokens) = run.gradients(state, images, labels, key, scale)
+        # A power of two: nothing rounds.
+        gradients = jax.tree.map(lambda g: g / scale.astype(g.dtype), gradients)
+        with jax.numpy_dtype_promotion("standard"):  # as optax needs, whatever the caller's is
+            updates, moved = optimiser.update(gradients, state.optimiser, state.params)
+            params = optax.apply_updates(state.params, updates)
+            learning_rate = jnp.asarray(rate(state.step), jnp.float32)
+        after = dataclasses.replace(
+            state,
+            params=params,
+            rest=found["rest"],
+            optimiser=moved,
+        )
+        after = dataclasses.replace(after, average=_averaged(after, state, recipe.average))
+        metrics = {
+            "loss": found["loss"],
+            "accuracy": found["accuracy"],
+            "gradient_norm": optax.tree.norm(gradients),
+            "learning_rate": learning_rate,
+        }
+        if names is not None:
+            taps = {path: gradflow.squares(t) / scale**2 for path, t in tokens.items()}
+            metrics["layers"] = _every(
+                recipe.watch,
+                state.step,
+                lambda names=names: layers(
+                    names,
+                    params=state.params,
+                    rest=after.rest,
+                    gradients=gradients,
+                    updates=updates,
+                    taps=taps,
+                ),
+            )
+        if state.scale is not None:
+            finite = all_finite(gradients)
+            after = chosen(finite, after, state)
+            after = dataclasses.replace(after, scale=next_scale(state.scale, finite))
+            metrics |= {"scale": scale, "skipped": jnp.where(finite, 0, 1)}
+        return dataclasses.replace(after, step=state.step + 1), metrics
+
+    return step
+
+
+def keys_of(recipe: Recipe, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the keys of one step: for its batch, and for what the network draws."""
+    of_batch, of_network = jax.random.split(jax.random.fold_in(jax.random.key(recipe.seed), step))
+    return of_batch, of_network
+
+
+class _Pass:
+    """The forward and backward pass of one batch, in parts if the recipe says so."""
+
+    def __init__(self, graphdef: Any, recipe: Recipe, axis_name: str | None, places: Any):
+        self.graphdef = graphdef
+        self.recipe = recipe
+        self.axis_name = axis_name
+        self.places = places
+
+    def gradients(self, state: State, images, labels, key, scale) -> Any:
+        """Return ``(scaled loss, found), (gradients, tokens)``, means over all devices."""
+        tokens = gradflow.tokens(self.places)
+        count = self.recipe.accumulate
+        take = jax.value_and_grad(self._loss, argnums=(0, 1), has_aux=True)
+        if self.axis_name is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(self.axis_name))
+        if count == 1:
+            result = take(state.params, tokens, state.rest, images, labels, key, scale)
+        else:
+            result = self._in_parts(take, state, tokens, images, labels, key, scale)
+        if self.axis_name is None:
+            return result
+        (loss, found), (gradients, tokens) = result
+        devices = jax.lax.axis_size(self.axis_name)
+        # Squares of the parts of one gradient add up; each part is that of its device's own mean.
+        tokens = jax.tree.map(lambda t: jax.lax.psum(t, self.axis_name) / devices**2, tokens)
+        averaged = jax.lax.pmean((loss, found, gradients), self.axis_name)
+        return averaged[:2], (averaged[2], tokens)
+
+    def _loss(self, params, tokens, rest, images, labels, key, scale):
+        net = assembled(self.graphdef, params, rest)
+        _set_up(net, self.recipe, self.axis_name)
+        rngs = nnx.Rngs(dropout=key)
+        images = images.astype(_dtype(images, self.recipe))
+        logits = gradflow.tapped(net, images, tokens, train=True, rngs=rngs)
+        loss = cross_entropy(logits, labels, smoothing=self.recipe.label_smoothing)
+        found = {
+            "loss": loss,
+            "accuracy": accuracy(logits, labels),
+            "rest": jax.tree.map(lambda new, old: new.astype(old.dtype), parts(net)[2], rest),
+        }
+        return loss * scale.astype(loss.dtype), found
+
+    def _in_parts(self, take, state, tokens, images, labels, key, scale):
+        count = self.recipe.accumulate
+        if images.shape[0] % count:
+            raise ValueError(
+                f"accumulate={count} must divide the batch of {images.shape[0]} on each device"
+            )
+
+        def split(a: jax.Array) -> jax.Array:
+            # Every count-th example: the same parts, whatever number of devices shares the batch.
+            return a.reshape(-1, count, *a.shape[1:]).swapaxes(0, 1)
+
+        def one(carry, part):
+            rest, total = carry
+            i, images, labels = part
+            inner = jax.random.fold_in(key, i)
+            result = take(state.params, tokens, rest, images, labels, inner, scale)
+            (loss, found), gradients = result
+            rest = found.pop("rest")
+            added = jax.tree.map(jnp.add, total, ((loss, found), gradients))
+            return (rest, added), None
+
+        shapes = jax.eval_shape(
+            lambda *a: take(state.params, tokens, state.rest, *a, key, scale),
+            split(images)[0],
+            split(labels)[0],
+        )
+        (loss, found), gradients = shapes
+        found = {name: value for name, value in found.items() if name != "rest"}
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), ((loss, found), gradients))
+        xs = (jnp.arange(count), split(images), split(labels))
+        (rest, total), _ = jax.lax.scan(one, (state.rest, zeros), xs)
+        (loss, found), (gradients, received) = jax.tree.map(lambda a: a / count, total)
+        # A mean over parts of the batch: squares add up, and each was count times too large.
+        received = jax.tree.map(lambda t: t / count, received)
+        return (loss, {**found, "rest": rest}), (gradients, received)
+
+
+def _set_up(net: nnx.Module, recipe: Recipe, axis_name: str | None) -> None:
+    """Make a merged copy of a network compute as the recipe says."""
+    lower(net, recipe.precision)
+    if recipe.remat != "none":
+        nn.rematerialise(net, recipe.remat)
+    if axis_name is not None and recipe.batch_norm == "synchronised":
+        for _, node, _ in nn.walk(net):
+            if isinstance(node, nn.BatchNorm):
+                node.axis_name = axis_name
+
+
+def _dtype(images: jax.Array, recipe: Recipe) -> Any:
+    if recipe.precision != "float32":
+        return recipe.precision
+    return images.dtype if images.dtype == jnp.float64 else jnp.float32
+
+
+def _averaged(after: State, before: State, decay: float) -> Any:
+    if before.average is None:
+        return None
+    # Small at first, so that the initial values are soon forgotten.
+    taken = before.step.astype(jnp.float32)
+    share = 1 - jnp.minimum(decay, (1 + taken) / (10 + taken))
+    new = {"params": after.params, "rest": after.rest}
+    return jax.tree.map(
+        lambda old, now: old + share.astype(old.dtype) * (now - old), before.average, new
+    )
+
+
+def _every(steps: int, step: jax.Array, take: Callable[[], Any]) -> Any:
+    """Return what ``take`` returns at every so many steps, and zeros at the others."""
+    if steps == 1:
+        return take()
+    shapes = jax.eval_shape(take)
+
+    def zeros() -> Any:
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    return jax.lax.cond(step % steps == 0, take, zeros)
