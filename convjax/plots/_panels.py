@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
-COLOURS = ("#30638e", "#d1495b", "#edae49", "#3c896d", "#7a5195", "#8d6a4f", "#5f6b7a")
+COLOURS = ("#30638e", "#d1495b", "#edae49", "#3c896d", "#7a5195", "#8d6a4f", "#5f6b7a", "#6cc0e5")
 
 Axis = Literal["linear", "log"]
 
