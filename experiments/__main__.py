@@ -43,9 +43,13 @@ EXPERIMENTS = {
         "experiments.convolution_audit",
         "what padding, depthwise kernels, wrong fans and orthogonal kernels do to the gradient",
     ),
-    "early-dynamics": (
-        "experiments.early_dynamics",
-        "what the first ten steps do to batch norm's explosion, and to branches born at zero",
+    "degradation": (
+        "experiments.degradation",
+        "why depth needs shortcuts: training loss of deep plain networks, lesions, features",
+    ),
+    "dynamics": (
+        "experiments.dynamics",
+        "what steps of training do to batch norm's explosion, and to branches born at zero",
     ),
     "separable": (
         "experiments.separable",
@@ -62,6 +66,14 @@ EXPERIMENTS = {
     "transfer": (
         "experiments.transfer",
         "what pretraining, frozen features and fine-tuning do for few examples, layer by layer",
+    ),
+    "train": (
+        "experiments.train_network",
+        "any network of the zoo trained on digits, CIFAR, your arrays or pictures, and watched",
+    ),
+    "cifar": (
+        "experiments.cifar",
+        "He et al. 2015, Table 6, by the paper's settings; and a short schedule to 94 %",
     ),
     "inspect": (
         "experiments.inspect_network",
@@ -86,6 +98,14 @@ EXPERIMENTS = {
     "bench-models": (
         "experiments.benchmarks.models",
         "how long a training step takes, against lax, Keras and PyTorch",
+    ),
+    "bench-train": (
+        "experiments.benchmarks.train",
+        "what training's loop, watching, data and checkpoints cost, against the bare step",
+    ),
+    "bench-memory": (
+        "experiments.benchmarks.memory",
+        "what rematerialisation saves in memory and costs in time, up to ResNet-1202",
     ),
 }
 

@@ -10,8 +10,9 @@ import numpy as np
 import optax
 from flax import nnx
 
-from convjax import data, gradflow, models, nn
+from convjax import data, gradflow, models
 from experiments._classifier import CONVS_PER_UNIT, Cell, cross_entropy, structure
+from experiments._lesions import looked, scores
 
 PLAIN, RESIDUAL = "plain", "residual"
 SHORTCUTS = {PLAIN: "none", RESIDUAL: "identity"}
@@ -148,82 +149,14 @@ def programs(of: Cell, recipe: Recipe) -> Programs:
     return Programs(drawn, jax.jit(fit), jax.jit(looker(of)))
 
 
-def scores(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return loss and accuracy."""
-    return cross_entropy(logits, labels), jnp.mean(logits.argmax(-1) == labels)
-
-
 def looker(of: Cell) -> Callable[..., dict[str, jax.Array]]:
     """Return what looks into a trained network: its features along depth, and without a unit."""
     graphdef, *_ = structure(of)
-    shorter, *_ = structure(dataclasses.replace(of, depth=of.depth - CONVS_PER_UNIT))
 
     def look(params, rest, images, labels):
-        net = nnx.merge(graphdef, params, rest, copy=True)
-        whole = scores(net(images, train=False), labels)
-
-        def without(unit):
-            kept = jnp.arange(of.units - 1)
-            kept += kept >= unit
-            less = [dict(state) | {"body": _taken(state, kept)} for state in (params, rest)]
-            net = nnx.merge(shorter, *map(nnx.State, less))
-            return scores(net(images, train=False), labels)
-
-        losses, accuracies = jax.lax.map(without, jnp.arange(of.units))
-        return {
-            "whole_loss": whole[0][None],
-            "whole_accuracy": whole[1][None],
-            "without_loss": losses,
-            "without_accuracy": accuracies,
-        } | along(net, images)
+        return looked(nnx.merge(graphdef, params, rest, copy=True), images, labels)
 
     return look
-
-
-def _taken(state: Any, kept: jax.Array) -> Any:
-    return jax.tree.map(lambda leaf: leaf[kept], state["body"]) if "body" in state else {}
-
-
-def along(net: nn.Chain, images: jax.Array) -> dict[str, jax.Array]:
-    """Return what becomes of the stem's features, behind every unit.
-
-    ``correlation`` compares them number by number, their means over the images taken out; ``cka``
-    compares which images they make alike, whatever the channels mean (linear CKA, Kornblith et al.
-    2019); ``branch`` is the branch's norm over that of its input.
-    """
-    body: Any = net["body"]
-    start = net["stem"](images, train=False)
-
-    def unit(unit, x, rngs, _):
-        y = unit(x, train=False)
-        branch = jnp.linalg.norm(unit.branch(x, train=False)) / jnp.linalg.norm(x)
-        return y, (cosine(start, y), cka(start, y), branch)
-
-    found = body.scan(unit, start)[1]
-    return dict(zip(("correlation", "cka", "branch"), found, strict=True))
-
-
-def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Return the correlation of two batches of features, number by number."""
-    a, b = (_centred(features) for features in (a, b))
-    return jnp.vdot(a, b) / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
-
-
-def cka(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Return the cosine of the matrices of products between images."""
-    a, b = (_centred(features) for features in (a, b))
-    # Taken to unit size first: products of a residual network's features overflow.
-    a, b = (x / jnp.linalg.norm(x) for x in (a, b))
-    products = [jnp.matmul(x, x.T, precision="highest") for x in (a, b)]
-    sizes = [jnp.linalg.norm(product) for product in products]
-    return jnp.vdot(*products) / (sizes[0] * sizes[1])
-
-
-def _centred(features: jax.Array) -> jax.Array:
-    rows = features.reshape(len(features), -1)
-    # Largest 1: squares of what an un-normalised network makes would overflow.
-    rows = rows / jnp.abs(rows).max()
-    return rows - rows.mean(0, keepdims=True)
 
 
 def trained(of: Cell, recipe: Recipe, seeds: int) -> list[dict[str, np.ndarray]]:

@@ -12,7 +12,7 @@ from experiments import __main__ as entry
 from experiments import _claims_networks as networks
 from experiments import _claims_rules as rules
 from experiments import _claims_shortcuts as shortcuts
-from experiments import claims, separable
+from experiments import _lesions, claims, separable
 from experiments._claims_networks import PLAIN, RESIDUAL, Recipe, cell
 from experiments._claims_rules import AGAINST, FAILS, FOR, HOLDS, NEITHER, ONLY, OPEN, Evidence
 from experiments._classifier import cross_entropy
@@ -317,11 +317,11 @@ def test_features_are_compared_as_in_float64():
     a, noise = np.random.default_rng(1).normal(size=(2, 7, 3, 2, 4)).astype(np.float32)
     b = 1e15 * (a + 0.5 * noise + 3)
     centred = [(x - x.mean(0)).ravel().astype(np.float64) for x in (a, b)]
-    np.testing.assert_allclose(networks.cosine(a, b), np.corrcoef(*centred)[0, 1], rtol=1e-4)
-    np.testing.assert_allclose(networks.cka(a, b), naive_cka(a, b), rtol=1e-4)
+    np.testing.assert_allclose(_lesions.cosine(a, b), np.corrcoef(*centred)[0, 1], rtol=1e-4)
+    np.testing.assert_allclose(_lesions.cka(a, b), naive_cka(a, b), rtol=1e-4)
     turned = a @ np.linalg.qr(noise[0, 0, :, :][[0, 1, 0, 1]] + np.eye(4))[0].astype(np.float32)
-    np.testing.assert_allclose(networks.cka(a, turned), 1, rtol=1e-4)
-    assert abs(networks.cosine(a, turned)) < 0.99
+    np.testing.assert_allclose(_lesions.cka(a, turned), 1, rtol=1e-4)
+    assert abs(_lesions.cosine(a, turned)) < 0.99
 
 
 @pytest.fixture(scope="module")
@@ -451,7 +451,7 @@ def test_a_lesion_takes_one_unit_out(trained_once):
             if skipped is None:
                 change = np.linalg.norm(x - before) / np.linalg.norm(before)
                 np.testing.assert_allclose(looked["branch"][i], change, rtol=1e-4)
-                found = np.asarray(networks.cosine(start, x))
+                found = np.asarray(_lesions.cosine(start, x))
                 np.testing.assert_allclose(looked["correlation"][i], found, rtol=1e-4)
         loss = cross_entropy(net["head"](x), jnp.asarray(labels))
         found = looked["whole_loss"][0] if skipped is None else looked["without_loss"][skipped]

@@ -14,6 +14,7 @@ from convjax import gradflow, study
 from experiments import __main__ as entry
 from experiments import _classifier, _growth_table, gradient_norms
 from experiments._classifier import Cell, Training
+from tests.nn.conftest import QUICKLY
 
 TINY = ["--depths", "8", "--seeds", "1", "--steps", "1", "--widths", "4", "--batch-size", "16"]
 ONE = [*TINY, "--norms", "none", "--shortcuts", "identity"]
@@ -44,7 +45,11 @@ def tiny(tmp_path_factory):
     out = tmp_path_factory.mktemp("tiny")
     command = [sys.executable, "-W", "error", "-m", "experiments", "gradient-norms", *TINY]
     done = subprocess.run(
-        [*command, "--out", str(out)], capture_output=True, text=True, check=False
+        [*command, "--out", str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | QUICKLY,
     )
     assert done.returncode == 0, done.stderr
     return out, done

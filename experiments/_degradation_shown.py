@@ -1,0 +1,110 @@
+"""What degradation shows: loss curves, lesions and features along depth, and their table."""
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from convjax import plots
+from experiments import _outcome
+from experiments._claims_networks import PLAIN, RESIDUAL
+from experiments._degradation_judged import area, depths, found, last, lost
+from experiments._degradation_networks import TWINS
+from experiments._outcome import Columns
+
+POINTS = 30
+"""Of a loss curve: means over as many stretches of steps."""
+
+
+def draw(columns: Columns) -> Figure:
+    """Draw the losses, the accuracy lost with units and layers, and the features along depth."""
+    panel = plots.Panel
+    shallow, deep = depths(columns)
+    place = "place in the network, as a share of depth"
+    return plots.panels(
+        "Degradation: plain and residual twins trained on the digits",
+        [
+            panel("training loss", "step", "loss of the batches", _curves(columns), yscale="log"),
+            panel(
+                f"one layer taken out, {shallow} layers",
+                place,
+                "accuracy lost",
+                [_along(columns, twin, shallow, "without_layer") for twin in TWINS],
+            ),
+            panel(
+                "one unit taken out",
+                place,
+                "accuracy lost",
+                [_along(columns, PLAIN, shallow, "without")]
+                + [_along(columns, RESIDUAL, depth, "without") for depth in (shallow, deep)],
+            ),
+            panel(
+                "one unit taken out, residual",
+                place,
+                "loss",
+                [_along(columns, RESIDUAL, depth, "without_loss") for depth in (shallow, deep)],
+                yscale="log",
+            ),
+            panel(
+                "features against the stem's",
+                place,
+                "correlation",
+                [_along(columns, *of, "correlation") for of in _every(columns)],
+            ),
+            panel(
+                "features against the stem's",
+                place,
+                "kernel alignment (CKA)",
+                [_along(columns, *of, "cka") for of in _every(columns)],
+            ),
+        ],
+    )
+
+
+def _every(columns: Columns) -> list[tuple[str, int]]:
+    return [(twin, depth) for twin in TWINS for depth in depths(columns)]
+
+
+def _curves(columns: Columns) -> list[plots.Series]:
+    made = []
+    for twin, depth in _every(columns):
+        losses = found(columns, twin, depth, "batch_loss")
+        steps = np.array_split(np.arange(losses.shape[1]), min(POINTS, losses.shape[1]))
+        means = np.stack([losses[:, part].mean(1) for part in steps], axis=1)
+        middles = [part.mean() for part in steps]
+        made.append(_spread(f"{twin}, {depth} layers", middles, means))
+    return made
+
+
+def _along(columns: Columns, twin: str, depth: int, quantity: str) -> plots.Series:
+    if quantity in ("without", "without_layer"):
+        values = lost(columns, twin, depth, quantity)
+    else:
+        values = found(columns, twin, depth, quantity)
+    place = (np.arange(values.shape[1]) + 0.5) / values.shape[1]
+    return _spread(f"{twin}, {depth} layers", place, values)
+
+
+def _spread(label: str, x, y: np.ndarray) -> plots.Series:
+    """Return the median over the seeds, with whiskers over all of them."""
+    return plots.Series(label, x, np.median(y, 0), y.min(0), y.max(0), joined=True)
+
+
+def table(columns: Columns) -> Table:
+    """Return losses, accuracies, lesions and features of every network, medians over the seeds."""
+    rows = []
+    for twin, depth in _every(columns):
+        units, layers = (lost(columns, twin, depth, what) for what in ("without", "without_layer"))
+        values = (
+            last(columns, twin, depth),
+            area(columns, twin, depth),
+            found(columns, twin, depth, "whole_accuracy"),
+            found(columns, twin, depth, "test_accuracy"),
+            np.median(layers, 1),
+            np.median(units, 1),
+            found(columns, twin, depth, "correlation").mean(1),
+            found(columns, twin, depth, "cka").mean(1),
+        )
+        rows.append((f"{twin}, {depth}", *(f"{np.median(v):.3g}" for v in values)))
+    heads = ("network", "loss: end", "mean", "accuracy", "test")
+    heads += ("lost: a layer", "a unit", "correlation", "CKA")
+    return _outcome.plain_table("Plain and residual twins, medians over the seeds", heads, rows)

@@ -1,0 +1,87 @@
+"""Seeds: one structure, drawn and trained from any number of seeds; every program compiles once."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from convjax import data, train
+
+
+class Seeds:
+    """Networks of one structure on one set of images.
+
+    Args:
+      make: returns the network, of any source of initial values.
+      images: of training.
+      labels: theirs.
+      batch_size: images in a step.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[nnx.Rngs], Any],
+        images: np.ndarray,
+        labels: np.ndarray,
+        *,
+        batch_size: int,
+    ):
+        def source(seed: int) -> Any:
+            return data.resident(images, labels, batch_size=batch_size, seed=seed)
+
+        self.source = source
+        self.graphdef = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))[0]
+        key = jax.eval_shape(jax.random.key, 0)
+        self._draw = compiled_briefly(lambda key: nnx.split(make(nnx.Rngs(key)))[1], key)
+
+    def draw(self, seed: int) -> Any:
+        """Return the network of a seed, at birth."""
+        return nnx.merge(self.graphdef, self._draw(jax.random.key(seed)))
+
+    def trainer(self, recipe: train.Recipe) -> "Trainer":
+        """Compile what trains by a recipe."""
+        return Trainer(self, recipe)
+
+
+class Trainer:
+    """Trains networks of one structure by one recipe; compiled when it is made."""
+
+    def __init__(self, seeds: Seeds, recipe: train.Recipe):
+        self.seeds, self.recipe = seeds, recipe
+        net, source = seeds.draw(0), seeds.source(0)
+        self.dispatch = train.make_dispatch(net, source, recipe)
+        # Of no step: this compiles.
+        inputs = source.inputs(0, recipe.dispatch)
+        self.dispatch(train.start(net, recipe), source.arrays, inputs, 0)
+
+    def fit(self, net: Any, seed: int, *, steps: int | None = None) -> tuple[Any, dict[str, Any]]:
+        """Train a network.
+
+        Args:
+          net: the network, as it is at first; it is not changed.
+          seed: of the order of the images.
+          steps: how many, at least 1; None takes the recipe's.
+
+        Returns:
+          The trained network, and the metrics of ``train.make_step`` with the steps for first axis.
+        """
+        recipe, source = self.recipe, self.seeds.source(seed)
+        state = train.start(net, recipe)
+        steps, found = recipe.steps if steps is None else steps, []
+        for first in range(0, steps, recipe.dispatch):
+            count = min(recipe.dispatch, steps - first)
+            inputs = source.inputs(first, recipe.dispatch)
+            state, metrics = self.dispatch(state, source.arrays, inputs, count)
+            found.append(jax.tree.map(lambda a, n=count: np.asarray(a[:n]), metrics))
+        graphdef = nnx.split(net, nnx.Param, ...)[0]
+        trained = nnx.merge(graphdef, nnx.State(state.params), nnx.State(state.rest))
+        return trained, jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+
+
+def compiled_briefly(function: Callable[..., Any], *shapes: Any) -> Any:
+    """Compile what draws random numbers, or is run once: LLVM would take half a minute for it."""
+    brief = jax.default_backend() == "cpu"
+    options: Any = {"xla_backend_optimization_level": 0} if brief else {}
+    return jax.jit(function).lower(*shapes).compile(options)

@@ -1,0 +1,118 @@
+"""The options of a run of training: every field of ``train.Recipe``, and where the run lives."""
+
+import dataclasses
+import tomllib
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import tyro
+
+from convjax import train
+from experiments import _cli
+
+# With the value written out, so that a TOML file can say true and false as well.
+Flag = Annotated[bool, tyro.conf.FlagConversionOff]
+
+MOMENTUM = {"momentum": 0.9, "nesterov": True}
+
+
+@dataclasses.dataclass(frozen=True)
+class Training(_cli.Options):
+    """What every run of training takes; explained in full at ``train.Recipe``."""
+
+    network: tuple[str, ...] = ()
+    """Options of the network, such as width=8 norm=group."""
+    batch_size: int = 64
+    """Images in a step, over all devices."""
+    steps: int = 1000
+    """How many to take."""
+    seed: int = 0
+    """Of initial values, order of the images, augmentation and dropout."""
+    optimiser: str = "sgd"
+    """Name of an optimiser of optax: sgd, adamw, lion, …."""
+    options: tuple[str, ...] | None = None
+    """Its further arguments, such as momentum=0.9 nesterov=false; without it, momentum=0.9
+    nesterov=true for sgd."""
+    learning_rate: float = 0.1
+    """The largest."""
+    schedule: str = "cosine"
+    """What becomes of the learning rate: constant, linear, cosine, steps."""
+    boundaries: tuple[int, ...] = ()
+    """Steps at which the schedule "steps" multiplies."""
+    factor: float = 0.1
+    """By which it multiplies."""
+    warmup: int | None = None
+    """Steps over which the learning rate first rises."""
+    warmup_from: float = 0.0
+    """Share of the learning rate at which that begins."""
+    weight_decay: float = 5e-4
+    """How strongly weights are drawn to 0."""
+    decayed: str = "kernels"
+    """Which: kernels, all."""
+    clip: float | None = None
+    """Largest norm of the gradient of all parameters."""
+    label_smoothing: float = 0.0
+    """Share of each label that is spread over all classes."""
+    accumulate: int = 1
+    """Parts into which a batch is cut, to save memory."""
+    average: float = 0.0
+    """Decay of the moving average of the weights, which is then what is judged; 0 keeps none."""
+    precision: str = "float32"
+    """float32, bfloat16, float16."""
+    remat: str | None = None
+    """What the backward pass computes again, to save memory: none, unit, sqrt."""
+    batch_norm: str = "synchronised"
+    """Statistics on several devices: synchronised, per_device."""
+    watch: int = 10
+    """Steps between two that log the norms of every layer; 0 logs none and draws no waterfall."""
+    dispatch: int = 20
+    """Steps that one call into the device takes; a stream keeps the pictures of as many."""
+    test_every: int = 100
+    """Steps between tests; 0 tests at the end only."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints; 0 writes one at the end only."""
+    devices: int | None = None
+    """How many share each batch; without it, one."""
+    tensorboard: Flag = False
+    """Whether to write events for TensorBoard, into the folder's tensorboard."""
+
+
+# What may change between two calls of one run: it leaves the numbers as they are.
+APART = ("out", "platform", "config", "devices", "tensorboard", "workers", "reach")
+
+
+def recipe_of(options: Training) -> train.Recipe:
+    """Return the recipe that the options describe.
+
+    Raises:
+      ValueError: what ``train.Recipe`` refuses.
+    """
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(train.Recipe)}
+    if options.options is None:
+        given["options"] = MOMENTUM if options.optimiser == "sgd" else {}
+    else:
+        given["options"] = pairs("options", options.options)
+    return train.Recipe(**given | {"warmup": options.warmup or 0, "remat": options.remat or "none"})
+
+
+def pairs(option: str, words: Sequence[str]) -> dict[str, Any]:
+    """Return words of the form NAME=VALUE as a dictionary; a value is TOML's, or else text."""
+    found = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not (name and sign and value):
+            raise _cli.UsageError(
+                f"{option}: {word!r} is not of the form NAME=VALUE, as width=8 is."
+            )
+        value = value.lower() if value.lower() in ("true", "false") else value
+        try:
+            found[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[name] = value
+    return found
+
+
+def named(argv: Sequence[str], option: str = "--name") -> list[str]:
+    """Return the command line with a name that stands first written out as an option."""
+    bare = bool(argv) and not argv[0].startswith("-")
+    return [option, *argv] if bare else [*argv]

@@ -1,0 +1,145 @@
+"""Why depth needs shortcuts: deeper plain networks train worse, and lean on every single layer.
+
+    python -m experiments degradation
+
+Figure 6 of He et al. 2015 at the size of handwritten digits: networks of 20 and of 56 layers with
+batch norm, in three stages, and their plain twins, which have the same parameters, initial values
+and batches, and one term less. It is the *training* loss that decides: where it is the deeper
+network's that is higher, overfitting is not the cause. Losses are those of the batches, compared at
+equal steps: at the end, the mean over the last tenth of them; and over all steps, the area under
+the curve. Pass, medians over the seeds: 56 plain layers end above 20, and 56 residual ones do not,
+but for 0.01 nats (the digits are easy: both end near zero); by area too, depth costs the plain
+network more.
+
+Then the trained networks are looked into. Lesions, as Veit et al. 2016: a unit, or a single layer,
+is replaced by the identity (at a transition, where the image is halved, subsampled and padded with
+zero channels), and nothing is trained again. Pass: without any one layer a plain network is near
+chance; without one block that keeps the shape a residual one makes few errors more, and fewer than
+without one that changes it. Features: behind every unit, against what entered the first one,
+number by number and by centred kernel alignment (Kornblith et al. 2019). Pass: by either, and at
+either depth, residual networks keep more, in the mean over depth.
+
+It is the signs that can be expected of digits, not the values of CIFAR.
+
+Takes about three minutes of processor time, spread over two threads. For a look at it in less than
+one: ``--depths 8 14 --width 4 --steps 60 --seeds 1``.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convjax import data, study, train
+from experiments import _cli, _outcome
+from experiments._ahead import ahead
+from experiments._degradation_judged import judge
+from experiments._degradation_networks import TWINS, trained
+from experiments._degradation_shown import draw, table
+from experiments._outcome import Columns, Experiment
+from experiments._progress import Ticker
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(_cli.Options):
+    """Options."""
+
+    depths: tuple[int, int] = (20, 56)
+    """Weighted layers, 6n + 2: the shallow network and the deep one."""
+    width: int = 8
+    """Channels of the first stage; they double with every stage."""
+    seeds: int = 3
+    """Networks of each kind."""
+    steps: int = 300
+    """Of training."""
+    batch_size: int = 64
+    """Images in a step."""
+    learning_rate: float = 0.05
+    """Of the first step; it falls to zero as a cosine. Momentum 0.9, weight decay 1e-4."""
+    lesions: int = 200
+    """Images of training on which the trained networks are looked into."""
+    out: Path = Path("results/degradation")
+    """Folder for the table and the figure; it is made if it is not there."""
+
+
+def measure(config: Config) -> Columns:
+    """Train every network and return a row for each number.
+
+    ``quantity`` says what it is: "batch_loss", with the step as ``number``; "without_…" and
+    "without_layer_…", with the unit or layer that is taken out; "correlation", "cka", "branch",
+    with the unit; "whole_…" and "test_accuracy".
+
+    Raises:
+      ValueError: an option that cannot be done.
+    """
+    check(config)
+    recipe = train.Recipe(
+        steps=config.steps, learning_rate=config.learning_rate, dispatch=min(20, config.steps)
+    )
+    # The deepest first: both cores have work to the end.
+    jobs = [(twin, depth) for depth in reversed(config.depths) for twin in TWINS]
+    rows: list[dict[str, Any]] = []
+
+    def done(job: tuple[str, int]) -> list[dict[str, np.ndarray]]:
+        return trained(
+            *job,
+            config.width,
+            recipe,
+            batch_size=config.batch_size,
+            seeds=config.seeds,
+            lesions=config.lesions,
+        )
+
+    with Ticker(len(jobs)) as ticker:
+        ticker.begin("training")
+        for (twin, depth), found in ahead(done, jobs):
+            rows += _rows(twin, depth, found)
+            ticker.finish(f"{twin}, {depth} layers")
+    return _outcome.stack(rows)
+
+
+def _rows(
+    twin: str, depth: int, found: Sequence[dict[str, np.ndarray]]
+) -> Iterator[dict[str, Any]]:
+    for seed, quantities in enumerate(found):
+        for quantity, values in quantities.items():
+            same = {"twin": twin, "depth": depth, "seed": seed, "quantity": quantity}
+            for number, value in enumerate(values.tolist()):
+                yield same | {"number": number, "value": value}
+
+
+def check(config: Config) -> None:
+    """Refuse what cannot be run, before anything is."""
+    for depth in config.depths:
+        if depth < 8 or (depth - 2) % 6:
+            raise ValueError(
+                f"depths={list(config.depths)}: {depth} is not 6n + 2, such as 8, 14, 20, 32, 56"
+            )
+    if config.depths[0] >= config.depths[1]:
+        raise ValueError(f"depths={list(config.depths)} must rise")
+    images = len(data.digits("train")[0])
+    ranges = {
+        "width": (1, None),
+        "seeds": (1, None),
+        "steps": (1, None),
+        "batch_size": (2, images),
+        "lesions": (2, images),
+    }
+    for option, (low, high) in ranges.items():
+        value = getattr(config, option)
+        if value < low or (high is not None and value > high):
+            most = "" if high is None else f" and at most {high}, the images of training"
+            raise ValueError(f"{option}={value} must be at least {low}{most}")
+    if not config.learning_rate > 0:
+        raise ValueError(f"learning_rate={config.learning_rate} must be positive")
+
+
+EXPERIMENT = Experiment("degradation", __doc__ or "", Config, measure, judge, draw, table)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the experiment from the command line and return the exit code."""
+    study.keep_memory()
+    return _outcome.run(EXPERIMENT, argv)

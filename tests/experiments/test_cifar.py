@@ -1,0 +1,227 @@
+"""Table 6 of He et al.: the settings to the number, and a small file of the real format."""
+
+import dataclasses
+import tomllib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from convjax import models, nn, plots, study, train
+from experiments import __main__ as entry
+from experiments import _cli, cifar
+from experiments._train_columns import columns
+from experiments._train_options import pairs, recipe_of
+from experiments.cifar import Config, completed, departures
+
+SHORT = Path(cifar.__file__).parent / "configs" / "cifar_short.toml"
+FEW = ["--whole", "False", "--depth", "8", "--network", "width=2", "--steps", "4"]
+FEW += ["--boundaries", "2", "3", "--batch-size", "8", "--watch", "2", "--dispatch", "2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Compile quickly; and promote as optax's schedules need it."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    promotion = jax.config.jax_numpy_dtype_promotion
+    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_numpy_dtype_promotion", promotion)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Six files of CIFAR-10's binary version, of few records: a label, then red, green, blue."""
+    root = tmp_path_factory.mktemp("cifar-10-batches-bin")
+    random = np.random.default_rng(0)
+    for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
+        records = random.integers(0, 256, (6, 3073), np.uint8)
+        records[:, 0] = random.integers(0, 10, 6)
+        records.tofile(root / name)
+    return root
+
+
+@pytest.mark.parametrize("depth", [20, 32, 44, 56])
+def test_the_recipe_is_the_papers(depth):
+    config = completed(Config(depth=depth))
+    recipe = recipe_of(config)
+    assert (recipe.steps, recipe.boundaries, config.batch_size) == (64_000, (32_000, 48_000), 128)
+    rate = train.schedule_of(recipe)
+    for step, expected in {
+        **{0: 0.1, 31_999: 0.1, 32_000: 0.01},
+        **{47_999: 0.01, 48_000: 0.001, 63_999: 0.001},
+    }.items():
+        assert float(rate(step)) == pytest.approx(expected, rel=1e-5), step
+    assert (recipe.optimiser, recipe.options) == ("sgd", {"momentum": 0.9})
+    assert (recipe.weight_decay, recipe.decayed) == (1e-4, "all")
+    assert (recipe.label_smoothing, recipe.average, recipe.clip) == (0, 0, None)
+    assert recipe.precision == "float32"
+    assert (config.crop, config.flip, config.standardise, config.validation) == (
+        *(4, True, "pixels"),
+        0,
+    )
+    assert not departures(config)
+
+
+@pytest.mark.parametrize("depth", [110, 1202])
+def test_the_deepest_begin_slowly(depth):
+    config = completed(Config(depth=depth))
+    rate = train.schedule_of(recipe_of(config))
+    steps = {0: 0.01, 200: 0.055, 400: 0.1, 31_999: 0.1, 32_000: 0.01, 48_000: 0.001}
+    for step, expected in steps.items():
+        assert float(rate(step)) == pytest.approx(expected, rel=1e-5), step
+    assert recipe_of(config).remat == ("sqrt" if depth == 1202 else "none")
+    assert not departures(config)
+
+
+def test_one_step_of_the_papers_optimiser():
+    """By hand: v = 0.9 v + g + 1e-4 w; w = w - 0.1 v, for norms and biases as well."""
+    random = np.random.default_rng(0)
+    net = nn.Chain(dense=nn.Dense(3, 2, rngs=nnx.Rngs(0)), norm=nn.BatchNorm(2, rngs=nnx.Rngs(0)))
+    optimiser = train.optimiser_of(net, recipe_of(Config()))
+    params = train.start(net, train.Recipe()).params
+    params = jax.tree.map(lambda a: random.standard_normal(a.shape, np.float32), params)
+    state = optimiser.init(params)
+    velocity = jax.tree.map(np.zeros_like, params)
+    for _ in range(2):
+        gradients = jax.tree.map(lambda a: random.standard_normal(a.shape, np.float32), params)
+        velocity = jax.tree.map(lambda v, g, w: 0.9 * v + g + 1e-4 * w, velocity, gradients, params)
+        updates, state = optimiser.update(gradients, state, params)
+        for found, v in zip(*map(jax.tree.leaves, (updates, velocity)), strict=True):
+            np.testing.assert_allclose(found, -0.1 * v, rtol=1e-5)
+        params = jax.tree.map(lambda w, u: w + np.asarray(u), params, updates)
+
+
+def test_a_few_steps_on_a_small_file_of_the_real_format(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plots, "save", lambda figure, stem: (stem, stem))
+    given = ["--folder", str(folder), *FEW, "--out", str(tmp_path)]
+    assert cifar.main(given) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "30 images to train on, 6 to test on, 32x32x3, 10 classes" in told
+    assert "not as in the paper: network width=2 (none); batch_size 8 (128); steps 4 (64000)" in (
+        told
+    )
+    assert "ResNet-8" in told and "ResNet-110" in told and "6.61" in told
+    found, metadata = study.read_parquet(tmp_path / "cifar.parquet")
+    assert metadata["config"]["depth"] == 8
+    rates = found["learning_rate"][found["kind"] == "train"]
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.001], rtol=1e-5)
+    assert (tmp_path / "waterfall.png").exists()
+
+
+def test_images_are_cut_flipped_and_freed_of_every_pixels_mean(folder):
+    config = Config(folder=folder, whole=False, batch_size=30)
+    found = cifar.read(config)
+    files = [np.fromfile(folder / f"data_batch_{i}.bin", np.uint8) for i in range(1, 6)]
+    pixels = np.concatenate(files).reshape(-1, 3073)[:, 1:].reshape(-1, 3, 32, 32)
+    unit = pixels.transpose(0, 2, 3, 1) / 255
+    test = np.fromfile(folder / "test_batch.bin", np.uint8).reshape(-1, 3073)[:, 1:]
+    test = test.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) / 255
+    np.testing.assert_allclose(found.test[0], test - unit.mean(0), atol=1e-6)
+    inputs = jax.tree.map(lambda a: jnp.asarray(a[0]), found.source.inputs(0, 1))
+    x, _ = found.source.batch(found.source.arrays, inputs, jax.random.key(3))
+    padded = np.pad(unit - unit.mean(0), [(0, 0), (4, 4), (4, 4), (0, 0)])
+    flips = 0
+    for image, index in zip(np.asarray(x)[:6], inputs["index"][:6], strict=True):
+        places = [(i, j, f) for i in range(9) for j in range(9) for f in (1, -1)]
+        cuts = [padded[index, i : i + 32, j : j + 32][:, ::f] for i, j, f in places]
+        away = [np.abs(image - cut).max() for cut in cuts]
+        assert min(away) < 1e-5
+        flips += places[int(np.argmin(away))][2] == -1
+    assert 0 < flips < 6
+
+
+def test_images_held_out_are_not_trained_on(folder):
+    found = cifar.read(Config(folder=folder, whole=False, validation=10, batch_size=4))
+    assert (found.source.count, len(found.test[1])) == (20, 10)
+    arrays = found.source.arrays
+    unit = np.asarray(arrays["images"]) / 255 - np.asarray(arrays["mean"])
+    apart = np.abs(unit[:, None] - found.test[0][None]).max((2, 3, 4))
+    assert apart.min() > 0.1
+
+
+def test_missing_files_are_named_and_where_they_come_from(folder, tmp_path, capsys):
+    for given, message in (
+        (["--folder", str(tmp_path)], "data_batch_1.bin' is not there: the folder must hold"),
+        (["--folder", str(tmp_path)], "Alex Krizhevsky's page"),
+        (["--folder", str(folder)], "is cut short: 18438 bytes"),
+        (["--folder", str(folder), "--whole", "False", "--depth", "21"], "depth=21 is not 6n + 2"),
+        (["--folder", str(folder), "--whole", "False", "--validation", "30"], "30 of 30 images"),
+    ):
+        with pytest.raises(SystemExit) as stopped, _cli.speaking_plainly():
+            cifar.main([*given, "--batch-size", "4", "--out", str(tmp_path / "out")])
+        assert stopped.value.code == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
+def made(accuracy, **facts):
+    rows = [{"kind": "train", "step": i, "loss": 2.0 - i, "accuracy": 0.5} for i in range(2)]
+    rows.append({"kind": "test", "step": 2, "loss": 0.1, "accuracy": accuracy})
+    usual = {"steps": 2, "batch_size": 128, "examples": 50_000, "averaged": False}
+    usual |= {"network": "ResNet-56", "depth": 56, "published": 6.97, "departures": ""}
+    return columns(
+        rows,
+        {**usual, "first": 0, "seconds": 1.0, "processor_seconds": 1.0, "reach": np.nan, **facts},
+    )
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "facts", "holds"),
+    [
+        (0.9302, {}, [True, True]),
+        (0.9302 + 0.0049, {}, [True, True]),
+        (0.9302 + 0.0051, {}, [True, False]),
+        (0.9302 - 0.0051, {}, [True, False]),
+        (0.5, {"departures": "steps 2 (64000)"}, [True]),
+        (0.941, {"departures": "steps 2 (64000)", "reach": 0.94}, [True, True]),
+        (0.939, {"departures": "steps 2 (64000)", "reach": 0.94}, [True, False]),
+    ],
+)
+def test_the_published_error_is_judged_where_the_settings_are_the_papers(accuracy, facts, holds):
+    assert [criterion.holds for criterion in cifar.judge(made(accuracy, **facts))] == holds
+
+
+def test_what_departs_from_the_paper_is_named():
+    assert departures(completed(Config(depth=56, seed=3, watch=0, remat="unit"))) == []
+    for change, told in (
+        ({"crop": 0}, "crop 0 (4)"),
+        ({"options": ("momentum=0.9", "nesterov=true")}, "options momentum=0.9 nesterov=true"),
+        ({"validation": 5000}, "validation 5000 (0)"),
+        ({"decayed": "kernels"}, "decayed kernels (all)"),
+        ({"accumulate": 2}, "accumulate 2 (1)"),
+        ({"precision": "bfloat16"}, "precision bfloat16 (float32)"),
+        ({"depth": 14}, "depth 14 (20 32 44 56 110 1202)"),
+    ):
+        (found,) = departures(completed(Config(**change)))
+        assert told in found
+
+
+def test_the_short_schedule_is_what_it_says():
+    entries = tomllib.loads(SHORT.read_text())
+    config = completed(_cli.parse(Config, ["--config", str(SHORT)], name="cifar", about=""))
+    assert set(entries) <= {field.name for field in dataclasses.fields(Config)}
+    assert (config.reach, config.crop, config.flip, config.batch_size) == (0.94, 2, True, 1024)
+    recipe = recipe_of(config)
+    rate = train.schedule_of(recipe)
+    # airbench's 11.5 per 1024 examples, free of momentum: 1.5 for the mean of a batch.
+    peak = 11.5 / (1 + 1 / (1 - 0.85))
+    for step, share in ((0, 0.2), (265, 1.0), (1152, 0.0)):
+        assert float(rate(step)) == pytest.approx(share * peak, abs=1e-6), step
+    assert recipe.weight_decay == pytest.approx(0.0153 / 11.5, rel=1e-3)
+    assert recipe.options == {"momentum": 0.85, "nesterov": True}
+    assert (recipe.steps, recipe.label_smoothing) == (24 * (50_000 // 1024), 0.2)
+    options = {"depth": config.depth, **pairs("network", config.network)}
+    shape = jax.eval_shape(
+        lambda x: models.create("resnet20_cifar", rngs=nnx.Rngs(0), **options)(x),
+        jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32),
+    ).shape
+    assert shape == (1, 10)
+
+
+def test_it_is_listed():
+    assert entry.EXPERIMENTS["cifar"][0] == "experiments.cifar"

@@ -1,0 +1,350 @@
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from convjax import data, gradflow
+from experiments import __main__ as entry
+from experiments import _dynamics_measured as measuring
+from experiments import _dynamics_networks as networks
+from experiments import dynamics
+from experiments._classifier import cross_entropy
+from experiments._columns import pick
+from experiments._dynamics_judged import along_trunk, judge_pattern, off_orthogonal
+from experiments._dynamics_measured import BIRTH, FIRST, SCALED, TRAINED, Plan
+from experiments._dynamics_networks import (
+    DECAYED,
+    FIXUP,
+    HE,
+    NETWORKS,
+    PLAIN,
+    REZERO,
+    SILENT,
+    SKIPINIT,
+    TRUNK,
+    TWIN,
+    ZERO,
+)
+from experiments._seeds import Seeds
+from experiments.dynamics import Config
+
+UNITS, DEPTH, WIDTH, BATCH = 2, 6, 3, 8
+PLAN = Plan(
+    depth=DEPTH, width=WIDTH, batch_size=BATCH, first=3, seeds=2, learning_rate=0.1, steps=4,
+    runs=2, watch=2, decay=0.1,
+)  # fmt: skip
+TINY = ("--depth", "6", "--width", "3", "--batch-size", "8", "--first", "3", "--seeds", "2")
+TINY += ("--steps", "4", "--runs", "2", "--watch", "2", "--decay", "0.1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def promotion():
+    """Optax's cosine multiplies an integer with a float."""
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    yield
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+class Kept(Seeds):
+    """Seeds that can be asked for the first trainer that was made of them."""
+
+    first = None
+
+    def trainer(self, recipe):
+        made = super().trainer(recipe)
+        self.first = self.first or made
+        return made
+
+
+@functools.cache
+def measured(name):
+    """Measure a network once; return the tables, and the first trainer."""
+    kept = []
+
+    def seeds(*args, **options):
+        kept.append(Kept(*args, **options))
+        return kept[0]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(measuring, "Seeds", seeds)
+        return tuple(measuring.measured(name, PLAN)), kept[0].first
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """Return a real table of two networks, twins of the others."""
+    tables = [table for name in (TWIN, FIXUP) for table in measured(name)[0]]
+    joined = {name: np.concatenate([one[name] for one in tables]) for name in tables[0]}
+    return joined | {"state": networks.states(joined)}
+
+
+def test_every_phase_seed_step_and_parameter_has_its_rows(tiny):
+    for network, per_step in {TWIN: 2 + 2 * UNITS, FIXUP: 2 + 3 * UNITS}.items():
+        for phase, steps, seeds in ((FIRST, 4, 2), (TRAINED, 2, 2)):
+            rows = pick(tiny, network=network, phase=phase)
+            count = per_step + UNITS + 1
+            assert len(rows["step"]) == steps * seeds * count
+            of_trunk = rows["role"] == TRUNK
+            assert (np.isfinite(rows["signal"]) == of_trunk).all()
+            assert (np.isfinite(rows["gradient"]) == ~of_trunk).all()
+            assert np.isfinite(rows["loss"]).all()
+    assert len(pick(tiny, network=TWIN, phase=BIRTH)["step"]) == 0
+    born = pick(tiny, network=FIXUP, phase=BIRTH)
+    assert np.isfinite(born["gradient_log_norm"]).all() and len(born["step"]) == 2 * (UNITS + 1)
+    paths = pick(tiny, network=FIXUP, phase=FIRST, seed=1, step=2)["path"]
+    assert set(paths) == {
+        "stem/kernel", "head/dense/kernel", "stem", "body/0", "body/1",
+        *(f"body/{i}/branch/conv{k}/kernel" for i in (0, 1) for k in (1, 2)),
+        "body/0/branch/factor/value", "body/1/branch/factor/value",
+    }  # fmt: skip
+    two = [pick(tiny, network=TWIN, phase=FIRST, seed=seed)["loss"] for seed in (0, 1)]
+    assert not np.array_equal(*two)
+
+
+def test_what_theory_says_of_any_size_holds_at_a_tiny_one(tiny):
+    assert judge_pattern(tiny, FIXUP).holds
+    assert (along_trunk(tiny, FIXUP) == 0).all()
+    asleep = pick(tiny, network=FIXUP, phase=FIRST, state=ZERO)
+    assert set(zip(asleep["role"].tolist(), asleep["step"].tolist(), strict=True)) == {
+        ("stem", 0), ("first", 0), ("last", 0), ("factor", 0), ("first", 1), ("factor", 1)
+    }  # fmt: skip
+    for label in (TWIN, DECAYED):
+        rows = pick(tiny, network=label, phase=SCALED, role="first")
+        half, once, twice = (pick(rows, factor=factor) for factor in measuring.FACTORS)
+        np.testing.assert_allclose(half["gradient"] / once["gradient"], 2, rtol=0.01)
+        np.testing.assert_allclose(twice["gradient"] / once["gradient"], 0.5, rtol=0.01)
+        np.testing.assert_allclose(twice["weight"], 4 * half["weight"], rtol=1e-5)
+    # The first convolutions alone: what the second ones make is added to the trunk.
+    first = pick(tiny, network=TWIN, role="first")
+    assert abs(off_orthogonal(first | {"network": np.full(len(first["step"]), PLAIN)})) < 1e-5
+
+
+def test_watched_signals_are_the_profile_at_birth_and_later(tiny):
+    images, labels = data.digits("train")
+    trainer = measured(TWIN)[1]
+    seeds = trainer.seeds
+    nets = {0: seeds.draw(1), 2: trainer.fit(seeds.draw(1), 1, steps=2)[0]}
+
+    @jax.jit
+    def profiled(state, images, labels):
+        net = nnx.merge(seeds.graphdef, state)
+        return gradflow.profile(net, images, loss=cross_entropy, targets=labels, train=True)
+
+    for step, net in nets.items():
+        order = data.batch_indices(len(images), BATCH, seed=1, step=step)
+        batch = jnp.asarray(images[order]), jnp.asarray(labels[order])
+        profile = profiled(nnx.state(net), *batch)
+        rows = pick(tiny, network=TWIN, phase=FIRST, seed=1, step=step)
+        np.testing.assert_allclose(rows["loss"], profile.loss, rtol=1e-5)
+        trunk = pick(rows, role=TRUNK)
+        expected = [profile["stem"].gradient.norm, *profile["body/*"].gradient.norm]
+        assert trunk["path"].tolist() == ["stem", "body/0", "body/1"]
+        np.testing.assert_allclose(trunk["signal"], expected, rtol=1e-4)
+        for role in ("stem", "first", "last", "classifier"):
+            path, _, parameter = networks.ROLES[role].rpartition("/")
+            unit = profile[path]
+            for kind, norms in {
+                "weight": unit.parameters, "gradient": unit.parameter_gradients
+            }.items():  # fmt: skip
+                found = pick(rows, role=role)[kind]
+                np.testing.assert_allclose(found, np.ravel(norms[parameter].norm), rtol=1e-4)
+    moved = [jax.tree.leaves(nnx.state(net, nnx.Param)) for net in nets.values()]
+    assert not any(np.allclose(a, b) for a, b in zip(*moved, strict=True) if a.ndim > 1)
+
+
+def test_the_branches_are_silent_and_drawn_as_their_papers_say():
+    x = jax.random.normal(jax.random.key(1), (2, 5, 3, 4))
+    for name in SILENT:
+        unit = networks.unit(name, 4, 24, nnx.Rngs(0))
+        np.testing.assert_array_equal(unit(x), x)
+    he, fixup = (networks.unit(name, 4, 24, nnx.Rngs(0)) for name in (HE, FIXUP))
+    np.testing.assert_allclose(
+        fixup.branch.conv1.kernel[...], he.branch.conv1.kernel[...] / np.sqrt(24), rtol=1e-5
+    )
+    assert bool(jnp.abs(he(x) - x).max() > 0.1)
+    rezero = networks.unit(REZERO, 4, 24, nnx.Rngs(0))
+    assert rezero.branch.names == ("conv1", "activation1", "conv2", "activation2", "factor")
+
+
+def test_the_recipes_are_those_that_the_criteria_need():
+    first = measuring.first_steps(PLAIN, PLAN)
+    assert (first.options, first.weight_decay, first.schedule) == ({}, 0.0, "constant")
+    assert first.clip is None
+    assert measuring.first_steps(HE, PLAN).clip == 1.0
+    assert measuring.training(DECAYED, PLAN).weight_decay == 0.1
+    assert measuring.training(TWIN, PLAN).weight_decay == 0.0
+    assert measuring.training(DECAYED, PLAN).clip is measuring.training(TWIN, PLAN).clip is None
+
+
+def synthetic(
+    *, after=1.0, twin=0.5, back=1.0, asleep=0.0, early=0.0, uneven=0.0, step_size=0.1,
+    power=-1.0, decayed=0.5, raised=2.0,
+):  # fmt: skip
+    """Make a table that passes; each argument plants one fault."""
+    rows = []
+
+    def add(network, phase, seed, step, role, position, factor=1.0, **numbers):
+        rows.append({"network": network, "phase": phase, "seed": seed, "step": step, "role": role,
+                     "position": position, "factor": factor, "path": f"{role}/{position}/kernel",
+                     **dict.fromkeys(("gradient", "weight", "update", "signal"), np.nan),
+                     "gradient_log_norm": np.nan, "loss": 2.0} | numbers)  # fmt: skip
+
+    for network in NETWORKS:
+        for seed in range(2):
+            for unit in range(3):
+                fall = -2.0 if network == HE else uneven * (network == FIXUP)
+                add(network, BIRTH, seed, 0, TRUNK, unit, gradient_log_norm=fall * unit)
+            for step in range(4):
+                add(network, FIRST, seed, step, "classifier", 0, gradient=1.0, weight=1.0)
+                for unit in range(3):
+                    for role in ("first", "last"):
+                        numbers = _first(network, step, unit, after, twin, step_size)
+                        wakes = {SKIPINIT: 1, REZERO: 1, FIXUP: 1 if role == "last" else 2}
+                        zero = step < wakes.get(network, 0) and not (early and network == SKIPINIT)
+                        zero |= bool(asleep) and network == REZERO and step == 3 and unit == 0
+                        numbers["gradient"] *= not zero
+                        add(network, FIRST, seed, step, role, unit, **numbers)
+    for network in (*NETWORKS, DECAYED):
+        for seed in range(2):
+            for step in (0, 2, 4, 6):
+                add(network, TRAINED, seed, step, "classifier", 0, gradient=1.0, weight=1.0)
+                for unit in range(3):
+                    for role in ("first", "last"):
+                        steep = 2.0 if step == 0 else back
+                        gradient = np.exp(-(steep if network == PLAIN else 0.5) * unit)
+                        late = step >= 4 and network == DECAYED
+                        add(network, TRAINED, seed, step, role, unit,
+                            gradient=gradient * (raised if late else 1.0),
+                            weight=3.0 * (decayed if late else 1.0))  # fmt: skip
+            for factor in (0.5, 1.0, 2.0) if network in (*networks.NORMED, DECAYED) else ():
+                for unit in range(3):
+                    add(network, SCALED, seed, 0, "first", unit, factor,
+                        weight=3 * factor, gradient=(1 + unit) * factor**power)  # fmt: skip
+    table = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return table | {"state": networks.states(table)}
+
+
+def _first(network, step, unit, after, twin, step_size):
+    """Return a layer's norms in the first steps."""
+    steep = {PLAIN: 2.0 if step == 0 else after, TWIN: twin}.get(network, 0.0)
+    weight = np.sqrt(1 + step * 0.1**2)
+    return {"gradient": np.exp(-steep * unit), "weight": weight, "update": step_size}
+
+
+def test_the_criteria_hold_where_everything_is_as_it_should_be():
+    criteria = dynamics.judge(synthetic())
+    assert len(criteria) == 14
+    assert all(criterion.holds for criterion in criteria), criteria
+
+
+@pytest.mark.parametrize(
+    ("fault", "claims"),
+    [
+        ({"after": 2.1}, ["falls after step 1", "stays below"]),
+        ({"back": 2.1}, ["all through training"]),
+        ({"twin": 2.2}, ["below the plain one's"]),
+        ({"step_size": 0.2}, ["orthogonal"]),
+        ({"power": -0.95}, [r"as 1/\|W\|"]),
+        ({"decayed": 1.1}, ["decay"]),
+        ({"decayed": 0.2, "raised": 2.0}, ["decay"]),
+        ({"asleep": 1.0}, ["^ReZero: gradients", "no gradient is zero"]),
+        ({"early": 1.0}, ["^SkipInit: gradients"]),
+        ({"uneven": 1e-4}, ["the same at every unit"]),
+    ],
+)
+def test_a_planted_fault_fails_its_own_criterion(fault, claims):
+    fallen = [c.claim for c in dynamics.judge(synthetic(**fault)) if not c.holds]
+    assert len(fallen) == len(claims), fallen
+    for claim, found in zip(claims, fallen, strict=True):
+        assert re.search(claim, found)
+
+
+def test_a_zero_is_told_by_what_makes_it():
+    table = {
+        "network": np.array([SKIPINIT, SKIPINIT, HE, SKIPINIT, HE]),
+        "role": np.array(["first", "first", "first", "last", TRUNK]),
+        "step": np.array([0, 1, 0, 0, 0]),
+        "gradient": np.array([0.0, 0.0, 0.0, 1e-18, np.nan]),
+    }
+    told = [ZERO, "vanished", "vanished", "unforeseen", ""]
+    assert networks.states(table).tolist() == told
+
+
+def test_the_figures_and_the_table_are_made_from_the_columns_alone():
+    figure = dynamics.draw(synthetic())
+    assert len(figure.axes) == 9 and all(axes.lines for axes in figure.axes)
+    printed = dynamics.table(synthetic())
+    assert printed.row_count == len(NETWORKS) + 1 + len(SILENT)
+    cells = [list(column.cells) for column in printed.columns]
+    assert [column.header for column in printed.columns][1:6] == [
+        "step 0", "step 1", "step 2", "step 3", "trained 6"
+    ]  # fmt: skip
+    assert [float(column[0]) for column in cells[1:6]] == pytest.approx(
+        np.exp([4.0, 2.0, 2.0, 2.0, 2.0]), rel=1e-3
+    )
+    fixup = cells[0].index(FIXUP)
+    assert [column[fixup] for column in cells[1:4]] == ["100% zero", "50% zero", "1"]
+    assert [column[fixup + 1] for column in cells[1:4]] == ["first, last", "first", "none"]
+    assert len(dict(dynamics.waterfalls(synthetic()))) == len(NETWORKS) + 1
+
+
+def test_a_waterfall_runs_from_stem_to_classifier(tiny):
+    falls = dict(dynamics.waterfalls(pick(tiny, network=FIXUP)))
+    axes = falls["fixup"].axes[1]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "stem", "body/0/branch/conv1", "body/0/branch/conv2",
+        "body/1/branch/conv1", "body/1/branch/conv2", "head/dense",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"depth": 9}, "depth=9 cannot be built"),
+        ({"first": 1}, "first=1 is too small; it must be at least 2"),
+        ({"seeds": 0}, "seeds=0 is too small"),
+        ({"watch": 0}, "watch=0 is too small"),
+        ({"steps": 9}, "steps=9 is too small; it must be at least 10"),
+        ({"runs": 6}, "runs=6 must be at most seeds=5"),
+        ({"batch_size": 5000}, "batch_size=5000 must be at most 1437"),
+        ({"learning_rate": -0.1}, r"learning_rate=-0\.1 must be positive"),
+        ({"decay": 0.0}, r"decay=0\.0 must be positive"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_anything_is_compiled(option, message, monkeypatch):
+    monkeypatch.setattr(dynamics, "measured", None)
+    with pytest.raises(ValueError, match=message):
+        dynamics.measure(Config(**option))
+
+
+def test_the_command_line_measures_writes_and_judges(tiny, tmp_path, monkeypatch, capsys):
+    def real(name, plan):
+        assert plan == PLAN
+        twin = TWIN if name in (*networks.NORMED, networks.BARE) else FIXUP
+        for table in measured(twin)[0]:
+            label = DECAYED if table["network"][0] == DECAYED else name
+            if label != DECAYED or name == TWIN:
+                yield table | {"network": np.full(len(table["step"]), label)}
+
+    drawn = dynamics.waterfalls
+    monkeypatch.setattr(dynamics, "measured", real)
+    monkeypatch.setattr(dynamics, "waterfalls", lambda table: list(drawn(table))[:2])
+    assert entry.main(["dynamics", *TINY, "--out", str(tmp_path)]) == 1
+    told = capsys.readouterr().out
+    assert "zero by construction" in told and " of 14 criteria)" in told
+    made = {path.name for path in tmp_path.iterdir()}
+    assert made == {
+        *(f"dynamics.{end}" for end in ("parquet", "png", "svg")),
+        *(f"waterfall_{twin}_batch_norm.{end}" for twin in ("plain", "residual")
+          for end in ("png", "svg")),
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_whole_experiment_at_a_tiny_size(tmp_path, capsys):
+    entry.main(["dynamics", *TINY, "--out", str(tmp_path)])
+    assert " of 14 criteria)" in capsys.readouterr().out

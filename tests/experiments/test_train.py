@@ -1,0 +1,366 @@
+"""Training from the command line: begun, stopped, gone on with, refused, judged."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from convjax import data, models, nn, plots, study, train
+from experiments import __main__ as entry
+from experiments import _cli, _train_columns, train_network
+from experiments import _train_data as sets
+from experiments._columns import pick
+from experiments._train_options import Training, named, pairs, recipe_of
+from experiments.train_network import Config
+
+CREATE = models.create
+SMALL = ["--steps", "12", "--watch", "4", "--dispatch", "2", "--checkpoint-every", "4"]
+SMALL += ["--test-every", "4", "--batch-size", "120", "--average", "0"]
+
+
+def small(name, *, rngs, in_features, num_classes, window=2, depth=8, **options):
+    """Stand in for models.create, whose networks compile for long; names are still checked."""
+    if name not in models.list() or options:
+        return CREATE(name, rngs=rngs, **options)
+    return nn.Chain(
+        stem=nn.Conv(in_features, 4, (3, 3), strides=2, padding=1, use_bias=False, rngs=rngs),
+        norm=nn.BatchNorm(4, rngs=rngs),
+        activation=nn.Activation("relu"),
+        pool=nn.Pool("avg", (window, window)),
+        head=nn.Chain(pool=nn.GlobalPool("avg"), dense=nn.Dense(4, num_classes, rngs=rngs)),
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Compile quickly; and promote as optax's schedules need it."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    promotion = jax.config.jax_numpy_dtype_promotion
+    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(models, "create", small)
+        yield
+    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_numpy_dtype_promotion", promotion)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run that nobody stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert train_network.main(["resnet20_cifar", *SMALL, "--out", str(folder)]) == 0
+    return folder
+
+
+def timeless(folder):
+    rows = train.read_rows(folder / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k != "time"} for row in rows]
+
+
+def test_a_run_leaves_metrics_checkpoints_pictures_and_a_table(whole):
+    kept = {path.name for path in whole.iterdir()}
+    assert {"metrics.jsonl", "checkpoints", "run.json", "waterfall.png"} <= kept
+    assert {"train.parquet", "train.png", "train.svg"} <= kept
+    columns, metadata = study.read_parquet(whole / "train.parquet")
+    assert metadata["config"]["steps"] == 12
+    rows = timeless(whole)
+    steps = [row for row in rows if row["kind"] == "train"]
+    assert [row["step"] for row in steps] == list(range(12))
+    found = pick(columns, kind="train")
+    assert found["loss"].tolist() == [row["loss"] for row in steps]
+    assert np.isfinite(found["images_per_second"]).any()
+    assert pick(columns, kind="test")["step"].tolist() == [4, 8, 12]
+    watched = pick(columns, kind="layer", step=8)
+    layers = next(row["layers"] for row in steps if row["step"] == 8)
+    assert dict(zip(watched["path"], watched["gradient"], strict=True)) == pytest.approx(
+        {path: values.get("gradient", np.nan) for path, values in layers.items()}, nan_ok=True
+    )
+    assert pick(columns, kind="run")["network"].tolist() == ["resnet20_cifar"]
+
+
+def test_a_run_that_is_stopped_says_so_and_goes_on_to_the_same_numbers(
+    whole, tmp_path, monkeypatch, capsys
+):
+    record = train.ProgressBar.record
+
+    def stop(self, rows, pace):
+        record(self, rows, pace)
+        if rows[-1]["step"] >= 9:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(plots, "save", lambda figure, stem: (stem, stem))
+    given = ["--name", "resnet20_cifar", *SMALL, "--out", str(tmp_path)]
+    with monkeypatch.context() as patched:
+        patched.setattr(train.ProgressBar, "record", stop)
+        assert train_network.main(given) == 130
+    told = " ".join(capsys.readouterr().err.split())
+    assert "interrupted after step 10; the same command goes on from the checkpoint of step 8" in (
+        told
+    )
+    assert not (tmp_path / "train.parquet").exists()
+    assert train_network.main(given) == 0
+    assert "going on from the checkpoint of step 8 of 12" in capsys.readouterr().out
+    assert timeless(tmp_path) == timeless(whole)
+    mine, theirs = (study.read_parquet(at / "train.parquet")[0] for at in (tmp_path, whole))
+    for name in ("kind", "step", "path", "loss", "update"):
+        np.testing.assert_array_equal(mine[name], theirs[name])
+    # Once more: there is nothing left to do, and the table comes again.
+    assert train_network.main(given) == 0
+    told = capsys.readouterr().out
+    assert "done before: all 12 steps" in told and "accuracy" in told
+
+
+def test_stopped_before_a_checkpoint_it_begins_anew(tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sets, "digits", stop)
+    assert train_network.main(["resnet20_cifar", *SMALL, "--out", str(tmp_path)]) == 130
+    told = " ".join(capsys.readouterr().err.split())
+    assert "after step 0" in told and "there is no checkpoint yet" in told
+
+
+def refusal(given, capsys):
+    with pytest.raises(SystemExit) as stopped, _cli.speaking_plainly():
+        train_network.main(given)
+    assert stopped.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    return " ".join(told.split())
+
+
+def test_the_folder_of_another_run_is_refused_and_left_alone(whole, capsys):
+    before = (whole / "metrics.jsonl").read_bytes(), (whole / "run.json").read_bytes()
+    other = ["resnet20_cifar", *SMALL, "--crop", "0", "--out", str(whole)]
+    assert "holds a run with crop = 1, not 0" in refusal(other, capsys)
+    assert before == ((whole / "metrics.jsonl").read_bytes(), (whole / "run.json").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["resnet20_cifer"], "did you mean 'resnet20_cifar'"),
+        (["resnet20_cifar", "--network", "widht=4"], "widht"),
+        (["resnet20_cifar", "--network", "width"], "network: 'width' is not of the form"),
+        (["resnet20_cifar", "--network", "window=9"], "cannot take images of 8x8x1: unit 'pool'"),
+        (["--batch-size", "2000"], "batch_size=2000 must lie between 1 and the 1437"),
+        (["--options", "beta=3"], "sgd does not take 'beta'"),
+        (["--schedule", "cosin"], "cosine"),
+        (["--data", "cifar10"], "--data cifar10 needs --path"),
+        (["--path", "."], "leave --path out"),
+        (["--data", "cifar10", "--path", "HERE"], "data_batch_1.bin' is not there"),
+        (["--data", "cifar100", "--path", "HERE"], "Krizhevsky's page"),
+        (["--data", "npz", "--path", "HERE/no.npz"], "no.npz' is not there"),
+        (["--data", "stream", "--path", "HERE"], "must hold the folders train and val"),
+        (["--reach", "97"], "reach = 97.0 must lie between 0 and 1"),
+        (["--size", "0"], "size = 0 is too small"),
+        (["--config", "HERE/bad.toml"], "'step_count' is not known"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_sentence(given, message, tmp_path, capsys):
+    (tmp_path / "bad.toml").write_text("step_count = 3\n")
+    words = [word.replace("HERE", str(tmp_path)) for word in given]
+    assert message in refusal([*words, "--out", str(tmp_path / "out")], capsys)
+
+
+def test_numbers_out_of_range_end_the_run_with_unit_step_and_checkpoint(tmp_path, capsys):
+    given = ["resnet20_cifar", *SMALL, "--learning-rate", "1e30", "--out", str(tmp_path)]
+    assert train_network.main(given) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "error: step " in told and "is not finite" in told
+    step = int(told.partition("error: step ")[2].split()[0])
+    assert f"checkpoint {step} in" in told and (tmp_path / "checkpoints" / str(step)).is_dir()
+    assert not (tmp_path / "train.parquet").exists()
+
+
+def test_every_field_of_a_recipe_is_an_option_and_may_stand_in_a_file(tmp_path):
+    fields = {field.name for field in dataclasses.fields(train.Recipe)}
+    assert fields <= {field.name for field in dataclasses.fields(Training)}
+    file = tmp_path / "recipe.toml"
+    file.write_text(
+        'name = "resnet8"\noptimiser = "adamw"\noptions = ["b2=0.99"]\nclip = 0.5\nflip = true\n'
+        'schedule = "steps"\nboundaries = [5, 9]\nwarmup = 2\nremat = "unit"\nsteps = 20\n'
+        'network = ["width=4", "norm=group"]\n'
+    )
+    argv = named(["resnet9", "--config", str(file), "--steps", "30"])
+    config = _cli.parse(Config, argv, name="train", about="")
+    assert (config.name, config.flip) == ("resnet9", True)
+    recipe = recipe_of(config)
+    asked = ("adamw", {"b2": 0.99}, 0.5, (5, 9), 2, "unit", 30)
+    names = ("optimiser", "options", "clip", "boundaries", "warmup", "remat", "steps")
+    assert tuple(getattr(recipe, name) for name in names) == asked
+    assert pairs("network", config.network) == {"width": 4, "norm": "group"}
+    assert pairs("options", ["nesterov=False", "b=[1, 2]"]) == {"nesterov": False, "b": [1, 2]}
+    assert recipe_of(Config()).options == {"momentum": 0.9, "nesterov": True}
+    assert recipe_of(Config(optimiser="adamw")).options == {}
+
+
+def random_images(count, channels=3, seed=0):
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 200, (count, 6, 5, channels), np.uint8)
+    return images, (np.arange(count) % 3).astype(np.int32)
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+def test_test_images_are_standardised_by_the_training_images(pixels):
+    images, labels = random_images(9)
+    cut = sets.Cut(9, 0, data.Augment())
+    # The same images to train and to test on must come out alike, beside others that must not.
+    found = sets.resident(
+        (images, labels), (images, labels), cut, told="", classes=3, pixels=pixels
+    )
+    unit = images / 255
+    expected = unit - unit.mean(0 if pixels else (0, 1, 2))
+    expected = expected if pixels else expected / unit.std((0, 1, 2))
+    held, held_labels = found.test
+    np.testing.assert_allclose(held, expected, atol=1e-5)
+    inputs = jax.tree.map(lambda a: jnp.asarray(a[0]), found.source.inputs(0, 1))
+    x, y = found.source.batch(found.source.arrays, inputs, jax.random.key(0))
+    order = inputs["index"]
+    np.testing.assert_allclose(x, expected[order], atol=1e-5)
+    assert y.tolist() == held_labels[order].tolist()
+    other = random_images(4, seed=1)
+    shifted = sets.resident((images, labels), other, cut, told="", classes=3, pixels=pixels)
+    np.testing.assert_array_equal(shifted.source.arrays["mean"], found.source.arrays["mean"])
+
+
+def test_a_file_is_split_as_it_says_or_by_share(tmp_path):
+    images, labels = random_images(20)
+    cut = sets.Cut(4, 0, data.Augment(), 7)
+    np.savez(
+        tmp_path / "a.npz", x_train=images, y_train=labels, x_test=images[:5], y_test=labels[:5]
+    )
+    found = sets.npz(tmp_path / "a.npz", cut, 0.4)
+    assert (found.source.count, len(found.test[1]), found.shape) == (20, 5, (7, 7, 3))
+    np.savez(tmp_path / "b.npz", images=images, labels=labels)
+    found = sets.npz(tmp_path / "b.npz", cut, 0.4)
+    assert (found.source.count, len(found.test[1]), found.classes) == (12, 8, 3)
+    train_part, test_part = sets.divided((np.arange(20), labels), 0.4, 0)
+    assert sorted([*train_part[0], *test_part[0]]) == list(range(20))
+    assert sets.divided((np.arange(20), labels), 0.4, 1)[1][0].tolist() != test_part[0].tolist()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Three classes, named train and val, of as many colours; 7 to train on, 5 to test on."""
+    root = tmp_path_factory.mktemp("pictures")
+    for split, counts in (("train", (3, 2, 2)), ("val", (1, 3, 1))):
+        for label, count in enumerate(counts):
+            folder = root / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (20, 16), (80 * label, 10 * i, 0)).save(folder / f"{i}.png")
+    return root
+
+
+def test_a_folder_is_read_with_its_own_split(pictures):
+    found = sets.folder(pictures, "resnet18", sets.Cut(4, 0, data.Augment(), 8), 0.2)
+    assert (found.source.count, found.shape, found.classes) == (7, (8, 8, 3), 3)
+    assert sorted(found.test[1].tolist()) == [0, 1, 1, 1, 2]
+
+
+def test_a_stream_is_tested_on_every_picture_once(pictures, monkeypatch):
+    monkeypatch.setattr(sets, "TESTED_TOGETHER", 2)
+    with sets.stream(pictures, "resnet18", sets.Cut(4, 0, data.Augment(), 8), 0) as found:
+        assert (found.source.count, found.shape, found.classes) == (7, (8, 8, 3), 3)
+        batches = list(found.test())
+    assert [len(labels) for _, labels in batches] == [2, 2, 1]
+    images = np.concatenate([images for images, _ in batches])
+    labels = np.concatenate([labels for _, labels in batches])
+    assert sorted(labels.tolist()) == [0, 1, 1, 1, 2]
+    # One colour each: red tells the class, green the picture.
+    colours = np.round(images[:, 4, 4, :2] * (0.229, 0.224) + (0.485, 0.456), 2)
+    assert len(np.unique(colours, axis=0)) == 5
+    assert len(set(zip(colours[:, 0].tolist(), labels.tolist(), strict=True))) == 3
+
+
+def made(losses, accuracy, **facts):
+    rows = [
+        {"kind": "train", "step": i, "loss": loss, "accuracy": 0.5} for i, loss in enumerate(losses)
+    ]
+    rows.append({"kind": "test", "step": len(losses), "loss": 0.1, "accuracy": accuracy})
+    rows[-1] |= {"average_loss": 0.1, "average_accuracy": accuracy + 0.1}
+    usual = {"steps": len(losses), "batch_size": 10, "examples": 100, "averaged": False}
+    usual |= {
+        "network": "net",
+        "first": 0,
+        "seconds": 100.0,
+        "processor_seconds": 9.0,
+        "reach": 0.8,
+        "most_seconds": 120.0,
+    }
+    return _train_columns.columns(rows, {**usual, **facts})
+
+
+@pytest.mark.parametrize(
+    ("columns", "holds"),
+    [
+        (made(np.linspace(2, 1, 40), 0.81), [True, True, True, True]),
+        (made(np.linspace(1, 2, 40), 0.81), [True, False, True, True]),
+        (made(np.linspace(2, 1, 40), 0.79), [True, True, False, True]),
+        (made(np.linspace(2, 1, 40), 0.79, averaged=True), [True, True, True, True]),
+        (made(np.linspace(2, 1, 40), 0.81, seconds=121.0), [True, True, True, False]),
+        (made(np.linspace(2, 1, 40), 0.81, seconds=121.0, first=20), [True, True, True]),
+        (made([2, np.nan, 1], 0.81, reach=np.nan, most_seconds=np.nan), [False]),
+    ],
+)
+def test_the_verdict_follows_from_the_numbers(columns, holds):
+    assert [criterion.holds for criterion in train_network.judge(columns)] == holds
+
+
+def test_only_the_run_without_options_is_held_to_its_accuracy_and_time():
+    assert train_network.is_default(Config(seed=7))
+    assert not train_network.is_default(Config(steps=7))
+    assert not train_network.is_default(Config(crop=0))
+
+
+def test_the_kernels_that_move_most_and_least_are_shown():
+    layer = {"update": 1.0, "weight": 4.0, "gradient": 3.0}
+    rows = [
+        {
+            "kind": "train",
+            "step": s,
+            "loss": 1.0,
+            "accuracy": 0.5,
+            "layers": {f"unit{i}/kernel": {**layer, "update": i + s} for i in range(9)}
+            | {"norm/scale": {**layer, "update": 99.0}},
+        }
+        for s in (0, 1, 2)
+    ]
+    rows.append({"kind": "test", "step": 3, "loss": 0.1, "accuracy": 0.5})
+    facts = {"steps": 3, "batch_size": 1, "examples": 1, "averaged": False, "network": "net"}
+    paths, ratios, gradients = _train_columns.ratios_of(_train_columns.columns(rows, facts))
+    assert paths.tolist() == [f"unit{i}/kernel" for i in range(9)]
+    assert ratios.tolist() == [(i + 1) / 4 for i in range(9)] and set(gradients) == {3.0}
+    columns = _train_columns.columns(
+        rows, {**facts, "first": 0, "seconds": 1.0, "processor_seconds": 1.0}
+    )
+    (shown,) = _train_columns.layers(columns)
+    named_there = list(shown.columns[0].cells)
+    assert named_there == [f"unit{i}/kernel" for i in (8, 7, 6, 2, 1, 0)]
+
+
+def test_what_a_folder_holds_is_written_in_words(whole):
+    there = json.loads((whole / "run.json").read_text())
+    assert there["steps"] == 12 and there["name"] == "resnet20_cifar" and "out" not in there
+
+
+def test_it_is_listed():
+    assert entry.EXPERIMENTS["train"][0] == "experiments.train_network"
+
+
+@pytest.mark.slow
+def test_the_run_without_options_learns_the_digits(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "create", CREATE)
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        train_network.main(["--out", str(tmp_path)])
+    finally:
+        jax.config.update("jax_disable_most_optimizations", True)
+    columns, _ = study.read_parquet(tmp_path / "train.parquet")
+    assert _train_columns.final(columns)[1] >= 0.97
