@@ -1,6 +1,10 @@
 """Strict numerics for every test: shapes are checked, and no promotion is silent."""
 
+import gc
 import os
+
+# Tracing makes millions of objects and hardly a cycle: collecting less often saves a tenth.
+gc.set_threshold(50_000, 20, 20)
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -11,6 +15,11 @@ install_import_hook("convjax", "beartype.beartype")
 
 import jax
 import pytest
+from jax._src.interpreters.partial_eval import DynamicJaxprTracer
+
+# Flax asks every traced array for its sharding, in vain, and JAX walks the whole program to say
+# why: three quarters of the time to outline a network.
+DynamicJaxprTracer._origin_msg = lambda self: ""
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

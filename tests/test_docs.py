@@ -25,6 +25,7 @@ ROOMS = (
     "data",
     "study",
     "plots",
+    "train",
 )
 
 

@@ -24,9 +24,9 @@ ROOMS = {
     ),
     "train": (
         "_names ops nn _cost cost gradflow models train",
-        "jax jaxtyping numpy flax optax orbax chex",
+        "jax jaxtyping numpy flax optax orbax chex rich tensorboardX",
     ),
-    "data": ("_names data", "jax numpy sklearn PIL"),
+    "data": ("_names data", "jax numpy sklearn PIL grain absl"),
     "study": ("_names study", "jax numpy pyarrow"),
     "plots": ("_names study plots", "numpy matplotlib"),
     "experiments": (

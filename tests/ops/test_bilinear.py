@@ -1,6 +1,7 @@
 """The convolution's primitives: derivatives, maps, loops and devices, under every form."""
 
 import functools
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from convjax import ops
 from convjax.ops._forms import _choose
+from tests.nn.conftest import QUICKLY
 from tests.nn.conftest import quick_compilation as quick_compilation
 
 LAYOUT = {1: ("NHC", "HIO", "NHC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NHWDC", "HWDIO", "NHWDC")}
@@ -243,4 +245,5 @@ def test_a_sharded_batch_gives_the_gradients_of_the_whole():
         for ours, whole in zip(jax.jit(step)(x, w), jax.grad(loss, (0, 1))(x, w)):
             assert jnp.allclose(ours, whole, rtol=1e-4, atol=1e-4), abs(ours - whole).max()
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=120)
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    subprocess.run(command, check=True, timeout=120, env=os.environ | QUICKLY)

@@ -1,5 +1,6 @@
 """What holds for every operator: no public function can be left out."""
 
+import functools
 import inspect
 import itertools
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+from tests.nn.conftest import quick_compilation as quick_compilation
 from tests.ops.registry import CALLS, arrays, public_functions
 
 every_op = pytest.mark.parametrize("name", sorted(CALLS))
@@ -51,7 +53,7 @@ def test_jit_changes_nothing_and_leaks_nothing(name):
 
 
 @every_op
-def test_vmap_over_any_argument_is_a_loop(name):
+def test_vmap_over_any_argument_is_a_loop(name, quick_compilation):
     function, given = jax.jit(CALLS[name].function), arrays(name)
     batched = [jnp.stack([a, a[::-1], 2 * a]) for a in given]
     for mapped in itertools.product([True, False], repeat=min(len(given), 3)):
@@ -70,7 +72,7 @@ def test_vmap_over_any_argument_is_a_loop(name):
 
 
 @every_op
-def test_derivatives_of_both_orders_in_both_modes(name, x64):
+def test_derivatives_of_both_orders_in_both_modes(name, x64, quick_compilation):
     @jax.jit  # which also turns the checker's NumPy arrays into JAX arrays
     def curved(*given):
         return jax.tree.map(jnp.sin, CALLS[name].function(*given))
@@ -78,6 +80,12 @@ def test_derivatives_of_both_orders_in_both_modes(name, x64):
     check_grads(
         curved, arrays(name, jnp.float64), order=2, modes=("fwd", "rev"), atol=1e-4, rtol=1e-4
     )
+
+
+@functools.cache
+def compiled(name):
+    """The operator, compiled in float64 but once for all dtypes."""
+    return jax.jit(CALLS[name].function)
 
 
 @every_op
@@ -89,7 +97,7 @@ def test_dtype_in_is_dtype_out(name, dtype, x64):
     def loss(*given):
         return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(call.function(*given)))
 
-    function = jax.jit(call.function)
+    function = compiled(name)
     narrow = jax.tree.leaves(function(*given))
     exact = jax.tree.leaves(function(*(a.astype(jnp.float64) for a in given)))
     slopes = jax.jit(jax.grad(loss, tuple(range(len(given)))))(*given)

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from convjax import ops
+from tests.nn.conftest import QUICKLY
 from tests.nn.conftest import quick_compilation as quick_compilation
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -188,7 +190,8 @@ def test_symbolic_shapes_are_exported_as_by_lax():
                 assert str(mine.out_avals) == str(theirs.out_avals)
                 assert (mine.call(x) == theirs.call(x)).all()
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=120)
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    subprocess.run(command, check=True, timeout=120, env=os.environ | QUICKLY)
 
 
 @pytest.mark.parametrize("window", [(3, 2), (1, 1)])
