@@ -1,10 +1,21 @@
-"""pick: the rows of a table that have certain values."""
+"""Tables as columns: rows into columns, tables end to end, and the rows that have certain values."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments._outcome import Columns
+Columns = dict[str, np.ndarray]
+
+
+def stack(rows: Sequence[Mapping[str, Any]]) -> Columns:
+    """Return rows of equal keys as columns."""
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def joined(parts: Sequence[Columns]) -> Columns:
+    """Return tables of equal columns as one."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def pick(columns: Columns, **wanted: Any) -> Columns:

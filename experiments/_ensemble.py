@@ -1,7 +1,7 @@
 """Many networks of one kind: drawn and measured in one compiled loop, and their numbers as rows."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -10,48 +10,46 @@ import numpy as np
 from flax import nnx
 
 from convjax import gradflow
-from experiments._ahead import ahead
-from experiments._outcome import Columns
-from experiments._progress import Ticker
+from experiments._columns import Columns
 
 Cell = TypeVar("Cell")
 
 
-def measured(
-    cells: Sequence[Cell],
-    one: Callable[[Cell, jax.Array], dict[str, jax.Array]],
-    *,
-    seeds: int | Sequence[int],
-) -> Columns:
-    """Measure networks of several kinds, one after the other, and tell how far it has come.
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """Many networks of one kind: a cell of a study.
+
+    Attributes:
+      kind: dataclass whose fields become columns; ``str`` says which it is.
+      seeds: how many: 0, 1, …
+      batch_size: examples that go through each; 0 where that is part of the kind.
+    """
+
+    kind: Any
+    seeds: int
+    batch_size: int = 0
+
+    def __str__(self) -> str:
+        return str(self.kind)
+
+
+def measured(networks: Networks, one: Callable[[Any, jax.Array], dict[str, jax.Array]]) -> Columns:
+    """Measure networks of one kind, all by one program.
 
     Args:
-      cells: the kinds: dataclasses whose fields become columns; ``str`` says which it is.
-      one: ``one(cell, key)`` draws and measures one network: by column the values at its places.
-      seeds: how many of each kind, of the seeds 0, 1, …; one number, or one for each kind.
+      networks: how many of which kind.
+      one: ``one(kind, key)`` draws and measures one network: by column the values at its places.
 
     Returns:
-      A row for each cell, seed and ``position``, the index of the place.
+      A row for each seed and ``position``, the index of the place.
     """
-    counts = [seeds] * len(cells) if isinstance(seeds, int) else seeds
 
-    def prepare(item: tuple[Cell, int]) -> Callable[[], dict[str, jax.Array]]:
-        cell, count = item
+    def every():
+        keys = jax.vmap(jax.random.key)(jnp.arange(networks.seeds))
+        return jax.lax.map(lambda key: one(networks.kind, key), keys)
 
-        def every():
-            keys = jax.vmap(jax.random.key)(jnp.arange(count))
-            return jax.lax.map(lambda key: one(cell, key), keys)
-
-        return jax.jit(every).lower().compile(compiler_options())
-
-    blocks = []
-    with Ticker(len(cells)) as ticker:
-        ticker.begin("compiling")
-        for (cell, _), program in ahead(prepare, list(zip(cells, counts, strict=True))):
-            ticker.begin(str(cell))
-            blocks.append(as_rows(cell, **jax.device_get(program())))
-            ticker.finish(str(cell))
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    program = jax.jit(every).lower().compile(compiler_options())
+    return as_rows(networks.kind, **jax.device_get(program()))
 
 
 def compiler_options() -> dict[str, Any]:

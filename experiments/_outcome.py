@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from convjax import plots, study
-from experiments import _cli
-
-Columns = dict[str, np.ndarray]
+from experiments._columns import Columns as Columns
+from experiments._columns import joined as joined
+from experiments._columns import stack as stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,20 +44,35 @@ class Experiment:
       name: on the command line; the results' files are named for it.
       about: the experiment's docstring, whose first line says what is asked.
       config: the dataclass of its options; its ``out`` is the results' folder.
-      measure: ``measure(config) -> columns``, one row per measurement. It raises a ValueError that
-        names the option where an option cannot be done, before it measures anything.
-      judge: ``judge(columns) -> criteria``, from the columns alone.
-      draw: ``draw(columns) -> figure``, from the columns alone.
+      cells: ``cells(config) -> cells``, what is to be measured: frozen dataclasses that hold all
+        that the numbers depend on, and ``str(cell)`` says in a few words which it is. It raises a
+        ValueError that names the option where an option cannot be done.
+      measure: ``measure(cell) -> columns``, one row per measurement. Other processes import it.
+      judge: ``judge(columns) -> criteria``, from the columns of all cells alone.
+      draw: ``draw(columns) -> figure``, from the same.
       table: ``table(columns) -> Table``, the rows that a reader wants to see.
+      apart: columns by which everything is judged, drawn and shown apart, such as ``("depth",)``
+        of an experiment whose figure shows one depth.
+      complete: ``complete(columns) -> columns``, where rows follow from several cells.
+      also: ``also(columns) -> {name: figure}``, further figures.
+      cost: ``cost(cell) -> seconds``, about what a cell takes one processor core, compiled anew;
+        measured where the README's figures were.
+      group: ``group(cell)``, the same for cells whose programs are the same.
     """
 
     name: str
     about: str
-    config: type[_cli.Options]
+    config: type[Any]
+    cells: Callable[[Any], Sequence[Any]]
     measure: Callable[[Any], Columns]
     judge: Callable[[Columns], Sequence[Criterion]]
     draw: Callable[[Columns], Figure]
     table: Callable[[Columns], Table]
+    apart: tuple[str, ...] = ()
+    complete: Callable[[Columns], Columns] = lambda columns: columns
+    also: Callable[[Columns], Mapping[str, Figure]] = lambda columns: {}
+    cost: Callable[[Any], float] = lambda cell: 10.0
+    group: Callable[[Any], Hashable] | None = None
 
 
 def within(
@@ -100,52 +116,78 @@ def digits(value: float, count: int = 4) -> str:
     return f"{value:.{count}g}"
 
 
-def run(experiment: Experiment, argv: Sequence[str]) -> int:
-    """Run an experiment from the command line.
+def measured(experiment: Experiment, config: Any) -> Columns:
+    """Measure every cell in this process, and keep nothing: for tests and notebooks."""
+    parts = [experiment.measure(cell) for cell in experiment.cells(config)]
+    return experiment.complete(joined(parts))
 
-    Returns:
-      0 where every criterion holds, 1 where one does not, 130 where the user stopped it.
+
+def parts(experiment: Experiment, columns: Columns) -> list[tuple[str, Columns]]:
+    """Return what is judged and shown apart, each with its name; "" where that is everything."""
+    if not experiment.apart:
+        return [("", columns)]
+    found = list(study.groups(columns, experiment.apart))
+    if len(found) == 1:
+        return [("", columns)]
+    return [(", ".join(f"{k} {v}" for k, v in values.items()), part) for values, part in found]
+
+
+def judged(experiment: Experiment, columns: Columns) -> list[Criterion]:
+    """Return the criteria of every part; each says which part it is of."""
+    return [
+        dataclasses.replace(one, claim=f"{name}: {one.claim}" if name else one.claim)
+        for name, part in parts(experiment, columns)
+        for one in experiment.judge(part)
+    ]
+
+
+def report(experiment: Experiment, config: Any, columns: Columns, about: Mapping[str, Any]) -> int:
+    """Write the numbers and the figures, print the tables and the verdict; return the exit code.
+
+    Args:
+      experiment: whose they are.
+      config: the options.
+      columns: the numbers.
+      about: what else the file shall say of them.
     """
-    config = _cli.parse(
-        experiment.config,
-        argv,
-        name=experiment.name,
-        about=experiment.about.partition("\n")[0],
-    )
-    _cli.use_platform(config.platform)
-    with _cli.refusing():
-        study.check_writable(config.out)
-        try:
-            columns = experiment.measure(config)
-        except KeyboardInterrupt:
-            Console(stderr=True).print("interrupted: nothing was kept", highlight=False)
-            return 130
-    return report(experiment, config, columns)
-
-
-def report(experiment: Experiment, config: _cli.Options, columns: Columns) -> int:
-    """Write the numbers and the figure, print the table and the verdict; return the exit code."""
-    criteria = list(experiment.judge(columns))
-    stem = Path(config.out) / experiment.name.replace("-", "_")
+    criteria = judged(experiment, columns)
+    stem = Path(config.out) / stem_of(experiment)
     metadata = {
         "experiment": experiment.name,
         "config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
-        "environment": study.environment(),
         "criteria": [dataclasses.asdict(criterion) for criterion in criteria],
+        **about,
     }
     study.write_parquet(stem.with_suffix(".parquet"), columns, metadata)
-    png, svg = plots.save(experiment.draw(columns), stem)
-    shown = console()
-    shown.print(experiment.table(columns))
-    shown.print()
+    shown, written = console(), [str(stem.with_suffix(".parquet"))]
+    for name, part in parts(experiment, columns):
+        for path in plots.save(experiment.draw(part), figure_of(experiment, Path(config.out), name)):
+            written.append(path.name)
+        if name:
+            shown.print(f"{name}\n", style="bold")
+        shown.print(experiment.table(part))
+        shown.print()
+    for name, figure in experiment.also(columns).items():
+        written += [path.name for path in plots.save(figure, Path(config.out) / name)]
     shown.print(verdict(criteria))
     held = sum(criterion.holds for criterion in criteria)
     shown.print(
         f"\nVerdict: {'holds' if held == len(criteria) else 'FAILS'} "
         f"({held} of {len(criteria)} criteria)"
     )
-    shown.print(f"Written: {stem.with_suffix('.parquet')}, {png}, {svg.name}", soft_wrap=True)
+    shown.print(f"Written: {', '.join(written)}", soft_wrap=True)
     return 0 if held == len(criteria) else 1
+
+
+def stem_of(experiment: Experiment) -> str:
+    """Return how the experiment's files are called."""
+    return experiment.name.replace("-", "_")
+
+
+def figure_of(experiment: Experiment, folder: Path, part: str) -> Path:
+    """Return where the figure of a part is written, without the ending."""
+    words = "".join(f"_{one}" for one in re.findall(r"[\w.+-]+", part))
+    return folder / (stem_of(experiment) + words)
 
 
 def console() -> Console:
@@ -182,8 +224,3 @@ def verdict(criteria: Sequence[Criterion]) -> Table:
     """Return the table of the criteria."""
     rows = [(c.claim, c.measured, c.expected, "holds" if c.holds else "FAILS") for c in criteria]
     return plain_table("Criteria", ("claim", "measured", "expected", "verdict"), rows)
-
-
-def stack(rows: Sequence[Mapping[str, Any]]) -> Columns:
-    """Return rows of equal keys as columns."""
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}

@@ -9,7 +9,7 @@ from flax import nnx
 
 from convjax import gradflow, nn
 from experiments._ensemble import by_cell
-from experiments._outcome import Columns
+from experiments._columns import Columns
 
 ONE, TWO = "ReLU, W", "W, ReLU, W"
 GAINS = {ONE: 1.0, TWO: 2.0}

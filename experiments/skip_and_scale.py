@@ -38,8 +38,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from convjax import plots
-from experiments import _cli, _outcome
-from experiments._ensemble import check_least, log_squares, measured
+from experiments import _cli, _grid, _outcome
+from experiments._ensemble import Networks, check_least, log_squares, measured
 from experiments._outcome import Columns, Criterion, Experiment
 from experiments._shortcuts import GAINS, SCALES, Cell, Summary, summaries
 
@@ -49,7 +49,7 @@ MOST_UNITS = 500
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_cli.Options):
+class Config(_grid.Options):
     """Options; every branch is measured at every scale and depth."""
 
     depths: tuple[int, ...] = (8, 32)
@@ -66,23 +66,26 @@ class Config(_cli.Options):
     """Folder for the table and the figure; it is made if it is not there."""
 
 
-def cells(config: Config) -> list[Cell]:
-    """Return every kind of network, the shallow ones first."""
+def cells(config: Config) -> list[Networks]:
+    """Return what is measured, the shallow networks first.
+
+    Raises:
+      ValueError: an option that cannot be done.
+    """
+    check(config)
     kinds = [("identity", scale) for scale in config.scales] + [("none", "1")]
     return [
-        Cell(branch, shortcut, scale, units, config.width)
+        Networks(
+            Cell(branch, shortcut, scale, units, config.width), config.seeds, config.batch_size
+        )
         for units in config.depths
         for branch in GAINS
         for shortcut, scale in kinds
     ]
 
 
-def measure(config: Config) -> Columns:
-    """Return ln(|g_l|^2 / |g_L|^2) at the input and behind every unit of every network.
-
-    Raises:
-      ValueError: an option that cannot be done.
-    """
+def check(config: Config) -> None:
+    """Refuse options that cannot be done."""
     check_least(config, depths=1, width=1, batch_size=1, seeds=2)
     if max(config.depths) > MOST_UNITS:
         raise ValueError(
@@ -94,12 +97,23 @@ def measure(config: Config) -> Columns:
         if scale not in SCALES:
             raise ValueError(_cli.unknown("scales:", scale, SCALES))
 
+
+def measure(networks: Networks) -> Columns:
+    """Return ln(|g_l|^2 / |g_L|^2) at the input and behind every unit of every network."""
+
     def one(cell: Cell, key: jax.Array) -> dict[str, jax.Array]:
         weights, signal, cotangent = jax.random.split(key, 3)
-        x = jax.random.normal(signal, (config.batch_size, config.width))
+        x = jax.random.normal(signal, (networks.batch_size, cell.width))
         return {"log_ratio": log_squares(cell.network(nnx.Rngs(weights)), x, cotangent)}
 
-    return measured(cells(config), one, seeds=config.seeds)
+    return measured(networks, one)
+
+
+def cost(networks: Networks) -> float:
+    """Return about how many seconds a cell takes one core: to compile, and to draw and multiply."""
+    cell = networks.kind
+    weights = cell.units * cell.width**2 * GAINS[cell.branch]
+    return 2.0 + 1e-8 * networks.seeds * weights
 
 
 def judge(columns: Columns) -> list[Criterion]:
@@ -184,9 +198,19 @@ def table(columns: Columns) -> Table:
     return _outcome.plain_table(title, heads, rows)
 
 
-EXPERIMENT = Experiment("skip-and-scale", __doc__ or "", Config, measure, judge, draw, table)
+EXPERIMENT = Experiment(
+    name="skip-and-scale",
+    about=__doc__ or "",
+    config=Config,
+    cells=cells,
+    measure=measure,
+    judge=judge,
+    draw=draw,
+    table=table,
+    cost=cost,
+)
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the experiment from the command line and return the exit code."""
-    return _outcome.run(EXPERIMENT, argv)
+    return _grid.run(EXPERIMENT, argv)

@@ -27,7 +27,7 @@ ROOMS = {
         "jax jaxtyping numpy flax optax orbax chex rich tensorboardX",
     ),
     "data": ("_names data", "jax numpy sklearn PIL grain absl"),
-    "study": ("_names study", "jax numpy pyarrow"),
+    "study": ("_names study", "jax numpy pyarrow ray submitit"),
     "plots": ("_names study plots", "numpy matplotlib"),
     "experiments": (
         "ops nn cost gradflow models train data study plots experiments",

@@ -64,6 +64,12 @@ def write_parquet(
       >>> columns["l"].tolist(), metadata
       ([0, 1, 2], {'seed': 0})
     """
+    with _replacing(Path(path)) as file:
+        encode(columns, metadata, file)
+
+
+def encode(columns: Mapping[str, np.ndarray], metadata: Mapping[str, Any], file: Any) -> None:
+    """Write a table into a file that is open; otherwise as ``write_parquet``."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -72,8 +78,7 @@ def write_parquet(
         raise ValueError(f"columns must be equally long, not {lengths}")
     table = pa.table({name: pa.array(np.asarray(c).tolist()) for name, c in columns.items()})
     table = table.replace_schema_metadata({KEY: json.dumps(metadata).encode()})
-    with _replacing(Path(path)) as file:
-        pq.write_table(table, file)
+    pq.write_table(table, file)
 
 
 def read_parquet(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -1,0 +1,145 @@
+"""Job: one cell that is to be measured; perform: measure it, wherever that is."""
+
+import dataclasses
+import io
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from convjax.study._environment import environment
+from convjax.study._identity import plain
+from convjax.study._parquet import encode
+from convjax.study._store import Store
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One cell that is to be measured; it can be sent to another process or machine.
+
+    Attributes:
+      key: the cell's identity.
+      function: ``function(config) -> columns``; other processes import it by its name.
+      config: the cell.
+      version: of the code that measures.
+      group: cells of one group share a compilation, if one process has them.
+      folder: of the study, where the process that performs the job claims the cell and keeps the
+        result itself; None where the process that handed it out does.
+      of: what the study measures, for that folder.
+    """
+
+    key: str
+    function: Callable[[Any], Mapping[str, np.ndarray]]
+    config: Any
+    version: str
+    group: str = ""
+    folder: str | None = None
+    of: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """What became of a job.
+
+    Attributes:
+      key: the cell's identity.
+      table: a Parquet file: the result, or the row of a failure; None where another runner had it.
+      error: in one line, why it failed; empty if it did not.
+      seconds: that the function took.
+      kept: whether the table is in the study's folder already.
+    """
+
+    key: str
+    table: bytes | None
+    error: str = ""
+    seconds: float = 0.0
+    kept: bool = False
+
+
+class Runner(Protocol):
+    """Where cells are measured. ``study.Local``, ``Here``, ``Ray`` and ``Slurm`` are runners.
+
+    Attributes:
+      keeps: whether jobs are to claim their cells and keep their results themselves, in a folder
+        that every machine sees.
+    """
+
+    keeps: bool
+
+    def run(self, jobs: Iterator[Job]) -> Generator[Done]:
+        """Take jobs as there is room for them, and yield what became of each, in any order.
+
+        Jobs are claimed as they are taken: a runner takes no more than it can keep busy. Closing
+        the generator stops what runs. Whatever ends a job without its own doing, a process that
+        was killed or a machine that was lost, is tried again or told by ``lost``; it does not end
+        the others.
+        """
+        ...
+
+
+def perform(job: Job) -> Done:
+    """Measure a cell. A failure is a result too; only the end of the process is not."""
+    if job.folder is None:
+        return _measured(job)
+    with Store(job.folder, job.of) as store:
+        if not store.claim(job.key) or store.finished(job.key):
+            return Done(job.key, None, kept=True)
+        done = _measured(job)
+        keep(store, done)
+    return dataclasses.replace(done, kept=True)
+
+
+def keep(store: Store, done: Done) -> None:
+    """Keep what became of a job, unless that is done."""
+    if done.kept or done.table is None:
+        return
+    if done.error:
+        store.keep_failure(done.key, done.table)
+    else:
+        store.keep(done.key, done.table)
+
+
+def lost(job: Job, why: str) -> Done:
+    """Return what became of a job whose process ended without a word."""
+    return _failed(job, why, "", 0.0, {})
+
+
+def _measured(job: Job) -> Done:
+    start = time.perf_counter()
+    try:
+        columns = job.function(job.config)
+        seconds = time.perf_counter() - start
+        about = _about(job, seconds) | {"environment": environment()}
+        table = io.BytesIO()
+        encode(columns, about, table)
+    except Exception as error:
+        seconds = time.perf_counter() - start
+        words = " ".join(str(error).split()) or "without a word"
+        return _failed(
+            job, f"{type(error).__name__}: {words}", traceback.format_exc(), seconds, environment()
+        )
+    return Done(job.key, table.getvalue(), seconds=seconds)
+
+
+def _failed(
+    job: Job, error: str, trace: str, seconds: float, surroundings: Mapping[str, Any]
+) -> Done:
+    table = io.BytesIO()
+    row = {"error": np.array([error]), "traceback": np.array([trace])}
+    encode(row, _about(job, seconds) | {"environment": dict(surroundings)}, table)
+    return Done(job.key, table.getvalue(), error, seconds)
+
+
+def _about(job: Job, seconds: float) -> dict[str, Any]:
+    return {
+        "cell": job.key,
+        "version": job.version,
+        "config": plain(job.config, "config"),
+        "seconds": seconds,
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+    }

@@ -1,0 +1,214 @@
+"""run: measure the cells of a study that have no result yet."""
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from convjax.study._here import Here
+from convjax.study._identity import canonical, key
+from convjax.study._job import Done, Job, Runner, keep
+from convjax.study._store import Store
+from convjax.study._version import version as version_of
+
+POLL = 0.5  # seconds between two looks at what another runner is at
+
+
+class Watch(Protocol):
+    """Who is told how a study comes along; ``Silent`` is one who does not care."""
+
+    def begin(self, total: int, finished: int, failed: int) -> None:
+        """Tell how many cells there are, how many had a result, how many had failed."""
+
+    def finish(self, config: Any, done: Done) -> None:
+        """Tell what became of a cell, as soon as it is kept."""
+
+
+class Silent:
+    """Says nothing."""
+
+    def begin(self, total: int, finished: int, failed: int) -> None:
+        """Say nothing."""
+
+    def finish(self, config: Any, done: Done) -> None:
+        """Say nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """How a study stands.
+
+    Attributes:
+      keys: of its cells, in the order of their configurations.
+      finished: how many have a result.
+      measured: how many of these this run measured.
+      failed: keys of the cells that failed, now or earlier, each with its error if it was now.
+      folder: where they are.
+    """
+
+    keys: tuple[str, ...]
+    finished: int
+    measured: int
+    failed: Mapping[str, str]
+    folder: Path
+
+
+def run(
+    function: Callable[[Any], Mapping[str, np.ndarray]],
+    configs: Sequence[Any],
+    folder: str,
+    *,
+    runner: Runner | None = None,
+    version: str | None = None,
+    group: Callable[[Any], Hashable] | None = None,
+    retry: bool = False,
+    watch: Watch | None = None,
+) -> Ran:
+    """Measure every cell of a grid that has no result yet, and keep each as soon as it is there.
+
+    A cell is a configuration; its identity, a hash of that and of the code's version. Its result is
+    one file, there whole or not at all. A cell that has one is not measured again, whichever runner
+    measured it; two runs on one folder share the cells between them. A cell that raises leaves a
+    row with the error and is left alone until ``retry``. Interrupted, or killed, the same call goes
+    on where it was.
+
+    Args:
+      function: ``function(config) -> columns``, equally long arrays by name, the same for equal
+        configurations. Unless the runner is ``Here``, it is defined in a module, not in another
+        function.
+      configs: the cells, frozen dataclasses such as ``study.grid`` returns, none twice.
+      folder: of the study; it is made if it is not there.
+      runner: where to measure; ``study.Here()`` without one.
+      version: of the code that measures; ``study.version(function)`` without one.
+      group: ``group(config)``, the same for cells whose programs are the same: runners give such
+        cells to one process, one after the other, so that it compiles once.
+      retry: whether to measure again what has failed.
+      watch: who is told how it comes along.
+
+    Returns:
+      How the study stands.
+
+    Raises:
+      ValueError: no cell, one cell twice, a folder of another study or not to be written to.
+      TypeError: a configuration that is not data.
+      OSError: a disk that is full; what was kept stays.
+
+    Example:
+      >>> import dataclasses, tempfile, numpy as np
+      >>> from convjax import study
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class Config:
+      ...     depth: int = 8
+      >>> def norms(config):
+      ...     return {"layer": np.arange(config.depth), "norm": 0.9 ** np.arange(config.depth)}
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     cells = study.grid(Config(), depth=[2, 3])
+      ...     ran = study.run(norms, cells, folder, version="1")
+      ...     again = study.run(norms, cells, folder, version="1")
+      ...     table = study.load(folder)
+      >>> ran.measured, again.measured, table["norm"].to_pylist()
+      (2, 0, [1.0, 0.9, 1.0, 0.9, 0.81])
+    """
+    runner, watch = runner or Here(), watch or Silent()
+    of = name_of(function)
+    cells = keyed(function, configs, version)
+    with Store(folder, of) as store:
+        waiting = {one: config for one, config in cells.items() if not store.finished(one)}
+        old = [] if retry else [one for one in waiting if store.has_failed(one)]
+        watch.begin(len(cells), len(cells) - len(waiting), len(old))
+        failed = dict.fromkeys(old, "")
+        for one in old:
+            del waiting[one]
+        versions = {one: version or version_of(function, cells[one]) for one in waiting}
+        jobs = [
+            Job(
+                key=one,
+                function=function,
+                config=config,
+                version=versions[one],
+                group=one if group is None else canonical(str(group(config))),
+                folder=str(store.folder) if runner.keeps else None,
+                of=of,
+            )
+            for one, config in waiting.items()
+        ]
+        measured = 0
+        for done in _performed(runner, store, jobs, retry):
+            if done.error:
+                failed[done.key] = done.error
+            elif done.table is not None:
+                measured += 1
+            watch.finish(cells[done.key], done)
+        finished = sum(store.finished(one) for one in cells)
+    return Ran(tuple(cells), finished, measured, failed, Path(folder))
+
+
+def keyed(
+    function: Callable[[Any], Any], configs: Sequence[Any], version: str | None
+) -> dict[str, Any]:
+    """Return the cells by their keys.
+
+    Raises:
+      ValueError: no cell, or one twice.
+    """
+    cells = {key(one, version or version_of(function, one)): one for one in configs}
+    if not cells:
+        raise ValueError("configs is empty; give at least one cell")
+    if len(cells) < len(configs):
+        counts = Counter(canonical(config) for config in configs)
+        raise ValueError(f"configs names one cell twice: {counts.most_common(1)[0][0]}")
+    return cells
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Return the name under which a study of a function is kept."""
+    return f"{function.__module__}:{function.__qualname__}"
+
+
+def _performed(runner: Runner, store: Store, jobs: list[Job], retry: bool) -> Iterator[Done]:
+    """Perform all jobs, round by round: what others are at comes last, in case they give it up."""
+    while jobs:
+        elsewhere: list[Job] = []
+        some = False
+        running = runner.run(_claimed(store, jobs, elsewhere))
+        try:
+            for done in running:
+                some = True
+                keep(store, done)
+                if not runner.keeps:
+                    store.release(done.key)
+                if done.table is None:
+                    elsewhere += [job for job in jobs if job.key == done.key]
+                else:
+                    yield done
+        finally:
+            running.close()
+        over = {job.key for job in elsewhere if _over(store, job, retry)}
+        for one in over:
+            yield Done(one, None, kept=True)
+        jobs = [job for job in elsewhere if job.key not in over]
+        if jobs and not some:
+            time.sleep(POLL)
+
+
+def _claimed(store: Store, jobs: list[Job], elsewhere: list[Job]) -> Iterator[Job]:
+    """Yield the jobs that can be had, as they are asked for, and collect the others."""
+    for job in jobs:
+        if job.folder is not None:
+            yield job
+        elif not store.claim(job.key):
+            elsewhere.append(job)
+        elif store.finished(job.key):
+            # Another runner finished it after we had looked.
+            store.release(job.key)
+            elsewhere.append(job)
+        else:
+            yield job
+
+
+def _over(store: Store, job: Job, retry: bool) -> bool:
+    return store.finished(job.key) or (not retry and store.has_failed(job.key))

@@ -1,0 +1,161 @@
+"""Running an experiment: its cells measured somewhere, how far they have come, and what failed."""
+
+import contextlib
+import dataclasses
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from convjax import study
+from experiments import _cli, _outcome
+from experiments._outcome import Experiment
+from experiments._progress import Ticker
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(_cli.Options):
+    """What every experiment takes whose cells are measured by ``run``."""
+
+    runner: Literal["local", "ray", "slurm", "here"] = "local"
+    """Where cells are measured: processes of this machine, a Ray cluster, Slurm, this process."""
+    workers: int | None = None
+    """Cells at a time; without it, one for each processor core, or one on an accelerator."""
+    address: str | None = None
+    """Of the Ray cluster; without it, one is started on this machine."""
+    slurm: tuple[str, ...] = ()
+    """What submitit tells Slurm, such as timeout_min=60 slurm_partition=gpu."""
+    retry: bool = False
+    """Measure again the cells that failed."""
+    dry_run: bool = False
+    """List the cells and what they may take, and measure nothing."""
+
+
+# Options that say where and how, not what.
+HOW = tuple(field.name for field in dataclasses.fields(Options))
+
+
+def run(experiment: Experiment, argv: Sequence[str]) -> int:
+    """Run an experiment from the command line.
+
+    Returns:
+      0 where every criterion holds, 1 where one does not or a cell failed, 130 where the user
+      stopped it.
+    """
+    config = _cli.parse(
+        experiment.config,
+        argv,
+        name=experiment.name,
+        about=experiment.about.partition("\n")[0],
+    )
+    return run_config(experiment, config, argv)
+
+
+def run_config(experiment: Experiment, config: Any, argv: Sequence[str]) -> int:
+    """Run an experiment with these options; ``argv`` is what the record says they were."""
+    with _cli.refusing():
+        cells = list(experiment.cells(config))
+        if config.dry_run:
+            print_plan(experiment, config, cells)
+            return 0
+        with Watch() as watch:
+            try:
+                ran = study.run(
+                    experiment.measure,
+                    cells,
+                    config.out,
+                    runner=runner(config),
+                    group=experiment.group,
+                    retry=config.retry,
+                    watch=watch,
+                )
+            except KeyboardInterrupt:
+                kept = f"{watch.finished} of {len(cells)} cells are kept in {config.out}"
+                _say(f"interrupted: {kept}; the same command goes on")
+                return 130
+    if ran.finished < len(cells):
+        kept = f"the others are kept in {config.out}, and --retry measures the failed ones again"
+        _say(f"{len(ran.failed)} of {len(cells)} cells failed; {kept}")
+        return 1
+    columns = experiment.complete(study.results(config.out, ran.keys))
+    command = shlex.join(["python", "-m", "experiments", experiment.name, *argv])
+    about = {"command": command, **study.about(config.out, ran.keys)}
+    return _outcome.report(experiment, config, columns, about)
+
+
+class Watch:
+    """Tells on stderr how the cells come along, and of failures as they come.
+
+    Attributes:
+      finished: cells that have a result.
+    """
+
+    def __init__(self):
+        self.finished = 0
+        self._told = contextlib.ExitStack()
+        self._ticker: Ticker | None = None
+
+    def begin(self, total: int, finished: int, failed: int) -> None:
+        """Say what is there already."""
+        self.finished = finished
+        if finished:
+            _say(f"{finished} of {total} cells are there already")
+        if failed:
+            _say(f"{failed} of {total} cells have failed before; --retry measures them again")
+        if total > finished + failed:
+            self._ticker = self._told.enter_context(Ticker(total - finished - failed))
+            self._ticker.begin("measuring")
+
+    def finish(self, config: Any, done: study.Done) -> None:
+        """Say what became of a cell."""
+        self.finished += not done.error
+        remark = f"FAILED, {done.error}" if done.error else ""
+        if self._ticker is not None:
+            self._ticker.finish(str(config), remark or ("" if done.table else "by another runner"))
+
+    def __enter__(self) -> "Watch":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._told.close()
+
+
+def runner(config: Any) -> study.Runner:
+    """Return where the options say that cells are measured.
+
+    Raises:
+      ValueError: an option that the runner does not take.
+      ImportError: the runner's package is missing.
+    """
+    if config.runner == "here":
+        _cli.use_platform(config.platform)
+        return study.Here()
+    if config.runner == "ray":
+        return study.Ray(config.address, workers=config.workers, platform=config.platform)
+    if config.runner == "slurm":
+        folder = Path(config.out) / "slurm"
+        return study.Slurm(folder, config.slurm, workers=config.workers, platform=config.platform)
+    return study.Local(config.workers, platform=config.platform)
+
+
+def print_plan(experiment: Experiment, config: Any, cells: Sequence[Any]) -> None:
+    """List the cells, whether each is there, and what the others may take."""
+    states = study.states(experiment.measure, cells, config.out)
+    rows = [
+        (str(cell), "" if state == "finished" else f"{experiment.cost(cell):.0f} s", state)
+        for cell, state in zip(cells, states, strict=True)
+    ]
+    shown = _outcome.console()
+    title = f"{experiment.name}: {len(cells)} cells in {config.out}"
+    shown.print(_outcome.plain_table(title, ("cell", "one core, about", "state"), rows))
+    left = [cell for cell, state in zip(cells, states, strict=True) if state != "finished"]
+    seconds = sum(map(experiment.cost, left))
+    counts = ", ".join(f"{count} {state}" for state, count in Counter(states).items())
+    shown.print(f"{counts}; about {seconds / 60:.1f} minutes of one core, nothing measured")
+
+
+def _say(words: str) -> None:
+    Console(stderr=True).print(words, highlight=False, soft_wrap=True)
