@@ -1,0 +1,117 @@
+"""Every experiment at its default size, one after the other, and the report of them all.
+
+    python -m experiments all
+
+Each runs as ``python -m experiments NAME`` does, in a process of its own, into a folder of its own
+under ``--out``. Cells that are there already are not measured again: stopped, or killed, the same
+command goes on where it was. At the end stands a table of the verdicts, and ``report.html``.
+
+Left out are ``cifar``, which needs data that cannot be shipped, ``inspect``, which needs to be told
+a network, and the benchmarks, whose timings need a machine that does nothing else.
+"""
+
+import dataclasses
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Literal
+
+from convjax import study
+from experiments import _cli, _outcome
+
+NAMES = (
+    "gradient-norms",
+    "theory",
+    "plain-gain",
+    "edge-of-chaos",
+    "batch-norm-explosion",
+    "skip-and-scale",
+    "residual-power-law",
+    "convolution-audit",
+    "path-lengths",
+    "shattering",
+    "separable",
+    "claims",
+    "degradation",
+    "dynamics",
+    "transfer",
+    "train",
+)
+SAID = {0: "holds", 1: "FAILS", 2: "refused", 130: "interrupted"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(_cli.Options):
+    """Options; those of where and how are handed to every experiment."""
+
+    only: tuple[str, ...] = ()
+    """Experiments to run; without any, all of them."""
+    runner: Literal["local", "ray", "slurm", "here"] | None = None
+    """Where cells are measured; without it, each experiment's own choice, mostly "local"."""
+    workers: int | None = None
+    """Cells at a time."""
+    address: str | None = None
+    """Of the Ray cluster."""
+    slurm: tuple[str, ...] = ()
+    """What submitit tells Slurm, such as timeout_min=60 slurm_partition=gpu."""
+    seeds: int | None = None
+    """How many of each; without it, each experiment's own number."""
+    retry: bool = False
+    """Measure again the cells that failed."""
+    dry_run: bool = False
+    """List all cells and what they may take, and measure nothing."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run them and return 0 where every criterion of every experiment holds."""
+    about = (__doc__ or "").partition("\n")[0]
+    config = _cli.parse(Config, argv, name="all", about=about)
+    for name in config.only:
+        if name not in NAMES:
+            raise _cli.UsageError(_cli.unknown("experiment", name, NAMES))
+    with _cli.refusing():
+        study.check_writable(config.out)
+    rows = []
+    for name in config.only or NAMES:
+        print(f"== {name}", flush=True)
+        start = time.monotonic()
+        code = call([name, *handed_on(config, name)])
+        rows.append(
+            (name, SAID.get(code, f"exit code {code}"), f"{time.monotonic() - start:.0f} s")
+        )
+        if code == 130:
+            return code
+        print(flush=True)
+    if config.dry_run:
+        return 0
+    heads = ("experiment", "verdict", "took")
+    _outcome.console().print(_outcome.plain_table("All experiments", heads, rows))
+    written = call(["report", str(config.out)])
+    return written or int(any(said != SAID[0] for _, said, _ in rows))
+
+
+def handed_on(config: Config, name: str) -> list[str]:
+    """Return the options that an experiment is given."""
+    given = ["--out", str(config.out / name)]
+    for option in ("platform", "runner", "workers", "address", "seeds"):
+        value = getattr(config, option)
+        given += [] if value is None else [f"--{option}", str(value)]
+    given += ["--slurm", *config.slurm] if config.slurm else []
+    given += [
+        f"--{option.replace('_', '-')}"
+        for option in ("retry", "dry_run")
+        if getattr(config, option)
+    ]
+    return given
+
+
+def call(argv: Sequence[str]) -> int:
+    """Run ``python -m experiments`` with these arguments and return its exit code."""
+    process = subprocess.Popen([sys.executable, "-m", "experiments", *argv])
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            # The terminal told the experiment too: it says what is kept, and ends.
+            continue
