@@ -1,4 +1,4 @@
-"""Tables as columns: rows into columns, tables end to end, and the rows that have certain values."""
+"""Tables as columns: rows into columns, tables end to end, rows that have certain values."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
