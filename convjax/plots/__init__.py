@@ -4,6 +4,7 @@ from convjax.plots._gradient_norms import gradient_norms as gradient_norms
 from convjax.plots._live_waterfall import Waterfall as Waterfall
 from convjax.plots._panels import Panel as Panel
 from convjax.plots._panels import Series as Series
+from convjax.plots._panels import Sheet as Sheet
 from convjax.plots._panels import panels as panels
 from convjax.plots._save import save as save
 from convjax.plots._waterfall import waterfall as waterfall

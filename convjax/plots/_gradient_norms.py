@@ -6,19 +6,22 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.colors import to_hex
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from convjax import study
+from convjax.plots._panels import Panel, Series, Sheet, power_of_ten
 
 FACETS = ("norm", "shortcut")
 HELD = ("width", "activation", "init", "conv")
 NORMS = {"none": "no norm"}
 SHORTCUTS = {"none": "plain", "identity": "residual"}
+XLABEL = "position in the stack (0: its input, 1: its output)"
+YLABEL = "gradient norm relative to the last unit"
 
 
-def gradient_norms(columns: Mapping[str, np.ndarray]) -> Figure:
+def gradient_norms(columns: Mapping[str, np.ndarray]) -> Sheet:
     """Draw gradient norms on the trunk, relative to the last unit's, against relative position.
 
     A column of panels for each pair of norm and shortcut, a row for each step, a line for each
@@ -46,31 +49,34 @@ def gradient_norms(columns: Mapping[str, np.ndarray]) -> Figure:
     """
     rows = {name: column[columns["position"] >= 0] for name, column in columns.items()}
     held, more = _hold(rows)
-    panels = [key for key, _ in study.groups(held, FACETS)]
+    kinds = [key for key, _ in study.groups(held, FACETS)]
     steps = sorted(set(held["step"].tolist()))
     colours = _colours(sorted(set(held["depth"].tolist())))
-    figure = Figure(
-        figsize=(max(4.5, 0.9 + 2.05 * len(panels)), 1.5 + 1.75 * len(steps)),
+    figure = Sheet(
+        f"Gradient along the network{more}",
+        [_panel(held, kind, step, colours) for step in steps for kind in kinds],
+        columns=len(kinds),
+        shared=True,
+        figsize=(max(4.5, 0.9 + 2.05 * len(kinds)), 1.5 + 1.75 * len(steps)),
         layout="constrained",
     )
-    grid: Any = figure.subplots(len(steps), len(panels), sharex=True, sharey=True, squeeze=False)
-    for i, step in enumerate(steps):
-        for j, panel in enumerate(panels):
-            here = _where(held, **panel, step=step)
-            _draw(grid[i, j], here, colours)
-            if i == 0:
-                grid[i, j].set_title(_title(panel), fontsize=9)
-        grid[i, -1].annotate(
-            "at birth" if step == 0 else f"after {step} step{'s' if step > 1 else ''}",
+    grid: Any = figure.subplots(len(steps), len(kinds), sharex=True, sharey=True, squeeze=False)
+    for axes, panel in zip(grid.flat, figure.panels, strict=True):
+        _draw(axes, panel)
+    for axes, kind in zip(grid[0], kinds, strict=True):
+        axes.set_title(_title(kind), fontsize=9)
+    for axes, step in zip(grid[:, -1], steps, strict=True):
+        axes.annotate(
+            _when(step),
             (1.03, 0.5),
             xycoords="axes fraction",
             rotation=-90,
             va="center",
             fontsize=9,
         )
-    figure.supxlabel("position in the stack (0: its input, 1: its output)", fontsize=9)
-    figure.supylabel("gradient norm relative to the last unit", fontsize=9)
-    _legend(figure, colours, f"Gradient along the network{more}")
+    figure.supxlabel(XLABEL, fontsize=9)
+    figure.supylabel(YLABEL, fontsize=9)
+    _legend(figure, colours)
     return figure
 
 
@@ -90,9 +96,12 @@ def _where(rows: Mapping[str, np.ndarray], **wanted: Any) -> dict[str, np.ndarra
     return {name: column[keep] for name, column in rows.items()}
 
 
-def _draw(axes: Axes, rows: Mapping[str, np.ndarray], colours: dict[int, Any]) -> None:
-    axes.axhline(0, color="0.6", linewidth=0.7, zorder=1)
-    for key, of_depth in study.groups(rows, ["depth"]):
+def _panel(
+    rows: Mapping[str, np.ndarray], kind: Mapping[str, str], step: int, colours: dict[int, str]
+) -> Panel:
+    """Return one kind of network at one step: exponents of ten, since floats end at 308."""
+    series = []
+    for key, of_depth in study.groups(_where(rows, **kind, step=step), ["depth"]):
         lines = np.array(
             [
                 (log - log[-1]) / np.log(10)
@@ -103,35 +112,56 @@ def _draw(axes: Axes, rows: Mapping[str, np.ndarray], colours: dict[int, Any]) -
         )
         if not len(lines):
             continue
-        place = np.linspace(0, 1, lines.shape[1])
-        colour = colours[key["depth"]]
-        axes.fill_between(place, lines.min(0), lines.max(0), color=colour, alpha=0.2, linewidth=0)
-        axes.plot(place, lines.mean(0), color=colour, linewidth=1.5)
+        last = lines.shape[1] - 1
+        series.append(
+            Series(
+                f"depth {key['depth']}",
+                np.linspace(0, 1, last + 1),
+                lines.mean(0),
+                lines.min(0),
+                lines.max(0),
+                joined=True,
+                shaded=True,
+                names=["the stack's input", *(f"unit {i} of {last}" for i in range(1, last + 1))],
+                colour=colours[key["depth"]],
+            )
+        )
+    return Panel(
+        f"{_title(kind)}, {_when(step)}", XLABEL, YLABEL, series, yscale="powers", level=0.0
+    )
+
+
+def _draw(axes: Axes, panel: Panel) -> None:
+    axes.axhline(0, color="0.6", linewidth=0.7, zorder=1)
+    for one in panel.series:
+        x, y, low, high = (np.asarray(a) for a in (one.x, one.y, one.low, one.high))
+        axes.fill_between(x, low, high, color=one.colour, alpha=0.2, linewidth=0)
+        axes.plot(x, y, color=one.colour, linewidth=1.5)
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 0.5, 1], ["0", "½", "1"])
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.yaxis.set_major_formatter(FuncFormatter(_power_of_ten))
+    axes.yaxis.set_major_formatter(FuncFormatter(power_of_ten))
     axes.tick_params(labelsize=8, length=2.5)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _power_of_ten(exponent: float, _: int | None = None) -> str:
-    return "1" if exponent == 0 else f"$10^{{{exponent:.0f}}}$"
-
-
-def _colours(depths: list[int]) -> dict[int, Any]:
+def _colours(depths: list[int]) -> dict[int, str]:
     """Return one colour for each depth, darker for deeper; the lightest end is left out."""
     scale = matplotlib.colormaps["viridis"]
     places = np.linspace(0.85, 0.0, len(depths)) if len(depths) > 1 else [0.3]
-    return {depth: scale(place) for depth, place in zip(depths, places, strict=True)}
+    return {depth: to_hex(scale(place)) for depth, place in zip(depths, places, strict=True)}
 
 
-def _title(panel: dict[str, str]) -> str:
-    norm = NORMS.get(panel["norm"], f"{panel['norm']} norm")
-    return f"{SHORTCUTS.get(panel['shortcut'], panel['shortcut'] + ' shortcut')}, {norm}"
+def _title(kind: Mapping[str, str]) -> str:
+    shortcut = SHORTCUTS.get(kind["shortcut"], f"{kind['shortcut']} shortcut")
+    return f"{shortcut}, {NORMS.get(kind['norm'], kind['norm'] + ' norm')}"
 
 
-def _legend(figure: Figure, colours: dict[int, Any], title: str) -> None:
+def _when(step: int) -> str:
+    return "at birth" if step == 0 else f"after {step} step{'s' if step > 1 else ''}"
+
+
+def _legend(figure: Sheet, colours: dict[int, str]) -> None:
     # As the legend's title, the figure's cannot collide with the legend.
     handles = [Line2D([], [], color=c, linewidth=2, label=f"depth {d}") for d, c in colours.items()]
     figure.legend(
@@ -139,7 +169,7 @@ def _legend(figure: Figure, colours: dict[int, Any], title: str) -> None:
         loc="outside upper center",
         ncols=len(handles),
         fontsize=9,
-        title=title,
+        title=figure.title,
         title_fontsize=10,
         frameon=False,
     )

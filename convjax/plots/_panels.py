@@ -9,11 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
 COLOURS = ("#30638e", "#d1495b", "#edae49", "#3c896d", "#7a5195", "#8d6a4f", "#5f6b7a", "#6cc0e5")
 
 Axis = Literal["linear", "log"]
+# The numbers are exponents of ten, which have a place where no float holds the numbers themselves.
+Powers = Literal["powers"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +33,9 @@ class Series:
       expected_low: lower edge of the expected band, or None.
       expected_high: upper edge of the expected band, or None.
       joined: whether the points are joined by a thin line.
+      shaded: whether ``low`` and ``high`` bound a band, in the place of whiskers.
+      names: what each place is called, such as a layer's path, for who points at it; or None.
+      colour: as ``"#rrggbb"``, the first of its label's; None takes the next of the colours.
     """
 
     label: str
@@ -41,6 +47,9 @@ class Series:
     expected_low: ArrayLike | None = None
     expected_high: ArrayLike | None = None
     joined: bool = False
+    shaded: bool = False
+    names: ArrayLike | None = None
+    colour: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +62,8 @@ class Panel:
       ylabel: beside it.
       series: what is drawn, the first first.
       xscale: ``"linear"`` or ``"log"``.
-      yscale: ``"linear"`` or ``"log"``.
+      yscale: ``"linear"``, ``"log"``, or ``"powers"``: logarithmic, and all heights are given as
+        exponents of ten.
       level: height of a thin horizontal line, such as 1 for "no growth"; or None.
     """
 
@@ -62,11 +72,62 @@ class Panel:
     ylabel: str
     series: Sequence[Series]
     xscale: Axis = "linear"
-    yscale: Axis = "linear"
+    yscale: Axis | Powers = "linear"
     level: float | None = None
 
 
-def panels(title: str, drawn: Sequence[Panel], *, columns: int = 3) -> Figure:
+class Sheet(Figure):
+    """A figure that knows what it shows, so that it can also be shown by other means.
+
+    Args:
+      title: of the figure.
+      panels: what is drawn, in reading order.
+      columns: most panels in one row.
+      shared: whether all panels have the same axes.
+      kwargs: as for ``matplotlib.figure.Figure``.
+
+    Attributes:
+      title: as given.
+      panels: as given.
+      columns: as given.
+      shared: as given.
+      colours: one for each label, in the order of the legend.
+
+    Raises:
+      ValueError: a series whose arrays are not all as long as its ``x``.
+
+    Example:
+      >>> from convjax import plots
+      >>> line = plots.Series("He", [1, 2], y=[1.0, 1.1])
+      >>> plots.Sheet("Gain", [plots.Panel("plain", "depth", "gain", [line])]).colours
+      {'He': '#30638e'}
+    """
+
+    def __init__(
+        self,
+        title: str,
+        panels: Sequence[Panel],
+        *,
+        columns: int = 3,
+        shared: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.title = title
+        self.panels = tuple(panels)
+        self.columns = columns
+        self.shared = shared
+        every = [series for panel in panels for series in panel.series]
+        for series in every:
+            _check(series)
+        given = {series.label: series.colour for series in reversed(every)}
+        self.colours = {
+            label: given[label] or COLOURS[i % len(COLOURS)]
+            for i, label in enumerate(dict.fromkeys(series.label for series in every))
+        }
+
+
+def panels(title: str, drawn: Sequence[Panel], *, columns: int = 3) -> Sheet:
     """Draw panels side by side: points for what was measured, lines and bands for theory.
 
     Args:
@@ -92,23 +153,26 @@ def panels(title: str, drawn: Sequence[Panel], *, columns: int = 3) -> Figure:
         raise ValueError("drawn is empty; give at least one Panel")
     wide = min(columns, len(drawn))
     rows = -(-len(drawn) // wide)
-    figure = Figure(figsize=(max(4.5, 0.5 + 3.1 * wide), 0.9 + 2.6 * rows), layout="constrained")
+    size = (max(4.5, 0.5 + 3.1 * wide), 0.9 + 2.6 * rows)
+    figure = Sheet(title, drawn, columns=wide, figsize=size, layout="constrained")
     grid: Any = figure.subplots(rows, wide, squeeze=False)
-    labels = list(dict.fromkeys(series.label for panel in drawn for series in panel.series))
-    colours = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(labels)}
     for axes, panel in zip(grid.flat, drawn, strict=False):
-        _draw(axes, panel, colours)
+        _draw(axes, panel, figure.colours)
     for axes in grid.flat[len(drawn) :]:
         axes.set_visible(False)
-    _legend(figure, title, colours, drawn)
+    _legend(figure)
     return figure
+
+
+def power_of_ten(exponent: float, _: int | None = None) -> str:
+    """Return the name of a tick where the numbers are exponents."""
+    return "1" if exponent == 0 else f"$10^{{{exponent:g}}}$"
 
 
 def _draw(axes: Axes, panel: Panel, colours: dict[str, str]) -> None:
     if panel.level is not None:
         axes.axhline(panel.level, color="0.6", linewidth=0.7, zorder=1)
     for series in panel.series:
-        _check(series)
         colour = colours[series.label]
         x = np.asarray(series.x, float)
         if series.expected_low is not None and series.expected_high is not None:
@@ -120,11 +184,19 @@ def _draw(axes: Axes, panel: Panel, colours: dict[str, str]) -> None:
             continue
         y = np.asarray(series.y, float)
         if series.low is not None and series.high is not None:
-            axes.vlines(x, series.low, series.high, color=colour, linewidth=0.8, alpha=0.7)
+            low, high = np.asarray(series.low, float), np.asarray(series.high, float)
+            if series.shaded:
+                axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+            else:
+                axes.vlines(x, low, high, color=colour, linewidth=0.8, alpha=0.7)
         line = {"linestyle": "-" if series.joined else "none", "linewidth": 0.7}
         axes.plot(x, y, color=colour, marker="o", markersize=3.2, alpha=0.9, **line)
     axes.set_xscale(panel.xscale)
-    axes.set_yscale(panel.yscale)
+    if panel.yscale == "powers":
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        axes.yaxis.set_major_formatter(FuncFormatter(power_of_ten))
+    else:
+        axes.set_yscale(panel.yscale)
     axes.set_title(panel.title, fontsize=9)
     axes.set_xlabel(panel.xlabel, fontsize=8.5)
     axes.set_ylabel(panel.ylabel, fontsize=8.5)
@@ -132,20 +204,24 @@ def _draw(axes: Axes, panel: Panel, colours: dict[str, str]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+# Of a series as a whole; all else is of its places.
+_WHOLE = ("label", "joined", "shaded", "colour")
+
+
 def _check(series: Series) -> None:
     count = np.shape(series.x)
     for field in dataclasses.fields(series):
         value = getattr(series, field.name)
-        if field.name in ("label", "joined") or value is None or np.shape(value) == count:
+        if field.name in _WHOLE or value is None or np.shape(value) == count:
             continue
         raise ValueError(
             f"series {series.label!r}: {field.name} has shape {np.shape(value)}, x has {count}"
         )
 
 
-def _legend(figure: Figure, title: str, colours: dict[str, str], drawn: Sequence[Panel]) -> None:
-    every = [series for panel in drawn for series in panel.series]
-    handles: list[Any] = [Patch(color=colour, label=label) for label, colour in colours.items()]
+def _legend(figure: Sheet) -> None:
+    every = [series for panel in figure.panels for series in panel.series]
+    handles: list[Any] = [Patch(color=c, label=label) for label, c in figure.colours.items()]
     if any(series.y is not None for series in every):
         handles.append(_mark("measured", marker="o", markersize=3.2, linestyle=""))
     if any(series.expected is not None for series in every):
@@ -156,7 +232,7 @@ def _legend(figure: Figure, title: str, colours: dict[str, str], drawn: Sequence
         loc="outside upper center",
         ncols=min(len(handles), 5),
         fontsize=8.5,
-        title=title,
+        title=figure.title,
         title_fontsize=10,
         frameon=False,
     )
