@@ -7,6 +7,10 @@ import sys
 # One line here is all that a new experiment needs: its name, its module, what it shows.
 # The module is imported when it is run, so that listing them takes no time.
 EXPERIMENTS = {
+    "all": (
+        "experiments.everything",
+        "every experiment at its default size and the report of them all; goes on where it was",
+    ),
     "gradient-norms": (
         "experiments.gradient_norms",
         "how the gradient fades or explodes across depth, in plain and residual networks",

@@ -7,7 +7,6 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
@@ -161,8 +160,8 @@ def report(experiment: Experiment, config: Any, columns: Columns, about: Mapping
     study.write_parquet(stem.with_suffix(".parquet"), columns, metadata)
     shown, written = console(), [str(stem.with_suffix(".parquet"))]
     for name, part in parts(experiment, columns):
-        for path in plots.save(experiment.draw(part), figure_of(experiment, Path(config.out), name)):
-            written.append(path.name)
+        drawn = figure_of(experiment, Path(config.out), name)
+        written += [path.name for path in plots.save(experiment.draw(part), drawn)]
         if name:
             shown.print(f"{name}\n", style="bold")
         shown.print(experiment.table(part))
