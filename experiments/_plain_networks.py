@@ -11,12 +11,12 @@ from scipy import stats
 
 from convjax import gradflow, plots
 from experiments import _outcome
-from experiments._outcome import Columns
+from experiments._columns import Columns
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
-    """The networks of one initialisation and width.
+class Summary:
+    """What the networks of one initialisation and width did.
 
     Attributes:
       init: name of the initialiser.
@@ -71,51 +71,53 @@ class Cell:
         return self.variance / self.expected(self.depth)[1]
 
 
-def cells_of(columns: Columns) -> list[Cell]:
-    """Return every initialisation and width, in the order of the columns."""
+def summaries(columns: Columns) -> list[Summary]:
+    """Return a summary for every initialisation and width, in the order of the columns."""
     kinds = dict.fromkeys(zip(columns["init"].tolist(), columns["width"].tolist(), strict=True))
-    return [_cell(columns, init, width) for init, width in kinds]
+    return [_summary(columns, init, width) for init, width in kinds]
 
 
-def _cell(columns: Columns, init: str, width: int) -> Cell:
+def _summary(columns: Columns, init: str, width: int) -> Summary:
     here = (columns["init"] == init) & (columns["width"] == width)
     layers = columns["layers"][here]
     order = np.lexsort((columns["seed"][here], layers))
     logs = columns["log_square"][here][order].astype(np.float64)
-    return Cell(init, float(columns["scale"][here][0]), width, logs.reshape(layers.max() + 1, -1))
+    return Summary(
+        init, float(columns["scale"][here][0]), width, logs.reshape(layers.max() + 1, -1)
+    )
 
 
 def draw(columns: Columns) -> Figure:
     """Draw mean, mean beside the gain, variance, and the normal quantiles of ln|g|^2."""
-    cells = cells_of(columns)
-    widths = sorted({cell.width for cell in cells})
-    narrow = [cell for cell in cells if cell.width == widths[0]]
+    rows = summaries(columns)
+    widths = sorted({row.width for row in rows})
+    narrow = [row for row in rows if row.width == widths[0]]
     at, back = f"width {widths[0]}", "layers l travelled back"
     shown = [
         plots.Panel(
             f"mean ± s.d., {at}",
             back,
             "ln |g|²",
-            [_against_layers(cell, 0.0) for cell in narrow],
+            [_against_layers(row, 0.0) for row in narrow],
         ),
         plots.Panel(
             f"the same beside (scale/2)^l, {at}",
             back,
             "ln (|g|² / (scale/2)^l)",
-            [_against_layers(cell, cell.log_gain) for cell in narrow],
+            [_against_layers(row, row.log_gain) for row in narrow],
             level=0.0,
         ),
         plots.Panel(
             f"variance, widths {', '.join(map(str, widths))}",
             "l / width",
             "variance of ln |g|²",
-            [_variances([c for c in cells if c.init == cell.init]) for cell in narrow],
+            [_variances([c for c in rows if c.init == row.init]) for row in narrow],
         ),
         plots.Panel(
             f"is it normal? all layers, {at}",
             "quantile of the unit normal",
             "quantile of ln |g|², in s.d. of theory",
-            [_quantiles(cell) for cell in narrow],
+            [_quantiles(row) for row in narrow],
         ),
     ]
     return plots.panels("Gradient of plain ReLU networks at birth", shown, columns=2)
@@ -126,46 +128,46 @@ def _some(count: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, most).astype(int))
 
 
-def _against_layers(cell: Cell, per_layer: float) -> plots.Series:
-    layers = _some(len(cell.logs), 12)
-    mean = cell.logs.mean(1)[layers] - layers * per_layer
-    deviation = cell.logs.std(1, ddof=1)[layers]
-    theory, variance = np.transpose([cell.expected(int(count)) for count in layers])
+def _against_layers(row: Summary, per_layer: float) -> plots.Series:
+    layers = _some(len(row.logs), 12)
+    mean = row.logs.mean(1)[layers] - layers * per_layer
+    deviation = row.logs.std(1, ddof=1)[layers]
+    theory, variance = np.transpose([row.expected(int(count)) for count in layers])
     theory, spread = theory - layers * per_layer, np.sqrt(variance)
     whiskers, band = (mean - deviation, mean + deviation), (theory - spread, theory + spread)
-    return plots.Series(cell.init, layers, mean, *whiskers, theory, *band)
+    return plots.Series(row.init, layers, mean, *whiskers, theory, *band)
 
 
-def _variances(cells: Sequence[Cell]) -> plots.Series:
-    layers = [_some(len(cell.logs), 9) for cell in cells]
-    x = np.concatenate([some / cell.width for some, cell in zip(layers, cells, strict=True)])
-    found = [cell.logs.var(1, ddof=1)[some] for some, cell in zip(layers, cells, strict=True)]
+def _variances(rows: Sequence[Summary]) -> plots.Series:
+    layers = [_some(len(row.logs), 9) for row in rows]
+    x = np.concatenate([some / row.width for some, row in zip(layers, rows, strict=True)])
+    found = [row.logs.var(1, ddof=1)[some] for some, row in zip(layers, rows, strict=True)]
     order = np.argsort(x)
     per_layer = gradflow.oracles.log_spread(1, 1)[1]
     return plots.Series(
-        cells[0].init, x[order], np.concatenate(found)[order], expected=per_layer * x[order]
+        rows[0].init, x[order], np.concatenate(found)[order], expected=per_layer * x[order]
     )
 
 
-def _quantiles(cell: Cell) -> plots.Series:
-    mean, variance = cell.expected(cell.depth)
+def _quantiles(row: Summary) -> plots.Series:
+    mean, variance = row.expected(row.depth)
     levels = np.linspace(0.0, 1.0, 22)[1:-1]
     normal = stats.norm.ppf(levels)
-    found = (np.quantile(cell.logs[-1], levels) - mean) / math.sqrt(variance)
-    return plots.Series(cell.init, normal, found, expected=normal)
+    found = (np.quantile(row.logs[-1], levels) - mean) / math.sqrt(variance)
+    return plots.Series(row.init, normal, found, expected=normal)
 
 
 def table(columns: Columns) -> Table:
     """Return slope and variance of every initialisation and width beside theory's."""
     rows = []
-    for cell in cells_of(columns):
-        mean, variance = cell.expected(cell.depth)
+    for row in summaries(columns):
+        mean, variance = row.expected(row.depth)
         rows.append(
             (
-                *(cell.init, cell.scale, cell.width),
-                *(f"{v:.5f}" for v in (cell.slope, cell.error, mean / cell.depth)),
-                f"{cell.away:+.2f}",
-                *(f"{v:.3f}" for v in (cell.variance, variance, cell.ratio)),
+                *(row.init, row.scale, row.width),
+                *(f"{v:.5f}" for v in (row.slope, row.error, mean / row.depth)),
+                f"{row.away:+.2f}",
+                *(f"{v:.3f}" for v in (row.variance, variance, row.ratio)),
             )
         )
     depth, seeds = int(columns["layers"].max()), len(set(columns["seed"].tolist()))

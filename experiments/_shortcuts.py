@@ -8,8 +8,8 @@ import numpy as np
 from flax import nnx
 
 from convjax import gradflow, nn
-from experiments._ensemble import by_cell
 from experiments._columns import Columns
+from experiments._ensemble import by_cell
 
 ONE, TWO = "ReLU, W", "W, ReLU, W"
 GAINS = {ONE: 1.0, TWO: 2.0}
@@ -65,14 +65,15 @@ class Cell:
 
         return nn.Repeat(unit, self.units, rngs=rngs)
 
-    def expected(self) -> float:
-        """Return what the mean of |g_0|^2 / |g_L|^2 should be."""
-        gain = GAINS[self.branch]
-        if self.shortcut == "none":
-            return (self.factor**2 * gain) ** self.units
-        wide = gradflow.oracles.residual_gain(self.units, self.factor, gain)
-        narrow = finite_width(self.units, self.factor, self.width) if self.branch == ONE else 1.0
-        return wide * narrow
+
+def expected(cell: Cell) -> float:
+    """Return what the mean of |g_0|^2 / |g_L|^2 should be."""
+    gain = GAINS[cell.branch]
+    if cell.shortcut == "none":
+        return (cell.factor**2 * gain) ** cell.units
+    wide = gradflow.oracles.residual_gain(cell.units, cell.factor, gain)
+    narrow = finite_width(cell.units, cell.factor, cell.width) if cell.branch == ONE else 1.0
+    return wide * narrow
 
 
 def finite_width(units: int, scale: float, width: int) -> float:
@@ -116,9 +117,14 @@ class Summary:
     worst: float
 
     @property
+    def expected(self) -> float:
+        """What the mean at the input should be."""
+        return expected(self.cell)
+
+    @property
     def away(self) -> float:
         """How many standard errors the mean at the input is away from theory's."""
-        distance = float(self.mean[-1] - self.cell.expected())
+        distance = float(self.mean[-1] - self.expected)
         return distance / max(float(self.error[-1]), 1e-300)
 
 

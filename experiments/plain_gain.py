@@ -37,11 +37,11 @@ import numpy as np
 from flax import nnx
 
 from convjax import gradflow, models, nn
-from experiments import _cli, _outcome
-from experiments._ahead import ahead
-from experiments._outcome import Columns, Criterion, Experiment
-from experiments._plain_networks import cells_of, draw, table
-from experiments._progress import Ticker
+from experiments import _grid, _outcome
+from experiments._columns import Columns
+from experiments._ensemble import check_least
+from experiments._outcome import Criterion, Experiment
+from experiments._plain_networks import draw, summaries, table
 
 NETWORKS_AT_ONCE = 50
 STANDARD_ERRORS = 3.0
@@ -51,45 +51,52 @@ DEAD = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_cli.Options):
+class Config(_grid.Options):
     """Options; every initialisation is measured at every width."""
 
     inits: tuple[str, ...] = ("he", "lecun", "torch")
     """Initialisers with independent entries: he, lecun, torch, glorot, he_uniform, …"""
     widths: tuple[int, ...] = (64, 96, 128)
     """Features of every layer."""
-    depth: int = 32
-    """Layers."""
+    depths: tuple[int, ...] = (32,)
+    """Layers; each depth is judged and shown by itself."""
     seeds: int = 1000
     """Networks of each kind."""
     out: Path = Path("results/plain-gain")
     """Folder for the table and the figure; it is made if it is not there."""
 
 
-def measure(config: Config) -> Columns:
-    """Return ``log_square``, ln|g|^2 for every network and number of layers travelled back.
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """Many networks of one initialisation, width and depth: a cell of the study."""
+
+    init: str
+    width: int
+    depth: int
+    seeds: int
+
+    def __str__(self) -> str:
+        return f"{self.init}, width {self.width}, {self.depth} layers"
+
+
+def cells(config: Config) -> list[Networks]:
+    """Return what is measured.
 
     Raises:
       ValueError: an option that cannot be done.
     """
     check(config)
-    cells = [(init, width) for init in config.inits for width in config.widths]
-
-    def prepare(cell):
-        keys = _keys(config, *cell)
-        return jax.jit(partial(_log_squares, config.depth, *cell)).lower(keys).compile()
-
-    blocks = []
-    with Ticker(len(cells)) as ticker:
-        ticker.begin("compiling")
-        for cell, program in ahead(prepare, cells):
-            blocks.append(_block(config, *cell, np.asarray(program(_keys(config, *cell)))))
-            ticker.finish(f"{cell[0]}, width {cell[1]}")
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    return [
+        Networks(init, width, depth, config.seeds)
+        for depth in config.depths
+        for init in config.inits
+        for width in config.widths
+    ]
 
 
 def check(config: Config) -> None:
     """Refuse options that cannot be done."""
+    check_least(config, depths=1, seeds=3)
     for option in ("inits", "widths"):
         values = getattr(config, option)
         if not values or len(set(values)) < len(values):
@@ -100,40 +107,54 @@ def check(config: Config) -> None:
                 f"inits={list(config.inits)}: the entries of {name!r} are not independent, which "
                 "the theory asks for; choose he, lecun, torch, glorot or one of their uniform forms"
             )
-    for option, least in (("depth", 1), ("seeds", 3)):
-        if getattr(config, option) < least:
-            raise ValueError(f"{option}={getattr(config, option)} must be at least {least}")
-    narrow = math.ceil(math.log2(config.depth * config.seeds / DEAD))
+    deepest = max(config.depths)
+    narrow = math.ceil(math.log2(deepest * config.seeds / DEAD))
     if min(config.widths) < narrow:
         raise ValueError(
             f"widths={list(config.widths)} must each be at least {narrow}: of {config.seeds} "
-            f"narrower networks of {config.depth} layers one may have a layer with every gate "
+            f"narrower networks of {deepest} layers one may have a layer with every gate "
             "closed, and the logarithm of a gradient of 0 has no mean"
         )
 
 
-def _keys(config: Config, init: str, width: int) -> jax.Array:
+def measure(networks: Networks) -> Columns:
+    """Return ``log_square``, ln|g|^2 for every network and number of layers travelled back."""
+    logs = np.asarray(jax.jit(partial(_log_squares, networks))(_keys(networks)))
+    init, width, layers = networks.init, networks.width, np.arange(networks.depth + 1)
+    rows = {
+        "init": init,
+        "scale": nn.initializers.get(init).variance((width, width)) * width,  # pyright: ignore
+        "width": width,
+        "depth": networks.depth,
+        "seed": np.repeat(np.arange(networks.seeds), len(layers)),
+        "layers": np.tile(layers, networks.seeds),
+        "log_square": logs.ravel(),
+    }
+    return {name: np.broadcast_to(values, (logs.size,)) for name, values in rows.items()}
+
+
+def _keys(networks: Networks) -> jax.Array:
     """Return a key for each network: other networks for other initialisers and widths."""
-    cell = jax.random.fold_in(jax.random.key(nn.initializers.NAMES.index(init)), width)
-    return jax.random.split(cell, config.seeds)
+    init = jax.random.key(nn.initializers.NAMES.index(networks.init))
+    return jax.random.split(jax.random.fold_in(init, networks.width), networks.seeds)
 
 
-def _log_squares(depth: int, init: str, width: int, keys: jax.Array) -> jax.Array:
+def _log_squares(networks: Networks, keys: jax.Array) -> jax.Array:
     """Return ln|g|^2 against layers travelled back, 0 for none, a row for each network."""
 
     def one(key):
         net_key, signal_key = jax.random.split(key)
         net = models.deep_stack(
-            depth,
-            width,
+            networks.depth,
+            networks.width,
             shortcut="none",
             convs_per_unit=1,
             kernel_size=(1, 1),
-            init=init,
+            init=networks.init,
             rngs=nnx.Rngs(net_key),
         )
         # A convolution over one place is a fully connected layer.
-        x, cotangent = jax.random.normal(signal_key, (2, 1, 1, 1, width))
+        x, cotangent = jax.random.normal(signal_key, (2, 1, 1, 1, networks.width))
         profile = gradflow.profile(net, x, cotangent=cotangent, train=True)
         first, rest = profile["input"].gradient.log_norm, profile["*"].gradient.log_norm
         return 2 * (jnp.append(rest[::-1], first) - rest[-1])
@@ -141,28 +162,19 @@ def _log_squares(depth: int, init: str, width: int, keys: jax.Array) -> jax.Arra
     return jax.lax.map(one, keys, batch_size=NETWORKS_AT_ONCE)
 
 
-def _block(config: Config, init: str, width: int, logs: np.ndarray) -> Columns:
-    scale = nn.initializers.get(init).variance((width, width)) * width  # pyright: ignore
-    layers = np.arange(config.depth + 1)
-    rows = {
-        "init": init,
-        "scale": scale,
-        "width": width,
-        "seed": np.repeat(np.arange(config.seeds), len(layers)),
-        "layers": np.tile(layers, config.seeds),
-        "log_square": logs.ravel(),
-    }
-    return {name: np.broadcast_to(values, (logs.size,)) for name, values in rows.items()}
+def cost(networks: Networks) -> float:
+    """Return about how many seconds a cell takes one core: to compile, and to draw and multiply."""
+    return 3.0 + 2e-9 * networks.seeds * networks.depth * networks.width**2
 
 
 def judge(columns: Columns) -> list[Criterion]:
     """Hold slope and variance of each initialisation, at its worst width, against theory."""
     criteria = []
-    cells = cells_of(columns)
-    for init in dict.fromkeys(cell.init for cell in cells):
-        of_init = [cell for cell in cells if cell.init == init]
-        steep = max(of_init, key=lambda cell: abs(cell.away))
-        wide = max(of_init, key=lambda cell: abs(cell.ratio - 1))
+    rows = summaries(columns)
+    for init in dict.fromkeys(row.init for row in rows):
+        of_init = [row for row in rows if row.init == init]
+        steep = max(of_init, key=lambda row: abs(row.away))
+        wide = max(of_init, key=lambda row: abs(row.ratio - 1))
         worst = f" (worst of {len(of_init)})" if len(of_init) > 1 else ""
         criteria += [
             _outcome.within(
@@ -186,13 +198,16 @@ EXPERIMENT = Experiment(
     name="plain-gain",
     about=__doc__ or "",
     config=Config,
+    cells=cells,
     measure=measure,
     judge=judge,
     draw=draw,
     table=table,
+    apart=("depth",),
+    cost=cost,
 )
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the experiment from the command line and return the exit code."""
-    return _outcome.run(EXPERIMENT, argv)
+    return _grid.run(EXPERIMENT, argv)

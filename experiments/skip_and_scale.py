@@ -140,7 +140,7 @@ def _judged(rows: list[Summary]) -> Criterion:
     return _outcome.within(
         f"{name}: mean ratio, {row.cell.units} units{worst}",
         float(row.mean[-1]),
-        row.cell.expected(),
+        row.expected,
         absolute=STANDARD_ERRORS * float(row.error[-1]),
         why=f"{STANDARD_ERRORS:g} s.e.",
     )
@@ -166,7 +166,7 @@ def _along(row: Summary) -> plots.Series:
     back = np.arange(row.cell.units + 1)
     some = back[:: max(1, len(back) // 16)]
     mean, error = row.mean[some], STANDARD_ERRORS * row.error[some]
-    gain = row.cell.expected() ** (some / row.cell.units)
+    gain = row.expected ** (some / row.cell.units)
     return plots.Series(row.cell.label, some, mean, mean - error, mean + error, gain)
 
 
@@ -175,7 +175,7 @@ def _ends(rows: list[Summary], deepest: int) -> list[plots.Series]:
     for i, label in enumerate(dict.fromkeys(row.cell.label for row in rows)):
         ours = [row for row in rows if row.cell.label == label]
         beside = [row.cell.units + 0.02 * (i - 2) * deepest for row in ours]
-        theory = np.array([row.cell.expected() for row in ours])
+        theory = np.array([row.expected for row in ours])
         mean = np.array([row.mean[-1] for row in ours]) / theory
         error = STANDARD_ERRORS * np.array([row.error[-1] for row in ours]) / theory
         series.append(plots.Series(label, beside, mean, mean - error, mean + error))
@@ -188,7 +188,7 @@ def table(columns: Columns) -> Table:
     rows = [
         (
             *(row.cell.branch, row.cell.shortcut, row.cell.scale, row.cell.units),
-            *(_outcome.digits(v) for v in (row.cell.expected(), row.mean[-1])),
+            *(_outcome.digits(v) for v in (row.expected, row.mean[-1])),
             *(_outcome.digits(row.error[-1], 2), f"{row.away:+.1f}", _outcome.digits(row.typical)),
         )
         for row in summaries(columns)

@@ -6,24 +6,26 @@ from flax import nnx
 from convjax import models, study
 from experiments import __main__ as entry
 from experiments import _outcome, plain_gain
-from experiments._plain_networks import cells_of
+from experiments._columns import joined
+from experiments._plain_networks import summaries
 
-TINY = plain_gain.Config(inits=("he", "torch"), widths=(11,), depth=3, seeds=4)
+TINY = plain_gain.Config(inits=("he", "torch"), widths=(11,), depths=(3,), seeds=4)
 
 
 @pytest.fixture(scope="module")
 def measured():
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
-    yield plain_gain.measure(TINY)
+    yield _outcome.measured(plain_gain.EXPERIMENT, TINY)
     jax.config.update("jax_disable_most_optimizations", before)
 
 
 def by_hand(init, width, seed):
     """Propagate one example through one network, forward and back, in NumPy."""
-    net_key, signal_key = jax.random.split(plain_gain._keys(TINY, init, width)[seed])
+    networks = plain_gain.Networks(init, width, TINY.depths[0], TINY.seeds)
+    net_key, signal_key = jax.random.split(plain_gain._keys(networks)[seed])
     net = models.deep_stack(
-        TINY.depth,
+        networks.depth,
         width,
         shortcut="none",
         convs_per_unit=1,
@@ -71,6 +73,7 @@ def walk(*, gain_error=0.0, per_layer=5.0, seeds=2000, depth=20, width=64, scale
         "init": np.full(count, "lecun"),
         "scale": np.full(count, scale),
         "width": np.full(count, width),
+        "depth": np.full(count, depth),
         "seed": np.repeat(np.arange(seeds), depth + 1),
         "layers": np.tile(np.arange(depth + 1), seeds),
         "log_square": logs.ravel(),
@@ -95,25 +98,30 @@ def test_a_wrong_gain_or_scatter_fails(planted, slope, variance):
 
 def test_the_worst_width_is_the_one_that_is_judged():
     good, bad = walk(), walk(width=32, gain_error=0.02)
-    both = {name: np.concatenate([good[name], bad[name]]) for name in good}
-    slope, variance = plain_gain.judge(both)
+    slope, variance = plain_gain.judge(joined([good, bad]))
     assert not slope.holds and "width 32 (worst of 2)" in slope.claim
     assert variance.holds
+
+
+def test_each_depth_is_judged_by_itself():
+    both = joined([walk(), walk(depth=12, gain_error=0.02)])
+    failed = [c.claim for c in _outcome.judged(plain_gain.EXPERIMENT, both) if not c.holds]
+    assert failed == ["depth 12: lecun: slope of ln|g|^2 per layer, width 64"]
 
 
 def test_slope_and_error_are_those_of_the_ends():
     columns = walk(seeds=50)
     shuffled = np.random.default_rng(1).permutation(len(columns["seed"]))
-    (cell,) = cells_of({name: column[shuffled] for name, column in columns.items()})
+    (row,) = summaries({name: column[shuffled] for name, column in columns.items()})
     ends = columns["log_square"][columns["layers"] == 20] / 20
-    np.testing.assert_allclose(cell.slope, ends.mean())
-    np.testing.assert_allclose(cell.error, ends.std(ddof=1) / np.sqrt(50))
-    np.testing.assert_allclose(cell.expected(20), (20 * np.log(0.5) - 50 / 64, 100 / 64))
+    np.testing.assert_allclose(row.slope, ends.mean())
+    np.testing.assert_allclose(row.error, ends.std(ddof=1) / np.sqrt(50))
+    np.testing.assert_allclose(row.expected(20), (20 * np.log(0.5) - 50 / 64, 100 / 64))
 
 
 def test_the_report_is_written(measured, tmp_path, capsys):
     config = plain_gain.Config(out=tmp_path)
-    assert _outcome.report(plain_gain.EXPERIMENT, config, measured) in (0, 1)
+    assert _outcome.report(plain_gain.EXPERIMENT, config, measured, {}) in (0, 1)
     told = capsys.readouterr().out
     assert "torch   0.3333      11" in told and "Verdict:" in told
     columns, metadata = study.read_parquet(tmp_path / "plain_gain.parquet")
@@ -134,17 +142,18 @@ def test_the_report_is_written(measured, tmp_path, capsys):
         ({"inits": ()}, r"inits=\[\] must hold at least one value"),
         ({"widths": (64, 64)}, r"widths=\[64, 64\] must hold .* none twice"),
         ({"widths": (64, 1)}, r"widths=\[64, 1\] must each be at least 22: .* every gate closed"),
-        ({"depth": 0}, "depth=0 must be at least 1"),
+        ({"depths": (0,)}, r"depths=\(0,\) must be at least 1"),
+        ({"depths": (8, 8)}, r"depths=\[8, 8\] must hold .* none twice"),
         ({"seeds": 2}, "seeds=2 must be at least 3"),
     ],
 )
 def test_a_wrong_option_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        plain_gain.measure(plain_gain.Config(**options))
+        plain_gain.cells(plain_gain.Config(**options))
 
 
 def test_the_command_line_says_so_in_a_sentence(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        entry.main(["plain-gain", "--depth", "0", "--out", str(tmp_path)])
+        entry.main(["plain-gain", "--depths", "0", "--out", str(tmp_path)])
     assert stop.value.code == 2
-    assert capsys.readouterr().err == "error: depth=0 must be at least 1\n"
+    assert capsys.readouterr().err == "error: depths=(0,) must be at least 1\n"

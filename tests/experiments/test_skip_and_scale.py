@@ -7,8 +7,9 @@ from flax import nnx
 
 from experiments import __main__ as entry
 from experiments import _outcome, skip_and_scale
-from experiments._ensemble import as_rows, log_squares
-from experiments._shortcuts import ONE, TWO, Cell, finite_width, summaries
+from experiments._columns import joined
+from experiments._ensemble import Networks, as_rows, log_squares
+from experiments._shortcuts import ONE, TWO, Cell, expected, finite_width, summaries
 from tests.nn.conftest import quick_compilation as quick_compilation
 
 TINY = skip_and_scale.Config(depths=(3,), scales=("L^-1/2",), width=5, batch_size=2, seeds=3)
@@ -23,9 +24,8 @@ SOME = [Cell(ONE, "none", "1", 3, 5), Cell(TWO, "identity", "L^-1/2", 3, 5)]
 def measured():
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(skip_and_scale, "cells", lambda config: SOME)
-        columns = skip_and_scale.measure(TINY)
+    some = [Networks(cell, TINY.seeds, TINY.batch_size) for cell in SOME]
+    columns = joined([skip_and_scale.measure(networks) for networks in some])
     jax.config.update("jax_disable_most_optimizations", before)
     return columns
 
@@ -87,7 +87,7 @@ def test_silent_branches_leave_the_gradient_as_it_is(quick_compilation):
 
 def test_a_run_is_written_and_told(measured, tmp_path, capsys):
     config = dataclasses.replace(TINY, out=tmp_path)
-    assert _outcome.report(skip_and_scale.EXPERIMENT, config, measured) in (0, 1)
+    assert _outcome.report(skip_and_scale.EXPERIMENT, config, measured, {}) in (0, 1)
     assert (tmp_path / "skip_and_scale.png").stat().st_size > 20_000
     told = capsys.readouterr().out
     assert "W, ReLU, W" in told
@@ -125,19 +125,16 @@ def scattered(cell, seeds=40, factor=1.0):
     back = np.arange(cell.units, -1, -1) / cell.units
     if cell.factor == 0:
         noise = np.zeros((seeds, 1))
-    return as_rows(cell, log_ratio=(np.log(cell.expected() * factor) + noise) * back)
+    return as_rows(cell, log_ratio=(np.log(expected(cell) * factor) + noise) * back)
 
 
-def joined(planted=None, factor=1.0):
-    blocks = [
-        scattered(cell, factor=factor if cell == planted else 1.0)
-        for cell in skip_and_scale.cells(WHOLE)
-    ]
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+def obeying(planted=None, factor=1.0):
+    kinds = [networks.kind for networks in skip_and_scale.cells(WHOLE)]
+    return joined([scattered(one, factor=factor if one == planted else 1.0) for one in kinds])
 
 
 def test_networks_that_obey_pass():
-    criteria = skip_and_scale.judge(joined())
+    criteria = skip_and_scale.judge(obeying())
     assert len(criteria) == 10
     assert all(criterion.holds for criterion in criteria)
 
@@ -152,14 +149,14 @@ def test_networks_that_obey_pass():
     ],
 )
 def test_a_wrong_gain_fails_and_alone(cell, factor):
-    criteria = skip_and_scale.judge(joined(cell, factor))
+    criteria = skip_and_scale.judge(obeying(cell, factor))
     failed = [criterion.claim for criterion in criteria if not criterion.holds]
     assert len(failed) == 1
     assert failed[0].startswith(f"{cell.branch}, {cell.label}")
 
 
 def test_the_typical_network_has_less_than_the_mean():
-    for row in summaries(joined()):
+    for row in summaries(obeying()):
         assert row.typical < row.mean[-1] or row.cell.factor == 0
 
 
