@@ -11,6 +11,10 @@ EXPERIMENTS = {
         "experiments.everything",
         "every experiment at its default size and the report of them all; goes on where it was",
     ),
+    "report": (
+        "experiments.report",
+        "one HTML page of what a folder of results holds: claims, figures to point at, tables",
+    ),
     "gradient-norms": (
         "experiments.gradient_norms",
         "how the gradient fades or explodes across depth, in plain and residual networks",

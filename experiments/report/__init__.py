@@ -1,0 +1,57 @@
+"""One HTML page of what studies found: ``python -m experiments report FOLDER``."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from experiments import _cli
+from experiments.report import found, page
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Options."""
+
+    folder: tyro.conf.Positional[Path]
+    """Results of an experiment, or a folder of such folders, such as results."""
+    out: Path | None = None
+    """The page; without it, report.html in that folder."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write the page from the command line and return the exit code."""
+    about = "Write one HTML page of what studies found, to be opened from disk."
+    config = tyro.cli(
+        Config, args=list(argv), prog="python -m experiments report", description=about
+    )
+    with _cli.refusing():
+        written = write(config.folder, config.out)
+    Console(highlight=False).print(f"Written: {written}", soft_wrap=True)
+    return 0
+
+
+def write(folder: Path, out: Path | None = None) -> Path:
+    """Write the page of all studies in a folder and in the folders inside, two levels down.
+
+    Args:
+      folder: where to look.
+      out: the page; None for ``report.html`` in the folder.
+
+    Returns:
+      The page's path.
+
+    Raises:
+      ValueError: there is no such folder, nothing is in it, or the page cannot be written.
+    """
+    folder = Path(folder)
+    studies = found.search(folder)
+    out = folder / "report.html" if out is None else Path(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page.page(studies, out.parent), encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"cannot write {str(out)!r}: {error.strerror}") from error
+    return out

@@ -1,0 +1,45 @@
+"""HTML as values: text is escaped where it becomes part of a page, and only there."""
+
+import html
+from typing import Any
+
+
+class Html(str):
+    """Text that is HTML already."""
+
+
+# What has no end tag.
+_VOID = ("br", "img", "meta")
+
+
+def tag(name: str, /, *inside: Any, **attributes: Any) -> Html:
+    """Return an element.
+
+    Args:
+      name: such as "p".
+      inside: what stands in it: ``Html`` as it is, anything else as escaped text; None is nothing.
+      attributes: ``class_`` for class, ``data_part`` for data-part; True for an attribute without a
+        value, None and False for none.
+    """
+    written = "".join(_attribute(key, value) for key, value in attributes.items())
+    if name in _VOID:
+        return Html(f"<{name}{written}>")
+    return Html(f"<{name}{written}>{join(*inside)}</{name}>")
+
+
+def join(*parts: Any) -> Html:
+    """Return parts one after the other."""
+    return Html("".join(map(_escaped, parts)))
+
+
+def _escaped(part: Any) -> str:
+    if part is None:
+        return ""
+    return part if isinstance(part, Html) else html.escape(str(part), quote=False)
+
+
+def _attribute(key: str, value: Any) -> str:
+    if value is None or value is False:
+        return ""
+    key = key.rstrip("_").replace("_", "-")
+    return f" {key}" if value is True else f' {key}="{html.escape(str(value))}"'

@@ -1,0 +1,73 @@
+"""Tables of the page: from rows, and from what the terminal shows."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console, Group
+from rich.errors import MarkupError
+from rich.table import Table
+from rich.text import Text
+
+from experiments.report._html import Html, join, tag
+
+
+def table(
+    caption: str, heads: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[bool] = ()
+) -> Html:
+    """Return a table that scrolls by itself where it is wider than the page.
+
+    Args:
+      caption: above it; empty for none.
+      heads: of the columns.
+      rows: the cells, text or ``Html``.
+      right: for each column, whether it holds numbers.
+    """
+    sides = ["number" if one else None for one in right] or [None] * len(heads)
+    head = [tag("th", name, scope="col", class_=s) for name, s in zip(heads, sides, strict=True)]
+    body = [
+        tag("tr", *(tag("td", cell, class_=s) for cell, s in zip(row, sides, strict=True)))
+        for row in rows
+    ]
+    made = tag(
+        "table",
+        tag("caption", caption) if caption else None,
+        tag("thead", tag("tr", *head)),
+        tag("tbody", *body),
+    )
+    # Whoever has no mouse scrolls it with the keyboard.
+    return tag(
+        "div", made, class_="scroll", tabindex=0, role="region", aria_label=caption or "Table"
+    )
+
+
+def printed(shown: Any) -> Html:
+    """Return as HTML what would be printed on the terminal: tables as tables, all else as text."""
+    if isinstance(shown, Table):
+        return _of_rich(shown)
+    if isinstance(shown, Group):
+        return join(*map(printed, shown.renderables))
+    if isinstance(shown, str | Text):
+        return tag("p", _plain(shown))
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(shown)
+    return tag("div", tag("pre", captured.get()), class_="scroll", tabindex=0)
+
+
+def _of_rich(made: Table) -> Html:
+    heads = [_plain(column.header) for column in made.columns]
+    cells = [[_plain(cell) for cell in column.cells] for column in made.columns]
+    right = [column.justify == "right" for column in made.columns]
+    rows = list(itertools.zip_longest(*cells, fillvalue=""))
+    return table(_plain(made.title or ""), heads, rows, right)
+
+
+def _plain(shown: Any) -> str:
+    """Return the text of a cell, its markup read as the terminal reads it."""
+    if isinstance(shown, Text):
+        return shown.plain
+    try:
+        return Text.from_markup(str(shown)).plain
+    except MarkupError:
+        return str(shown)

@@ -1,0 +1,176 @@
+"""What there is to report of: the tables of experiments, and studies that have none yet."""
+
+import dataclasses
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from convjax import study
+from experiments._outcome import Columns, Experiment
+
+LEVELS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """The table of an experiment.
+
+    Attributes:
+      path: of the file.
+      columns: the numbers.
+      about: what the file says of them.
+      experiment: the functions that show them; None where this version has no such experiment.
+    """
+
+    path: Path
+    columns: Columns
+    about: dict[str, Any]
+    experiment: Experiment | None
+
+    @property
+    def name(self) -> str:
+        """The experiment's name."""
+        return str(self.about["experiment"])
+
+    @property
+    def criteria(self) -> list[dict[str, Any]]:
+        """The claims and their verdicts."""
+        return self.about.get("criteria", [])
+
+    @property
+    def failing(self) -> list[dict[str, Any]]:
+        """The claims that do not hold."""
+        return [one for one in self.criteria if not one.get("holds")]
+
+    @property
+    def command(self) -> str:
+        """What makes it again."""
+        return self.about.get("command") or f"python -m experiments {self.name}"
+
+    @property
+    def environments(self) -> list[dict[str, Any]]:
+        """By what it was measured; earlier versions wrote one environment."""
+        alone = [self.about["environment"]] if "environment" in self.about else []
+        return self.about.get("environments", alone)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unfinished:
+    """A study whose cells have not all been brought together in a table, or of which some failed.
+
+    Attributes:
+      folder: the study's.
+      name: the experiment's, or the measuring function's.
+      finished: how many cells have their result.
+      failures: of each cell that failed, its configuration, the error and where it arose.
+      joined: whether there is a table, of other cells or of earlier ones.
+    """
+
+    folder: Path
+    name: str
+    finished: int
+    failures: list[tuple[str, str, str]]
+    joined: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """All that was found.
+
+    Attributes:
+      folder: where it was looked for.
+      measured: in the order in which the experiments are listed, then by path.
+      unfinished: by folder.
+      unreadable: files that are no tables, with the reason.
+    """
+
+    folder: Path
+    measured: list[Measured]
+    unfinished: list[Unfinished]
+    unreadable: list[tuple[Path, str]]
+
+
+def search(folder: Path) -> Found:
+    """Return what is in a folder and in the folders inside, two levels down.
+
+    Raises:
+      ValueError: there is no such folder, or nothing is in it.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {str(folder)!r}; give the results of an experiment")
+    folders = list(_folders(folder, LEVELS))
+    measured: list[Measured] = []
+    unreadable: list[tuple[Path, str]] = []
+    for path in (path for one in folders for path in sorted(one.glob("*.parquet"))):
+        try:
+            columns, about = study.read_parquet(path)
+        except Exception as error:  # whatever is wrong with it, the others are reported
+            unreadable.append((path, f"{type(error).__name__}: {error}".partition("\n")[0]))
+            continue
+        if isinstance(about, dict) and "experiment" in about:
+            measured.append(Measured(path, columns, about, experiment(about["experiment"])))
+    order = list(_known())
+    measured.sort(key=lambda m: order.index(m.name) if m.name in order else len(order))
+    unfinished = [one for place in folders if (one := _unfinished(place, measured))]
+    if not measured and not unfinished and not unreadable:
+        raise ValueError(
+            f"nothing to report in {str(folder)!r}: no table of an experiment and no study is "
+            "there, nor two levels down; run one with python -m experiments NAME"
+        )
+    return Found(folder, measured, unfinished, unreadable)
+
+
+def experiment(name: str) -> Experiment | None:
+    """Return the experiment of this name, or None where this version has none."""
+    if name not in _known():
+        return None
+    try:
+        return getattr(importlib.import_module(_known()[name]), "EXPERIMENT", None)
+    except ImportError:
+        return None
+
+
+def _known() -> dict[str, str]:
+    """Return the modules of all experiments."""
+    from experiments.__main__ import EXPERIMENTS
+
+    return {name: module for name, (module, _) in EXPERIMENTS.items()}
+
+
+def _folders(folder: Path, levels: int) -> Iterator[Path]:
+    yield folder
+    if not levels:
+        return
+    # The cells of a study are thousands of files, and their table holds them all.
+    cells = ("cells", "failed") if (folder / "study.json").exists() else ()
+    for inside in sorted(folder.iterdir()):
+        hidden = inside.name.startswith(".") or inside.name in cells
+        if inside.is_dir() and not hidden:
+            yield from _folders(inside, levels - 1)
+
+
+def _unfinished(folder: Path, measured: list[Measured]) -> Unfinished | None:
+    try:
+        of = json.loads((folder / "study.json").read_text(encoding="utf-8"))["study"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    failures = [_failure(path) for path in sorted((folder / "failed").glob("*.parquet"))]
+    joined = any(one.path.parent == folder for one in measured)
+    if joined and not failures:
+        return None
+    finished = len(list((folder / "cells").glob("*.parquet")))
+    names = {module: name for name, module in _known().items()}
+    return Unfinished(
+        folder, names.get(str(of).rpartition(".")[0], str(of)), finished, failures, joined
+    )
+
+
+def _failure(path: Path) -> tuple[str, str, str]:
+    try:
+        columns, about = study.read_parquet(path)
+        config = json.dumps(about.get("config", {}), ensure_ascii=False)
+        return config, str(columns["error"][0]), str(columns["traceback"][0])
+    except Exception as error:  # a file that is damaged is a failure as well
+        return path.name, f"{type(error).__name__}: {error}", ""

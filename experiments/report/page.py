@@ -1,0 +1,218 @@
+"""The page: what was found at a glance, all claims, by what they were measured, each experiment."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from experiments.report._html import Html, tag
+from experiments.report._section import link, section
+from experiments.report._tables import table
+from experiments.report.found import Found, Measured, Unfinished
+
+# Nothing is loaded from anywhere: what the page shows, it holds.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+HEADS = ("claim", "measured", "expected", "verdict")
+# Failed cells of one study that are listed; more have mostly failed alike.
+LISTED = 20
+
+
+def page(found: Found, home: Path) -> str:
+    """Return the page.
+
+    Args:
+      found: what there is to show.
+      home: the folder that the page will lie in.
+    """
+    marks = [f"{_slug(one.name)}-{i}" for i, one in enumerate(found.measured, 1)]
+    named = list(zip(found.measured, marks, strict=True))
+    main = [
+        _verdict(found, named),
+        *(_unfinished(one, home) for one in found.unfinished),
+        _unreadable(found, home),
+        _claims(named),
+        _environments(found.measured),
+        *(section(one, mark, _facts(one, home), home) for one, mark in named),
+    ]
+    title = found.measured[0].name if len(found.measured) == 1 else found.folder.resolve().name
+    head = [
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        tag("title", f"{title} · convjax"),
+        tag("style", _asset("style.css")),
+    ]
+    body = [
+        _header(found, named, title),
+        tag("main", *main),
+        tag("script", _asset("chart.js"), Html("\n"), _asset("page.js")),
+    ]
+    whole = tag("html", tag("head", *head), tag("body", *body), lang="en")
+    return f"<!doctype html>\n{whole}\n"
+
+
+def _asset(name: str) -> Html:
+    return Html((Path(__file__).parent / name).read_text(encoding="utf-8"))
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w-]+", "-", name)
+
+
+def _header(found: Found, named: list[tuple[Measured, str]], title: str) -> Html:
+    cells = sum(int(one.about.get("cells", 0)) for one in found.measured)
+    seconds = sum(float(one.about.get("seconds", 0)) for one in found.measured)
+    hosts = {h for m in found.measured for e in m.environments for h in e.get("hosts", ())}
+    told = [_count(len(found.measured), "experiment")]
+    told += [f"{_count(cells, 'cell')} in {duration(seconds)}"] if cells else []
+    told += [f"on {_count(len(hosts), 'machine')}"] if hosts else []
+    links = [tag("li", tag("a", one.name, href=f"#{mark}")) for one, mark in named]
+    return tag(
+        "header",
+        tag("p", "convjax · report", class_="kind"),
+        tag("h1", title),
+        tag("p", ", ".join(told), "."),
+        tag("nav", tag("ul", *links), aria_label="Experiments") if len(named) > 1 else None,
+    )
+
+
+def _verdict(found: Found, named: list[tuple[Measured, str]]) -> Html:
+    """Return the first thing that a reader must know: what does not hold."""
+    total = sum(len(one.criteria) for one in found.measured)
+    failing = [(one, mark, claim) for one, mark in named for claim in one.failing]
+    broken = sum(len(one.failures) for one in found.unfinished)
+    cells = f"; {_count(broken, 'cell')} failed" if broken else ""
+    if not failing:
+        words = f"All {total} claims hold" if total > 1 else f"{_count(total, 'claim')}, none fails"
+        return tag("p", _mark(True, words), cells, class_="verdict")
+    lines = [
+        tag("li", tag("a", one.name, href=f"#{mark}"), f": {_said(claim)}")
+        for one, mark, claim in failing
+    ]
+    words = f"{len(failing)} of {_count(total, 'claim')} {'FAILS' if len(failing) == 1 else 'FAIL'}"
+    return tag("div", tag("p", _mark(False, words), cells), tag("ul", *lines), class_="verdict bad")
+
+
+def _said(claim: dict[str, Any]) -> str:
+    text, measured, expected = (str(claim.get(name, "")) for name in HEADS[:3])
+    return f"{text}: {measured}, expected {expected}"
+
+
+def _mark(holds: bool, words: str = "") -> Html:
+    sign = tag("span", "✓" if holds else "✗", aria_hidden="true")
+    words = words or ("holds" if holds else "FAILS")
+    return tag("strong", sign, " ", words, class_="holds" if holds else "fails")
+
+
+def _claims(named: list[tuple[Measured, str]]) -> Html | None:
+    """Return one table of all claims, a group of rows for each experiment."""
+    if not any(one.criteria for one, _ in named):
+        return None
+    head = tag("thead", tag("tr", *(tag("th", name, scope="col") for name in HEADS)))
+    groups = []
+    for one, mark in named:
+        counts = f"{len(one.criteria) - len(one.failing)} of {len(one.criteria)} hold"
+        title = tag("th", tag("a", one.name, href=f"#{mark}"), tag("span", f" {counts}"))
+        title = Html(title.replace("<th>", '<th colspan="4" scope="rowgroup">', 1))
+        rows = [_claim(claim) for claim in one.criteria]
+        groups.append(tag("tbody", tag("tr", title, class_="group"), *rows))
+    made = tag("table", head, *groups, class_="claims")
+    return tag("section", tag("h2", "Claims"), made, id="claims")
+
+
+def _claim(claim: dict[str, Any]) -> Html:
+    cells = [tag("td", claim.get(name, ""), data_label=name) for name in HEADS[:3]]
+    holds = bool(claim.get("holds"))
+    verdict = tag("td", _mark(holds), data_label=HEADS[3])
+    return tag("tr", *cells, verdict, class_=None if holds else "failing")
+
+
+def _environments(measured: list[Measured]) -> Html | None:
+    """Return by what all was measured, environments that differ in the time alone as one."""
+    merged: dict[str, dict[str, Any]] = {}
+    for one in measured:
+        for entry in one.environments:
+            apart = {k: v for k, v in entry.items() if k not in ("time", "cells", "hosts")}
+            place = merged.setdefault(str(apart), {**apart, "cells": 0, "hosts": set(), "of": []})
+            place["cells"] += int(entry.get("cells", one.about.get("cells", 0)))
+            place["hosts"] |= set(entry.get("hosts", ()))
+            place["of"].append(str(entry.get("time", "")))
+    if not merged:
+        return None
+    versions = ("convjax", "python", "jax", "jaxlib", "flax", "numpy")
+    heads = ("device", "system", *versions, "cells", "machines", "first cell")
+    rows = [
+        (
+            f"{e.get('device_kind', '')} ({e.get('device_count', 1)} x {e.get('platform', '')})",
+            f"{e.get('system', '')} {e.get('machine', '')}",
+            *(e.get(name, "") for name in versions),
+            e["cells"] or "",
+            ", ".join(sorted(e["hosts"])),
+            min(e["of"]).replace("T", " ").replace("+00:00", " UTC"),
+        )
+        for e in merged.values()
+    ]
+    right = [head == "cells" for head in heads]
+    made = table("Hardware and versions", heads, rows, right)
+    return tag("section", tag("h2", "Measured on"), made, id="measured-on")
+
+
+def _facts(one: Measured, home: Path) -> Html:
+    held, total = len(one.criteria) - len(one.failing), len(one.criteria)
+    devices = dict.fromkeys(str(e.get("device_kind", "")) for e in one.environments)
+    hosts = {host for e in one.environments for host in e.get("hosts", ())}
+    facts = [_mark(not one.failing, f"{held} of {total} claims hold")] if total else []
+    if "cells" in one.about:
+        seconds = duration(float(one.about.get("seconds", 0)))
+        facts.append(Html(f"{_count(int(one.about['cells']), 'cell')} in {seconds}"))
+    facts += [tag("span", f"on {', '.join(devices)}")] if any(devices) else []
+    facts += [Html(_count(len(hosts), "machine"))] if hosts else []
+    facts.append(tag("a", one.path.name, href=link(one.path, home)))
+    return tag("ul", *(tag("li", fact) for fact in facts), class_="facts")
+
+
+def _unfinished(one: Unfinished, home: Path) -> Html:
+    """Return what is there of a study that is not complete."""
+    failed = len(one.failures)
+    words = f"{_count(one.finished, 'cell')} finished, {failed} failed"
+    rest = "its table is below" if one.joined else "no table brings them together yet"
+    lines = [
+        tag("li", tag("code", config), tag("p", error), _trace(trace))
+        for config, error, trace in one.failures[:LISTED]
+    ]
+    more = f"and {failed - LISTED} more in its folder failed" if failed > LISTED else None
+    return tag(
+        "div",
+        tag("p", tag("strong", f"{one.name}: not complete"), f": {words}; {rest}. "),
+        tag(
+            "p", "The same command goes on", "; --retry measures failed cells again." * (failed > 0)
+        ),
+        tag("p", tag("a", str(one.folder), href=link(one.folder, home) + "/")),
+        tag("ul", *lines, tag("li", more) if more else None) if lines else None,
+        class_="verdict bad unfinished" if failed else "verdict unfinished",
+    )
+
+
+def _trace(trace: str) -> Html | None:
+    return tag("details", tag("summary", "Where"), tag("pre", trace)) if trace else None
+
+
+def _unreadable(found: Found, home: Path) -> Html | None:
+    if not found.unreadable:
+        return None
+    lines = [
+        tag("li", tag("a", path.name, href=link(path, home)), f": {why}")
+        for path, why in found.unreadable
+    ]
+    words = f"{_count(len(lines), 'file')} cannot be read"
+    return tag("div", tag("p", tag("strong", words)), tag("ul", *lines), class_="verdict bad")
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
+    if seconds < 100:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
