@@ -9,10 +9,7 @@ from convjax.study._identity import key as key
 from convjax.study._job import Done as Done
 from convjax.study._job import Job as Job
 from convjax.study._job import Runner as Runner
-from convjax.study._load import about as about
 from convjax.study._load import load as load
-from convjax.study._load import results as results
-from convjax.study._load import states as states
 from convjax.study._local import Local as Local
 from convjax.study._memory import keep_memory as keep_memory
 from convjax.study._memory import keeping_memory as keeping_memory
@@ -20,6 +17,9 @@ from convjax.study._parquet import check_writable as check_writable
 from convjax.study._parquet import read_parquet as read_parquet
 from convjax.study._parquet import write_parquet as write_parquet
 from convjax.study._ray import Ray as Ray
+from convjax.study._results import about as about
+from convjax.study._results import results as results
+from convjax.study._results import states as states
 from convjax.study._run import Ran as Ran
 from convjax.study._run import Silent as Silent
 from convjax.study._run import Watch as Watch

@@ -4,7 +4,6 @@ import dataclasses
 import enum
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -17,11 +16,13 @@ def canonical(value: Any) -> str:
 
     Args:
       value: a dataclass of numbers, text, truth values, None, paths, enumerations, dtypes, and
-        tuples, lists, mappings and dataclasses of such. Tuple and list are one, and so are
-        numpy's numbers and Python's; 1 and 1.0 are not, nor 0.0 and -0.0.
+        tuples, lists, mappings and dataclasses of such. Tuple and list are one; so are numpy's
+        numbers and Python's, a path and its text, an enumeration's member and its name, a dtype and
+        its name. 1 and 1.0 are not, nor 0.0 and -0.0, nor dataclasses of different names.
 
     Returns:
-      JSON without blanks, its keys sorted; numbers written so that they are read back exactly.
+      JSON without blanks, its keys sorted, a dataclass's name under ``"class"``; numbers written so
+      that they are read back exactly.
 
     Raises:
       TypeError: a value of another kind; the message says where it stands.
@@ -34,9 +35,9 @@ def canonical(value: Any) -> str:
       ...     width: int = 8
       ...     rates: tuple[float, ...] = (0.1, 1e-4)
       >>> study.canonical(Config())
-      '{"rates":[0.1,0.0001],"width":8}'
+      '{"class":"Config","rates":[0.1,0.0001],"width":8}'
     """
-    return json.dumps(plain(value, "config"), sort_keys=True, separators=(",", ":"))
+    return json.dumps(_plain(value, "config", True), sort_keys=True, separators=(",", ":"))
 
 
 def key(config: Any, version: str) -> str:
@@ -61,28 +62,33 @@ def key(config: Any, version: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
-def plain(value: Any, where: str) -> Any:
-    """Return a value as JSON holds it; ``where`` is for the message of what it cannot hold."""
-    if value is None or isinstance(value, bool | str):
-        return value
+def plain(value: Any) -> Any:
+    """Return a configuration as JSON holds it, dataclasses as mappings of their fields.
+
+    Raises:
+      TypeError: as ``canonical``.
+    """
+    return _plain(value, "config", False)
+
+
+def _plain(value: Any, where: str, classes: bool) -> Any:
     if isinstance(value, enum.Enum):
         return value.name
     if isinstance(value, np.generic):
-        return plain(value.item(), where)
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        # JSON has no such numbers, and text would be mistaken for text.
-        return value if math.isfinite(value) else {"float": repr(value)}
+        value = value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, np.dtype):
         return value.name
     if isinstance(value, tuple | list):
-        return [plain(one, f"{where}[{i}]") for i, one in enumerate(value)]
+        return [_plain(one, f"{where}[{i}]", classes) for i, one in enumerate(value)]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in dataclasses.fields(value)]
-        return {name: plain(getattr(value, name), f"{where}.{name}") for name in names}
+        fields = [field.name for field in dataclasses.fields(value)]
+        named = {name: _plain(getattr(value, name), f"{where}.{name}", classes) for name in fields}
+        # Two kinds of network may have the same fields; "class" is the name of none.
+        return {"class": type(value).__name__} | named if classes else named
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
-        return {name: plain(one, f"{where}[{name!r}]") for name, one in value.items()}
+        return {name: _plain(one, f"{where}[{name!r}]", classes) for name, one in value.items()}
     raise TypeError(f"{where} = {value!r} has no identity: a {type(value).__name__} is not data")

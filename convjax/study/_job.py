@@ -7,7 +7,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -60,6 +60,7 @@ class Done:
     kept: bool = False
 
 
+@runtime_checkable
 class Runner(Protocol):
     """Where cells are measured. ``study.Local``, ``Here``, ``Ray`` and ``Slurm`` are runners.
 
@@ -138,7 +139,7 @@ def _about(job: Job, seconds: float) -> dict[str, Any]:
     return {
         "cell": job.key,
         "version": job.version,
-        "config": plain(job.config, "config"),
+        "config": plain(job.config),
         "seconds": seconds,
         "host": socket.gethostname(),
         "process": os.getpid(),

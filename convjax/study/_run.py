@@ -1,11 +1,12 @@
 """run: measure the cells of a study that have no result yet."""
 
 import dataclasses
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from convjax.study._version import version as version_of
 POLL = 0.5  # seconds between two looks at what another runner is at
 
 
+@runtime_checkable
 class Watch(Protocol):
     """Who is told how a study comes along; ``Silent`` is one who does not care."""
 
@@ -60,7 +62,7 @@ class Ran:
 def run(
     function: Callable[[Any], Mapping[str, np.ndarray]],
     configs: Sequence[Any],
-    folder: str,
+    folder: str | os.PathLike,
     *,
     runner: Runner | None = None,
     version: str | None = None,
@@ -109,7 +111,7 @@ def run(
       ...     cells = study.grid(Config(), depth=[2, 3])
       ...     ran = study.run(norms, cells, folder, version="1")
       ...     again = study.run(norms, cells, folder, version="1")
-      ...     table = study.load(folder)
+      ...     table = study.load(folder, ran.keys)
       >>> ran.measured, again.measured, table["norm"].to_pylist()
       (2, 0, [1.0, 0.9, 1.0, 0.9, 0.81])
     """
