@@ -26,7 +26,6 @@ rate is that of the squared norm.
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -36,21 +35,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from matplotlib.figure import Figure
-from rich.table import Table
 
-from convjax import gradflow, nn, plots
-from experiments import _cli, _outcome
-from experiments._ahead import ahead
-from experiments._outcome import Columns, Criterion, Experiment, digits
-from experiments._progress import Ticker
+from convjax import gradflow, nn
+from experiments import _grid, _outcome
+from experiments._columns import Columns
+from experiments._ensemble import check_least
+from experiments._normed_networks import HELD, draw, summaries, table
+from experiments._outcome import Criterion, Experiment, digits
 
-LEAST, HELD = 4, 8
+LEAST = 4
+DISCARD = 8
 TOLERANCE = 0.03
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_cli.Options):
+class Config(_grid.Options):
     """Options; every activation is measured at every batch size."""
 
     batch_sizes: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256)
@@ -59,10 +58,10 @@ class Config(_cli.Options):
     """Between norm and matrix."""
     width: int = 1024
     """Features of every layer; it should be some times the largest batch size."""
-    depth: int = 30
-    """Layers."""
-    discard: int = 8
-    """Layers that are left out at either end."""
+    depths: tuple[int, ...] = (30,)
+    """Layers; each depth is judged and shown by itself."""
+    discard: int | None = None
+    """Layers that are left out at either end; without it 8, or a third of fewer than 24."""
     seeds: int = 6
     """Networks of each kind; each has the same weights at every batch size."""
     out: Path = Path("results/batch-norm-explosion")
@@ -70,49 +69,49 @@ class Config(_cli.Options):
 
 
 @dataclasses.dataclass(frozen=True)
-class Summary:
-    """One activation and batch size: what was measured and what theory says.
+class Networks:
+    """Many networks of one activation, batch size and depth: a cell of the study.
 
     Attributes:
-      activation: its name.
+      activation: between norm and matrix.
       batch_size: examples whose statistics are shared.
-      gain: of a layer, mean over the layers that are kept and over networks.
-      error: its standard error, over networks.
-      expected: what it should be.
+      depth: layers.
+      discard: layers that do not count at either end.
+      width: features of every layer.
+      seeds: how many.
     """
 
     activation: str
     batch_size: int
-    gain: float
-    error: float
-    expected: float
+    depth: int
+    discard: int
+    width: int
+    seeds: int
 
-    @property
-    def off(self) -> float:
-        """How far the gain is away from theory's, as a share of it."""
-        return self.gain / self.expected - 1
+    def __str__(self) -> str:
+        return f"{self.activation}, batch size {self.batch_size}, {self.depth} layers"
 
 
-def measure(config: Config) -> Columns:
-    """Return the gain of every layer of every network.
+def cells(config: Config) -> list[Networks]:
+    """Return what is measured.
 
     Raises:
       ValueError: an option that cannot be done.
     """
     check(config)
-    cells = [(a, size) for a in config.activations for size in config.batch_sizes]
-    keys = jax.random.split(jax.random.key(0), config.seeds)
-
-    def prepare(cell):
-        return jax.jit(partial(_gains, config.depth, config.width, *cell)).lower(keys).compile()
-
-    blocks = []
-    with Ticker(len(cells)) as ticker:
-        ticker.begin("compiling")
-        for cell, program in ahead(prepare, cells):
-            blocks.append(_block(config, *cell, np.asarray(program(keys))))
-            ticker.finish(f"{cell[0]}, batch size {cell[1]}")
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    return [
+        Networks(
+            activation,
+            batch_size,
+            depth,
+            min(DISCARD, depth // 3) if config.discard is None else config.discard,
+            config.width,
+            config.seeds,
+        )
+        for depth in config.depths
+        for activation in config.activations
+        for batch_size in config.batch_sizes
+    ]
 
 
 def check(config: Config) -> None:
@@ -126,31 +125,52 @@ def check(config: Config) -> None:
             f"batch_sizes={list(config.batch_sizes)} must each be at least {LEAST}: the mean gain "
             "of smaller batches is infinite"
         )
-    for option, least in (("width", 1), ("discard", 0), ("seeds", 2)):
-        if getattr(config, option) < least:
-            raise ValueError(f"{option}={getattr(config, option)} must be at least {least}")
-    if config.depth <= 2 * config.discard:
+    check_least(config, depths=1, width=1, seeds=2)
+    if config.discard is not None and config.discard < 0:
+        raise ValueError(f"discard={config.discard} must be at least 0")
+    if config.discard is not None and min(config.depths) <= 2 * config.discard:
         raise ValueError(
-            f"depth={config.depth} leaves no layer where discard={config.discard} are left out at "
-            f"either end; make it at least {2 * config.discard + 1}"
+            f"depths={list(config.depths)}: {min(config.depths)} leaves no layer where "
+            f"discard={config.discard} are left out at either end; make each at least "
+            f"{2 * config.discard + 1}"
         )
 
 
-def _gains(depth: int, width: int, activation: str, batch_size: int, keys: jax.Array) -> jax.Array:
+def measure(networks: Networks) -> Columns:
+    """Return the gain of every layer of every network."""
+    keys = jax.random.split(jax.random.key(0), networks.seeds)
+    gains = np.asarray(jax.jit(partial(_gains, networks))(keys))
+    layers, left_out = np.arange(networks.depth), networks.discard
+    kept = (layers >= left_out) & (layers < networks.depth - left_out)
+    rows = {
+        "activation": networks.activation,
+        "batch_size": networks.batch_size,
+        "width": networks.width,
+        "depth": networks.depth,
+        "seed": np.repeat(np.arange(networks.seeds), networks.depth),
+        "layer": np.tile(layers, networks.seeds),
+        "kept": np.tile(kept, networks.seeds),
+        "gain": gains.ravel(),
+    }
+    return {name: np.broadcast_to(values, (gains.size,)) for name, values in rows.items()}
+
+
+def _gains(networks: Networks, keys: jax.Array) -> jax.Array:
     """Return each layer's gain, the input side first, a row for each network."""
+    width = networks.width
 
     def unit(rngs):
         return nn.Chain(
             norm=nn.BatchNorm(width, epsilon=0.0, use_scale=False, use_bias=False, rngs=rngs),
-            activation=nn.Activation(activation),
+            activation=nn.Activation(networks.activation),
             # The scale is of no matter: the next norm divides it out.
             dense=nn.Dense(width, width, kernel_init="he", use_bias=False, rngs=rngs),
         )
 
     def one(key):
         net_key, signal_key = jax.random.split(key)
-        net = nn.Repeat(unit, depth, rngs=nnx.Rngs(net_key))
-        x, cotangent = jax.random.normal(signal_key, (2, batch_size, width))
+        net = nn.Repeat(unit, networks.depth, rngs=nnx.Rngs(net_key))
+        x, cotangent = jax.random.normal(signal_key, (2, networks.batch_size, width))
         cotangent -= jnp.mean(cotangent, 0, keepdims=True)
         profile = gradflow.profile(net, x, cotangent=cotangent, train=True)
         logs = jnp.append(profile["input"].gradient.log_norm, profile["*"].gradient.log_norm)
@@ -159,46 +179,10 @@ def _gains(depth: int, width: int, activation: str, batch_size: int, keys: jax.A
     return jax.lax.map(one, keys)
 
 
-def _block(config: Config, activation: str, batch_size: int, gains: np.ndarray) -> Columns:
-    layers = np.arange(config.depth)
-    kept = (layers >= config.discard) & (layers < config.depth - config.discard)
-    rows = {
-        "activation": activation,
-        "batch_size": batch_size,
-        "width": config.width,
-        "seed": np.repeat(np.arange(config.seeds), config.depth),
-        "layer": np.tile(layers, config.seeds),
-        "kept": np.tile(kept, config.seeds),
-        "gain": gains.ravel(),
-    }
-    return {name: np.broadcast_to(values, (gains.size,)) for name, values in rows.items()}
-
-
-def summaries(columns: Columns) -> list[Summary]:
-    """Return one summary for each activation and batch size, small batches first."""
-    names, sizes = columns["activation"], columns["batch_size"]
-    return [
-        _summary(columns, activation, size)
-        for activation in dict.fromkeys(names.tolist())
-        for size in sorted(set(sizes[names == activation].tolist()))
-    ]
-
-
-def _here(columns: Columns, activation: str, batch_size: int) -> np.ndarray:
-    return (columns["activation"] == activation) & (columns["batch_size"] == batch_size)
-
-
-def _summary(columns: Columns, activation: str, batch_size: int) -> Summary:
-    here = _here(columns, activation, batch_size) & columns["kept"]
-    seeds, gains = columns["seed"][here], columns["gain"][here].astype(np.float64)
-    by_network = [gains[seeds == seed].mean() for seed in set(seeds.tolist())]
-    return Summary(
-        activation=activation,
-        batch_size=batch_size,
-        gain=float(np.mean(by_network)),
-        error=float(np.std(by_network, ddof=1)) / math.sqrt(len(by_network)),
-        expected=gradflow.oracles.batch_norm_gain(batch_size, activation),
-    )
+def cost(networks: Networks) -> float:
+    """Return about how many seconds a cell takes one core: to compile, and to draw and multiply."""
+    weights = networks.depth * networks.width**2
+    return 3.0 + 1e-9 * networks.seeds * weights * (1 + networks.batch_size)
 
 
 def judge(columns: Columns) -> list[Criterion]:
@@ -234,71 +218,20 @@ def judge(columns: Columns) -> list[Criterion]:
     return criteria
 
 
-def draw(columns: Columns) -> Figure:
-    """Draw the gain by batch size, and by layer for the smallest and largest that are held."""
-    rows = summaries(columns)
-    by_size = [
-        _by_batch_size([row for row in rows if row.activation == activation])
-        for activation in dict.fromkeys(row.activation for row in rows)
-    ]
-    shown = [plots.Panel("by batch size, ±3 s.e.", "log2 of the batch size", "gain", by_size)]
-    sizes = [row.batch_size for row in rows]
-    held = [size for size in sizes if size >= HELD] or sizes
-    for size in sorted({min(held), max(held)}):
-        each = [_by_layer(columns, row) for row in rows if row.batch_size == size]
-        shown.append(
-            plots.Panel(f"from the second layer on, batch of {size}", "layer", "gain", each)
-        )
-    return plots.panels("Gain of the squared gradient per layer, batch norm, at birth", shown)
-
-
-def _by_batch_size(rows: Sequence[Summary]) -> plots.Series:
-    gains, errors = (np.array([getattr(row, name) for row in rows]) for name in ("gain", "error"))
-    return plots.Series(
-        rows[0].activation,
-        np.log2([row.batch_size for row in rows]),
-        gains,
-        gains - 3 * errors,
-        gains + 3 * errors,
-        [row.expected for row in rows],
-    )
-
-
-def _by_layer(columns: Columns, row: Summary) -> plots.Series:
-    here = _here(columns, row.activation, row.batch_size)
-    layers = np.array(sorted(set(columns["layer"][here].tolist()) - {0}))
-    gains = [columns["gain"][here & (columns["layer"] == layer)].mean() for layer in layers]
-    return plots.Series(row.activation, layers, gains, expected=np.full(len(layers), row.expected))
-
-
-def table(columns: Columns) -> Table:
-    """Return the gain at every batch size beside theory's."""
-    rows = [
-        (
-            row.activation,
-            row.batch_size,
-            *(f"{value:.4f}" for value in (row.gain, row.error, row.expected)),
-            f"{row.off:+.2%}",
-        )
-        for row in summaries(columns)
-    ]
-    width, seeds = int(columns["width"][0]), len(set(columns["seed"].tolist()))
-    title = f"Gain of a layer, batch norm, width {width}, {seeds} networks each"
-    heads = ("activation", "batch size", "gain", "s.e.", "theory", "off by")
-    return _outcome.plain_table(title, heads, rows)
-
-
 EXPERIMENT = Experiment(
     name="batch-norm-explosion",
     about=__doc__ or "",
     config=Config,
+    cells=cells,
     measure=measure,
     judge=judge,
     draw=draw,
     table=table,
+    apart=("depth",),
+    cost=cost,
 )
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the experiment from the command line and return the exit code."""
-    return _outcome.run(EXPERIMENT, argv)
+    return _grid.run(EXPERIMENT, argv)

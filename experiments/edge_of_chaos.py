@@ -27,41 +27,43 @@ Reference: Schoenholz et al., Deep Information Propagation, 2016; Poole et al. 2
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from matplotlib.figure import Figure
-from rich.table import Table
 from scipy import optimize
 
-from convjax import gradflow, nn, plots
-from experiments import _cli, _outcome
-from experiments._outcome import Columns, Criterion, Experiment, digits
-from experiments._progress import Ticker
+from convjax import gradflow, nn
+from experiments import _grid, _outcome
+from experiments._columns import Columns
+from experiments._ensemble import check_least
+from experiments._outcome import Criterion, Experiment
+from experiments._tanh_networks import chi, draw, summaries, table
 
 NETWORKS_AT_ONCE = 10
+DISCARD = 10
 RESOLVED, SIGNED = 0.05, 0.01
 GAIN_TOLERANCE, EDGE_TOLERANCE = 0.03, 0.01
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_cli.Options):
+class Config(_grid.Options):
     """Options."""
 
     weight_variances: tuple[float, ...] = (1.0, 1.5, 1.7, 2.0, 2.5, 4.0)
     """Variances of a weight times the width, on both sides of the edge."""
     bias_variance: float = 0.05
     """Variance of a bias."""
-    depth: int = 40
-    """Layers."""
-    discard: int = 10
-    """First layers that are left out, while the variance comes to rest."""
+    depths: tuple[int, ...] = (40,)
+    """Layers; each depth is judged and shown by itself."""
+    discard: int | None = None
+    """First layers that are left out, while the variance comes to rest; without it 10, or a quarter
+    of fewer than 40."""
     width: int = 128
     """Features of every layer."""
     batch_size: int = 32
@@ -73,67 +75,67 @@ class Config(_cli.Options):
 
 
 @dataclasses.dataclass(frozen=True)
-class Summary:
-    """One weight variance: what was measured and what theory says.
+class Networks:
+    """Many networks of one weight variance and depth: a cell of the study.
 
     Attributes:
+      stream: which networks; other ones at other weight variances.
       weight_variance: variance of a weight times the width.
-      log_gain: logarithm of the mean gain of a layer.
-      error: its standard error, over networks.
-      log_chi: what it should be.
-      variance: of the pre-activations, mean over layers and networks.
-      fixed_point: what that should be.
+      bias_variance: variance of a bias.
+      depth: layers.
+      discard: first layers that do not count.
+      width: features of every layer.
+      batch_size: examples that go through each.
+      seeds: how many.
     """
 
+    stream: int
     weight_variance: float
-    log_gain: float
-    error: float
-    log_chi: float
-    variance: float
-    fixed_point: float
+    bias_variance: float
+    depth: int
+    discard: int
+    width: int
+    batch_size: int
+    seeds: int
+
+    def __str__(self) -> str:
+        return f"weight variance {self.weight_variance:g}, {self.depth} layers"
 
 
-def measure(config: Config) -> Columns:
-    """Return the gain of every layer of every network, and the variance of what enters it.
+def cells(config: Config) -> list[Networks]:
+    """Return what is measured.
 
     Raises:
       ValueError: an option that cannot be done.
     """
     check(config)
-    layers = np.tile(np.arange(config.depth), config.seeds)
-    program = jax.jit(partial(_profiles, config.depth, config.width, config.batch_size))
-    blocks = []
-    with Ticker(len(config.weight_variances)) as ticker:
-        for i, weight_variance in enumerate(config.weight_variances):
-            ticker.begin(f"weight variance {weight_variance:g}")
-            keys = jax.random.split(jax.random.key(i), config.seeds)
-            variances = jnp.array([weight_variance, config.bias_variance], jnp.float32)
-            gain, variance = map(np.ravel, jax.device_get(program(keys, variances)))
-            rows = {
-                "weight_variance": weight_variance,
-                "bias_variance": config.bias_variance,
-                "width": config.width,
-                "seed": np.repeat(np.arange(config.seeds), config.depth),
-                "layer": layers,
-                "kept": layers >= config.discard,
-                "gain": gain,
-                "variance": variance,
-            }
-            blocks.append({name: np.broadcast_to(rows[name], gain.shape) for name in rows})
-            ticker.finish(f"weight variance {weight_variance:g}")
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    return [
+        Networks(
+            stream,
+            weight_variance,
+            config.bias_variance,
+            depth,
+            min(DISCARD, depth // 4) if config.discard is None else config.discard,
+            config.width,
+            config.batch_size,
+            config.seeds,
+        )
+        for depth in config.depths
+        for stream, weight_variance in enumerate(config.weight_variances)
+    ]
 
 
 def check(config: Config) -> None:
     """Refuse options that cannot be done."""
-    for option, least in (("depth", 1), ("discard", 0), ("width", 1), ("batch_size", 1)):
-        if getattr(config, option) < least:
-            raise ValueError(f"{option}={getattr(config, option)} must be at least {least}")
+    check_least(config, depths=1, width=1, batch_size=1)
     if config.seeds < 2:
         raise ValueError(f"seeds={config.seeds} must be at least 2, for a standard error")
-    if config.discard >= config.depth:
+    if config.discard is not None and config.discard < 0:
+        raise ValueError(f"discard={config.discard} must be at least 0")
+    if config.discard is not None and config.discard >= min(config.depths):
         raise ValueError(
-            f"discard={config.discard} leaves no layer of depth={config.depth}; make it smaller"
+            f"discard={config.discard} leaves no layer of {min(config.depths)} in "
+            f"depths={list(config.depths)}; make it smaller"
         )
     if not 0 <= config.bias_variance < math.inf:
         raise ValueError(f"bias_variance={config.bias_variance} must be finite and not negative")
@@ -148,9 +150,42 @@ def check(config: Config) -> None:
         )
 
 
-def chi(weight_variance: float, bias_variance: float) -> float:
-    """Return the gain that theory gives a layer of tanh."""
-    return gradflow.oracles.chi("tanh", weight_variance, bias_variance)
+def group(networks: Networks) -> Hashable:
+    """Return what decides the program: the variances are its arguments."""
+    return networks.depth, networks.width, networks.batch_size, networks.seeds
+
+
+def cost(networks: Networks) -> float:
+    """Return about how many seconds a cell takes one core: to compile, and to draw and multiply."""
+    weights = networks.depth * networks.width**2
+    return 3.0 + 1e-9 * networks.seeds * weights * (1 + networks.batch_size)
+
+
+def measure(networks: Networks) -> Columns:
+    """Return the gain of every layer of every network, and the variance of what enters it."""
+    program = _program(networks.depth, networks.width, networks.batch_size)
+    keys = jax.random.split(jax.random.key(networks.stream), networks.seeds)
+    variances = jnp.array([networks.weight_variance, networks.bias_variance], jnp.float32)
+    gain, variance = map(np.ravel, jax.device_get(program(keys, variances)))
+    layers = np.tile(np.arange(networks.depth), networks.seeds)
+    rows = {
+        "weight_variance": networks.weight_variance,
+        "bias_variance": networks.bias_variance,
+        "width": networks.width,
+        "depth": networks.depth,
+        "seed": np.repeat(np.arange(networks.seeds), networks.depth),
+        "layer": layers,
+        "kept": layers >= networks.discard,
+        "gain": gain,
+        "variance": variance,
+    }
+    return {name: np.broadcast_to(rows[name], gain.shape) for name in rows}
+
+
+@functools.cache
+def _program(depth: int, width: int, batch_size: int) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """Return what measures at any variances, compiled once for so many keys."""
+    return jax.jit(functools.partial(_profiles, depth, width, batch_size))
 
 
 def _profiles(
@@ -177,27 +212,6 @@ def _profiles(
         return jnp.exp(2 * (logs[:-1] - logs[1:])), jnp.exp(2 * entering)
 
     return jax.lax.map(one, keys, batch_size=NETWORKS_AT_ONCE)
-
-
-def summaries(columns: Columns) -> list[Summary]:
-    """Return one summary for each weight variance, from low to high."""
-    return [_summary(columns, v) for v in sorted(set(columns["weight_variance"].tolist()))]
-
-
-def _summary(columns: Columns, weight_variance: float) -> Summary:
-    here = (columns["weight_variance"] == weight_variance) & columns["kept"]
-    bias_variance = float(columns["bias_variance"][0])
-    seeds = columns["seed"][here]
-    by_network = [float(columns["gain"][here][seeds == s].mean()) for s in set(seeds.tolist())]
-    gain = float(np.mean(by_network))
-    return Summary(
-        weight_variance=weight_variance,
-        log_gain=math.log(gain),
-        error=float(np.std(by_network, ddof=1)) / gain / math.sqrt(len(by_network)),
-        log_chi=math.log(chi(weight_variance, bias_variance)),
-        variance=float(columns["variance"][here].mean()),
-        fixed_point=gradflow.oracles.fixed_point("tanh", weight_variance, bias_variance),
-    )
 
 
 def judge(columns: Columns) -> list[Criterion]:
@@ -249,93 +263,21 @@ def edge(low: float, high: float, bias_variance: float) -> float:
     return float(found.root)
 
 
-def draw(columns: Columns) -> Figure:
-    """Draw the gain and the variance at rest by weight variance, and the gradient by layer."""
-    rows = summaries(columns)
-    bias_variance = float(columns["bias_variance"][0])
-    fine = np.linspace(rows[0].weight_variance, rows[-1].weight_variance, 60)
-    at_rest = [gradflow.oracles.fixed_point("tanh", float(v), bias_variance) for v in fine]
-    log_chi = [math.log(chi(float(v), bias_variance)) for v in fine]
-    axis = "v, weight variance times width"
-    return plots.panels(
-        f"tanh networks at birth, bias variance {bias_variance:g}",
-        [
-            plots.Panel(
-                "gain of a layer, ±3 s.e.",
-                axis,
-                "ln of the gain",
-                [plots.Series("mean field", fine, expected=log_chi), *map(_gain_point, rows)],
-                level=0.0,
-            ),
-            plots.Panel(
-                "variance at rest",
-                axis,
-                "variance of pre-activations",
-                [plots.Series("mean field", fine, expected=at_rest), *map(_variance_point, rows)],
-            ),
-            plots.Panel(
-                "gradient along the network",
-                "layer",
-                "ln |g|², relative to the last layer",
-                [_along(columns, row) for row in rows],
-            ),
-        ],
-    )
-
-
-def _name(row: Summary) -> str:
-    return f"v = {row.weight_variance:g}"
-
-
-def _gain_point(row: Summary) -> plots.Series:
-    low, high = row.log_gain - 3 * row.error, row.log_gain + 3 * row.error
-    return plots.Series(_name(row), [row.weight_variance], [row.log_gain], [low], [high])
-
-
-def _variance_point(row: Summary) -> plots.Series:
-    return plots.Series(_name(row), [row.weight_variance], [row.variance])
-
-
-def _along(columns: Columns, row: Summary) -> plots.Series:
-    here = columns["weight_variance"] == row.weight_variance
-    depth = int(columns["layer"].max()) + 1
-    order = np.lexsort((columns["layer"][here], columns["seed"][here]))
-    gains = columns["gain"][here][order].reshape(-1, depth).astype(np.float64)
-    squares = np.exp(np.cumsum(np.log(gains[:, ::-1]), axis=1)).mean(0)[::-1]
-    layers = np.unique(np.linspace(0, depth - 1, 11).astype(int))
-    theory = row.log_chi * (depth - layers)
-    return plots.Series(_name(row), layers, np.log(squares[layers]), expected=theory)
-
-
-def table(columns: Columns) -> Table:
-    """Return gain and variance at every weight variance beside theory's."""
-    rows = [
-        (
-            f"{row.weight_variance:g}",
-            *(f"{v:.5f}" for v in (row.log_gain, row.error, row.log_chi)),
-            f"{row.log_gain / row.log_chi - 1:+.1%}",
-            digits(gradflow.oracles.correlation_length(math.exp(row.log_chi)), 3),
-            *(f"{v:.4f}" for v in (row.variance, row.fixed_point)),
-        )
-        for row in summaries(columns)
-    ]
-    heads = ("weight variance", "ln gain", "s.e.", "ln chi", "off by", "length")
-    width, seeds = int(columns["width"][0]), len(set(columns["seed"].tolist()))
-    title = f"Gain of a layer and variance at rest, tanh, width {width}, {seeds} networks each"
-    return _outcome.plain_table(title, (*heads, "variance", "q*"), rows)
-
-
 EXPERIMENT = Experiment(
     name="edge-of-chaos",
     about=__doc__ or "",
     config=Config,
+    cells=cells,
     measure=measure,
     judge=judge,
     draw=draw,
     table=table,
+    apart=("depth",),
+    cost=cost,
+    group=group,
 )
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the experiment from the command line and return the exit code."""
-    return _outcome.run(EXPERIMENT, argv)
+    return _grid.run(EXPERIMENT, argv)

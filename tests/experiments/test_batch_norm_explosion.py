@@ -8,14 +8,14 @@ from convjax.gradflow import oracles
 from experiments import __main__ as entry
 from experiments import _outcome, batch_norm_explosion
 
-TINY = batch_norm_explosion.Config(batch_sizes=(5,), width=6, depth=5, discard=1, seeds=2)
+TINY = batch_norm_explosion.Config(batch_sizes=(5,), width=6, depths=(5,), discard=1, seeds=2)
 
 
 @pytest.fixture(scope="module")
 def measured():
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
-    yield batch_norm_explosion.measure(TINY)
+    yield _outcome.measured(batch_norm_explosion.EXPERIMENT, TINY)
     jax.config.update("jax_disable_most_optimizations", before)
 
 
@@ -36,7 +36,7 @@ def by_hand(activation, seed):
         dense = nn.Dense(TINY.width, TINY.width, kernel_init="he", use_bias=False, rngs=rngs)
         return nn.Chain(norm=norm, dense=dense)
 
-    drawn = nn.Repeat(unit, TINY.depth, rngs=nnx.Rngs(net_key)).unit
+    drawn = nn.Repeat(unit, TINY.depths[0], rngs=nnx.Rngs(net_key)).unit
     kernels = np.asarray(drawn["dense"].kernel[...], np.float64)
     x, gradient = np.asarray(jax.random.normal(signal_key, (2, 5, TINY.width)), np.float64)
     gradient = gradient - gradient.mean(0)
@@ -68,6 +68,11 @@ def test_there_is_a_row_for_each_network_and_layer(measured):
     assert np.isfinite(measured["gain"]).all() and (measured["gain"] > 0).all()
 
 
+def test_a_third_is_left_out_at_either_end_of_shallow_networks():
+    config = batch_norm_explosion.Config(depths=(2, 8, 24, 30), batch_sizes=(8,))
+    assert [one.discard for one in batch_norm_explosion.cells(config)[::2]] == [0, 2, 8, 8]
+
+
 def planted(activation="relu", sizes=(4, 8, 64, 256), factors=(1.0, 1.0, 1.0, 1.0)):
     """Return columns whose gain is theory's, but for what is planted."""
     theory = [oracles.batch_norm_gain(size, activation) for size in sizes]
@@ -82,6 +87,7 @@ def planted(activation="relu", sizes=(4, 8, 64, 256), factors=(1.0, 1.0, 1.0, 1.
         "activation": np.full(count, activation),
         "batch_size": np.repeat(sizes, 8),
         "width": np.full(count, 512),
+        "depth": np.full(count, 4),
         "seed": np.tile(np.repeat([0, 1], 4), len(sizes)),
         "layer": np.tile(np.arange(4), 2 * len(sizes)),
         "kept": np.tile([False, True, True, False], 2 * len(sizes)),
@@ -121,7 +127,7 @@ def test_the_worst_batch_size_is_named():
 
 def test_the_report_is_written(measured, tmp_path, capsys):
     config = batch_norm_explosion.Config(out=tmp_path)
-    assert _outcome.report(batch_norm_explosion.EXPERIMENT, config, measured) in (0, 1)
+    assert _outcome.report(batch_norm_explosion.EXPERIMENT, config, measured, {}) in (0, 1)
     told = capsys.readouterr().out
     assert "width 6, 2 networks each" in told and "Verdict:" in told
     columns, _ = study.read_parquet(tmp_path / "batch_norm_explosion.parquet")
@@ -147,7 +153,11 @@ def test_the_figure_shows_theory_by_batch_size():
         ({"batch_sizes": ()}, r"batch_sizes=\[\] must hold at least one value"),
         ({"batch_sizes": (8, 8)}, r"batch_sizes=\[8, 8\] must hold .* none twice"),
         ({"activations": ()}, r"activations=\[\] must hold at least one value"),
-        ({"depth": 16}, "depth=16 leaves no layer where discard=8 .* at least 17"),
+        (
+            {"depths": (30, 16), "discard": 8},
+            r"depths=\[30, 16\]: 16 leaves no layer .* at least 17",
+        ),
+        ({"depths": (0,)}, r"depths=\(0,\) must be at least 1"),
         ({"discard": -1}, "discard=-1 must be at least 0"),
         ({"width": 0}, "width=0 must be at least 1"),
         ({"seeds": 1}, "seeds=1 must be at least 2"),
@@ -155,7 +165,7 @@ def test_the_figure_shows_theory_by_batch_size():
 )
 def test_a_wrong_option_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        batch_norm_explosion.measure(batch_norm_explosion.Config(**options))
+        batch_norm_explosion.cells(batch_norm_explosion.Config(**options))
 
 
 def test_the_command_line_says_so_in_a_sentence(tmp_path, capsys):

@@ -10,7 +10,7 @@ from experiments import _outcome, edge_of_chaos
 TINY = edge_of_chaos.Config(
     weight_variances=(1.0, 4.0),
     bias_variance=0.3,
-    depth=4,
+    depths=(4,),
     discard=1,
     width=6,
     batch_size=3,
@@ -22,7 +22,7 @@ TINY = edge_of_chaos.Config(
 def measured():
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
-    yield edge_of_chaos.measure(TINY)
+    yield _outcome.measured(edge_of_chaos.EXPERIMENT, TINY)
     jax.config.update("jax_disable_most_optimizations", before)
 
 
@@ -35,7 +35,7 @@ def by_hand(index, seed):
         normal = jax.nn.initializers.normal(1.0)
         return nn.Dense(TINY.width, TINY.width, kernel_init=normal, bias_init=normal, rngs=rngs)
 
-    drawn = nn.Repeat(unit, TINY.depth, rngs=nnx.Rngs(net_key)).unit
+    drawn = nn.Repeat(unit, TINY.depths[0], rngs=nnx.Rngs(net_key)).unit
     deviation = np.sqrt(TINY.weight_variances[index] / TINY.width)
     kernels = np.asarray(drawn.kernel[...], np.float64) * deviation
     biases = np.asarray(drawn.bias[...], np.float64) * np.sqrt(TINY.bias_variance)
@@ -68,6 +68,16 @@ def test_there_is_a_row_for_each_network_and_layer(measured):
     assert np.isfinite(measured["gain"]).all() and (measured["gain"] > 0).all()
 
 
+def test_other_variances_are_arguments_of_one_program(measured):
+    assert edge_of_chaos._program(4, 6, 3)._cache_size() == 1
+    assert len({edge_of_chaos.group(one) for one in edge_of_chaos.cells(TINY)}) == 1
+
+
+def test_a_quarter_is_left_out_of_shallow_networks():
+    cells = edge_of_chaos.cells(edge_of_chaos.Config(depths=(8, 20, 40, 110)))
+    assert [one.discard for one in cells[::6]] == [2, 5, 10, 10]
+
+
 def planted(factor=1.0, shift=0.0, variances=(1.0, 1.5, 1.7, 2.0, 2.5, 4.0)):
     """Return columns whose gain is theory's, but for what is planted."""
     rng = np.random.default_rng(0)
@@ -83,6 +93,7 @@ def planted(factor=1.0, shift=0.0, variances=(1.0, 1.5, 1.7, 2.0, 2.5, 4.0)):
         "weight_variance": np.repeat(variances, repeat),
         "bias_variance": np.full(count, 0.05),
         "width": np.full(count, 9),
+        "depth": np.full(count, 4),
         "seed": np.tile(np.repeat(np.arange(3), 4), len(variances)),
         "layer": np.tile(np.arange(4), 3 * len(variances)),
         "kept": np.tile([False, True, True, True], 3 * len(variances)),
@@ -123,7 +134,7 @@ def test_the_edge_is_where_science_says():
 
 def test_the_report_is_written(measured, tmp_path, capsys):
     config = edge_of_chaos.Config(out=tmp_path)
-    assert _outcome.report(edge_of_chaos.EXPERIMENT, config, measured) in (0, 1)
+    assert _outcome.report(edge_of_chaos.EXPERIMENT, config, measured, {}) in (0, 1)
     told = capsys.readouterr().out
     assert "width 6, 3 networks each" in told and "Verdict:" in told
     columns, metadata = study.read_parquet(tmp_path / "edge_of_chaos.parquet")
@@ -152,7 +163,9 @@ def test_the_figure_shows_theory_along_the_network():
         ({"weight_variances": (1.0, 1.0, 4.0)}, "weight_variances=.* none twice"),
         ({"weight_variances": (0.0, 4.0)}, "weight_variances=.* must be positive"),
         ({"bias_variance": -0.1}, "bias_variance=-0.1 must be finite and not negative"),
-        ({"depth": 10}, "discard=10 leaves no layer of depth=10"),
+        ({"depths": (40, 9), "discard": 9}, r"discard=9 leaves no layer of 9 in depths=\[40, 9\]"),
+        ({"discard": -1}, "discard=-1 must be at least 0"),
+        ({"depths": (0,)}, r"depths=\(0,\) must be at least 1"),
         ({"width": 0}, "width=0 must be at least 1"),
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"seeds": 1}, "seeds=1 must be at least 2"),
@@ -160,7 +173,7 @@ def test_the_figure_shows_theory_along_the_network():
 )
 def test_a_wrong_option_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        edge_of_chaos.measure(edge_of_chaos.Config(**options))
+        edge_of_chaos.cells(edge_of_chaos.Config(**options))
 
 
 def test_the_command_line_says_so_in_a_sentence(tmp_path, capsys):
