@@ -13,6 +13,7 @@ import numpy as np
 from convjax.study._here import Here
 from convjax.study._identity import canonical, key
 from convjax.study._job import Done, Job, Runner, keep
+from convjax.study._jobs import Jobs
 from convjax.study._store import Store
 from convjax.study._version import version as version_of
 
@@ -174,9 +175,9 @@ def name_of(function: Callable[..., Any]) -> str:
 def _performed(runner: Runner, store: Store, jobs: list[Job], retry: bool) -> Iterator[Done]:
     """Perform all jobs, round by round: what others are at comes last, in case they give it up."""
     while jobs:
-        elsewhere: list[Job] = []
         some = False
-        running = runner.run(_claimed(store, jobs, elsewhere))
+        waiting = Jobs(store, jobs)
+        running = runner.run(waiting)
         try:
             for done in running:
                 some = True
@@ -184,32 +185,17 @@ def _performed(runner: Runner, store: Store, jobs: list[Job], retry: bool) -> It
                 if not runner.keeps:
                     store.release(done.key)
                 if done.table is None:
-                    elsewhere += [job for job in jobs if job.key == done.key]
+                    waiting.elsewhere += [job for job in jobs if job.key == done.key]
                 else:
                     yield done
         finally:
             running.close()
-        over = {job.key for job in elsewhere if _over(store, job, retry)}
+        over = {job.key for job in waiting.elsewhere if _over(store, job, retry)}
         for one in over:
             yield Done(one, None, kept=True)
-        jobs = [job for job in elsewhere if job.key not in over]
+        jobs = [job for job in waiting.elsewhere if job.key not in over]
         if jobs and not some:
             time.sleep(POLL)
-
-
-def _claimed(store: Store, jobs: list[Job], elsewhere: list[Job]) -> Iterator[Job]:
-    """Yield the jobs that can be had, as they are asked for, and collect the others."""
-    for job in jobs:
-        if job.folder is not None:
-            yield job
-        elif not store.claim(job.key):
-            elsewhere.append(job)
-        elif store.finished(job.key):
-            # Another runner finished it after we had looked.
-            store.release(job.key)
-            elsewhere.append(job)
-        else:
-            yield job
 
 
 def _over(store: Store, job: Job, retry: bool) -> bool:
