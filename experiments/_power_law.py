@@ -6,12 +6,12 @@ import numpy as np
 from flax import nnx
 
 from convjax import gradflow, models, nn
+from experiments._columns import Columns
 from experiments._ensemble import by_cell
-from experiments._outcome import Columns
 
 GAUSSIAN, DIGITS = "gaussian", "digits"
 LEFT_OUT = 8
-LEAST_UNITS = 2 * LEFT_OUT
+LEAST_UNITS = LEFT_OUT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Cell:
       units: how many.
       width: channels.
       batch_size: examples.
+      depth: units of the networks on GAUSSIAN that it is shown beside.
     """
 
     data: str
@@ -33,9 +34,10 @@ class Cell:
     units: int
     width: int
     batch_size: int
+    depth: int
 
     def __str__(self) -> str:
-        return f"{self.data}, {self.label}"
+        return f"{self.data}, {self.label}, {self.units} units"
 
     @property
     def label(self) -> str:
@@ -95,6 +97,11 @@ class Summary:
     def exponents(self) -> np.ndarray:
         """The exponent of every network."""
         return np.array([self.exponent(logs) for logs in self.logs])
+
+    @property
+    def theory_exponent(self) -> float:
+        """The exponent along which theory's own gains go, so early."""
+        return self.exponent(self.theory_logs)
 
     def exponent(self, logs: np.ndarray) -> float:
         """Return the fall of ln|g_l|^2 per unit of ln v_l, without the first eighth."""

@@ -18,7 +18,8 @@ The exponent is the slope of ln|g_l|^2 against ln v_l, v_l being theory's from t
 measured at the input on. The first eighth of the units is left out: there a unit's gain is not yet
 one of small steps. Along the rest theory's own gains have 1.460 and 2.127.
 
-Pass: on Gaussian input the exponents are 1.467 and 2.152 within 5 %, means over networks, and v_l
+Pass: on Gaussian input the exponents are 1.467 and 2.152 within 5 %, means over networks, if the
+networks are deep enough for theory's own gains to have them within 2.5 % (21 and 55 units); v_l
 grows by 0.682 a unit within 3 %; in every residual network, on digits too, a straight line through
 ln|g_l| explains more against ln(l + 1) than against l (``gradflow.growth``), and in every plain one
 less. The tolerances are set by hand. Theory is for wide layers and Gaussian input: the exponents of
@@ -27,7 +28,7 @@ digits through narrow ones are shown and not judged, nor is the plain twin's rat
 what comes out of them becomes less and less Gaussian.
 
 Takes about half a minute on two cores. For a look at it in a few seconds:
-``--units 32 --width 64 --batch-size 64 --seeds 2 --digits-units 16``.
+``--depths 32 --width 64 --batch-size 64 --seeds 2``.
 
 Reference: De and Smith, Batch Normalization Biases Residual Blocks Towards the Identity Function,
 2020, for the variance that divides; the exponent is derived in this project.
@@ -46,9 +47,10 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from convjax import data, gradflow, nn, plots
-from experiments import _cli, _outcome
-from experiments._ensemble import check_least, log_squares, measured
-from experiments._outcome import Columns, Criterion, Experiment
+from experiments import _grid, _outcome
+from experiments._columns import Columns
+from experiments._ensemble import Networks, check_least, log_squares, measured
+from experiments._outcome import Criterion, Experiment
 from experiments._power_law import DIGITS, GAUSSIAN, LEAST_UNITS, Cell, Summary, summaries
 
 EXPONENT_TOLERANCE = 0.05
@@ -56,17 +58,16 @@ SLOPE_TOLERANCE = 0.03
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_cli.Options):
+class Config(_grid.Options):
     """Options."""
 
-    units: int = 128
-    """Residual units of the networks on Gaussian noise, at least 16."""
+    depths: tuple[int, ...] = (128,)
+    """Residual units of the networks on Gaussian noise, at least 8; those on digits have half as
+    many, but at least 8. Each depth is judged and shown by itself."""
     width: int = 256
     """Features of their layers."""
     batch_size: int = 256
     """Their examples; theory is for many."""
-    digits_units: int = 64
-    """Residual units of the networks on digits, at least 16."""
     digits_width: int = 32
     """Channels of their convolutions."""
     digits_batch_size: int = 64
@@ -77,10 +78,23 @@ class Config(_cli.Options):
     """Folder for the table and the figure; it is made if it is not there."""
 
 
-def cells(config: Config) -> list[Cell]:
-    """Return every kind of network."""
-    wide = (config.units, config.width, config.batch_size)
-    narrow = (config.digits_units, config.digits_width, config.digits_batch_size)
+def cells(config: Config) -> list[Networks]:
+    """Return what is measured.
+
+    Raises:
+      ValueError: an option that cannot be done.
+    """
+    check(config)
+    return [
+        Networks(kind, config.seeds) for depth in config.depths for kind in kinds(config, depth)
+    ]
+
+
+def kinds(config: Config, depth: int) -> list[Cell]:
+    """Return every kind of network of one depth."""
+    wide = (depth, config.width, config.batch_size, depth)
+    half = max(depth // 2, LEAST_UNITS)
+    narrow = (half, config.digits_width, config.digits_batch_size, depth)
     return [
         Cell(GAUSSIAN, 1, "identity", *wide),
         Cell(GAUSSIAN, 2, "identity", *wide),
@@ -90,30 +104,30 @@ def cells(config: Config) -> list[Cell]:
     ]
 
 
-def measure(config: Config) -> Columns:
-    """Return ``log_ratio`` and ``variance`` at the input and behind every unit of every network.
-
-    Raises:
-      ValueError: an option that cannot be done.
-    """
-    check_least(config, units=LEAST_UNITS, digits_units=LEAST_UNITS, width=1, digits_width=1)
+def check(config: Config) -> None:
+    """Refuse options that cannot be done."""
+    check_least(config, depths=LEAST_UNITS, width=1, digits_width=1)
     check_least(config, batch_size=4, digits_batch_size=4, seeds=2)
-    digits = data.digits("train")[0]
-    if config.digits_batch_size > len(digits):
+    count = len(data.digits("train")[0])
+    if config.digits_batch_size > count:
         raise ValueError(
-            f"digits_batch_size={config.digits_batch_size}: there are {len(digits)} digits to train"
+            f"digits_batch_size={config.digits_batch_size}: there are {count} digits to train"
         )
+
+
+def measure(networks: Networks) -> Columns:
+    """Return ``log_ratio`` and ``variance`` at the input and behind every unit of every network."""
 
     def one(cell: Cell, key: jax.Array) -> dict[str, jax.Array]:
         weights, signal, cotangent = jax.random.split(key, 3)
         if cell.data == GAUSSIAN:
             x = jax.random.normal(signal, (cell.batch_size, 1, 1, cell.width))
         else:
-            x = through_stem(signal, digits, cell.batch_size, cell.width)
+            x = through_stem(signal, data.digits("train")[0], cell.batch_size, cell.width)
         net = cell.network(nnx.Rngs(weights))
         return {"log_ratio": log_squares(net, x, cotangent), "variance": variances(net, x)}
 
-    return measured(cells(config), one, seeds=config.seeds)
+    return measured(networks, one)
 
 
 def through_stem(key: jax.Array, images: np.ndarray, batch_size: int, width: int) -> jax.Array:
@@ -137,6 +151,14 @@ def variances(net: nn.Repeat, x: jax.Array) -> jax.Array:
     return jnp.append(before, of(last))
 
 
+def cost(networks: Networks) -> float:
+    """Return about how many seconds a cell takes one core: to compile, and to draw and multiply."""
+    cell = networks.kind
+    places, taps = (1, 1) if cell.data == GAUSSIAN else (64, 9)
+    weights = cell.units * cell.convs * taps * cell.width**2
+    return 4.0 + 1e-10 * networks.seeds * weights * (10 + places * cell.batch_size)
+
+
 def judge(columns: Columns) -> list[Criterion]:
     """Hold exponents and variances on Gaussian input against theory, and the law everywhere."""
     criteria = []
@@ -146,20 +168,24 @@ def judge(columns: Columns) -> list[Criterion]:
         if residual and row.cell.data == GAUSSIAN:
             exponent = gradflow.oracles.batch_norm_residual_exponent(row.cell.convs)
             slope = gradflow.oracles.CENTRED
-            criteria += [
-                _outcome.within(
-                    f"{name}: exponent of |g|^2 in depth",
-                    float(row.exponents.mean()),
-                    exponent,
-                    relative=EXPONENT_TOLERANCE,
-                ),
+            # Theory itself must have come near to its limit by then.
+            if abs(row.theory_exponent / exponent - 1) < EXPONENT_TOLERANCE / 2:
+                criteria.append(
+                    _outcome.within(
+                        f"{name}: exponent of |g|^2 in depth",
+                        float(row.exponents.mean()),
+                        exponent,
+                        relative=EXPONENT_TOLERANCE,
+                    )
+                )
+            criteria.append(
                 _outcome.within(
                     f"{name}: growth of the variance per unit",
                     float(row.slopes.mean()),
                     slope,
                     relative=SLOPE_TOLERANCE,
-                ),
-            ]
+                )
+            )
         criteria.append(_law(name, row.fits, "power law" if residual else "exponential"))
     return criteria
 
@@ -242,9 +268,20 @@ def _shown(row: Summary) -> tuple[Any, ...]:
     return (row.cell.data, row.cell.label, str(row.cell.units), *ratios, *laws)
 
 
-EXPERIMENT = Experiment("residual-power-law", __doc__ or "", Config, measure, judge, draw, table)
+EXPERIMENT = Experiment(
+    name="residual-power-law",
+    about=__doc__ or "",
+    config=Config,
+    cells=cells,
+    measure=measure,
+    judge=judge,
+    draw=draw,
+    table=table,
+    apart=("depth",),
+    cost=cost,
+)
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the experiment from the command line and return the exit code."""
-    return _outcome.run(EXPERIMENT, argv)
+    return _grid.run(EXPERIMENT, argv)

@@ -8,22 +8,20 @@ from flax import nnx
 from convjax import data, gradflow
 from experiments import __main__ as entry
 from experiments import _outcome, residual_power_law
-from experiments._ensemble import as_rows
+from experiments._columns import joined
+from experiments._ensemble import Networks, as_rows
 from experiments._power_law import DIGITS, GAUSSIAN, Cell, summaries
 from tests.nn.conftest import quick_compilation as quick_compilation
 
-TINY = residual_power_law.Config(seeds=2)
 # One on each kind of data is enough: every program takes seconds to trace.
-SOME = [Cell(GAUSSIAN, 1, "none", 3, 5, 7), Cell(DIGITS, 2, "identity", 2, 3, 6)]
+SOME = [Cell(GAUSSIAN, 1, "none", 3, 5, 7, 3), Cell(DIGITS, 2, "identity", 2, 3, 6, 3)]
 
 
 @pytest.fixture(scope="module")
 def measured():
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(residual_power_law, "cells", lambda config: SOME)
-        columns = residual_power_law.measure(TINY)
+    columns = joined([residual_power_law.measure(Networks(cell, 2)) for cell in SOME])
     jax.config.update("jax_disable_most_optimizations", before)
     return columns
 
@@ -116,16 +114,15 @@ def obeying(cell, *, power=1.0, slope=1.0, exponential=0.0, seeds=3):
     return as_rows(cell, log_ratio=logs * scatter, variance=variance * np.ones((seeds, 1)))
 
 
-def joined(planted=None, **changes):
-    blocks = [
-        obeying(cell, **(changes if i == planted else {}))
-        for i, cell in enumerate(residual_power_law.cells(residual_power_law.Config()))
-    ]
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+def all_kinds(planted=None, depth=128, **changes):
+    kinds = residual_power_law.kinds(residual_power_law.Config(), depth)
+    return joined(
+        [obeying(one, **(changes if i == planted else {})) for i, one in enumerate(kinds)]
+    )
 
 
 def test_networks_that_obey_pass():
-    criteria = residual_power_law.judge(joined())
+    criteria = residual_power_law.judge(all_kinds())
     assert len(criteria) == 9
     assert all(criterion.holds for criterion in criteria)
 
@@ -140,13 +137,13 @@ def test_networks_that_obey_pass():
     ],
 )
 def test_another_law_fails_and_alone(planted, changes, claim):
-    criteria = residual_power_law.judge(joined(planted, **changes))
+    criteria = residual_power_law.judge(all_kinds(planted, **changes))
     (failed,) = [criterion.claim for criterion in criteria if not criterion.holds]
     assert failed.startswith(claim)
 
 
 def test_a_plain_network_that_does_not_explode_fails():
-    columns = joined()
+    columns = all_kinds()
     plain = columns["shortcut"] == "none"
     columns["log_ratio"] = np.where(
         plain, -1.5 * np.log1p(columns["position"]), columns["log_ratio"]
@@ -157,7 +154,7 @@ def test_a_plain_network_that_does_not_explode_fails():
 
 def test_a_run_is_written_and_told(tmp_path, capsys):
     config = residual_power_law.Config(out=tmp_path)
-    assert _outcome.report(residual_power_law.EXPERIMENT, config, joined()) == 0
+    assert _outcome.report(residual_power_law.EXPERIMENT, config, all_kinds(), {}) == 0
     assert (tmp_path / "residual_power_law.png").stat().st_size > 20_000
     told = capsys.readouterr().out
     assert "1.467" in told
@@ -165,18 +162,32 @@ def test_a_run_is_written_and_told(tmp_path, capsys):
 
 
 def test_the_first_eighth_does_not_enter_the_exponent():
-    columns = joined()
+    columns = all_kinds()
     early = columns["position"] < columns["units"] // 8
     columns["log_ratio"] = columns["log_ratio"] + 5.0 * early
-    for before, after in zip(summaries(joined()), summaries(columns), strict=True):
+    for before, after in zip(summaries(all_kinds()), summaries(columns), strict=True):
         np.testing.assert_allclose(before.exponents, after.exponents)
+
+
+def test_the_exponent_is_asked_for_where_theory_has_come_to_it():
+    asked = {}
+    for depth in (8, 32, 56):
+        criteria = residual_power_law.judge(all_kinds(depth=depth))
+        assert all(criterion.holds for criterion in criteria)
+        asked[depth] = [c.claim for c in criteria if c.claim.endswith("exponent of |g|^2 in depth")]
+    assert [len(claims) for claims in asked.values()] == [0, 1, 2]
+
+
+def test_networks_on_digits_are_half_as_deep():
+    config = residual_power_law.Config(depths=(8, 20, 128))
+    units = {one.kind.depth: one.kind.units for one in residual_power_law.cells(config)}
+    assert units == {8: 8, 20: 10, 128: 64}
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--units", "8"], "units=8 must be at least 16"),
-        (["--digits-units", "15"], "digits_units=15 must be at least 16"),
+        (["--depths", "32", "7"], "depths=(32, 7) must be at least 8"),
         (["--batch-size", "3"], "batch_size=3 must be at least 4"),
         (["--digits-batch-size", "5000"], "digits_batch_size=5000: there are 1437 digits"),
         (["--width", "0"], "width=0 must be at least 1"),
