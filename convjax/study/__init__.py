@@ -1,6 +1,7 @@
 """Grids of runs and their tables: kept safely, found again, and with what they were made by."""
 
 from convjax.study._environment import environment as environment
+from convjax.study._files import check_writable as check_writable
 from convjax.study._grid import grid as grid
 from convjax.study._groups import groups as groups
 from convjax.study._here import Here as Here
@@ -13,7 +14,6 @@ from convjax.study._load import load as load
 from convjax.study._local import Local as Local
 from convjax.study._memory import keep_memory as keep_memory
 from convjax.study._memory import keeping_memory as keeping_memory
-from convjax.study._parquet import check_writable as check_writable
 from convjax.study._parquet import read_parquet as read_parquet
 from convjax.study._parquet import write_parquet as write_parquet
 from convjax.study._ray import Ray as Ray

@@ -1,7 +1,6 @@
 """Job: one cell that is to be measured; perform: measure it, wherever that is."""
 
 import dataclasses
-import io
 import os
 import socket
 import time
@@ -115,24 +114,22 @@ def _measured(job: Job) -> Done:
         columns = job.function(job.config)
         seconds = time.perf_counter() - start
         about = _about(job, seconds) | {"environment": environment()}
-        table = io.BytesIO()
-        encode(columns, about, table)
+        table = encode(columns, about)
     except Exception as error:
         seconds = time.perf_counter() - start
         words = " ".join(str(error).split()) or "without a word"
         return _failed(
             job, f"{type(error).__name__}: {words}", traceback.format_exc(), seconds, environment()
         )
-    return Done(job.key, table.getvalue(), seconds=seconds)
+    return Done(job.key, table, seconds=seconds)
 
 
 def _failed(
     job: Job, error: str, trace: str, seconds: float, surroundings: Mapping[str, Any]
 ) -> Done:
-    table = io.BytesIO()
     row = {"error": np.array([error]), "traceback": np.array([trace])}
-    encode(row, _about(job, seconds) | {"environment": dict(surroundings)}, table)
-    return Done(job.key, table.getvalue(), error, seconds)
+    table = encode(row, _about(job, seconds) | {"environment": dict(surroundings)})
+    return Done(job.key, table, error, seconds)
 
 
 def _about(job: Job, seconds: float) -> dict[str, Any]:

@@ -1,45 +1,17 @@
-"""Tables on disk, as Parquet, replaced whole or not at all."""
+"""Tables as Parquet files."""
 
-import contextlib
+import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from convjax.study._files import put
+
 KEY = b"convjax"
-
-
-def check_writable(folder: str | os.PathLike) -> Path:
-    """Make a folder if it is not there, and write a file in it and remove it, before hours of work.
-
-    Args:
-      folder: where results shall go.
-
-    Returns:
-      The folder.
-
-    Raises:
-      ValueError: it cannot be made or written to; the message says why.
-
-    Example:
-      >>> import tempfile
-      >>> from convjax import study
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     study.check_writable(f"{folder}/results").name
-      'results'
-    """
-    folder = Path(folder)
-    probe = folder / f".probe-{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"probe")
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(f"cannot write into {str(folder)!r}: {error.strerror}") from error
-    return folder
 
 
 def write_parquet(
@@ -64,12 +36,11 @@ def write_parquet(
       >>> columns["l"].tolist(), metadata
       ([0, 1, 2], {'seed': 0})
     """
-    with _replacing(Path(path)) as file:
-        encode(columns, metadata, file)
+    put(Path(path), encode(columns, metadata), again=True)
 
 
-def encode(columns: Mapping[str, np.ndarray], metadata: Mapping[str, Any], file: Any) -> None:
-    """Write a table into a file that is open; otherwise as ``write_parquet``."""
+def encode(columns: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> bytes:
+    """Return the file that ``write_parquet`` writes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -81,10 +52,12 @@ def encode(columns: Mapping[str, np.ndarray], metadata: Mapping[str, Any], file:
     if len(set(lengths.values())) > 1:
         raise ValueError(f"columns must be equally long, not {lengths}")
     table = pa.table({name: _arrow(array) for name, array in arrays.items()})
+    file = io.BytesIO()
     # Arrow's own schema and the statistics would be most of a small file, and say nothing more.
     with pq.ParquetWriter(file, table.schema, store_schema=False, write_statistics=False) as writer:
         writer.write_table(table)
         writer.add_key_value_metadata({KEY: json.dumps(metadata).encode()})
+    return file.getvalue()
 
 
 def _arrow(array: np.ndarray) -> Any:
@@ -146,17 +119,3 @@ def _numpy(column: Any) -> np.ndarray:
     if pa.types.is_primitive(column.type) and not column.null_count:
         return np.array(column.to_numpy())
     return np.asarray(column.to_pylist())
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Any]:
-    """Open a file beside ``path`` that takes its place once it is wholly on the disk."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(beside, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -1,51 +1,52 @@
 """Store: the folder of a study, in which nothing is lost, done twice or written by halves."""
 
 import contextlib
-import fcntl
 import json
 import os
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from convjax.study._parquet import check_writable
+from convjax.study import _claims
+from convjax.study._files import check_writable, partial, put, sync
+from convjax.study._parquet import read_parquet
 
 FORMAT = 1
-_BITS = 62  # offsets in a file are of 63 bits
-# Cells that this process works on, by folder: locks do not keep a process from itself.
-_HELD: set[tuple[str, str]] = set()
 
 
 class Store:
     """The folder of a study.
 
     ``study.json`` says of which; ``cells/KEY.parquet`` is a result, ``failed/KEY.parquet`` the row
-    of one that failed. ``claims`` is an empty file whose bytes are locked: who works on a cell
-    holds the byte that its key names. The system gives it back when the process ends, however that
-    ends, so that no claim outlives its holder.
+    of one that failed; who works on a cell has its claim on the file ``claims``. What is being
+    written has a name of its own, ``.KEY.parquet.….partial``; where a process is killed meanwhile,
+    whoever opens the folder next removes it.
 
     Args:
       folder: made if it is not there.
       of: what is measured; a folder keeps cells of one function.
 
     Raises:
-      ValueError: a folder of another study, or one that cannot be written to.
+      ValueError: a folder of another study, one that cannot be written to, or without locks.
+      ImportError: a system without file locks.
     """
 
     def __init__(self, folder: str | os.PathLike, of: str):
         self.folder = check_writable(folder).resolve()
         self.cells, self.failed = self.folder / "cells", self.folder / "failed"
         self._introduce(of)
-        for one in (self.cells, self.failed):
-            one.mkdir(exist_ok=True)
-        self._claims = open(self.folder / "claims", "ab")  # noqa: SIM115
-        self._mine: set[tuple[str, str]] = set()
+        with self._speaking():
+            for one in (self.cells, self.failed):
+                one.mkdir(exist_ok=True)
+            self._claims = _claims.opened(self.folder)
+        self._mine: set[str] = set()
+        self._tidy()
 
     def _introduce(self, of: str) -> None:
         named = self.folder / "study.json"
         found = read_name(self.folder)
         if found is None:
-            put(named, json.dumps({"format": FORMAT, "study": of}).encode())
+            with self._speaking():
+                put(named, json.dumps({"format": FORMAT, "study": of}).encode())
             found = read_name(self.folder)
         if found != of:
             raise ValueError(
@@ -60,50 +61,79 @@ class Store:
         """Tell whether a cell has failed, and has not been done since."""
         return (self.failed / f"{key}.parquet").exists() and not self.finished(key)
 
+    def error(self, key: str) -> str:
+        """Return why a cell failed; empty if it did not."""
+        try:
+            return str(read_parquet(self.failed / f"{key}.parquet")[0]["error"][0])
+        except FileNotFoundError:
+            return ""
+
     def claim(self, key: str) -> bool:
         """Take a cell, unless another has it; ``release`` gives it back, and so does the end."""
-        place = (str(self.folder), key)
-        if place in _HELD:
-            return False
-        try:
-            fcntl.lockf(self._claims, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(key))
-        except (BlockingIOError, PermissionError):  # which of the two depends on the system
-            return False
-        _HELD.add(place)
-        self._mine.add(place)
-        return True
+        taken = self._claims.take(key)
+        if taken:
+            self._mine.add(key)
+        return taken
 
     def release(self, key: str) -> None:
         """Give a claimed cell back."""
-        fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, _byte(key))
-        _HELD.discard((str(self.folder), key))
-        self._mine.discard((str(self.folder), key))
+        if key in self._mine:
+            self._mine.discard(key)
+            self._claims.give(key)
 
     def keep(self, key: str, table: bytes) -> bool:
         """Keep a result, unless there is one; return whether it was kept.
 
         Raises:
-          OSError: the disk is full, or gone; nothing of the result is there then.
+          ValueError: the disk is full, or gone; nothing of the result is there then.
         """
-        kept = put(self.cells / f"{key}.parquet", table)
-        with contextlib.suppress(FileNotFoundError):
-            (self.failed / f"{key}.parquet").unlink()
+        with self._speaking():
+            kept = put(self.cells / f"{key}.parquet", table)
+            (self.failed / f"{key}.parquet").unlink(missing_ok=True)
         return kept
 
     def keep_failure(self, key: str, table: bytes) -> None:
-        """Keep the row of a failure, in the place of an earlier one."""
-        put(self.failed / f"{key}.parquet", table, again=True)
+        """Keep the row of a failure, in the place of an earlier one.
+
+        Raises:
+          ValueError: as ``keep``.
+        """
+        with self._speaking():
+            put(self.failed / f"{key}.parquet", table, again=True)
 
     def close(self) -> None:
         """Give all claims back."""
-        _HELD.difference_update(self._mine)
-        self._claims.close()
+        for key in list(self._mine):
+            self.release(key)
+        _claims.close(self.folder)
+        for one in (self.cells, self.failed):
+            sync(one)
 
     def __enter__(self) -> "Store":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _tidy(self) -> None:
+        """Remove what was half written by processes that are gone: their claims can be had."""
+        for folder in (self.cells, self.failed):
+            for path, name in partial(folder):
+                key = name.removesuffix(".parquet")
+                if self.claim(key):
+                    path.unlink(missing_ok=True)
+                    self.release(key)
+
+    @contextlib.contextmanager
+    def _speaking(self) -> Iterator[None]:
+        """Turn what the system refuses to write into one sentence."""
+        try:
+            yield
+        except OSError as error:
+            raise ValueError(
+                f"cannot write into {str(self.folder)!r}: {error.strerror}; "
+                "what was measured before is kept there"
+            ) from error
 
 
 def read_name(folder: Path) -> str | None:
@@ -118,54 +148,7 @@ def read_name(folder: Path) -> str | None:
         if entries["format"] > FORMAT:
             raise ValueError(f"{str(named)!r} was written by a later version of convjax")
         return str(entries["study"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{str(named)!r} is not what a study writes; is it damaged?") from error
-
-
-def put(path: Path, content: bytes, *, again: bool = False) -> bool:
-    """Write a file whole or not at all, and not over another; return whether it was written.
-
-    Args:
-      path: the file.
-      content: all of it.
-      again: whether it takes the place of one that is there.
-    """
-    with _beside(path) as beside:
-        with open(beside, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            if again:
-                os.replace(beside, path)
-            else:
-                os.link(beside, path)
-        except FileExistsError:
-            return False
-    _sync(path.parent)
-    return True
-
-
-@contextlib.contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        yield beside
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _sync(folder: Path) -> None:
-    """Have the folder's entries on the disk too, where the system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _byte(key: str) -> int:
-    return int(key, 16) & ((1 << _BITS) - 1)
