@@ -1,6 +1,7 @@
 """environment: what a measurement was made by."""
 
 import datetime
+import functools
 import importlib.metadata
 import platform
 
@@ -22,6 +23,13 @@ def environment() -> dict[str, str | int]:
       >>> sorted(study.environment())[:4]
       ['convjax', 'device_count', 'device_kind', 'flax']
     """
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {**_lasting(), "time": now}
+
+
+@functools.cache
+def _lasting() -> dict[str, str | int]:
+    """Return what does not change while the process lasts; it takes as long as a small cell."""
     device = jax.devices()[0]
     return {
         "convjax": convjax.__version__,
@@ -32,5 +40,4 @@ def environment() -> dict[str, str | int]:
         "platform": device.platform,
         "device_kind": device.device_kind,
         "device_count": jax.device_count(),
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
