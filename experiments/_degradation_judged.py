@@ -25,9 +25,14 @@ def found(columns: Columns, twin: str, depth: int, quantity: str) -> np.ndarray:
     return rows["value"][order].reshape(len(np.unique(rows["seed"])), -1)
 
 
-def depths(columns: Columns) -> tuple[int, int]:
-    """Return the shallow and the deep one."""
-    shallow, deep = np.unique(columns["depth"]).tolist()
+def depths(columns: Columns) -> list[int]:
+    """Return all depths, the shallowest first."""
+    return np.unique(columns["depth"]).tolist()
+
+
+def compared(columns: Columns) -> tuple[int, int]:
+    """Return the shallowest and the deepest."""
+    shallow, *_, deep = depths(columns)
     return shallow, deep
 
 
@@ -55,7 +60,7 @@ def judge(columns: Columns) -> list[Criterion]:
 
 def judge_losses(columns: Columns) -> list[Criterion]:
     """Return the criteria of He et al.'s Figure 6."""
-    shallow, deep = depths(columns)
+    shallow, deep = compared(columns)
     ends, areas = (
         {(twin, depth): take(columns, twin, depth) for twin in (PLAIN, RESIDUAL)
          for depth in (shallow, deep)}
@@ -105,7 +110,7 @@ def judge_losses(columns: Columns) -> list[Criterion]:
 
 def judge_lesions(columns: Columns) -> list[Criterion]:
     """Return the criteria of Veit et al.'s lesions: the deep plain network may not have trained."""
-    shallow, deep = depths(columns)
+    shallow, deep = compared(columns)
     fit = [(PLAIN, shallow), (RESIDUAL, shallow), (RESIDUAL, deep)]
     least = min(float(np.median(found(columns, *of, "whole_accuracy"))) for of in fit)
     left = found(columns, PLAIN, shallow, "without_layer_accuracy")
@@ -156,7 +161,7 @@ def _turns(columns: Columns, depth: int) -> list[int]:
 def turn_ratios(columns: Columns) -> np.ndarray:
     """Return the loss without a transition over that without a block beside it, by seed.
 
-    A geometric mean over both transitions, both blocks beside, and both depths.
+    A geometric mean over both transitions, both blocks beside, and all depths.
     """
     logs = []
     for depth in depths(columns):
@@ -187,7 +192,7 @@ def judge_features(columns: Columns) -> list[Criterion]:
                 f"features, {words}: residual networks keep more of the stem's",
                 bool(min(more) > 0),
                 ", ".join(told),
-                "more, at both depths",
+                f"more, at {'both depths' if len(more) == 2 else 'every depth'}",
             )
         )
     return made

@@ -1,5 +1,7 @@
 """What degradation shows: loss curves, lesions and features along depth, and their table."""
 
+import itertools
+
 import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
@@ -7,7 +9,7 @@ from rich.table import Table
 from convjax import plots
 from experiments import _outcome
 from experiments._claims_networks import PLAIN, RESIDUAL
-from experiments._degradation_judged import area, depths, found, last, lost
+from experiments._degradation_judged import area, compared, depths, found, last, lost
 from experiments._degradation_networks import TWINS
 from experiments._outcome import Columns
 
@@ -18,12 +20,14 @@ POINTS = 30
 def draw(columns: Columns) -> Figure:
     """Draw the losses, the accuracy lost with units and layers, and the features along depth."""
     panel = plots.Panel
-    shallow, deep = depths(columns)
+    shallow, deep = compared(columns)
+    both = list(itertools.product(TWINS, (shallow, deep)))
+    curves = [_curve(columns, *of) for of in both]
     place = "place in the network, as a share of depth"
     return plots.panels(
         "Degradation: plain and residual twins trained on the digits",
         [
-            panel("training loss", "step", "loss of the batches", _curves(columns), yscale="log"),
+            panel("training loss", "step", "loss of the batches", curves, yscale="log"),
             panel(
                 f"one layer taken out, {shallow} layers",
                 place,
@@ -48,31 +52,23 @@ def draw(columns: Columns) -> Figure:
                 "features against the stem's",
                 place,
                 "correlation",
-                [_along(columns, *of, "correlation") for of in _every(columns)],
+                [_along(columns, twin, depth, "correlation") for twin, depth in both],
             ),
             panel(
                 "features against the stem's",
                 place,
                 "kernel alignment (CKA)",
-                [_along(columns, *of, "cka") for of in _every(columns)],
+                [_along(columns, twin, depth, "cka") for twin, depth in both],
             ),
         ],
     )
 
 
-def _every(columns: Columns) -> list[tuple[str, int]]:
-    return [(twin, depth) for twin in TWINS for depth in depths(columns)]
-
-
-def _curves(columns: Columns) -> list[plots.Series]:
-    made = []
-    for twin, depth in _every(columns):
-        losses = found(columns, twin, depth, "batch_loss")
-        steps = np.array_split(np.arange(losses.shape[1]), min(POINTS, losses.shape[1]))
-        means = np.stack([losses[:, part].mean(1) for part in steps], axis=1)
-        middles = [part.mean() for part in steps]
-        made.append(_spread(f"{twin}, {depth} layers", middles, means))
-    return made
+def _curve(columns: Columns, twin: str, depth: int) -> plots.Series:
+    losses = found(columns, twin, depth, "batch_loss")
+    steps = np.array_split(np.arange(losses.shape[1]), min(POINTS, losses.shape[1]))
+    means = np.stack([losses[:, part].mean(1) for part in steps], axis=1)
+    return _spread(f"{twin}, {depth} layers", [part.mean() for part in steps], means)
 
 
 def _along(columns: Columns, twin: str, depth: int, quantity: str) -> plots.Series:
@@ -92,7 +88,7 @@ def _spread(label: str, x, y: np.ndarray) -> plots.Series:
 def table(columns: Columns) -> Table:
     """Return losses, accuracies, lesions and features of every network, medians over the seeds."""
     rows = []
-    for twin, depth in _every(columns):
+    for twin, depth in itertools.product(TWINS, depths(columns)):
         units, layers = (lost(columns, twin, depth, what) for what in ("without", "without_layer"))
         values = (
             last(columns, twin, depth),

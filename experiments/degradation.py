@@ -9,7 +9,8 @@ network's that is higher, overfitting is not the cause. Losses are those of the 
 equal steps: at the end, the mean over the last tenth of them; and over all steps, the area under
 the curve. Pass, medians over the seeds: 56 plain layers end above 20, and 56 residual ones do not,
 but for 0.01 nats (the digits are easy: both end near zero); by area too, depth costs the plain
-network more.
+network more. Of more than two depths it is the shallowest and the deepest that are compared and
+drawn; the table has them all.
 
 Then the trained networks are looked into. Lesions, as Veit et al. 2016: a unit, or a single layer,
 is replaced by the identity (at a transition, where the image is halved, subsampled and padded with
@@ -32,22 +33,21 @@ from typing import Any
 
 import numpy as np
 
-from convjax import data, study, train
-from experiments import _cli, _outcome
-from experiments._ahead import ahead
+from convjax import data, train
+from experiments import _grid
+from experiments._columns import Columns, stack
 from experiments._degradation_judged import judge
 from experiments._degradation_networks import TWINS, trained
 from experiments._degradation_shown import draw, table
-from experiments._outcome import Columns, Experiment
-from experiments._progress import Ticker
+from experiments._outcome import Experiment
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_cli.Options):
+class Config(_grid.Options):
     """Options."""
 
-    depths: tuple[int, int] = (20, 56)
-    """Weighted layers, 6n + 2: the shallow network and the deep one."""
+    depths: tuple[int, ...] = (20, 56)
+    """Weighted layers, 6n + 2, rising; the first and the last are compared."""
     width: int = 8
     """Channels of the first stage; they double with every stage."""
     seeds: int = 3
@@ -64,48 +64,65 @@ class Config(_cli.Options):
     """Folder for the table and the figure; it is made if it is not there."""
 
 
-def measure(config: Config) -> Columns:
-    """Train every network and return a row for each number.
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """Networks of one kind, all by the same programs; see ``Config``."""
 
-    ``quantity`` says what it is: "batch_loss", with the step as ``number``; "without_…" and
-    "without_layer_…", with the unit or layer that is taken out; "correlation", "cka", "branch",
-    with the unit; "whole_…" and "test_accuracy".
+    twin: str
+    depth: int
+    width: int
+    seeds: int
+    steps: int
+    batch_size: int
+    learning_rate: float
+    lesions: int
+
+    def __str__(self) -> str:
+        return f"{self.twin}, {self.depth} layers"
+
+
+def cells(config: Config) -> list[Cell]:
+    """Return what is trained, the deepest first: no processor is left with the longest.
 
     Raises:
       ValueError: an option that cannot be done.
     """
     check(config)
+    given = {field.name: getattr(config, field.name, None) for field in dataclasses.fields(Cell)}
+    return [
+        Cell(**given | {"twin": twin, "depth": depth})
+        for depth in reversed(config.depths)
+        for twin in TWINS
+    ]
+
+
+def measure(cell: Cell) -> Columns:
+    """Train networks of one kind and return a row for each number.
+
+    ``quantity`` says what it is: "batch_loss", with the step as ``number``; "without_…" and
+    "without_layer_…", with the unit or layer that is taken out; "correlation", "cka", "branch",
+    with the unit; "whole_…" and "test_accuracy".
+    """
     recipe = train.Recipe(
-        steps=config.steps, learning_rate=config.learning_rate, dispatch=min(20, config.steps)
+        steps=cell.steps, learning_rate=cell.learning_rate, dispatch=min(20, cell.steps)
     )
-    # The deepest first: both cores have work to the end.
-    jobs = [(twin, depth) for depth in reversed(config.depths) for twin in TWINS]
-    rows: list[dict[str, Any]] = []
-
-    def done(job: tuple[str, int]) -> list[dict[str, np.ndarray]]:
-        return trained(
-            *job,
-            config.width,
-            recipe,
-            batch_size=config.batch_size,
-            seeds=config.seeds,
-            lesions=config.lesions,
-        )
-
-    with Ticker(len(jobs)) as ticker:
-        ticker.begin("training")
-        for (twin, depth), found in ahead(done, jobs):
-            rows += _rows(twin, depth, found)
-            ticker.finish(f"{twin}, {depth} layers")
-    return _outcome.stack(rows)
+    found = trained(
+        cell.twin,
+        cell.depth,
+        cell.width,
+        recipe,
+        batch_size=cell.batch_size,
+        seeds=cell.seeds,
+        lesions=cell.lesions,
+    )
+    return stack(list(rows(cell, found)))
 
 
-def _rows(
-    twin: str, depth: int, found: Sequence[dict[str, np.ndarray]]
-) -> Iterator[dict[str, Any]]:
+def rows(cell: Cell, found: Sequence[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each number that was found, seed by seed."""
     for seed, quantities in enumerate(found):
         for quantity, values in quantities.items():
-            same = {"twin": twin, "depth": depth, "seed": seed, "quantity": quantity}
+            same = {"twin": cell.twin, "depth": cell.depth, "seed": seed, "quantity": quantity}
             for number, value in enumerate(values.tolist()):
                 yield same | {"number": number, "value": value}
 
@@ -117,8 +134,8 @@ def check(config: Config) -> None:
             raise ValueError(
                 f"depths={list(config.depths)}: {depth} is not 6n + 2, such as 8, 14, 20, 32, 56"
             )
-    if config.depths[0] >= config.depths[1]:
-        raise ValueError(f"depths={list(config.depths)} must rise")
+    if len(config.depths) < 2 or sorted(set(config.depths)) != list(config.depths):
+        raise ValueError(f"depths={list(config.depths)} must be two or more, and must rise")
     images = len(data.digits("train")[0])
     ranges = {
         "width": (1, None),
@@ -136,10 +153,24 @@ def check(config: Config) -> None:
         raise ValueError(f"learning_rate={config.learning_rate} must be positive")
 
 
-EXPERIMENT = Experiment("degradation", __doc__ or "", Config, measure, judge, draw, table)
+def cost(cell: Cell) -> float:
+    """Return about how many seconds a cell takes one core."""
+    return 0.0
+
+
+EXPERIMENT = Experiment(
+    name="degradation",
+    about=__doc__ or "",
+    config=Config,
+    cells=cells,
+    measure=measure,
+    judge=judge,
+    draw=draw,
+    table=table,
+    cost=cost,
+)
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the experiment from the command line and return the exit code."""
-    study.keep_memory()
-    return _outcome.run(EXPERIMENT, argv)
+    return _grid.run(EXPERIMENT, argv)

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import re
 import types
@@ -12,7 +13,7 @@ from convjax import data, nn, train
 from experiments import __main__ as entry
 from experiments import _degradation_judged as judged
 from experiments import _degradation_networks as networks
-from experiments import _lesions, degradation
+from experiments import _lesions, _outcome, degradation
 from experiments._claims_networks import PLAIN, RESIDUAL
 from experiments._degradation_networks import TWINS
 from experiments._outcome import stack
@@ -172,19 +173,23 @@ def test_the_command_line_trains_looks_and_judges(small, monkeypatch, tmp_path, 
         return once(**options)
 
     monkeypatch.setattr(degradation, "trained", trained)
-    assert entry.main(["degradation", *TINY, "--out", str(tmp_path)]) == 1
+    given = ["degradation", *TINY, "--runner", "here", "--out", str(tmp_path)]
+    assert entry.main(given) == 1
+    assert entry.main(given) == 1  # nothing is trained again
     assert sorted(asked) == [(twin, depth, 2, 5) for twin in TWINS for depth in (8, 14)]
     told = capsys.readouterr().out
     assert "plain, 14" in told and "FAILS" in told and " of 12 criteria)" in told
-    assert {path.suffix for path in tmp_path.iterdir()} == {".parquet", ".png", ".svg"}
+    made = {path.name for path in tmp_path.glob("degradation.*")}
+    assert made == {f"degradation.{end}" for end in ("parquet", "png", "svg")}
 
 
 @pytest.mark.slow
 def test_the_whole_experiment_at_a_tiny_size(tmp_path, capsys):
-    entry.main(["degradation", *TINY, "--out", str(tmp_path)])
+    entry.main(["degradation", *TINY, "--runner", "here", "--out", str(tmp_path)])
     assert " of 12 criteria)" in capsys.readouterr().out
 
 
+CELL = degradation.cells(Config())[0]
 GOOD = {
     "last": {(PLAIN, 20): 0.02, (PLAIN, 56): 1.0, (RESIDUAL, 20): 0.004, (RESIDUAL, 56): 0.003},
     "early": {(PLAIN, 20): 1.0, (PLAIN, 56): 2.0, (RESIDUAL, 20): 0.7, (RESIDUAL, 56): 0.8},
@@ -197,7 +202,7 @@ GOOD = {
 }
 
 
-def planted(**changes):
+def planted(depths=DEPTHS, **changes):
     """Make a table that passes; each argument plants other values."""
     values = {
         name: old | changes[name] if isinstance(old, dict) and name in changes
@@ -206,10 +211,11 @@ def planted(**changes):
     }  # fmt: skip
     rows = []
     for twin in TWINS:
-        for depth in DEPTHS:
+        for depth in depths:
             for seed in range(SEEDS):
                 found = _found(values, twin, depth, 1 + 0.02 * (seed - 1))
-                rows += degradation._rows(twin, depth, [{}] * seed + [found])
+                cell = dataclasses.replace(CELL, twin=twin, depth=depth)
+                rows += degradation.rows(cell, [{}] * seed + [found])
     return stack(rows)
 
 
@@ -220,8 +226,8 @@ def _found(values, twin, depth, jitter):
     layers = np.full(2 * units, values["layer"][twin] * jitter)
     return {
         "batch_loss": jitter * np.r_[
-            np.full(STEPS // 2, values["early"][twin, depth]),
-            np.full(STEPS // 2, values["last"][twin, depth]),
+            np.full(STEPS // 2, values["early"][twin, max(20, depth)]),
+            np.full(STEPS // 2, values["last"][twin, max(20, depth)]),
         ],
         "whole_loss": np.array([0.1]),
         "whole_accuracy": np.array([values["whole"].get((twin, depth), 1.0)]),
@@ -267,6 +273,17 @@ def test_a_planted_fault_fails_its_own_criterion(fault, claims):
         assert re.search(claim, found)
 
 
+def test_of_more_depths_the_ends_are_compared_and_all_are_told():
+    columns = planted(depths=(14, 20, 56))
+    criteria = degradation.judge(columns)
+    assert len(criteria) == 12 and all(criterion.holds for criterion in criteria)
+    assert criteria[0].claim == "plain: 56 layers end at a higher training loss than 14"
+    assert criteria[-1].expected == "more, at every depth"
+    assert degradation.table(columns).row_count == 6
+    labels = {line.get_label() for line in degradation.draw(columns).axes[0].lines}
+    assert not any("20" in label for label in labels)
+
+
 def test_a_single_layer_that_is_not_needed_is_seen():
     columns = planted()
     here = (columns["twin"] == PLAIN) & (columns["depth"] == 20)
@@ -298,6 +315,7 @@ def test_the_figure_and_the_table_are_made_from_the_columns_alone():
         ({"depths": (20, 57)}, r"depths=\[20, 57\]: 57 is not 6n \+ 2"),
         ({"depths": (2, 20)}, "2 is not 6n"),
         ({"depths": (20, 20)}, "must rise"),
+        ({"depths": (20,)}, r"depths=\[20\] must be two or more"),
         ({"width": 0}, "width=0 must be at least 1"),
         ({"seeds": 0}, "seeds=0 must be at least 1"),
         ({"steps": 0}, "steps=0 must be at least 1"),
@@ -309,4 +327,4 @@ def test_the_figure_and_the_table_are_made_from_the_columns_alone():
 def test_a_wrong_option_is_refused_before_anything_is_compiled(option, message, monkeypatch):
     monkeypatch.setattr(degradation, "trained", None)
     with pytest.raises(ValueError, match=message):
-        degradation.measure(Config(**option))
+        _outcome.measured(degradation.EXPERIMENT, Config(**option))
