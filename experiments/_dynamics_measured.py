@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from convjax import data, gradflow, train
+from experiments._columns import Columns
 from experiments._dynamics_networks import (
     DECAYED,
     HE,
@@ -20,7 +21,6 @@ from experiments._dynamics_networks import (
     TWIN,
     network,
 )
-from experiments._outcome import Columns
 from experiments._seeds import Seeds, Trainer, compiled_briefly
 
 BIRTH, FIRST, TRAINED, SCALED = "birth", "first", "trained", "scaled"

@@ -7,7 +7,7 @@ from flax import nnx
 
 from convjax import gradflow, nn
 from experiments._classifier import CLASSES, CONVS_PER_UNIT, Cell
-from experiments._outcome import Columns
+from experiments._columns import Columns
 
 PLAIN, TWIN, BARE = "plain, batch norm", "residual, batch norm", "plain, no norm"
 DECAYED = "residual, batch norm, decay"

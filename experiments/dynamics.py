@@ -39,7 +39,7 @@ none is. Such zeros are called "zero by construction": they are not vanishing gr
 of networks without norm are clipped to norm 1, for the sake of He's.
 
 Takes about five minutes of processor time, spread over two threads. For a look at it in about one:
-``--depth 10 --width 8 --seeds 1 --runs 1 --steps 20``.
+``--depths 10 --width 8 --seeds 1 --runs 1 --steps 20``.
 """
 
 import dataclasses
@@ -47,25 +47,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from convjax import data, plots, study
-from experiments import _cli, _outcome
-from experiments._ahead import ahead
+from convjax import data
+from experiments import _dynamics_networks as networks
+from experiments import _grid, _outcome
 from experiments._classifier import CONVS_PER_UNIT
+from experiments._columns import Columns, joined
 from experiments._dynamics_judged import judge
 from experiments._dynamics_measured import Plan, measured
-from experiments._dynamics_networks import AWAKE, NETWORKS, states
 from experiments._dynamics_shown import draw, table, waterfalls
-from experiments._outcome import Columns, Experiment
-from experiments._progress import Ticker
+from experiments._outcome import Experiment
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_cli.Options):
+class Config(_grid.Options):
     """Options."""
 
-    depth: int = 50
-    """Weighted layers: a stem, pairs of 3x3 convolutions, a dense head; an even number from 6."""
+    depths: tuple[int, ...] = (50,)
+    """Weighted layers: a stem, pairs of 3x3 convolutions, a dense head; even numbers from 6."""
     width: int = 16
     """Channels."""
     batch_size: int = 32
@@ -88,34 +88,69 @@ class Config(_cli.Options):
     """Folder for the table and the figures; it is made if it is not there."""
 
 
-def measure(config: Config) -> Columns:
-    """Train every network and return a row per step and parameter, or place in the trunk.
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """Networks of one kind and depth."""
 
-    ``phase`` says when: "birth", an injected cotangent; "first" steps; "trained", over training;
-    "scaled", a step of the trained network whose weights before a norm are multiplied by
-    ``factor``. ``role`` says which parameter: stem, first and last convolution of a branch, its
-    factor, the classifier; or "trunk", whose ``signal`` is the norm of the gradient by activations.
+    network: str
+    plan: Plan
+
+    def __str__(self) -> str:
+        return f"{self.network}, {self.plan.depth} layers"
+
+
+def cells(config: Config) -> list[Cell]:
+    """Return what is trained, depth by depth.
 
     Raises:
       ValueError: an option that cannot be done.
     """
     check(config)
-    given = dataclasses.asdict(config)
-    plan = Plan(**{field.name: given[field.name] for field in dataclasses.fields(Plan)})
-    tables: list[Columns] = []
-    with Ticker(len(NETWORKS)) as ticker:
-        ticker.begin("training")
-        for name, found in ahead(lambda name: list(measured(name, plan)), NETWORKS):
-            tables += found
-            ticker.finish(name)
-    joined = {name: np.concatenate([one[name] for one in tables]) for name in tables[0]}
-    return joined | {"state": states(joined)}
+    given = {field.name: getattr(config, field.name, 0) for field in dataclasses.fields(Plan)}
+    return [
+        Cell(network, Plan(**given | {"depth": depth}))
+        for depth in config.depths
+        for network in networks.NETWORKS
+    ]
+
+
+def measure(cell: Cell) -> Columns:
+    """Train networks of one kind and return a row per step and parameter, or place in the trunk.
+
+    ``phase`` says when: "birth", an injected cotangent; "first" steps; "trained", over training;
+    "scaled", a step of the trained network whose weights before a norm are multiplied by
+    ``factor``. ``role`` says which parameter: stem, first and last convolution of a branch, its
+    factor, the classifier; or "trunk", whose ``signal`` is the norm of the gradient by activations.
+    """
+    found = joined(list(measured(cell.network, cell.plan)))
+    return found | {"depth": np.full(len(found["step"]), cell.plan.depth)}
+
+
+def complete(columns: Columns) -> Columns:
+    """Return the columns with ``state``, what each parameter's gradient does."""
+    return columns | {"state": networks.states(columns)}
+
+
+def also(columns: Columns) -> dict[str, Figure]:
+    """Return the waterfalls of all networks."""
+    made = {}
+    for name, part in _outcome.parts(EXPERIMENT, columns):
+        of = f"_{name.replace(' ', '_')}" if name else ""
+        made |= {f"waterfall_{which}{of}": figure for which, figure in waterfalls(part)}
+    return made
 
 
 def check(config: Config) -> None:
     """Refuse what cannot be run, before anything is."""
     images = len(data.digits("train")[0])
-    least = {"seeds": 1, "first": AWAKE, "width": 1, "batch_size": 2, "runs": 1, "watch": 1}
+    least = {
+        "seeds": 1,
+        "first": networks.AWAKE,
+        "width": 1,
+        "batch_size": 2,
+        "runs": 1,
+        "watch": 1,
+    }
     for option, low in (least | {"steps": 2 * config.watch}).items():
         if getattr(config, option) < low:
             raise ValueError(
@@ -131,25 +166,38 @@ def check(config: Config) -> None:
         if not getattr(config, option) > 0:
             raise ValueError(f"{option}={getattr(config, option)} must be positive")
     least_depth = 2 + 2 * CONVS_PER_UNIT
-    if config.depth < least_depth or (config.depth - 2) % CONVS_PER_UNIT:
-        raise ValueError(
-            f"depth={config.depth} cannot be built: a stem, pairs of convolutions and a dense head "
-            f"make {least_depth}, {least_depth + 2}, {least_depth + 4}, …"
-        )
+    for depth in config.depths:
+        if depth < least_depth or (depth - 2) % CONVS_PER_UNIT:
+            raise ValueError(
+                f"depths={list(config.depths)}: {depth} cannot be built; a stem, pairs of "
+                f"convolutions and a dense head make {least_depth}, {least_depth + 2}, "
+                f"{least_depth + 4}, …"
+            )
+    if not config.depths or len(set(config.depths)) < len(config.depths):
+        raise ValueError(f"depths={list(config.depths)} must hold at least one value, none twice")
 
 
-EXPERIMENT = Experiment("dynamics", __doc__ or "", Config, measure, judge, draw, table)
+def cost(cell: Cell) -> float:
+    """Return about how many seconds a cell takes one core."""
+    return 0.0
+
+
+EXPERIMENT = Experiment(
+    name="dynamics",
+    about=__doc__ or "",
+    config=Config,
+    cells=cells,
+    measure=measure,
+    judge=judge,
+    draw=draw,
+    table=table,
+    apart=("depth",),
+    complete=complete,
+    also=also,
+    cost=cost,
+)
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the experiment from the command line and return the exit code."""
-    study.keep_memory()
-    kept = EXPERIMENT
-
-    def measured_and_drawn(config: Config) -> Columns:
-        columns = kept.measure(config)
-        for name, figure in waterfalls(columns):
-            plots.save(figure, Path(config.out) / f"waterfall_{name}")
-        return columns
-
-    return _outcome.run(dataclasses.replace(kept, measure=measured_and_drawn), argv)
+    return _grid.run(EXPERIMENT, argv)

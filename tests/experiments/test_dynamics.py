@@ -11,9 +11,9 @@ from convjax import data, gradflow
 from experiments import __main__ as entry
 from experiments import _dynamics_measured as measuring
 from experiments import _dynamics_networks as networks
-from experiments import dynamics
+from experiments import _outcome, dynamics
 from experiments._classifier import cross_entropy
-from experiments._columns import pick
+from experiments._columns import joined, pick
 from experiments._dynamics_judged import along_trunk, judge_pattern, off_orthogonal
 from experiments._dynamics_measured import BIRTH, FIRST, SCALED, TRAINED, Plan
 from experiments._dynamics_networks import (
@@ -37,7 +37,7 @@ PLAN = Plan(
     depth=DEPTH, width=WIDTH, batch_size=BATCH, first=3, seeds=2, learning_rate=0.1, steps=4,
     runs=2, watch=2, decay=0.1,
 )  # fmt: skip
-TINY = ("--depth", "6", "--width", "3", "--batch-size", "8", "--first", "3", "--seeds", "2")
+TINY = ("--depths", "6", "--width", "3", "--batch-size", "8", "--first", "3", "--seeds", "2")
 TINY += ("--steps", "4", "--runs", "2", "--watch", "2", "--decay", "0.1")
 
 
@@ -78,8 +78,11 @@ def measured(name):
 def tiny():
     """Return a real table of two networks, twins of the others."""
     tables = [table for name in (TWIN, FIXUP) for table in measured(name)[0]]
-    joined = {name: np.concatenate([one[name] for one in tables]) for name in tables[0]}
-    return joined | {"state": networks.states(joined)}
+    return dynamics.complete(joined(tables) | {"depth": np.full(sum(map(rows, tables)), DEPTH)})
+
+
+def rows(table):
+    return len(table["step"])
 
 
 def test_every_phase_seed_step_and_parameter_has_its_rows(tiny):
@@ -225,7 +228,7 @@ def synthetic(
                     add(network, SCALED, seed, 0, "first", unit, factor,
                         weight=3 * factor, gradient=(1 + unit) * factor**power)  # fmt: skip
     table = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    return table | {"state": networks.states(table)}
+    return dynamics.complete(table | {"depth": np.full(len(rows), 50)})
 
 
 def _first(network, step, unit, after, twin, step_size):
@@ -292,6 +295,18 @@ def test_the_figures_and_the_table_are_made_from_the_columns_alone():
     assert len(dict(dynamics.waterfalls(synthetic()))) == len(NETWORKS) + 1
 
 
+def test_each_depth_is_judged_and_drawn_by_itself(monkeypatch):
+    deep, shallow = synthetic(after=2.1), synthetic()
+    both = joined([shallow | {"depth": shallow["depth"] * 0 + 20}, deep])
+    fallen = [c.claim for c in _outcome.judged(dynamics.EXPERIMENT, both) if not c.holds]
+    assert len(fallen) == 2 and all(claim.startswith("depth 50: ") for claim in fallen)
+    monkeypatch.setattr(dynamics, "waterfalls", lambda table: [("fixup", len(table["step"]))])
+    assert dynamics.also(both) == {
+        f"waterfall_fixup_depth_{depth}": len(deep["step"]) for depth in (20, 50)
+    }
+    assert dynamics.also(deep) == {"waterfall_fixup": len(deep["step"])}
+
+
 def test_a_waterfall_runs_from_stem_to_classifier(tiny):
     falls = dict(dynamics.waterfalls(pick(tiny, network=FIXUP)))
     axes = falls["fixup"].axes[1]
@@ -304,7 +319,8 @@ def test_a_waterfall_runs_from_stem_to_classifier(tiny):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"depth": 9}, "depth=9 cannot be built"),
+        ({"depths": (50, 9)}, r"depths=\[50, 9\]: 9 cannot be built"),
+        ({"depths": (50, 50)}, r"depths=\[50, 50\] must hold at least one value, none twice"),
         ({"first": 1}, "first=1 is too small; it must be at least 2"),
         ({"seeds": 0}, "seeds=0 is too small"),
         ({"watch": 0}, "watch=0 is too small"),
@@ -318,7 +334,7 @@ def test_a_waterfall_runs_from_stem_to_classifier(tiny):
 def test_a_wrong_option_is_refused_before_anything_is_compiled(option, message, monkeypatch):
     monkeypatch.setattr(dynamics, "measured", None)
     with pytest.raises(ValueError, match=message):
-        dynamics.measure(Config(**option))
+        _outcome.measured(dynamics.EXPERIMENT, Config(**option))
 
 
 def test_the_command_line_measures_writes_and_judges(tiny, tmp_path, monkeypatch, capsys):
@@ -333,10 +349,10 @@ def test_the_command_line_measures_writes_and_judges(tiny, tmp_path, monkeypatch
     drawn = dynamics.waterfalls
     monkeypatch.setattr(dynamics, "measured", real)
     monkeypatch.setattr(dynamics, "waterfalls", lambda table: list(drawn(table))[:2])
-    assert entry.main(["dynamics", *TINY, "--out", str(tmp_path)]) == 1
+    assert entry.main(["dynamics", *TINY, "--runner", "here", "--out", str(tmp_path)]) == 1
     told = capsys.readouterr().out
     assert "zero by construction" in told and " of 14 criteria)" in told
-    made = {path.name for path in tmp_path.iterdir()}
+    made = {path.name for path in tmp_path.glob("*.*")} - {"study.json"}
     assert made == {
         *(f"dynamics.{end}" for end in ("parquet", "png", "svg")),
         *(f"waterfall_{twin}_batch_norm.{end}" for twin in ("plain", "residual")
@@ -346,5 +362,5 @@ def test_the_command_line_measures_writes_and_judges(tiny, tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_the_whole_experiment_at_a_tiny_size(tmp_path, capsys):
-    entry.main(["dynamics", *TINY, "--out", str(tmp_path)])
+    entry.main(["dynamics", *TINY, "--runner", "here", "--out", str(tmp_path)])
     assert " of 14 criteria)" in capsys.readouterr().out
