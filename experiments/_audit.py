@@ -9,8 +9,8 @@ import numpy as np
 from flax import nnx
 
 from convjax import gradflow, models, nn
+from experiments._columns import Columns
 from experiments._ensemble import by_cell, compiler_options
-from experiments._outcome import Columns
 
 PADDING, DEPTHWISE, JACOBIAN = "padding", "depthwise", "jacobian"
 LINEAR, RELU = "linear", "relu"
@@ -82,12 +82,6 @@ class Cell:
             rngs=rngs,
         )
 
-    def shares(self) -> np.ndarray:
-        """Return what zero padding should leave of the gradient's energy, by layers back."""
-        oracles = gradflow.oracles
-        of = oracles.separable_gain if self.part == DEPTHWISE else oracles.padding_gain
-        return np.array([of(self.size, layers) for layers in range(self.layers + 1)])
-
 
 def drawn(cell: Cell, key: jax.Array) -> nn.Repeat:
     """Draw one with circular padding by a compiled program: call by call it would take longer."""
@@ -104,6 +98,13 @@ def _program(cell: Cell) -> tuple[Any, Any]:
     structure, _ = nnx.split(nnx.eval_shape(make, key))
     draw = jax.jit(lambda key: nnx.split(make(key))[1])
     return structure, draw.lower(key).compile(compiler_options())
+
+
+def shares(cell: Cell) -> np.ndarray:
+    """Return what zero padding should leave of the gradient's energy, by layers back."""
+    oracles = gradflow.oracles
+    of = oracles.separable_gain if cell.part == DEPTHWISE else oracles.padding_gain
+    return np.array([of(cell.size, layers) for layers in range(cell.layers + 1)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +134,12 @@ def summaries(columns: Columns, part: str) -> list[Summary]:
         for cell, (zeros, circular) in by_cell(columns, Cell, "log_zeros", "log_circular")
         if cell.part == part
     ]
+
+
+def deepest(rows: list[Summary]) -> list[Summary]:
+    """Return those of the most layers."""
+    most = max(row.cell.layers for row in rows)
+    return [row for row in rows if row.cell.layers == most]
 
 
 def _summary(cell: Cell, zeros: np.ndarray, circular: np.ndarray) -> Summary:

@@ -1,9 +1,11 @@
 """What convolution-audit must show: criteria for padding, depthwise kernels and Jacobians."""
 
+import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
-from convjax import gradflow
+from convjax import gradflow, study
 from experiments._audit import (
     DEPTHWISE,
     GENERIC,
@@ -13,10 +15,12 @@ from experiments._audit import (
     Cell,
     Summary,
     fan_bug,
+    shares,
     summaries,
 )
+from experiments._columns import Columns, pick
 from experiments._ensemble import by_cell
-from experiments._outcome import Columns, Criterion, that, within
+from experiments._outcome import Criterion, that, within
 
 STANDARD_ERRORS = 3.0
 PADDING_TOLERANCE = 0.03
@@ -25,12 +29,33 @@ FLAGGED = 2.0
 SPREAD_TOLERANCE = 0.05
 
 
+def judge(columns: Columns) -> list[Criterion]:
+    """Hold what is left, what a wrong fan does, and the spread of the Jacobian against theory."""
+    return [
+        *_by_layers(judge_padding, pick(columns, part=PADDING)),
+        *_by_layers(judge_depthwise, pick(columns, part=DEPTHWISE)),
+        *judge_jacobians(columns),
+    ]
+
+
+def _by_layers(
+    judge_one: Callable[[Columns], list[Criterion]], columns: Columns
+) -> list[Criterion]:
+    """Return the criteria of each depth; where there are several, each says of which."""
+    found = [(judge_one(part), of["layers"]) for of, part in study.groups(columns, ["layers"])]
+    return [
+        dataclasses.replace(one, claim=f"depth {layers}: {one.claim}") if len(found) > 1 else one
+        for criteria, layers in found
+        for one in criteria
+    ]
+
+
 def judge_padding(columns: Columns) -> list[Criterion]:
     """Return the criteria for the networks with zero padding."""
     close: dict[str, Any] = {"relative": PADDING_TOLERANCE}
     criteria = []
     for row in summaries(columns, PADDING):
-        cell, left = row.cell, row.cell.shares()
+        cell, left = row.cell, shares(row.cell)
         name, linear = f"{cell.kind}, {cell.size}x{cell.size}", cell.kind == LINEAR
         many = close if linear else _errors(row.error[-1])
         last = f"{name}: left by {cell.layers} layers"
@@ -54,7 +79,7 @@ def judge_depthwise(columns: Columns) -> list[Criterion]:
         kind, name = row.cell.kind, f"separable, {row.cell.kind}"
         if kind != GENERIC:
             left = f"{name}: left by {row.cell.layers} layers"
-            share, theory = float(row.share[-1]), row.cell.shares()[-1]
+            share, theory = float(row.share[-1]), shares(row.cell)[-1]
             criteria += [within(left, share, theory, **_errors(row.error[-1])), _twin(name, row)]
         gain = 1 / row.cell.width if kind == GENERIC else 1.0
         layer = f"{name}: gain of a layer"

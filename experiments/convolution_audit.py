@@ -40,18 +40,15 @@ Theory of CNNs, 2018, for delta-orthogonal kernels; Pennington et al. 2017 for t
 """
 
 import dataclasses
-import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 from flax import nnx
-from matplotlib.figure import Figure
-from rich.table import Table
 
-from convjax import gradflow, plots
-from experiments import _cli, _outcome
+from convjax import gradflow
+from experiments import _grid
 from experiments._audit import (
     DEPTHWISE,
     FAN_OUT,
@@ -64,19 +61,13 @@ from experiments._audit import (
     PADDING,
     RELU,
     Cell,
-    Summary,
     drawn,
-    summaries,
 )
-from experiments._audit_judged import (
-    STANDARD_ERRORS,
-    judge_depthwise,
-    judge_jacobians,
-    judge_padding,
-)
-from experiments._ensemble import as_rows, by_cell, check_least, log_squares, measured
-from experiments._outcome import Columns, Criterion, Experiment
-from experiments._progress import Ticker
+from experiments._audit_judged import judge
+from experiments._audit_shown import draw, table
+from experiments._columns import Columns
+from experiments._ensemble import Networks, as_rows, check_least, log_squares, measured
+from experiments._outcome import Experiment
 
 DEPTHWISE_SIZE, DEPTHWISE_IMAGES = 8, 4
 JACOBIAN_SIZE = 4
@@ -84,7 +75,7 @@ PROBES = 32
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_cli.Options):
+class Config(_grid.Options):
     """Options."""
 
     sizes: tuple[int, ...] = (8, 32)
@@ -109,45 +100,91 @@ class Config(_cli.Options):
     """Their channels."""
     jacobian_seeds: int = 6
     """How many of them, for each kind and depth."""
+    seeds: int | None = None
+    """Networks of every kind; without it, each part has as many as the options above say."""
+    depths: tuple[int, ...] = ()
+    """Layers of the networks with zero padding and with depthwise kernels, one depth after the
+    other; without it, each part has as many as the options above say."""
     out: Path = Path("results/convolution-audit")
     """Folder for the table and the figure; it is made if it is not there."""
 
 
-def measure(config: Config) -> Columns:
-    """Return energies at every layer, and moments of the Jacobians; NaN where there is none.
+def cells(config: Config) -> list[Networks]:
+    """Return what is measured.
 
     Raises:
       ValueError: an option that cannot be done.
     """
     check(config)
-    each = config.widths, config.padding_images, config.padding_seeds
-    deep = config.depthwise_width, config.depthwise_layers, DEPTHWISE_IMAGES
-    seeds = {
-        Cell(PADDING, kind, size, width, config.padding_layers, images): count
-        for size, width, images, count in zip(config.sizes, *each, strict=True)
+    each = zip(config.sizes, config.widths, config.padding_images, strict=True)
+    deep = config.depths or (config.depthwise_layers,)
+    padding = [
+        Networks(Cell(PADDING, kind, size, width, layers, images), count)
+        for (size, width, images), count in zip(each, padding_seeds(config), strict=True)
+        for layers in config.depths or (config.padding_layers,)
         for kind in (LINEAR, RELU)
-    } | {
-        Cell(DEPTHWISE, kind, DEPTHWISE_SIZE, *deep): config.depthwise_seeds
+    ]
+    depthwise = [
+        Networks(
+            Cell(DEPTHWISE, kind, DEPTHWISE_SIZE, config.depthwise_width, layers, DEPTHWISE_IMAGES),
+            config.seeds or config.depthwise_seeds,
+        )
+        for layers in deep
         for kind in (FAN_OUT, GENERIC)
-    }
-    parts = [measured(list(seeds), energies, seeds=list(seeds.values())), jacobians(config)]
-    lengths = [len(part["seed"]) for part in parts]
-    blank = [dict.fromkeys(MEASURES, np.full(length, np.nan)) for length in lengths]
-    filled = [nothing | part for nothing, part in zip(blank, parts, strict=True)]
-    return {name: np.concatenate([part[name] for part in filled]) for name in filled[0]}
+    ]
+    jacobian = [
+        Networks(
+            Cell(JACOBIAN, kind, JACOBIAN_SIZE, config.jacobian_width, layers, 1),
+            config.seeds or config.jacobian_seeds,
+        )
+        for kind in (GAUSSIAN, ORTHOGONAL)
+        for layers in config.jacobian_layers
+    ]
+    return [*padding, *depthwise, *jacobian]
+
+
+def padding_seeds(config: Config) -> tuple[int, ...]:
+    """Return how many networks with zero padding there are, for each size."""
+    return config.padding_seeds if config.seeds is None else (config.seeds,) * len(config.sizes)
 
 
 def check(config: Config) -> None:
     """Refuse options that cannot be done."""
     check_least(config, sizes=3, jacobian_layers=1, jacobian_width=1, jacobian_seeds=2)
     check_least(config, padding_layers=2, depthwise_width=2, depthwise_layers=1, depthwise_seeds=2)
-    for option, least in (("widths", 1), ("padding_images", 1), ("padding_seeds", 2)):
-        values = getattr(config, option)
+    if config.depths:
+        check_least(config, depths=2)
+    if config.seeds is not None:
+        check_least(config, seeds=2)
+    each = {
+        "widths": (config.widths, 1),
+        "padding_images": (config.padding_images, 1),
+        "padding_seeds": (padding_seeds(config), 2),
+    }
+    for option, (values, least) in each.items():
         if len(values) != len(config.sizes) or min(values) < least:
             raise ValueError(
                 f"{option}={list(values)} must hold one number of at least {least} for each of "
                 f"sizes={list(config.sizes)}"
             )
+
+
+def group(networks: Networks) -> Hashable:
+    """Return what decides the program: Jacobians of both kinds are probed by one."""
+    cell = networks.kind
+    return dataclasses.replace(cell, kind="") if cell.part == JACOBIAN else cell
+
+
+def cost(networks: Networks) -> float:
+    """Return about how many seconds a cell takes one core: to compile, and to draw and multiply."""
+    return 5.0 + 0.01 * networks.seeds
+
+
+def measure(networks: Networks) -> Columns:
+    """Return energies at every layer, or moments of the Jacobians; NaN where there is none."""
+    of_jacobian = networks.kind.part == JACOBIAN
+    found = jacobians(networks) if of_jacobian else measured(networks, energies)
+    return dict.fromkeys(MEASURES, np.full(len(found["seed"]), np.nan)) | found
 
 
 def energies(cell: Cell, key: jax.Array) -> dict[str, jax.Array]:
@@ -160,22 +197,11 @@ def energies(cell: Cell, key: jax.Array) -> dict[str, jax.Array]:
     }
 
 
-def jacobians(config: Config) -> Columns:
-    """Return the moments of the Jacobians of Gaussian and of orthogonal networks."""
-    cells = [
-        Cell(JACOBIAN, kind, JACOBIAN_SIZE, config.jacobian_width, layers, 1)
-        for kind in (GAUSSIAN, ORTHOGONAL)
-        for layers in config.jacobian_layers
-    ]
-    blocks = []
-    with Ticker(len(cells)) as ticker:
-        for cell in cells:
-            ticker.begin(str(cell))
-            found = np.array([moments(cell, seed) for seed in range(config.jacobian_seeds)])
-            square, spread = np.split(found, 2, axis=1)
-            blocks.append(as_rows(cell, mean_square=square, relative_variance=spread))
-            ticker.finish(str(cell))
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+def jacobians(networks: Networks) -> Columns:
+    """Return the moments of the Jacobians of Gaussian or of orthogonal networks."""
+    found = np.array([moments(networks.kind, seed) for seed in range(networks.seeds)])
+    square, spread = np.split(found, 2, axis=1)
+    return as_rows(networks.kind, mean_square=square, relative_variance=spread)
 
 
 def moments(cell: Cell, seed: int) -> tuple[float, float]:
@@ -186,93 +212,20 @@ def moments(cell: Cell, seed: int) -> tuple[float, float]:
     return found.mean_square, found.relative_variance
 
 
-def judge(columns: Columns) -> list[Criterion]:
-    """Hold what is left, what a wrong fan does, and the spread of the Jacobian against theory."""
-    return [*judge_padding(columns), *judge_depthwise(columns), *judge_jacobians(columns)]
-
-
-def draw(columns: Columns) -> Figure:
-    """Draw what is left by layers, the gain of depthwise kernels, and the Jacobian's spread."""
-    padding, depthwise = (summaries(columns, part) for part in (PADDING, DEPTHWISE))
-    back, left = "layers travelled back", "mean |g_l|² / |g_L|²"
-    shown = []
-    for size in dict.fromkeys(row.cell.size for row in padding):
-        title = f"{size}x{size}, zero padding"
-        rows = [row for row in [*padding, *depthwise] if row.cell.size == size]
-        right = [row for row in rows if row.cell.kind != GENERIC]
-        series = [_left(row, start) for start, row in enumerate(right)]
-        low = min(row.cell.shares()[-1] for row in rows)
-        scale = "log" if low < 0.1 else "linear"
-        shown.append(plots.Panel(title, back, left, series, yscale=scale))
-    title = "depthwise kernels, circular padding"
-    shown.append(plots.Panel(title, back, left, [_fans(row) for row in depthwise], yscale="log"))
-    title, label = "singular values s of the Jacobian, ReLU", "relative variance of s²"
-    shown.append(plots.Panel(title, "layers", label, _spreads(columns)))
-    return plots.panels("What convolutions do to the gradient, at birth", shown, columns=2)
-
-
-def _left(row: Summary, start: int) -> plots.Series:
-    # Every third layer, and other ones for other networks: on one another they would be hidden.
-    some = np.arange(start, row.cell.layers + 1, 3)
-    share, error = row.share[some], STANDARD_ERRORS * row.error[some]
-    low = np.maximum(share - error, 0.1 * share)
-    return plots.Series(_label(row.cell), some, share, low, share + error, row.cell.shares()[some])
-
-
-def _fans(row: Summary) -> plots.Series:
-    gain = 1 / row.cell.width if row.cell.kind == GENERIC else 1.0
-    layers = np.arange(row.cell.layers + 1)
-    return plots.Series(_label(row.cell), layers, row.circular, expected=gain**layers)
-
-
-def _label(cell: Cell) -> str:
-    return "separable" if cell.kind == FAN_OUT else cell.kind
-
-
-def _spreads(columns: Columns) -> list[plots.Series]:
-    found: dict[str, list[tuple[float, ...]]] = {}
-    for cell, (spread,) in by_cell(columns, Cell, "relative_variance"):
-        if cell.part == JACOBIAN:
-            theory = gradflow.oracles.jacobian_spread(cell.layers, cell.kind)
-            row = (cell.layers, spread.mean(), spread.min(), spread.max(), theory)
-            found.setdefault(cell.kind, []).append(row)
-    return [plots.Series(kind, *np.transpose(rows)) for kind, rows in found.items()]
-
-
-def table(columns: Columns) -> Table:
-    """Return everything measured beside theory."""
-    rows = []
-    for row in [s for part in (PADDING, DEPTHWISE) for s in summaries(columns, part)]:
-        cell, left = row.cell, row.cell.shares()
-        name = (cell.part, cell.kind, f"{cell.size}x{cell.size}")
-        for layers in (1, cell.layers) if cell.kind != GENERIC else ():
-            what = f"left by {layers} layer{'s' if layers > 1 else ''}"
-            rows.append(
-                (*name, what, *_numbers(left[layers], row.share[layers], row.error[layers]))
-            )
-        what = f"the same, circular, {cell.layers} layers"
-        gain = 1 / cell.width if cell.kind == GENERIC else 1.0
-        ends = row.circular[-1], row.circular_error[-1]
-        rows.append((*name, what, *_numbers(gain**cell.layers, *ends)))
-    for cell, found in by_cell(columns, Cell, "mean_square", "relative_variance"):
-        if cell.part == JACOBIAN:
-            name = (cell.part, cell.kind, f"{cell.size}x{cell.size}")
-            spread = gradflow.oracles.jacobian_spread(cell.layers, cell.kind)
-            for what, theory, values in zip(("mean", "spread"), (1.0, spread), found, strict=True):
-                error = values.std(ddof=1) / math.sqrt(values.size)
-                text = f"{what} of s^2, {cell.layers} layers"
-                rows.append((*name, text, *_numbers(theory, values.mean(), error)))
-    heads = ("part", "kind", "places", "what", "theory", "mean", "s.e.")
-    return _outcome.plain_table("Means over networks", heads, rows)
-
-
-def _numbers(theory: float, mean: float, error: float) -> tuple[str, ...]:
-    return _outcome.digits(theory), _outcome.digits(mean), _outcome.digits(error, 2)
-
-
-EXPERIMENT = Experiment("convolution-audit", __doc__ or "", Config, measure, judge, draw, table)
+EXPERIMENT = Experiment(
+    name="convolution-audit",
+    about=__doc__ or "",
+    config=Config,
+    cells=cells,
+    measure=measure,
+    judge=judge,
+    draw=draw,
+    table=table,
+    cost=cost,
+    group=group,
+)
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the experiment from the command line and return the exit code."""
-    return _outcome.run(EXPERIMENT, argv)
+    return _grid.run(EXPERIMENT, argv)

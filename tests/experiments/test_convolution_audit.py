@@ -20,10 +20,13 @@ from experiments._audit import (
     PADDING,
     RELU,
     Cell,
+    shares,
 )
+from experiments._columns import joined
 from experiments._ensemble import as_rows
 from tests.nn.conftest import quick_compilation as quick_compilation
 
+PARTS = PADDING, DEPTHWISE, JACOBIAN
 TINY = convolution_audit.Config(
     sizes=(4,),
     widths=(3,),
@@ -43,7 +46,7 @@ TINY = convolution_audit.Config(
 def measured():
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
-    columns = convolution_audit.measure(TINY)
+    columns = _outcome.measured(convolution_audit.EXPERIMENT, TINY)
     jax.config.update("jax_disable_most_optimizations", before)
     return columns
 
@@ -137,7 +140,7 @@ def test_columns_say_nothing_where_nothing_was_measured(measured):
 
 def test_a_run_is_written_and_told(measured, tmp_path, capsys):
     config = dataclasses.replace(TINY, out=tmp_path)
-    assert _outcome.report(convolution_audit.EXPERIMENT, config, measured) in (0, 1)
+    assert _outcome.report(convolution_audit.EXPERIMENT, config, measured, {}) in (0, 1)
     assert (tmp_path / "convolution_audit.png").stat().st_size > 20_000
     told = capsys.readouterr().out
     assert "JAX's fan_out" in told
@@ -160,7 +163,7 @@ def obeying(cell, factor=1.0, seeds=50):
     own = 0.01 * rng.standard_normal((seeds, 1)) * (back > 0)
     gain = np.log(factor / (cell.width if cell.kind == GENERIC else 1)) * back
     circular = noise + (gain if cell.part == DEPTHWISE else 0)
-    zeros = np.log(cell.shares()[::-1]) + noise + own + gain
+    zeros = np.log(shares(cell)[::-1]) + noise + own + gain
     nan = np.full(zeros.shape, np.nan)
     found = {"log_zeros": zeros, "log_circular": circular}
     return as_rows(cell, **(dict.fromkeys(MEASURES, nan) | found))
@@ -178,9 +181,8 @@ CELLS = [
 ]
 
 
-def joined(planted=None, factor=1.0):
-    blocks = [obeying(cell, factor if cell == planted else 1.0) for cell in CELLS]
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+def all_kinds(planted=None, factor=1.0):
+    return joined([obeying(one, factor if one == planted else 1.0) for one in CELLS])
 
 
 def failures(columns):
@@ -188,8 +190,8 @@ def failures(columns):
 
 
 def test_networks_that_obey_pass():
-    assert len(convolution_audit.judge(joined())) == 13 + 5 + 4
-    assert failures(joined()) == []
+    assert len(convolution_audit.judge(all_kinds())) == 13 + 5 + 4
+    assert failures(all_kinds()) == []
 
 
 @pytest.mark.parametrize(
@@ -210,21 +212,40 @@ def test_networks_that_obey_pass():
     ],
 )
 def test_a_wrong_gain_fails_and_alone(cell, factor, claims):
-    found = failures(joined(cell, factor))
+    found = failures(all_kinds(cell, factor))
     assert len(found) == len(claims)
     assert all(claim.startswith(start) for claim, start in zip(found, claims, strict=True)), found
 
 
 def test_the_bug_is_as_large_as_there_are_groups():
-    off = _audit.fan_bug(joined())
+    off = _audit.fan_bug(all_kinds())
     np.testing.assert_allclose(off[FAN_OUT], 1.0, rtol=0.01)
     np.testing.assert_allclose(off[GENERIC] * 32, 1.0, rtol=0.01)
 
 
 def test_the_control_variate_takes_out_what_twins_share():
-    (row, *_) = _audit.summaries(joined(), PADDING)
+    (row, *_) = _audit.summaries(all_kinds(), PADDING)
     assert row.error[-1] / row.share[-1] < 0.1 * row.circular_error[-1]
-    np.testing.assert_allclose(row.share, row.cell.shares(), rtol=5 * 0.01 / 50**0.5)
+    np.testing.assert_allclose(row.share, shares(row.cell), rtol=5 * 0.01 / 50**0.5)
+
+
+def test_seeds_and_depths_are_those_of_every_part():
+    config = convolution_audit.Config(sizes=(8,), widths=(4,), padding_images=(1,))
+    cells = convolution_audit.cells(dataclasses.replace(config, seeds=9, depths=(5, 3)))
+    assert {networks.seeds for networks in cells} == {9}
+    layers = {part: [c.kind.layers for c in cells if c.kind.part == part] for part in PARTS}
+    assert layers == {PADDING: [5, 5, 3, 3], DEPTHWISE: [5, 5, 3, 3], JACOBIAN: [2, 4, 6] * 2}
+
+
+def test_each_depth_is_judged_by_itself_and_the_deepest_drawn():
+    shallow = [dataclasses.replace(one, layers=6) for one in CELLS if one.part != JACOBIAN]
+    planted = obeying(shallow[4], 1.1)
+    columns = joined([all_kinds(), *map(obeying, shallow[:4]), planted, obeying(shallow[5])])
+    failed = failures(columns)
+    assert failed and all(claim.startswith("depth 6: separable, fan_out:") for claim in failed)
+    ours, alone = (convolution_audit.draw(one).axes for one in (columns, all_kinds()))
+    for one, other in zip(ours, alone, strict=True):
+        assert len(one.lines) == len(other.lines) and one.get_xlim() == other.get_xlim()
 
 
 @pytest.mark.parametrize(
@@ -237,6 +258,8 @@ def test_the_control_variate_takes_out_what_twins_share():
         (["--padding-layers", "1"], "padding_layers=1 must be at least 2"),
         (["--depthwise-width", "1"], "depthwise_width=1 must be at least 2"),
         (["--jacobian-layers", "2", "2"], "jacobian_layers=[2, 2] must hold at least one value"),
+        (["--seeds", "1"], "seeds=1 must be at least 2"),
+        (["--depths", "8", "1"], "depths=(8, 1) must be at least 2"),
         (["--jacobian-seeds", "1"], "jacobian_seeds=1 must be at least 2"),
     ],
 )
