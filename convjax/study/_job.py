@@ -29,6 +29,7 @@ class Job:
       folder: of the study, where the process that performs the job claims the cell and keeps the
         result itself; None where the process that handed it out does.
       of: what the study measures, for that folder.
+      retry: whether to measure what has failed before.
     """
 
     key: str
@@ -38,6 +39,7 @@ class Job:
     group: str = ""
     folder: str | None = None
     of: str = ""
+    retry: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +88,7 @@ def perform(job: Job) -> Done:
     if job.folder is None:
         return _measured(job)
     with Store(job.folder, job.of) as store:
-        if not store.claim(job.key) or store.finished(job.key):
+        if not store.claim(job.key) or over(store, job):
             return Done(job.key, None, kept=True)
         done = _measured(job)
         keep(store, done)
@@ -103,6 +105,11 @@ def keep(store: Store, done: Done) -> None:
         store.keep(done.key, done.table)
 
 
+def over(store: Store, job: Job) -> bool:
+    """Tell whether a cell is done, or has failed and is to be left alone."""
+    return store.finished(job.key) or (not job.retry and store.has_failed(job.key))
+
+
 def lost(job: Job, why: str) -> Done:
     """Return what became of a job whose process ended without a word."""
     return _failed(job, why, "", 0.0, {})
@@ -113,6 +120,8 @@ def _measured(job: Job) -> Done:
     try:
         columns = job.function(job.config)
         seconds = time.perf_counter() - start
+        if not isinstance(columns, Mapping):
+            raise TypeError(f"{job.function!r} returned {columns!r}, not columns by name")
         about = _about(job, seconds) | {"environment": environment()}
         table = encode(columns, about)
     except Exception as error:
@@ -127,7 +136,9 @@ def _measured(job: Job) -> Done:
 def _failed(
     job: Job, error: str, trace: str, seconds: float, surroundings: Mapping[str, Any]
 ) -> Done:
-    row = {"error": np.array([error]), "traceback": np.array([trace])}
+    # An error may quote what is no text, such as half of a letter in the name of a file.
+    row = {"error": error, "traceback": trace}
+    row = {k: np.array([v.encode(errors="replace").decode()]) for k, v in row.items()}
     table = encode(row, _about(job, seconds) | {"environment": dict(surroundings)})
     return Done(job.key, table, error, seconds)
 

@@ -3,7 +3,7 @@
 import collections
 from collections.abc import Iterator, Sequence
 
-from convjax.study._job import Job
+from convjax.study._job import Job, over
 from convjax.study._store import Store
 
 
@@ -11,7 +11,7 @@ class Jobs(Iterator[Job]):
     """The jobs of a run, group by group; each is claimed as it is taken.
 
     Args:
-      store: where they are claimed; jobs with a folder claim themselves.
+      store: where they are claimed; jobs with a folder claim themselves, later.
       jobs: all.
 
     Attributes:
@@ -54,12 +54,10 @@ class Jobs(Iterator[Job]):
         return max(self._left, key=lambda name: len(self._left[name]))
 
     def _had(self, job: Job) -> bool:
-        if job.folder is not None:
-            return True
         if not self._store.claim(job.key):
             return False
-        if not self._store.finished(job.key):
-            return True
-        # Another runner finished it after it had been looked for.
-        self._store.release(job.key)
-        return False
+        # Another runner may have finished it after it had been looked for.
+        had = not over(self._store, job)
+        if not had or job.folder is not None:
+            self._store.release(job.key)
+        return had
