@@ -12,8 +12,9 @@ import numpy as np
 
 from convjax.study._here import Here
 from convjax.study._identity import canonical, key
-from convjax.study._job import Done, Job, Runner, keep
+from convjax.study._job import Done, Job, Runner, over
 from convjax.study._jobs import Jobs
+from convjax.study._keeping import keeping
 from convjax.study._store import Store
 from convjax.study._version import version as version_of
 
@@ -49,7 +50,8 @@ class Ran:
       keys: of its cells, in the order of their configurations.
       finished: how many have a result.
       measured: how many of these this run measured.
-      failed: keys of the cells that failed, now or earlier, each with its error if it was now.
+      failed: keys of the cells that failed, here or at another runner, now or earlier, each with
+        its error if it was now.
       folder: where they are.
     """
 
@@ -96,9 +98,10 @@ def run(
       How the study stands.
 
     Raises:
-      ValueError: no cell, one cell twice, a folder of another study or not to be written to.
+      ValueError: no cell, one cell twice, a folder of another study or not to be written to, a disk
+        that is full; what was kept stays.
       TypeError: a configuration that is not data.
-      OSError: a disk that is full; what was kept stays.
+      ImportError: a system without file locks, such as Windows.
 
     Example:
       >>> import dataclasses, tempfile, numpy as np
@@ -120,27 +123,26 @@ def run(
     of = name_of(function)
     cells = keyed(function, configs, version)
     with Store(folder, of) as store:
-        waiting = {one: config for one, config in cells.items() if not store.finished(one)}
+        waiting = [one for one in cells if not store.finished(one)]
         old = [] if retry else [one for one in waiting if store.has_failed(one)]
         watch.begin(len(cells), len(cells) - len(waiting), len(old))
         failed = dict.fromkeys(old, "")
-        for one in old:
-            del waiting[one]
-        versions = {one: version or version_of(function, cells[one]) for one in waiting}
         jobs = [
             Job(
                 key=one,
                 function=function,
-                config=config,
-                version=versions[one],
-                group=one if group is None else canonical(str(group(config))),
+                config=cells[one],
+                version=version or version_of(function, cells[one]),
+                group=one if group is None else str(group(cells[one])),
                 folder=str(store.folder) if runner.keeps else None,
                 of=of,
+                retry=retry,
             )
-            for one, config in waiting.items()
+            for one in waiting
+            if one not in failed
         ]
         measured = 0
-        for done in _performed(runner, store, jobs, retry):
+        for done in _performed(runner, store, jobs):
             if done.error:
                 failed[done.key] = done.error
             elif done.table is not None:
@@ -172,31 +174,28 @@ def name_of(function: Callable[..., Any]) -> str:
     return f"{function.__module__}:{function.__qualname__}"
 
 
-def _performed(runner: Runner, store: Store, jobs: list[Job], retry: bool) -> Iterator[Done]:
+def _performed(runner: Runner, store: Store, jobs: list[Job]) -> Iterator[Done]:
     """Perform all jobs, round by round: what others are at comes last, in case they give it up."""
     while jobs:
         some = False
         waiting = Jobs(store, jobs)
+        named = {job.key: job for job in jobs}
         running = runner.run(waiting)
         try:
-            for done in running:
+            for done in keeping(running, store):
                 some = True
-                keep(store, done)
-                if not runner.keeps:
-                    store.release(done.key)
+                store.release(done.key)
                 if done.table is None:
-                    waiting.elsewhere += [job for job in jobs if job.key == done.key]
+                    waiting.elsewhere.append(named[done.key])
                 else:
                     yield done
         finally:
             running.close()
-        over = {job.key for job in waiting.elsewhere if _over(store, job, retry)}
-        for one in over:
-            yield Done(one, None, kept=True)
-        jobs = [job for job in waiting.elsewhere if job.key not in over]
+        jobs = []
+        for job in waiting.elsewhere:
+            if over(store, job):
+                yield Done(job.key, None, store.error(job.key), kept=True)
+            else:
+                jobs.append(job)
         if jobs and not some:
             time.sleep(POLL)
-
-
-def _over(store: Store, job: Job, retry: bool) -> bool:
-    return store.finished(job.key) or (not retry and store.has_failed(job.key))
