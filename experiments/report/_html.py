@@ -1,6 +1,7 @@
 """HTML as values: text is escaped where it becomes part of a page, and only there."""
 
 import html
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -30,6 +31,11 @@ def tag(name: str, /, *inside: Any, **attributes: Any) -> Html:
 def join(*parts: Any) -> Html:
     """Return parts one after the other."""
     return Html("".join(map(_escaped, parts)))
+
+
+def between(separator: str, parts: Iterable[Any]) -> Html:
+    """Return parts with a separator between each two, those left out that are empty."""
+    return Html(_escaped(separator).join(_escaped(part) for part in parts if part))
 
 
 def _escaped(part: Any) -> str:

@@ -1,6 +1,7 @@
 """Tables of the page: from rows, and from what the terminal shows."""
 
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.report._html import Html, join, tag
+
+# A number, with a sign or a unit, or nothing.
+_NUMBER = re.compile(r"([-+]?\d[\d.,]*(e[-+]?\d+)?( ?[%\w]{1,2})?)?")
 
 
 def table(
@@ -58,7 +62,10 @@ def printed(shown: Any) -> Html:
 def _of_rich(made: Table) -> Html:
     heads = [_plain(column.header) for column in made.columns]
     cells = [[_plain(cell) for cell in column.cells] for column in made.columns]
-    right = [column.justify == "right" for column in made.columns]
+    right = [
+        column.justify == "right" or all(map(_NUMBER.fullmatch, ones))
+        for column, ones in zip(made.columns, cells, strict=True)
+    ]
     rows = list(itertools.zip_longest(*cells, fillvalue=""))
     return table(_plain(made.title or ""), heads, rows, right)
 

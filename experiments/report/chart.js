@@ -106,7 +106,7 @@ const across = (panel, shown) => panel.series.filter((s) => shown(s.label)).flat
 function drawPanel(panel, view) {
   const { width, scales, shown, among } = view, powers = panel.yscale === "powers";
   const y = axisOf(among.flatMap((p) => heights(p, shown)), scales.y, powers, 6);
-  const x = axisOf(among.flatMap((p) => across(p, shown)), scales.x, false, Math.floor(width / 70));
+  const x = axisOf(among.flatMap((p) => across(p, shown)), scales.x, false, Math.floor(width / 50));
   const left = 14 + LETTER * Math.max(...y.ticks.map((t) => t.text.length), 2);
   const px = stretched(x, left, width - RIGHT), py = stretched(y, HEIGHT - BOTTOM, TOP);
   const svg = shape("svg", { width, height: HEIGHT, role: "img", tabindex: 0 });

@@ -163,7 +163,7 @@ def _unfinished(folder: Path, measured: list[Measured]) -> Unfinished | None:
     finished = len(list((folder / "cells").glob("*.parquet")))
     names = {module: name for name, module in _known().items()}
     return Unfinished(
-        folder, names.get(str(of).rpartition(".")[0], str(of)), finished, failures, joined
+        folder, names.get(str(of).partition(":")[0], str(of)), finished, failures, joined
     )
 
 

@@ -149,7 +149,7 @@ function tell(tip, panel, point, shown, colour) {
   const room = tip.parentElement.clientWidth - tip.offsetWidth;
   tip.style.left = `${Math.max(0, Math.min(room, point.cx - tip.offsetWidth / 2))}px`;
   const above = point.cy - tip.offsetHeight - 14;
-  tip.style.top = `${above > -60 ? above : point.cy + 14}px`;
+  tip.style.top = `${above > -110 ? above : point.cy + 14}px`;
 }
 
 // -- Parts, such as depths: one at a time, and the page remembers which.

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from experiments.report._html import Html, tag
+from experiments.report._html import Html, between, tag
 from experiments.report._section import link, section
 from experiments.report._tables import table
 from experiments.report.found import Found, Measured, Unfinished
@@ -33,7 +33,8 @@ def page(found: Found, home: Path) -> str:
         _environments(found.measured),
         *(section(one, mark, _facts(one, home), home) for one, mark in named),
     ]
-    title = found.measured[0].name if len(found.measured) == 1 else found.folder.resolve().name
+    alone = found.measured[0].name if len(found.measured) == 1 else ""
+    title = alone or f"Studies in {found.folder.resolve().name}"
     head = [
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
@@ -75,21 +76,26 @@ def _header(found: Found, named: list[tuple[Measured, str]], title: str) -> Html
     )
 
 
-def _verdict(found: Found, named: list[tuple[Measured, str]]) -> Html:
+def _verdict(found: Found, named: list[tuple[Measured, str]]) -> Html | None:
     """Return the first thing that a reader must know: what does not hold."""
     total = sum(len(one.criteria) for one in found.measured)
     failing = [(one, mark, claim) for one, mark in named for claim in one.failing]
     broken = sum(len(one.failures) for one in found.unfinished)
-    cells = f"; {_count(broken, 'cell')} failed" if broken else ""
+    cells = f"{_count(broken, 'cell')} failed" if broken else ""
     if not failing:
-        words = f"All {total} claims hold" if total > 1 else f"{_count(total, 'claim')}, none fails"
-        return tag("p", _mark(True, words), cells, class_="verdict")
+        held = _mark(True, f"All {total} claims hold" if total > 1 else "One claim, which holds")
+        said = between("; ", [held if total else None, cells])
+        return tag("p", said, class_="verdict") if said else None
     lines = [
         tag("li", tag("a", one.name, href=f"#{mark}"), f": {_said(claim)}")
         for one, mark, claim in failing
     ]
-    words = f"{len(failing)} of {_count(total, 'claim')} {'FAILS' if len(failing) == 1 else 'FAIL'}"
-    return tag("div", tag("p", _mark(False, words), cells), tag("ul", *lines), class_="verdict bad")
+    said = between("; ", [_mark(False, _failing(len(failing), total)), cells])
+    return tag("div", tag("p", said), tag("ul", *lines), class_="verdict bad")
+
+
+def _failing(count: int, total: int) -> str:
+    return f"{count} of {_count(total, 'claim')} {'FAILS' if count == 1 else 'FAIL'}"
 
 
 def _said(claim: dict[str, Any]) -> str:
@@ -157,10 +163,11 @@ def _environments(measured: list[Measured]) -> Html | None:
 
 
 def _facts(one: Measured, home: Path) -> Html:
-    held, total = len(one.criteria) - len(one.failing), len(one.criteria)
+    bad, total = len(one.failing), len(one.criteria)
+    words = _failing(bad, total) if bad else f"{total} of {_count(total, 'claim')} hold"
     devices = dict.fromkeys(str(e.get("device_kind", "")) for e in one.environments)
     hosts = {host for e in one.environments for host in e.get("hosts", ())}
-    facts = [_mark(not one.failing, f"{held} of {total} claims hold")] if total else []
+    facts = [_mark(not bad, words)] if total else []
     if "cells" in one.about:
         seconds = duration(float(one.about.get("seconds", 0)))
         facts.append(Html(f"{_count(int(one.about['cells']), 'cell')} in {seconds}"))
