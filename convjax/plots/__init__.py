@@ -2,6 +2,7 @@
 
 from convjax.plots._gradient_norms import gradient_norms as gradient_norms
 from convjax.plots._live_waterfall import Waterfall as Waterfall
+from convjax.plots._panels import COLOURS as COLOURS
 from convjax.plots._panels import Panel as Panel
 from convjax.plots._panels import Series as Series
 from convjax.plots._panels import Sheet as Sheet

@@ -35,7 +35,7 @@ class Series:
       joined: whether the points are joined by a thin line.
       shaded: whether ``low`` and ``high`` bound a band, in the place of whiskers.
       names: what each place is called, such as a layer's path, for who points at it; or None.
-      colour: as ``"#rrggbb"``, the first of its label's; None takes the next of the colours.
+      colour: as ``"#rrggbb"``, for all series of its label; None takes the next of the colours.
     """
 
     label: str
@@ -120,9 +120,9 @@ class Sheet(Figure):
         every = [series for panel in panels for series in panel.series]
         for series in every:
             _check(series)
-        given = {series.label: series.colour for series in reversed(every)}
+        given = {series.label: series.colour for series in reversed(every) if series.colour}
         self.colours = {
-            label: given[label] or COLOURS[i % len(COLOURS)]
+            label: given.get(label) or COLOURS[i % len(COLOURS)]
             for i, label in enumerate(dict.fromkeys(series.label for series in every))
         }
 

@@ -76,3 +76,19 @@ def test_the_files_are_a_picture_and_the_same_each_time(tmp_path, rate):
     assert height >= 700
     assert len(png) > 20_000
     assert ET.fromstring(svg).tag.endswith("svg")
+
+
+def test_what_is_shown_is_what_is_drawn():
+    figure = plots.gradient_norms(columns(depths=(8, 20), norms=("none",)))
+    assert figure.shared
+    assert [panel.title for panel in figure.panels[::2]] == [
+        "plain, no norm, at birth",
+        "plain, no norm, after 3 steps",
+    ]
+    assert list(figure.colours) == ["depth 8", "depth 20"]
+    for panel, axes in zip(figure.panels, figure.axes, strict=True):
+        for series, line in zip(panel.series, axes.lines[1:], strict=True):
+            np.testing.assert_array_equal(series.y, line.get_ydata())
+            assert line.get_color() == figure.colours[series.label]
+    first = figure.panels[0].series[0]
+    assert list(first.names) == ["the stack's input", "unit 1 of 3", "unit 2 of 3", "unit 3 of 3"]
