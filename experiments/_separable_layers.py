@@ -10,7 +10,6 @@ import jax
 from flax import nnx
 
 from convjax import cost, nn
-from experiments._ahead import ahead
 from experiments.benchmarks._computations import compiled
 from experiments.benchmarks._timing import alternate
 
@@ -123,24 +122,21 @@ def timed(
 
     Everything is compiled before anything is timed.
     """
-    wanted = [
-        (i, case, direction)
-        for i, group in enumerate(groups)
-        for case in group
-        for direction in DIRECTIONS
+    ready = [
+        {
+            f"{case} {direction}": (case, direction, _call(case, direction, batch_size))
+            for case in group
+            for direction in DIRECTIONS
+        }
+        for group in groups
     ]
-    ready = {
-        (case, direction): (i, call)
-        for (i, case, direction), call in ahead(lambda w: _call(w[1], w[2], batch_size), wanted)
-    }
-    for i in range(len(groups)):
-        calls = {key: call for key, (group, call) in ready.items() if group == i}
-        names = {f"{case} {direction}": (case, direction) for case, direction in calls}
+    for calls in ready:
         samples = alternate(
-            {name: calls[key] for name, key in names.items()}, repeats=repeats, min_seconds=0.01
+            {name: call for name, (*_, call) in calls.items()}, repeats=repeats, min_seconds=0.01
         )
         for name, seconds in samples.items():
-            yield *names[name], seconds
+            case, direction, _ = calls[name]
+            yield case, direction, seconds
 
 
 def _call(case: Case, direction: str, batch_size: int) -> Any:

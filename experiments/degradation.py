@@ -88,7 +88,9 @@ def cells(config: Config) -> list[Cell]:
       ValueError: an option that cannot be done.
     """
     check(config)
-    given = {field.name: getattr(config, field.name, None) for field in dataclasses.fields(Cell)}
+    given: dict[str, Any] = {
+        field.name: getattr(config, field.name, None) for field in dataclasses.fields(Cell)
+    }
     return [
         Cell(**given | {"twin": twin, "depth": depth})
         for depth in reversed(config.depths)

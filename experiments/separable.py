@@ -33,19 +33,16 @@ Takes one to two minutes on two cores. For a look at it in a few seconds:
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from convjax import study
-from experiments import _cli, _outcome
+from experiments import _grid
 from experiments import _separable_kernels as kernels
-from experiments import _separable_layers as layers
-from experiments._ahead import ahead
-from experiments._outcome import Columns, Criterion, Experiment, digits, that
-from experiments._progress import Ticker
+from experiments._columns import Columns, stack
+from experiments._outcome import Criterion, Experiment, digits, that
+from experiments._separable_cells import Counts, Exact, Times, Training
 from experiments._separable_found import (
     FOLLOWS,
     ROUNDING,
@@ -66,19 +63,15 @@ from experiments._separable_layers import (
     PAIR,
     POINT,
     SPLIT,
-    Case,
 )
 from experiments._separable_shown import draw, table
-from experiments.benchmarks._computations import machine
 
-FEW_CHANNELS = 8
 FAR_FROM_RANK_1 = 0.1
 AGREE = 1.5
-TRAINING_BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_cli.Options):
+class Config(_grid.Options):
     """Options."""
 
     sizes: tuple[int, ...] = (56, 14)
@@ -101,29 +94,38 @@ class Config(_cli.Options):
     """Folder for the table and the figure; it is made if it is not there."""
 
 
-def measure(config: Config) -> Columns:
-    """Count, time, check and train, and return a row for each number found.
+Cell = Counts | Exact | Times | Training
 
-    ``topic`` says what a row is about, ``number`` is the round, rank or epoch.
+
+def cells(config: Config) -> list[Cell]:
+    """Return what is counted, asked, timed and trained.
 
     Raises:
       ValueError: an option that cannot be done.
     """
     check(config)
-    groups = list(layers.cases(config.sizes, config.channels, config.kernel_sizes))
-    parts = {
-        "counts": lambda: counted(config, groups),
-        "exact": lambda: exact_rows(),
-        "time": lambda: timed(config, groups),
-        "training": lambda: trained(config),
-    }
-    rows: list[dict[str, Any]] = []
-    with Ticker(len(parts)) as ticker:
-        for name, part in parts.items():
-            ticker.begin(name)
-            rows += part()
-            ticker.finish(name)
-    return _outcome.stack(rows)
+    images = (config.sizes, config.channels, config.kernel_sizes, config.batch_size)
+    arms = networks(config.kernel_sizes)
+    return [
+        Counts(*images),
+        Exact(),
+        Times(*images, config.repeats),
+        *(Training(*arm, config.width, config.epochs, config.seeds) for arm in arms),
+    ]
+
+
+def networks(kernel_sizes: Sequence[int]) -> list[tuple[str, int]]:
+    """Return what is trained: layer and window."""
+    first = kernel_sizes[0]
+    return [(FULL, k) for k in kernel_sizes] + [(layer, first) for layer in (SPLIT, PAIR, NECK)]
+
+
+def measure(cell: Cell) -> Columns:
+    """Count, ask, time or train, and return a row for each number found.
+
+    ``topic`` says what a row is about, ``number`` is the round, rank or epoch.
+    """
+    return stack(list(cell.rows()))
 
 
 def check(config: Config) -> None:
@@ -144,75 +146,6 @@ def check(config: Config) -> None:
     for option in ("batch_size", "repeats", "epochs", "seeds"):
         if getattr(config, option) < 1:
             raise ValueError(f"{option}={getattr(config, option)} must be at least 1")
-
-
-def row(topic: str, name: str, quantity: str, value: float, **where: int) -> dict[str, Any]:
-    """Return one row; what does not apply to it is 0."""
-    axes = dict.fromkeys(("size", "channels", "kernel_size", "number", "seed"), 0)
-    return {"topic": topic, "name": name, "quantity": quantity, "value": value} | axes | where
-
-
-def place(case: Case) -> dict[str, int]:
-    """Return where a case was measured."""
-    return {"size": case.size, "channels": case.channels, "kernel_size": case.kernel_size}
-
-
-def counted(config: Config, groups: Sequence[Sequence[Case]]) -> Iterator[dict[str, Any]]:
-    """Yield the machine's rates, and what layers count; of few channels too, which none times."""
-    rates = machine("float32")
-    yield row("machine", "bytes per second", "", rates.bytes_per_s)
-    yield row("machine", "products per second", "", rates.flops_per_s / 2)
-    narrow = next(layers.cases(config.sizes[:1], (FEW_CHANNELS,), (3,)))
-    for case in (case for group in (*groups, narrow) for case in group):
-        for quantity, value in layers.counted(case, config.batch_size).items():
-            yield row("counts", case.layer, quantity, value, **place(case))
-
-
-def exact_rows() -> Iterator[dict[str, Any]]:
-    """Yield what is 0 if a sentence is right."""
-    for name, value in kernels.exact().items():
-        yield row("exact", name, "", value)
-
-
-def timed(config: Config, groups: Sequence[Sequence[Case]]) -> Iterator[dict[str, Any]]:
-    """Yield the seconds of every round."""
-    for case, direction, seconds in layers.timed(groups, config.batch_size, config.repeats):
-        for i, value in enumerate(seconds):
-            yield row("time", case.layer, direction, value, number=i, **place(case))
-
-
-def networks(kernel_sizes: Sequence[int]) -> list[tuple[str, int]]:
-    """Return what is trained: layer and window."""
-    first = kernel_sizes[0]
-    return [(FULL, k) for k in kernel_sizes] + [(layer, first) for layer in (SPLIT, PAIR, NECK)]
-
-
-def trained(config: Config) -> Iterator[dict[str, Any]]:
-    """Yield curves, errors by rank, and accuracies by rank, of every network that is trained."""
-
-    def train(arm: tuple[str, int]) -> list[kernels.Trained]:
-        return kernels.trained(
-            *arm,
-            width=config.width,
-            epochs=config.epochs,
-            batch_size=TRAINING_BATCH,
-            seeds=config.seeds,
-        )
-
-    for (name, k), results in ahead(train, networks(config.kernel_sizes)):
-        for seed, result in enumerate(results):
-            where = {"kernel_size": k, "seed": seed}
-            yield row("training", name, "parameters", result.parameters, **where)
-            for quantity, curve in result.curve.items():
-                for epoch, value in enumerate(curve, 1):
-                    yield row("training", name, quantity, value, number=epoch, **where)
-            for rank, value in enumerate(result.truncated, 1):
-                yield row("accuracy", name, "test_accuracy", value, number=rank, **where)
-            if name == FULL:
-                for age, found in (("random", result.born), ("trained", result.kernels)):
-                    for unit, kernel in found.items():
-                        for rank, value in enumerate(kernels.errors(kernel), 1):
-                            yield row("rank", age, unit, value, number=rank, **where)
 
 
 def judge(columns: Columns) -> list[Criterion]:
@@ -319,10 +252,19 @@ def _judge_bytes(columns: Columns) -> Criterion:
     )
 
 
-EXPERIMENT = Experiment("separable", __doc__ or "", Config, measure, judge, draw, table)
+EXPERIMENT = Experiment(
+    name="separable",
+    about=__doc__ or "",
+    config=Config,
+    cells=cells,
+    measure=measure,
+    judge=judge,
+    draw=draw,
+    table=table,
+    cost=lambda cell: cell.cost(),
+)
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the experiment from the command line and return the exit code."""
-    study.keep_memory()
-    return _outcome.run(EXPERIMENT, argv)
+    return _grid.run(EXPERIMENT, argv)

@@ -8,13 +8,13 @@ import pytest
 from flax import nnx
 
 from experiments import __main__ as entry
+from experiments import _outcome, separable
+from experiments import _separable_cells as parts
 from experiments import _separable_found as found
 from experiments import _separable_kernels as kernels
 from experiments import _separable_layers as layers
 from experiments import _separable_shown as shown
-from experiments import separable
-from experiments._columns import pick
-from experiments._outcome import stack
+from experiments._columns import pick, stack
 from experiments._separable_layers import (
     DEEP,
     DEEP_SPLIT,
@@ -52,9 +52,9 @@ def tiny():
     jax.config.update("jax_numpy_dtype_promotion", "standard")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(layers, "LAYERS", (FULL, PAIR))
-        patched.setattr(separable, "machine", lambda dtype: Machine(1e10, 1e11))
+        patched.setattr(parts, "machine", lambda dtype: Machine(1e10, 1e11))
         patched.setattr(separable, "networks", lambda kernel_sizes: [(FULL, kernel_sizes[0])])
-        measured = separable.measure(TINY)
+        measured = _outcome.measured(separable.EXPERIMENT, TINY)
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_disable_most_optimizations", before)
     return measured
@@ -159,36 +159,34 @@ def synthetic(*, weights=1.0, product=0.0, rank=0.5, learned=0.4, noise=0.0, dee
         counts |= {NECK: channels**2 // 2 + 9 * channels**2 // 16}
         for layer, count in counts.items():
             at = {"size": 14, "channels": channels, "kernel_size": 3}
-            rows.append(separable.row("counts", layer, "multiply_adds", count, **at))
+            rows.append(parts.row("counts", layer, "multiply_adds", count, **at))
             planted = count * (weights if layer == PAIR else 1)
-            rows.append(separable.row("counts", layer, "parameters", planted, **at))
+            rows.append(parts.row("counts", layer, "parameters", planted, **at))
             seconds = count if follow else (SECONDS | {DEEP: deep})[layer]
             moved = 10 * channels * (1 + channels * (layer == FULL) / 4)
-            rows.append(separable.row("counts", layer, "traffic_bytes", moved, **at))
+            rows.append(parts.row("counts", layer, "traffic_bytes", moved, **at))
             for direction in DIRECTIONS if channels == 16 else ():
                 for i in range(4):
                     wide = 1 + noise * (i % 2) * (layer == PAIR)
                     time = seconds * wide
-                    rows.append(separable.row("time", layer, direction, time, number=i, **at))
+                    rows.append(parts.row("time", layer, direction, time, number=i, **at))
     names = ("sobel by hand", "1x1: f(3 x) - 3 f(x)", "1x1: f(x + y) - f(x) - f(y)")
     names += ("1x1: change at other places", "1x1: 32x32x64 to 32x32x128")
     names += ("1x1: two less the one they make", "depthwise: change in other channels")
-    rows += [
-        separable.row("machine", f"{what} per second", "", 3e9) for what in ("bytes", "products")
-    ]
-    rows += [separable.row("exact", name, "", product) for name in names]
-    rows += [separable.row("exact", name, "", 1e-7) for name in kernels.ROUNDED]
-    rows += [separable.row("exact", name, "", 3.0) for name in kernels.SHOWN]
+    rows += [parts.row("machine", f"{what} per second", "", 3e9) for what in ("bytes", "products")]
+    rows += [parts.row("exact", name, "", product) for name in names]
+    rows += [parts.row("exact", name, "", 1e-7) for name in kernels.ROUNDED]
+    rows += [parts.row("exact", name, "", 3.0) for name in kernels.SHOWN]
     for number, share in ((1, 1.0), (2, 0.4), (3, 0.0)):
         for age, error in (("random", rank), ("trained", learned)):
             at = {"kernel_size": 3, "number": number}
-            rows.append(separable.row("rank", age, "conv0", error * share, **at))
-            rows.append(separable.row("rank", age, "stem", 0.0, **at))
+            rows.append(parts.row("rank", age, "conv0", error * share, **at))
+            rows.append(parts.row("rank", age, "stem", 0.0, **at))
         accuracy = 0.97 - 0.3 * share
         at = {"kernel_size": 3, "number": number}
-        rows.append(separable.row("accuracy", FULL, "test_accuracy", accuracy, **at))
+        rows.append(parts.row("accuracy", FULL, "test_accuracy", accuracy, **at))
     for i, layer in enumerate((FULL, SPLIT, PAIR, NECK)):
-        rows.append(separable.row("training", layer, "parameters", 5000 - i, kernel_size=3))
+        rows.append(parts.row("training", layer, "parameters", 5000 - i, kernel_size=3))
         for epoch in (1, 2, 3):
             at = {"kernel_size": 3, "number": epoch}
             for name, value in (
@@ -196,7 +194,7 @@ def synthetic(*, weights=1.0, product=0.0, rank=0.5, learned=0.4, noise=0.0, dee
                 ("test_loss", 0.5**epoch * (1 + (layer == NECK))),
                 ("test_accuracy", 0.96 - 0.05 * (layer == NECK)),
             ):
-                rows.append(separable.row("training", layer, name, value, **at))
+                rows.append(parts.row("training", layer, name, value, **at))
     return stack(rows)
 
 
@@ -265,6 +263,14 @@ def test_the_figure_and_the_table_are_made_from_the_columns_alone():
     assert [column.header for column in printed.columns] == ["claim", "said", "found", "verdict"]
 
 
+def test_every_part_is_a_cell_that_says_which():
+    told = [str(cell) for cell in separable.cells(Config())]
+    assert told[:3] == ["counts", "what is exact", "times"]
+    layers_trained = [FULL, FULL, SPLIT, PAIR, NECK]
+    assert [one.split(", ")[1] for one in told[3:]] == layers_trained
+    assert len(set(separable.cells(Config()))) == 8
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [
@@ -280,17 +286,20 @@ def test_the_figure_and_the_table_are_made_from_the_columns_alone():
     ],
 )
 def test_a_wrong_option_is_refused_before_anything_is_computed(option, message, monkeypatch):
-    monkeypatch.setattr(separable, "counted", None)
+    monkeypatch.setattr(separable, "measure", None)
     with pytest.raises(ValueError, match=message):
-        separable.measure(Config(**option))
+        _outcome.measured(separable.EXPERIMENT, Config(**option))
 
 
 def test_the_command_line_says_what_fails(tmp_path, monkeypatch, capsys):
     faulty = dataclasses.replace(
-        separable.EXPERIMENT, measure=lambda _: synthetic(learned=0.6), draw=lambda _: _empty()
+        separable.EXPERIMENT,
+        cells=lambda config: [parts.Exact()],
+        complete=lambda columns: synthetic(learned=0.6),
+        draw=lambda _: _empty(),
     )
     monkeypatch.setattr(separable, "EXPERIMENT", faulty)
-    assert entry.main(["separable", "--out", str(tmp_path)]) == 1
+    assert entry.main(["separable", "--runner", "here", "--out", str(tmp_path)]) == 1
     assert "FAILS (25 of 26 criteria)" in capsys.readouterr().out
 
 

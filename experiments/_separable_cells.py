@@ -1,0 +1,139 @@
+"""What separable measures, part by part: counts, what is exact, times, and trained networks."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from experiments import _separable_kernels as kernels
+from experiments import _separable_layers as layers
+from experiments._separable_layers import FULL, Case
+from experiments.benchmarks._computations import machine
+
+FEW_CHANNELS = 8
+TRAINING_BATCH = 64
+
+
+def row(topic: str, name: str, quantity: str, value: float, **where: int) -> dict[str, Any]:
+    """Return one row; what does not apply to it is 0."""
+    axes = dict.fromkeys(("size", "channels", "kernel_size", "number", "seed"), 0)
+    return {"topic": topic, "name": name, "quantity": quantity, "value": value} | axes | where
+
+
+def place(case: Case) -> dict[str, int]:
+    """Return where a case was measured."""
+    return {"size": case.size, "channels": case.channels, "kernel_size": case.kernel_size}
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What every layer counts; of few channels too, which none times."""
+
+    sizes: tuple[int, ...]
+    channels: tuple[int, ...]
+    kernel_sizes: tuple[int, ...]
+    batch_size: int
+
+    def __str__(self) -> str:
+        return "counts"
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield products, weights and bytes."""
+        groups = layers.cases(self.sizes, self.channels, self.kernel_sizes)
+        narrow = layers.cases(self.sizes[:1], (FEW_CHANNELS,), (3,))
+        for case in (case for group in (*groups, *narrow) for case in group):
+            for quantity, value in layers.counted(case, self.batch_size).items():
+                yield row("counts", case.layer, quantity, value, **place(case))
+
+    def cost(self) -> float:
+        """Return about how many seconds this takes one core."""
+        return 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Exact:
+    """What is 0 if a sentence is right."""
+
+    def __str__(self) -> str:
+        return "what is exact"
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the differences."""
+        for name, value in kernels.exact().items():
+            yield row("exact", name, "", value)
+
+    def cost(self) -> float:
+        """Return about how many seconds this takes one core."""
+        return 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """What the machine allows, and the seconds of every layer in every round.
+
+    One cell, so that all of it is timed by one process in one stretch.
+    """
+
+    sizes: tuple[int, ...]
+    channels: tuple[int, ...]
+    kernel_sizes: tuple[int, ...]
+    batch_size: int
+    repeats: int
+
+    def __str__(self) -> str:
+        return "times"
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the machine's rates, and the seconds of every round."""
+        rates = machine("float32")
+        yield row("machine", "bytes per second", "", rates.bytes_per_s)
+        yield row("machine", "products per second", "", rates.flops_per_s / 2)
+        groups = list(layers.cases(self.sizes, self.channels, self.kernel_sizes))
+        for case, direction, seconds in layers.timed(groups, self.batch_size, self.repeats):
+            for i, value in enumerate(seconds):
+                yield row("time", case.layer, direction, value, number=i, **place(case))
+
+    def cost(self) -> float:
+        """Return about how many seconds this takes one core."""
+        return 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Networks of one layer and window, trained seed by seed."""
+
+    layer: str
+    kernel_size: int
+    width: int
+    epochs: int
+    seeds: int
+
+    def __str__(self) -> str:
+        return f"training, {self.layer}, {self.kernel_size}x{self.kernel_size}"
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield curves, errors by rank, and accuracies by rank."""
+        results = kernels.trained(
+            self.layer,
+            self.kernel_size,
+            width=self.width,
+            epochs=self.epochs,
+            batch_size=TRAINING_BATCH,
+            seeds=self.seeds,
+        )
+        for seed, result in enumerate(results):
+            where = {"kernel_size": self.kernel_size, "seed": seed}
+            yield row("training", self.layer, "parameters", result.parameters, **where)
+            for quantity, curve in result.curve.items():
+                for epoch, value in enumerate(curve, 1):
+                    yield row("training", self.layer, quantity, value, number=epoch, **where)
+            for rank, value in enumerate(result.truncated, 1):
+                yield row("accuracy", self.layer, "test_accuracy", value, number=rank, **where)
+            if self.layer == FULL:
+                for age, found in (("random", result.born), ("trained", result.kernels)):
+                    for unit, kernel in found.items():
+                        for rank, value in enumerate(kernels.errors(kernel), 1):
+                            yield row("rank", age, unit, value, number=rank, **where)
+
+    def cost(self) -> float:
+        """Return about how many seconds this takes one core."""
+        return 0.0
