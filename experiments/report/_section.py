@@ -30,7 +30,9 @@ def section(measured: Measured, mark: str, facts: Html, home: Path) -> Html:
     experiment = measured.experiment
     question, _, more = (experiment.about if experiment else "").strip().partition("\n")
     if experiment is None:
-        shown = tag("p", f"This version has no experiment {measured.name!r}: its claims are above.")
+        shown = tag(
+            "p", f"No experiment {measured.name!r} is here to draw it; its claims are above."
+        )
     else:
         shown = join(*_parts(measured, experiment, home), *_also(measured, experiment, home))
     return tag(
@@ -53,8 +55,12 @@ def link(path: Path, home: Path) -> str:
 
 def _parts(measured: Measured, experiment: Experiment, home: Path) -> list[Html]:
     """Return figure and table of each part; a script makes it a choice where there are several."""
+    try:
+        parts = _outcome.parts(experiment, measured.columns)
+    except ValueError as error:
+        return [_refused("The figure", error)]
     made = []
-    for name, columns in _outcome.parts(experiment, measured.columns):
+    for name, columns in parts:
         place = _outcome.figure_of(experiment, measured.path.parent, name)
         made.append(
             tag(

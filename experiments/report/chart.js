@@ -51,8 +51,8 @@ function placing(scale, powers) {
   };
 }
 
-function roundSteps(from, to, most) {
-  const rough = (to - from) / most, unit = 10 ** Math.floor(Math.log10(rough));
+function roundSteps(from, to, most, least = 0) {
+  const rough = Math.max(least, (to - from) / most), unit = 10 ** Math.floor(Math.log10(rough));
   const step = unit * [1, 2, 5, 10].find((m) => m * unit >= rough * 0.999);
   const first = Math.ceil(from / step - 1e-9), last = Math.floor(to / step + 1e-9);
   return Array.from({ length: last - first + 1 }, (_, i) => (first + i) * step);
@@ -72,8 +72,9 @@ function logTicks(from, to, most) {
   return found.map((at) => ({ at, text: power(at) }));
 }
 
-function linearTicks(from, to, most) {
-  return roundSteps(from, to, most).map((at) => ({ at, text: number(Math.abs(at) < (to - from) * 1e-9 ? 0 : at) }));
+function linearTicks(from, to, most, least) {
+  const zero = (at) => Math.abs(at) < (to - from) * 1e-9;
+  return roundSteps(from, to, most, least).map((at) => ({ at, text: number(zero(at) ? 0 : at) }));
 }
 
 function axisOf(values, scale, powers, most) {
@@ -84,7 +85,9 @@ function axisOf(values, scale, powers, most) {
   if (!places.length) [from, to] = [0, 1];
   const room = to > from ? (to - from) * 0.05 : Math.abs(to) * 0.05 || 0.5;
   [from, to] = [from - room, to + room];
-  const ticks = scale === "log" ? logTicks(from, to, most) : linearTicks(from, to, most);
+  // There is no layer 2.5.
+  const least = places.every(Number.isInteger) ? 1 : 0;
+  const ticks = scale === "log" ? logTicks(from, to, most) : linearTicks(from, to, most, least);
   return { place, from, to, ticks };
 }
 
@@ -127,7 +130,7 @@ function drawPanel(panel, view) {
   for (const series of panel.series.filter((s) => shown(s.label))) {
     const group = shape("g", { class: "series", style: `--c:${view.colours[series.label]}` });
     group.dataset.label = series.label;
-    lost += drawSeries(group, series, to, points);
+    lost += drawSeries(group, series, to, points, radius(series.x.length, width));
     svg.append(group);
   }
   return { svg, points, lost };
@@ -151,8 +154,10 @@ function drawFrame(svg, { x, y, px, py, left, width }) {
   }
 }
 
+const radius = (count, width) => Math.min(3.2, Math.max(1.6, (0.4 * width) / count));
+
 /** Draws one series, adds its points to those that can be pointed at, returns how many have no place. */
-function drawSeries(group, series, to, points) {
+function drawSeries(group, series, to, points, r) {
   const band = ([low, high]) => bandPath(series, to, low, high);
   const line = (name) => linePath(series.x.map((v, i) => [to.x(v), to.y(series[name][i])]));
   if (series.expected_low && series.expected_high)
@@ -163,13 +168,13 @@ function drawSeries(group, series, to, points) {
   if (whiskers && !series.shaded)
     group.append(shape("path", { class: "whiskers", d: whiskerPath(series, to) }));
   if (series.y && series.joined) group.append(shape("path", { class: "joined", d: line("y") }));
-  const heard = series.y || series.expected || [], radius = series.x.length > 60 ? 2 : 3.2;
+  const heard = series.y || series.expected || [];
   let lost = 0;
   heard.forEach((v, i) => {
     const [cx, cy] = [to.x(series.x[i]), to.y(v)];
     if (Number.isNaN(cx) || Number.isNaN(cy)) return lost++;
     points.push({ cx, cy, series, i });
-    if (series.y) group.append(shape("circle", { cx, cy, r: radius }));
+    if (series.y) group.append(shape("circle", { cx, cy, r }));
   });
   return lost;
 }
@@ -210,7 +215,7 @@ function nearest(points, x, y) {
 /** Returns what is said of a point: pairs of words and numbers. */
 function reading(panel, { series, i }, shown) {
   const say = (name, from = series, at = i) => number(from[name][at], panel.yscale === "powers");
-  const rows = [[panel.xlabel, number(series.x[i])]];
+  const rows = [[panel.xlabel.replace(/ \(.*\)$/, ""), number(series.x[i])]];
   if (series.names) rows.push(["place", series.names[i]]);
   if (series.y) rows.push(["measured", say("y")]);
   if (series.y && series.low && series.high) rows.push(["from, to", `${say("low")}, ${say("high")}`]);

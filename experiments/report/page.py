@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from experiments.report._html import Html, between, tag
 from experiments.report._section import link, section
@@ -64,7 +65,7 @@ def _header(found: Found, named: list[tuple[Measured, str]], title: str) -> Html
     seconds = sum(float(one.about.get("seconds", 0)) for one in found.measured)
     hosts = {h for m in found.measured for e in m.environments for h in e.get("hosts", ())}
     told = [_count(len(found.measured), "experiment")]
-    told += [f"{_count(cells, 'cell')} in {duration(seconds)}"] if cells else []
+    told += [f"{_count(cells, 'cell')}, {duration(seconds)} of measuring"] if cells else []
     told += [f"on {_count(len(hosts), 'machine')}"] if hosts else []
     links = [tag("li", tag("a", one.name, href=f"#{mark}")) for one, mark in named]
     return tag(
@@ -167,12 +168,12 @@ def _facts(one: Measured, home: Path) -> Html:
     words = _failing(bad, total) if bad else f"{total} of {_count(total, 'claim')} hold"
     devices = dict.fromkeys(str(e.get("device_kind", "")) for e in one.environments)
     hosts = {host for e in one.environments for host in e.get("hosts", ())}
-    facts = [_mark(not bad, words)] if total else []
+    facts: list[Html] = [_mark(not bad, words)] if total else []
     if "cells" in one.about:
         seconds = duration(float(one.about.get("seconds", 0)))
-        facts.append(Html(f"{_count(int(one.about['cells']), 'cell')} in {seconds}"))
+        facts.append(tag("span", f"{_count(int(one.about['cells']), 'cell')}, {seconds}"))
     facts += [tag("span", f"on {', '.join(devices)}")] if any(devices) else []
-    facts += [Html(_count(len(hosts), "machine"))] if hosts else []
+    facts += [tag("span", _count(len(hosts), "machine"))] if hosts else []
     facts.append(tag("a", one.path.name, href=link(one.path, home)))
     return tag("ul", *(tag("li", fact) for fact in facts), class_="facts")
 
@@ -186,6 +187,7 @@ def _unfinished(one: Unfinished, home: Path) -> Html:
         tag("li", tag("code", config), tag("p", error), _trace(trace))
         for config, error, trace in one.failures[:LISTED]
     ]
+    place = f"{link(one.folder, home)}/"
     more = f"and {failed - LISTED} more in its folder failed" if failed > LISTED else None
     return tag(
         "div",
@@ -193,7 +195,7 @@ def _unfinished(one: Unfinished, home: Path) -> Html:
         tag(
             "p", "The same command goes on", "; --retry measures failed cells again." * (failed > 0)
         ),
-        tag("p", tag("a", str(one.folder), href=link(one.folder, home) + "/")),
+        tag("p", tag("a", unquote(place), href=place)),
         tag("ul", *lines, tag("li", more) if more else None) if lines else None,
         class_="verdict bad unfinished" if failed else "verdict unfinished",
     )

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import dataclasses
 import html
 import io
 import json
@@ -28,6 +29,14 @@ def known(monkeypatch):
     monkeypatch.setitem(entry.EXPERIMENTS, "planted", ("tests.experiments.planted", "for tests"))
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Draw nothing: for tests of what stands beside the figures."""
+    blank = lambda columns: plots.Sheet("blank", [], figsize=(1, 1))  # noqa: E731
+    changed = dataclasses.replace(planted.EXPERIMENT, draw=blank, also=lambda columns: {})
+    monkeypatch.setattr(planted, "EXPERIMENT", changed)
+
+
 def text_of(page):
     """What a reader reads, roughly: no scripts, no tags."""
     page = re.sub(r"<(script|style)\b.*?</\1>", "", page, flags=re.DOTALL)
@@ -51,7 +60,7 @@ def whole(tmp_path_factory):
 def test_it_says_what_was_run_on_what_and_what_came_out(whole):
     text = text_of(whole[1])
     assert "How large are planted numbers?" in text
-    assert "1 experiment, 2 cells in 75 s, on 2 machines." in text
+    assert "1 experiment, 2 cells, 75 s of measuring, on 2 machines." in text
     for word in ("abacus (2 x wood)", "3.13.0", "0.12.0", "one, two", "2026-01-02 03:04:05 UTC"):
         assert word in text, word
     assert text.count(planted.COMMAND) == 3  # of each part, and of the further figure
@@ -129,7 +138,7 @@ def test_a_long_series_is_thinned_with_both_ends_and_the_page_says_so(tmp_path, 
     def long(columns):
         return plots.panels("long", [plots.Panel("", "", "", [plots.Series("a", x, x + 0.5)])])
 
-    changed = planted.dataclasses.replace(planted.EXPERIMENT, draw=long, apart=())
+    changed = dataclasses.replace(planted.EXPERIMENT, draw=long, apart=())
     monkeypatch.setattr(planted, "EXPERIMENT", changed)
     planted.write(tmp_path / "planted")
     page = write(tmp_path / "planted")
@@ -142,7 +151,7 @@ def test_a_long_series_is_thinned_with_both_ends_and_the_page_says_so(tmp_path, 
 
 def test_numbers_that_no_float_holds_are_given_as_exponents():
     sheet = plots.Sheet("t", [plots.Panel("", "", "g", [plots.Series("a", [0], [-4e3])], "linear")])
-    powers = planted.dataclasses.replace(sheet.panels[0], yscale="powers")
+    powers = dataclasses.replace(sheet.panels[0], yscale="powers")
     assert '"y":[-4000]' in _figures.data(plots.Sheet("t", [powers]))
     assert "log10 of g" in _figures.table(plots.Sheet("t", [powers]))
     assert "log10" not in _figures.table(sheet)
@@ -156,7 +165,7 @@ def test_what_is_not_finite_is_no_number_in_json():
     ]
 
 
-def test_what_older_files_lack_does_not_end_the_report(tmp_path):
+def test_what_older_files_lack_does_not_end_the_report(tmp_path, quick):
     gone = dict.fromkeys(("criteria", "command", "cells", "seconds", "environments", "config"))
     planted.write(tmp_path / "old", **gone, environment=planted.ENVIRONMENT)
     text = text_of(write(tmp_path))
@@ -165,10 +174,10 @@ def test_what_older_files_lack_does_not_end_the_report(tmp_path):
     assert "Claims" not in text
 
 
-def test_an_experiment_that_is_not_known_has_its_claims_and_a_sentence(tmp_path):
+def test_an_experiment_that_is_not_known_has_its_claims_and_a_sentence(tmp_path, quick):
     planted.write(tmp_path / "gone", name="gone")
     text = text_of(write(tmp_path))
-    assert "This version has no experiment 'gone'" in text
+    assert "No experiment 'gone' is here to draw it" in text
     assert "norms are positive" in text
 
 
@@ -177,7 +186,7 @@ def test_what_cannot_be_drawn_is_a_sentence(tmp_path, monkeypatch, name):
     def fail(columns):
         return columns["a column of <later> versions"]
 
-    changed = planted.dataclasses.replace(planted.EXPERIMENT, **{name: fail})
+    changed = dataclasses.replace(planted.EXPERIMENT, **{name: fail, "apart": ()})
     monkeypatch.setattr(planted, "EXPERIMENT", changed)
     planted.write(tmp_path / "planted")
     text = text_of(write(tmp_path))
@@ -185,7 +194,14 @@ def test_what_cannot_be_drawn_is_a_sentence(tmp_path, monkeypatch, name):
     assert ("Norms of every layer" in text) == (name != "table")
 
 
-def test_a_file_that_is_damaged_is_named_and_the_others_are_shown(tmp_path):
+def test_columns_that_parts_need_may_be_missing(tmp_path, monkeypatch, quick):
+    planted.write(tmp_path / "planted")
+    changed = dataclasses.replace(planted.EXPERIMENT, apart=("width",))
+    monkeypatch.setattr(planted, "EXPERIMENT", changed)
+    assert "(ValueError: by='width' is not a column" in text_of(write(tmp_path))
+
+
+def test_a_file_that_is_damaged_is_named_and_the_others_are_shown(tmp_path, quick):
     planted.write(tmp_path / "planted")
     (tmp_path / "planted" / "bad.parquet").write_bytes(b"PAR1 and no more")
     study.write_parquet(tmp_path / "other.parquet", {"a": np.arange(3)}, {"of": "someone"})
@@ -195,7 +211,7 @@ def test_a_file_that_is_damaged_is_named_and_the_others_are_shown(tmp_path):
     assert "Norms of every layer" in text
 
 
-def test_a_study_that_is_not_complete_is_listed_with_its_failures(tmp_path):
+def test_a_study_that_is_not_complete_is_listed_with_its_failures(tmp_path, quick):
     cells = [planted.Cell(depth) for depth in (1, 2, 5)]
     study.run(planted.measure, cells, tmp_path / "half", runner=study.Here(), version="1")
     page = write(tmp_path)
@@ -211,7 +227,7 @@ def test_a_study_that_is_not_complete_is_listed_with_its_failures(tmp_path):
     assert "2 failed; its table is below" in text_of(write(tmp_path))
 
 
-def test_cells_are_not_looked_at_and_nothing_deeper_than_two_levels(tmp_path):
+def test_cells_are_not_looked_at_and_nothing_deeper_than_two_levels(tmp_path, quick):
     for place in ("cells", "failed", "a/b/c"):
         planted.write(tmp_path / place)
     (tmp_path / "study.json").write_text(
@@ -232,7 +248,7 @@ def test_nothing_there_is_one_sentence_and_no_file(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_page_goes_where_it_is_asked_to_and_links_lead_there(tmp_path, capsys):
+def test_the_page_goes_where_it_is_asked_to_and_links_lead_there(tmp_path, capsys, quick):
     planted.write(tmp_path / "results" / "planted")
     out = tmp_path / "to send" / "page.html"
     assert entry.main(["report", str(tmp_path / "results"), "--out", str(out)]) == 0
