@@ -4,7 +4,7 @@ import collections
 import os
 import pickle
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -115,10 +115,10 @@ class _Running:
                 job = self.next(worker.group if worker else "")
                 if job is None:
                     return
+                sent = packed(job)
                 if worker is None:
-                    check_importable(job.function)
                     self.workers[place] = worker = self.local.start(place)
-                worker.give(job)
+                worker.give(job, sent)
 
     def next(self, group: str) -> Job | None:
         """Return the next job for a process that was at this group."""
@@ -167,30 +167,31 @@ class _Running:
                 worker.end(at_once=at_once)
 
 
-def check_importable(function: Callable[..., Any]) -> None:
-    """Refuse a function that other processes cannot import.
+def packed(job: Job) -> bytes:
+    """Return a job as bytes.
 
     Raises:
-      ValueError: it is one.
+      ValueError: other processes cannot import its function, or cannot be sent its configuration.
     """
-    name = getattr(function, "__qualname__", repr(function))
-    why = ""
+    here = "or measure in this process with runner=study.Here()"
+    name = getattr(job.function, "__qualname__", repr(job.function))
     if "<lambda>" in name:
         why = "it is a lambda"
     elif "<locals>" in name:
         why = "it is defined in another function"
-    elif function.__module__ == "__main__" and not _is_file(sys.modules["__main__"]):
+    elif job.function.__module__ == "__main__" and not _is_file(sys.modules["__main__"]):
         why = "it was not read from a file"
     else:
         try:
-            pickle.dumps(function)
+            return pickle.dumps(job)
         except Exception as error:
-            why = str(error)
-    if why:
-        raise ValueError(
-            f"other processes cannot import {name}: {why}; define it at the top of a module, or "
-            f"measure in this process with runner=study.Here()"
-        )
+            raise ValueError(
+                f"the cell {job.config!r} of {name} cannot be sent to another process ({error}); "
+                f"define its class at the top of a module, {here}"
+            ) from error
+    raise ValueError(
+        f"other processes cannot import {name}: {why}; define it at the top of a module, {here}"
+    )
 
 
 def _is_file(main: Any) -> bool:

@@ -53,13 +53,8 @@ class Worker:
             self._process.start()
         theirs.close()
 
-    def give(self, job: Job) -> None:
-        """Send a job.
-
-        Raises:
-          ValueError: it cannot be sent.
-        """
-        sent = packed(job)
+    def give(self, job: Job, sent: bytes) -> None:
+        """Send a job, as ``packed`` returned it."""
         self.jobs.append(job)
         self.group = job.group
         # A process that has just ended is noticed where its answers are read.
@@ -76,7 +71,8 @@ class Worker:
         try:
             said = self.connection.recv()
         except (EOFError, OSError) as error:
-            raise EndedError(self._how()) from error
+            self._process.join(GRACE)
+            raise EndedError(ending(self._process.exitcode)) from error
         if isinstance(said, str):
             raise ValueError(said)
         if said is not None:
@@ -94,29 +90,14 @@ class Worker:
         self._process.join()
         self._process.close()
 
-    def _how(self) -> str:
-        self._process.join(GRACE)
-        code = self._process.exitcode
-        if code is None or code >= 0:
-            return f"its process ended with exit code {code}"
-        name = signal.Signals(-code).name
-        guess = " (out of memory?)" if name == "SIGKILL" else ""
-        return f"its process was killed by {name}{guess}"
 
-
-def packed(job: Job) -> bytes:
-    """Return a job as bytes.
-
-    Raises:
-      ValueError: its configuration cannot be sent to another process.
-    """
-    try:
-        return pickle.dumps(job)
-    except Exception as error:
-        raise ValueError(
-            f"the cell {job.config!r} cannot be sent to another process ({error}); "
-            f"measure in this one with runner=study.Here()"
-        ) from error
+def ending(code: int | None) -> str:
+    """Say how a process ended, by its exit code."""
+    if code is None or code >= 0:
+        return f"its process ended with exit code {code}"
+    name = signal.Signals(-code).name
+    guess = " (out of memory?)" if name == "SIGKILL" else ""
+    return f"its process was killed by {name}{guess}"
 
 
 def serve(connection: Connection, core: int | None) -> None:
