@@ -3,6 +3,8 @@
 // A panel is drawn anew whenever its size, its axes or the series that are shown change.
 
 const HEIGHT = 250, TOP = 10, BOTTOM = 28, RIGHT = 14, LETTER = 8.2;
+// Beyond it, sums of numbers are not finite.
+const LARGEST = 1e300;
 const EDGES = [["low", "high"], ["expected_low", "expected_high"]];
 
 function make(name, attributes = {}, ...inside) {
@@ -22,21 +24,21 @@ function shape(name, attributes = {}, text = "") {
 // -- Numbers in words: 0.0123, 1.5·10⁻¹², also of an exponent that no float holds.
 
 const raised = (n) => String(n).replace(/./g, (c) => (c === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[c]));
-const plain = (v) => String(Number(v.toPrecision(4))).replace("-", "−");
+const plain = (v, digits = 4) => String(Number(v.toPrecision(digits))).replace("-", "−");
 
-function power(exponent) {
+function power(exponent, digits = 4) {
   let place = Math.floor(exponent + 1e-9);
-  let digits = Number((10 ** (exponent - place)).toPrecision(4));
-  if (digits >= 10) [digits, place] = [digits / 10, place + 1];
-  if (place >= -3 && place < 5) return plain(digits * 10 ** place);
-  return digits === 1 ? `10${raised(place)}` : `${plain(digits)}·10${raised(place)}`;
+  let front = Number((10 ** (exponent - place)).toPrecision(digits));
+  if (front >= 10) [front, place] = [front / 10, place + 1];
+  if (place >= -3 && place < 5) return plain(front * 10 ** place, digits);
+  return front === 1 ? `10${raised(place)}` : `${plain(front, digits)}·10${raised(place)}`;
 }
 
-function number(v, powers = false) {
+function number(v, powers = false, digits = 4) {
   if (v === null || v === undefined) return "not finite";
-  if (powers) return power(v);
-  if (v === 0 || (Math.abs(v) >= 1e-3 && Math.abs(v) < 1e5)) return plain(v);
-  return (v < 0 ? "−" : "") + power(Math.log10(Math.abs(v)));
+  if (powers) return power(v, digits);
+  if (v === 0 || (Math.abs(v) >= 1e-3 && Math.abs(v) < 1e5)) return plain(v, digits);
+  return (v < 0 ? "−" : "") + power(Math.log10(Math.abs(v)), digits);
 }
 
 // -- Axes: numbers to places along them, NaN where they have none; places to pixels; ticks.
@@ -47,7 +49,7 @@ function placing(scale, powers) {
     : (powers ? (v) => 10 ** v : (v) => v);
   return (v) => {
     const at = v === null || v === undefined ? NaN : place(v);
-    return Number.isFinite(at) ? at : NaN;
+    return Math.abs(at) < LARGEST ? at : NaN;
   };
 }
 
@@ -58,23 +60,33 @@ function roundSteps(from, to, most, least = 0) {
   return Array.from({ length: last - first + 1 }, (_, i) => (first + i) * step);
 }
 
-function logTicks(from, to, most) {
-  const decades = [], between = [];
-  const step = Math.max(1, Math.ceil((to - from) / most));
-  for (let k = Math.floor(from); k <= to; k++) {
-    if (k % step === 0) decades.push(k);
-    between.push(k, k + Math.log10(2), k + Math.log10(5));
-  }
-  const inside = (at) => at >= from - 1e-9 && at <= to + 1e-9;
-  let found = decades.filter(inside);
-  if (found.length < 3 && step === 1) found = between.filter(inside);
-  if (found.length < 3) found = roundSteps(10 ** from, 10 ** to, most).map(Math.log10);
-  return found.map((at) => ({ at, text: power(at) }));
+/** As many digits as tell neighbouring ticks apart. */
+function digitsOf(values) {
+  const step = values[1] - values[0], most = Math.max(...values.map(Math.abs));
+  return Math.min(15, Math.max(4, Math.ceil(Math.log10(most / step)) + 2)) || 4;
 }
 
 function linearTicks(from, to, most, least) {
+  const found = roundSteps(from, to, most, least), digits = digitsOf(found);
   const zero = (at) => Math.abs(at) < (to - from) * 1e-9;
-  return roundSteps(from, to, most, least).map((at) => ({ at, text: number(zero(at) ? 0 : at) }));
+  return found.map((at) => ({ at, text: number(zero(at) ? 0 : at, false, digits) }));
+}
+
+function logTicks(from, to, most) {
+  const rough = Math.max(1, (to - from) / most), unit = 10 ** Math.floor(Math.log10(rough));
+  const step = unit * [1, 2, 3, 5, 10].find((m) => m * unit >= rough * 0.999);
+  const decades = Array.from(
+    { length: Math.floor(to / step) - Math.ceil(from / step) + 1 },
+    (_, i) => (Math.ceil(from / step) + i) * step,
+  );
+  if (decades.length >= 3) return decades.map((at) => ({ at, text: power(at) }));
+  const between = Array.from({ length: Math.ceil(to - from) + 2 }, (_, i) => Math.floor(from) + i)
+    .flatMap((k) => [k, k + Math.log10(2), k + Math.log10(5)])
+    .filter((at) => at >= from && at <= to);
+  if (between.length >= 3) return between.map((at) => ({ at, text: power(at) }));
+  // Less than a factor of ten: as on a linear axis, as long as floats hold the numbers.
+  if (Math.max(-from, to) > 300) return roundSteps(from, to, most).map((at) => ({ at, text: power(at) }));
+  return linearTicks(10 ** from, 10 ** to, most).map(({ at, text }) => ({ at: Math.log10(at), text }));
 }
 
 function axisOf(values, scale, powers, most) {

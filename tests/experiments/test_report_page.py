@@ -1,5 +1,6 @@
 """The report in a browser: what it shows when it is pointed at, clicked, and read on a phone."""
 
+import json
 import re
 
 import numpy as np
@@ -90,6 +91,37 @@ def by_the_ticks(page, panel, which, values, scale):
     slope, start = np.polyfit(f(seen), at, 1)
     np.testing.assert_allclose(slope * f(seen) + start, at, atol=0.1)
     return slope * f(np.asarray(values, float)) + start
+
+
+def test_ticks_are_told_apart_and_say_where_they_are(page):
+    rng = np.random.default_rng(0)
+    starts = rng.uniform(-30, 30, 40)
+    ranges = [(a, a + w) for a, w in zip(starts, 10 ** rng.uniform(-4, 2, 40), strict=True)]
+    far = [(-4000.25, -4000.0), (-5000.0, 3000.0), (305.0, 306.5)]
+    cases = [("log", True, list(ends)) for ends in [*ranges, *far]]
+    cases += [
+        ("linear", False, list(ends)) for ends in [*ranges, (1e-9, 3e-9), (-2e7, 1e8), (0, 9)]
+    ]
+    cases += [("log", False, [10**a, 10**b]) for a, b in ranges]
+    found = page.run(f"{json.dumps(cases)}.map(([s, p, ends]) => axisOf(ends, s, p, 6))")
+    for (scale, _, ends), axis in zip(cases, found, strict=True):
+        at = np.array([tick["at"] for tick in axis["ticks"]])
+        names = [tick["text"] for tick in axis["ticks"]]
+        assert 2 <= len(at) <= 13, (ends, names)
+        assert len(set(names)) == len(names), (ends, names)
+        assert (at >= axis["from"] - 1e-9).all() and (at <= axis["to"] + 1e-9).all()
+        assert (np.diff(at) > 0).all()
+        if scale == "log":
+            values = [logarithm(name) for name in names]
+        else:
+            values = [number(name) for name in names]
+        np.testing.assert_allclose(values, at, atol=0.005 * (axis["to"] - axis["from"]) + 1e-4)
+
+
+def logarithm(text):
+    """Read a number as the page writes it, where no float holds it."""
+    digits, _, exponent = text.rpartition("10") if text[-1] in "⁰¹²³⁴⁵⁶⁷⁸⁹" else (text, "", "")
+    return np.log10(float(digits.rstrip("·") or 1)) + int(exponent.translate(RAISED) or 0)
 
 
 @pytest.mark.parametrize("scale", ["log", "linear"])
