@@ -9,8 +9,7 @@ from convjax import plots
 from experiments import _claims_convolutions as convolutions
 from experiments import _claims_shortcuts as shortcuts
 from experiments._claims_networks import PLAIN, RESIDUAL
-from experiments._columns import pick
-from experiments._outcome import Columns
+from experiments._columns import Columns, pick
 
 HEADS = ("", "claim", "verdict", "measured", "what decides it")
 

@@ -16,7 +16,9 @@ TRAINING_BATCH = 64
 def row(topic: str, name: str, quantity: str, value: float, **where: int) -> dict[str, Any]:
     """Return one row; what does not apply to it is 0."""
     axes = dict.fromkeys(("size", "channels", "kernel_size", "number", "seed"), 0)
-    return {"topic": topic, "name": name, "quantity": quantity, "value": value} | axes | where
+    return (
+        {"topic": topic, "name": name, "quantity": quantity, "value": float(value)} | axes | where
+    )
 
 
 def place(case: Case) -> dict[str, int]:

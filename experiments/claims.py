@@ -36,27 +36,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from convjax import study
 from experiments import _claims_convolutions as convolutions
 from experiments import _claims_shortcuts as shortcuts
-from experiments import _cli, _outcome, separable
-from experiments._ahead import ahead
-from experiments._claims_networks import (
-    CHECKED,
-    PLAIN,
-    RESIDUAL,
-    Recipe,
-    at_birth,
-    cell,
-    halves,
-    trained,
-)
+from experiments import _grid, separable
+from experiments._claims_cells import Born, Convolutions, Taught, row
+from experiments._claims_networks import PLAIN, RESIDUAL, Recipe, halves
 from experiments._claims_rules import Claim, finite, least_agreement
 from experiments._claims_shown import draw, table
 from experiments._classifier import CONVS_PER_UNIT
-from experiments._columns import pick
-from experiments._outcome import Columns, Criterion, Experiment, digits, that
-from experiments._progress import Ticker
+from experiments._columns import Columns, joined, pick, stack
+from experiments._outcome import Criterion, Experiment, digits, that
 
 BIRTHS = (("none", "lecun"), ("none", "he"), ("batch", "he"))
 TRAINED = 0.8
@@ -64,7 +53,7 @@ AGREE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_cli.Options):
+class Config(_grid.Options):
     """Options."""
 
     depths: tuple[int, ...] = (8, 20, 56)
@@ -93,20 +82,50 @@ class Config(_cli.Options):
     """Folder for the table and the figure; it is made if it is not there."""
 
 
-def measure(config: Config) -> Columns:
-    """Return every number that a verdict comes of, and the verdicts.
+Cell = Convolutions | Born | Taught
 
-    ``kind`` says what a row is about: those of ``separable``; "birth", "step" and "curve" of
-    training, "looked"; and "claim", a condition of a claim with the median of its support, its
-    verdict beside it. ``number`` is a place, step, check or unit.
+
+def cells(config: Config) -> list[Cell]:
+    """Return what is measured, the deepest networks first: no processor is left with the longest.
 
     Raises:
       ValueError: an option that cannot be done.
     """
     check(config)
-    rows = [*_of_convolutions(config), *_of_shortcuts(config)]
-    measured = _outcome.stack(rows)
-    return _outcome.stack([*rows, *_of_claims(measured)])
+    recipe = Recipe(config.steps, config.batch_size, config.learning_rate, config.checks)
+    twins, seeds = (PLAIN, RESIDUAL), config.seeds
+    return [
+        *(Convolutions(part) for part in separable.cells(_separable(config))),
+        *(
+            Taught(twin, norm, depth, config.width, recipe, seeds)
+            for depth in reversed(config.depths)
+            for norm in config.norms
+            for twin in twins
+        ),
+        *(
+            Born(twin, norm, config.depths[-1], init, seeds)
+            for norm, init in BIRTHS
+            for twin in twins
+        ),
+    ]
+
+
+def measure(cell: Cell) -> Columns:
+    """Return numbers that verdicts come of.
+
+    ``kind`` says what a row is about: those of ``separable``; "birth", "step" and "curve" of
+    training, "looked". ``number`` is a place, step, check or unit.
+    """
+    return stack(list(cell.rows()))
+
+
+def complete(columns: Columns) -> Columns:
+    """Return the numbers and the verdicts.
+
+    A row of kind "claim" is a condition of a claim with the median of its support, the claim's
+    verdict beside it.
+    """
+    return joined([columns, stack(list(_of_claims(columns)))])
 
 
 def check(config: Config) -> None:
@@ -147,81 +166,6 @@ def _separable(config: Config) -> separable.Config:
         epochs=config.epochs,
         seeds=config.seeds,
     )
-
-
-def row(kind: str, name: str, quantity: str, value: float, **where: Any) -> dict[str, Any]:
-    """Return one row; what does not apply to it is 0 or empty."""
-    axes = dict.fromkeys(("size", "channels", "kernel_size", "depth", "number", "seed"), 0)
-    texts = {"norm": "", "verdict": ""}
-    return {"kind": kind, "name": name, "quantity": quantity, "value": value} | axes | texts | where
-
-
-def _of_convolutions(config: Config) -> Iterator[dict[str, Any]]:
-    found = separable.measure(_separable(config))
-    for values in zip(*(column.tolist() for column in found.values()), strict=True):
-        one = dict(zip(found, values, strict=True))
-        yield row(one.pop("topic"), **one)
-
-
-def _of_shortcuts(config: Config) -> Iterator[dict[str, Any]]:
-    every = jobs(config)
-    with Ticker(len(every)) as ticker:
-        ticker.begin("training")
-        for job, rows in ahead(lambda job: done(config, job), every):
-            yield from rows
-            ticker.finish(str(job))
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One network, at birth by an initialiser, or else trained."""
-
-    twin: str
-    norm: str
-    depth: int
-    birth: str = ""
-
-    def __str__(self) -> str:
-        doing = f"at birth, {self.birth}" if self.birth else "trained"
-        return f"{self.twin}, norm {self.norm}, {self.depth} layers, {doing}"
-
-
-def jobs(config: Config) -> list[Job]:
-    """Return what there is to do, the deepest first: both cores have work to the end."""
-    twins = (PLAIN, RESIDUAL)
-    learnt = [
-        Job(twin, norm, depth)
-        for depth in reversed(config.depths)
-        for norm in config.norms
-        for twin in twins
-    ]
-    deepest = config.depths[-1]
-    return learnt + [Job(twin, norm, deepest, init) for norm, init in BIRTHS for twin in twins]
-
-
-def done(config: Config, job: Job) -> list[dict[str, Any]]:
-    """Return the rows of one job."""
-    if job.birth:
-        logs = at_birth(job.twin, job.norm, job.birth, job.depth, config.seeds)
-        return _rows("birth", job, job.birth, logs)
-    recipe = Recipe(config.steps, config.batch_size, config.learning_rate, config.checks)
-    every = trained(cell(job.twin, job.norm, job.depth, config.width), recipe, config.seeds)
-    kinds = {"batch_loss": "step"} | dict.fromkeys(CHECKED, "curve")
-    return [
-        one
-        for name in every[0]
-        for one in _rows(
-            kinds.get(name, "looked"), job, name, np.stack([seed[name] for seed in every])
-        )
-    ]
-
-
-def _rows(kind: str, job: Job, quantity: str, values: np.ndarray) -> list[dict[str, Any]]:
-    where = {"norm": job.norm, "depth": job.depth}
-    return [
-        row(kind, job.twin, quantity, value, seed=seed, number=number, **where)
-        for (seed, number), value in np.ndenumerate(values)
-    ]
 
 
 def claims(columns: Columns) -> list[Claim]:
@@ -293,10 +237,20 @@ def _shallowest(columns: Columns) -> Criterion | None:
     )
 
 
-EXPERIMENT = Experiment("claims", __doc__ or "", Config, measure, judge, draw, table)
+EXPERIMENT = Experiment(
+    name="claims",
+    about=__doc__ or "",
+    config=Config,
+    cells=cells,
+    measure=measure,
+    judge=judge,
+    draw=draw,
+    table=table,
+    complete=complete,
+    cost=lambda cell: cell.cost(),
+)
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the experiment from the command line and return the exit code."""
-    study.keep_memory()
-    return _outcome.run(EXPERIMENT, argv)
+    return _grid.run(EXPERIMENT, argv)

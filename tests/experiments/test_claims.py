@@ -9,10 +9,12 @@ from flax import nnx
 
 from convjax import data, models, nn
 from experiments import __main__ as entry
+from experiments import _claims_cells as parts
 from experiments import _claims_networks as networks
 from experiments import _claims_rules as rules
 from experiments import _claims_shortcuts as shortcuts
-from experiments import _lesions, claims, separable
+from experiments import _lesions, _outcome, claims, separable
+from experiments import _separable_cells as convs
 from experiments._claims_networks import PLAIN, RESIDUAL, Recipe, cell
 from experiments._claims_rules import AGAINST, FAILS, FOR, HOLDS, NEITHER, ONLY, OPEN, Evidence
 from experiments._classifier import cross_entropy
@@ -49,23 +51,21 @@ def convolutions(
         at = {"size": 14, "channels": channels, "kernel_size": 3}
         for name, count in products.items():
             time = count * {PAIR: slow, POINT: wait, DEEP: wait**2}.get(name, 1.0)
-            rows.append(separable.row("counts", name, "multiply_adds", count, **at))
-            rows.append(separable.row("counts", name, "parameters", count * weights, **at))
-            rows.append(separable.row("counts", name, "traffic_bytes", 400 * channels, **at))
+            rows.append(convs.row("counts", name, "multiply_adds", count, **at))
+            rows.append(convs.row("counts", name, "parameters", count * weights, **at))
+            rows.append(convs.row("counts", name, "traffic_bytes", 400 * channels, **at))
             for direction in DIRECTIONS if channels == 64 else ():
                 for i, noise in enumerate((0.97, 1.0, 1.02)):
-                    rows.append(
-                        separable.row("time", name, direction, time * noise, number=i, **at)
-                    )
+                    rows.append(convs.row("time", name, direction, time * noise, number=i, **at))
     zeros = ("sobel by hand", "1x1: f(3 x) - 3 f(x)", "1x1: f(x + y) - f(x) - f(y)")
     zeros += ("1x1: change at other places", "1x1: 32x32x64 to 32x32x128")
     zeros += ("1x1: two less the one they make", "depthwise: change in other channels")
-    rows += [separable.row("exact", name, "", off) for name in zeros]
-    rows += [separable.row("exact", name, "", 1e-7) for name in ROUNDED]
-    rows += [separable.row("exact", name, "", 3.0) for name in SHOWN]
+    rows += [convs.row("exact", name, "", off) for name in zeros]
+    rows += [convs.row("exact", name, "", 1e-7) for name in ROUNDED]
+    rows += [convs.row("exact", name, "", 3.0) for name in SHOWN]
     at = {"kernel_size": 3, "number": 1}
-    rows += [separable.row("rank", age, "conv0", rank, **at) for age in ("random", "trained")]
-    rows.append(separable.row("accuracy", FULL, "test_accuracy", 0.9, **at))
+    rows += [convs.row("rank", age, "conv0", rank, **at) for age in ("random", "trained")]
+    rows.append(convs.row("accuracy", FULL, "test_accuracy", 0.9, **at))
     for name, accuracy, times in ((FULL, 0.97, 1.0), (NECK, neck, neck_loss)):
         for seed in range(SEEDS):
             for epoch in (1, 2, 3):
@@ -76,7 +76,7 @@ def convolutions(
                     ("test_loss", times * (train + 0.1)),
                     ("test_accuracy", accuracy),
                 ):
-                    rows.append(separable.row("training", name, quantity, value, **at))
+                    rows.append(convs.row("training", name, quantity, value, **at))
     return stack(rows)
 
 
@@ -149,6 +149,15 @@ def verdicts(columns):
 
 
 SAID = planted()
+
+
+def test_every_network_and_part_is_a_cell_that_says_which():
+    every = claims.cells(Config())
+    told = [str(cell) for cell in every]
+    assert len(set(every)) == len(set(told)) == 7 + 2 * 2 * 3 + 6
+    assert told[0] == "convolutions: counts"
+    assert told[7] == "plain, norm batch, 56 layers, trained"
+    assert told[-1] == "residual, norm batch, 56 layers, at birth, he"
 
 
 def test_where_texts_are_right_they_are_told_so():
@@ -341,11 +350,21 @@ def quick():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+@dataclasses.dataclass(frozen=True)
+class Planted:
+    """A part of separable that is not measured."""
+
+    def rows(self):
+        found = convolutions()
+        for values in zip(*(column.tolist() for column in found.values()), strict=True):
+            yield dict(zip(found, values, strict=True))
+
+
 @pytest.fixture(scope="module")
 def tiny(quick):
     quick.setattr(claims, "BIRTHS", (("batch", "he"),))
-    quick.setattr(separable, "measure", lambda config: convolutions())
-    return claims.measure(TINY)
+    quick.setattr(separable, "cells", lambda config: [Planted()])
+    return _outcome.measured(claims.EXPERIMENT, TINY)
 
 
 def test_everything_measured_has_its_rows(tiny):
@@ -514,15 +533,19 @@ def test_twins_differ_in_their_shortcuts_alone():
     ],
 )
 def test_a_wrong_option_is_refused_before_anything_is_computed(option, message, monkeypatch):
-    monkeypatch.setattr(separable, "measure", None)
+    monkeypatch.setattr(claims, "measure", None)
     with pytest.raises(ValueError, match=message):
-        claims.measure(Config(**option))
+        _outcome.measured(claims.EXPERIMENT, Config(**option))
 
 
 def test_the_command_line_writes_the_verdicts_and_ends_well(tmp_path, monkeypatch, capsys):
-    made = dataclasses.replace(claims.EXPERIMENT, measure=lambda _: SAID)
+    cell = parts.Convolutions(convs.Exact())
+    made = dataclasses.replace(
+        claims.EXPERIMENT, cells=lambda config: [cell], complete=lambda columns: SAID
+    )
     monkeypatch.setattr(claims, "EXPERIMENT", made)
-    assert entry.main(["claims", "--out", str(tmp_path)]) == 0
+    assert entry.main(["claims", "--runner", "here", "--out", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     assert "not decided here" in told and "Verdict: holds (4 of 4 criteria)" in told
-    assert {path.suffix for path in tmp_path.iterdir()} == {".parquet", ".png", ".svg"}
+    made = {path.name for path in tmp_path.glob("claims.*")}
+    assert made == {f"claims.{end}" for end in ("parquet", "png", "svg")}
