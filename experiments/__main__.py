@@ -115,6 +115,10 @@ EXPERIMENTS = {
         "experiments.benchmarks.memory",
         "what rematerialisation saves in memory and costs in time, up to ResNet-1202",
     ),
+    "bench-study": (
+        "experiments.benchmarks.study",
+        "what a study costs a cell over the work itself, and how fast it is read",
+    ),
 }
 
 
