@@ -16,6 +16,7 @@ from convjax.study._job import Done, Job, Runner, over
 from convjax.study._jobs import Jobs
 from convjax.study._keeping import keeping
 from convjax.study._store import Store
+from convjax.study._version import plain_function
 from convjax.study._version import version as version_of
 
 POLL = 0.5  # seconds between two looks at what another runner is at
@@ -171,6 +172,7 @@ def keyed(
 
 def name_of(function: Callable[..., Any]) -> str:
     """Return the name under which a study of a function is kept."""
+    function, _ = plain_function(function)
     return f"{function.__module__}:{function.__qualname__}"
 
 

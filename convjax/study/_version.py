@@ -2,27 +2,28 @@
 
 What counts is found by reading, not by running: of the function's own project the definitions that
 it reaches by name, module by module; of convjax every module that these import, whole, since there
-one definition reaches others by registering. Comments, docstrings and annotations do not count, nor
-do other packages, whose versions stand in ``study.environment``.
+one definition reaches others by registering. Of other packages it counts what is imported from
+them; their versions stand in ``study.environment``.
 """
 
-import ast
 import dataclasses
 import functools
 import hashlib
 import importlib.util
 import inspect
+import os
+import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-_LIBRARY = "convjax"
-# Where other people's packages lie.
-_OTHERS = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+from convjax.study._identity import canonical
+from convjax.study._source import Statement, Target, statements
 
-# A module, and the name of a definition in it; None for all of it.
-_Place = tuple[str, str | None]
+_LIBRARY = "convjax"
+_STANDARD = Path(sysconfig.get_path("stdlib"))
+_PACKAGES = {"site-packages", "dist-packages"}
 
 
 def version(function: Callable[..., Any], config: Any = None) -> str:
@@ -30,7 +31,8 @@ def version(function: Callable[..., Any], config: Any = None) -> str:
 
     It changes with the function, with what it calls in its own project, with the class of its
     configuration, and with the modules of convjax that these import. It does not change with
-    layout, comments, docstrings or annotations, nor with what stands in the same file unreached.
+    layout, comments, docstrings or annotations, nor with what stands in the same file unreached,
+    nor from one Python to another.
 
     Args:
       function: it has a source file. What it gets by other ways than names, such as files, closures
@@ -41,6 +43,7 @@ def version(function: Callable[..., Any], config: Any = None) -> str:
       Sixteen hexadecimal digits.
 
     Raises:
+      TypeError: no function, or one with arguments bound that are not data.
       ValueError: the source cannot be found, as of what was typed at a prompt.
 
     Example:
@@ -48,7 +51,27 @@ def version(function: Callable[..., Any], config: Any = None) -> str:
       >>> len(study.version(gradflow.profile))
       16
     """
-    return _hashed((inspect.unwrap(function), *sorted(_classes(config), key=repr)))
+    function, bound = plain_function(function)
+    code = _hashed(function, frozenset(_classes(config)))
+    return hashlib.sha256(f"{code}\n{bound}".encode()).hexdigest()[:16] if bound else code
+
+
+def plain_function(function: Callable[..., Any]) -> tuple[Any, str]:
+    """Return what decorators and ``functools.partial`` were put around, and what they bind.
+
+    Raises:
+      TypeError: as ``version``.
+    """
+    bound = ""
+    while isinstance(function, functools.partial) or hasattr(function, "__wrapped__"):
+        if isinstance(function, functools.partial):
+            bound += canonical((function.args, function.keywords))
+            function = function.func
+        else:
+            function = function.__wrapped__
+    if not hasattr(function, "__qualname__"):
+        raise TypeError(f"function must be a function of a module, not {function!r}")
+    return function, bound
 
 
 def _classes(config: Any) -> set[type]:
@@ -61,171 +84,170 @@ def _classes(config: Any) -> set[type]:
     return {type(config)}.union(*map(_classes, inside))
 
 
-@functools.cache
-def _hashed(roots: tuple[Any, ...]) -> str:
-    modules: dict[str, _Module] = {}
-    found: dict[_Place, str] = {}
-    waiting: list[_Place] = []
-    for root in roots:
-        name = root.__module__
-        if name not in modules:
-            modules[name] = _Module(name, _source_of(root))
-        whole = name.partition(".")[0] == _LIBRARY
-        waiting.append((name, None if whole else root.__qualname__.partition(".")[0]))
-    while waiting:
-        place = waiting.pop()
-        if place in found:
-            continue
-        if place[0] not in modules:
-            modules[place[0]] = _Module(place[0], _source(place[0]) or "")
-        found[place], further = modules[place[0]].reached(place[1])
-        waiting += further
-    return hashlib.sha256("\n".join(sorted(found.values())).encode()).hexdigest()[:16]
+@functools.lru_cache(1024)
+def _hashed(function: Any, classes: frozenset[type]) -> str:
+    tracing = _Tracing({root.__module__.partition(".")[0] for root in (function, *classes)})
+    for root in (function, *classes):
+        tracing.begin(root)
+    return hashlib.sha256("\n".join(sorted(tracing.texts())).encode()).hexdigest()[:16]
 
 
-def _source_of(root: Any) -> str:
-    try:
-        return Path(inspect.getsourcefile(root) or "").read_text(encoding="utf-8")
-    except (OSError, TypeError) as error:
-        raise ValueError(
-            f"the source of {root!r} cannot be found; say its version with version=..."
-        ) from error
+class _Tracing:
+    """What names lead to, from module to module.
+
+    Args:
+      own: packages that count as the project's, wherever they lie.
+    """
+
+    def __init__(self, own: set[str]):
+        self.own = own | {_LIBRARY}
+        self.modules: dict[str, _Module] = {}
+        self.files: dict[str, Path | None] = {}
+        self.waiting: list[Target] = []
+
+    def begin(self, root: Any) -> None:
+        """Begin at a function or class."""
+        path = _file_of(root)
+        self.modules[root.__module__] = module = _read(path, _name_of(root.__module__))
+        name = root.__qualname__.partition(".")[0]
+        if name == "<lambda>":
+            line = root.__code__.co_firstlineno
+            here = [one for one in module.statements if one.lines[0] <= line <= one.lines[1]]
+            name = next((min(one.binds) for one in here if one.binds), name)
+        if name not in module.binding:
+            raise ValueError(f"{root.__qualname__} is not in {str(path)!r} any more; start anew")
+        self.waiting.append((root.__module__, None if _in_library(root.__module__) else name))
+
+    def texts(self) -> set[str]:
+        """Return the texts of all that is reached."""
+        found: set[str] = set()
+        seen: set[Target] = set()
+        while self.waiting:
+            place = self.waiting.pop()
+            if place in seen:
+                continue
+            seen.add(place)
+            name, wanted = place
+            module = self.module(name)
+            if module is None:
+                continue
+            here = module.statements
+            if wanted is not None:
+                here = [*module.binding.get(wanted, ()), *module.running]
+                self.waiting += [(star, wanted) for star in module.stars]
+            for statement in here:
+                found.add(statement.text)
+                if _in_library(name):
+                    # Every import counts there, used or not: it may be there to register.
+                    reached = [(*entry, ()) for entry in statement.imports.items()]
+                else:
+                    reached = list(self.used(name, module, statement))
+                foreign = [entry for entry in reached if not self.follow(*entry[1:])]
+                found.update(f"{base} is {target[0]}:{target[1]}" for base, target, _ in foreign)
+        return found
+
+    def used(
+        self, name: str, module: "_Module", statement: Statement
+    ) -> Iterator[tuple[str, Target, tuple[str, ...]]]:
+        """Go where the names that a statement uses lead in its module; yield what is imported."""
+        for base, *behind in statement.uses:
+            for other in (statement, *module.binding.get(base, ())):
+                if base in other.imports:
+                    yield base, other.imports[base], tuple(behind)
+                if other is not statement and not other.mere_import:
+                    self.waiting.append((name, base))
+            if base not in module.binding:
+                self.waiting += [(star, base) for star in module.stars]
+
+    def follow(self, target: Target, behind: tuple[str, ...]) -> bool:
+        """Go where an import leads, with the attributes read of it; tell if that is the project."""
+        module, name = target
+        chain = behind if name is None else (name, *behind)
+        while chain and self.located(f"{module}.{chain[0]}"):
+            module, chain = f"{module}.{chain[0]}", chain[1:]
+        if not self.located(module):
+            return False
+        whole = _in_library(module) or not chain or chain[0] == "*"
+        self.waiting.append((module, None if whole else chain[0]))
+        return True
+
+    def module(self, name: str) -> "_Module | None":
+        """Return a module; None if it is not of the project."""
+        if name not in self.modules:
+            path = self.located(name)
+            if path is None:
+                return None
+            self.modules[name] = _read(path, name)
+        return self.modules[name]
+
+    def located(self, name: str) -> Path | None:
+        """Return the file of a module; None if it is not of the project."""
+        if name not in self.files:
+            path = _located(name)
+            if path is not None and name.partition(".")[0] not in self.own:
+                others = path.is_relative_to(_STANDARD) or _PACKAGES & set(path.parts)
+                path = None if others else path
+            self.files[name] = path
+        return self.files[name]
 
 
 class _Module:
     """One file: its statements, and which of them bind which name."""
 
-    def __init__(self, name: str, source: str):
-        self.name = name
-        tree = _bare(ast.parse(source))
-        self.statements: list[ast.stmt] = tree.body
-        self.binding: dict[str, list[ast.stmt]] = {}
-        for statement in tree.body:
-            for bound in _bound(statement):
+    def __init__(self, path: Path, name: str):
+        source = path.read_text(encoding="utf-8")
+        self.statements = statements(source, name, package=path.stem == "__init__")
+        self.binding: dict[str, list[Statement]] = {}
+        for statement in self.statements:
+            for bound in statement.binds:
                 self.binding.setdefault(bound, []).append(statement)
-        # What runs whenever the module is imported, and binds nothing.
-        self.running = [one for one in tree.body if isinstance(one, ast.Expr)]
-
-    def reached(self, name: str | None) -> tuple[str, list[_Place]]:
-        """Return the text of a definition, or of all, and the places that it leads to."""
-        if name is None:
-            here = self.statements
-            return _text(here), [place for one in here for place in self._imported(one, None)]
-        here = [*self.binding.get(name, ()), *self.running]
-        places: list[_Place] = []
-        for statement in here:
-            places += self._imported(statement, None)
-            for used, attributes in _used(statement).items():
-                for other in self.binding.get(used, ()):
-                    if isinstance(other, ast.Import | ast.ImportFrom):
-                        places += self._imported(other, used, attributes)
-                    elif other is not statement:
-                        places.append((self.name, used))
-        return _text(here), places
-
-    def _imported(
-        self, statement: ast.stmt, name: str | None, attributes: frozenset[str] = frozenset()
-    ) -> Iterator[_Place]:
-        """Yield the places that a statement imports under a name; under any, for None."""
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Import):
-                for alias in node.names:
-                    if name in (None, alias.asname or alias.name.partition(".")[0]):
-                        yield from _places(alias.name, attributes)
-            elif isinstance(node, ast.ImportFrom):
-                base = self._absolute(node)
-                for alias in node.names:
-                    if name not in (None, alias.asname or alias.name):
-                        continue
-                    inner = f"{base}.{alias.name}"
-                    if _source(inner) is not None:
-                        yield from _places(inner, attributes)
-                    else:
-                        named = frozenset() if alias.name == "*" else frozenset({alias.name})
-                        yield from _places(base, named)
-
-    def _absolute(self, node: ast.ImportFrom) -> str:
-        if not node.level:
-            return node.module or ""
-        parts = self.name.split(".")
-        return ".".join([*parts[: len(parts) - node.level], *filter(None, [node.module])])
+        self.running = [one for one in self.statements if one.runs]
+        self.stars = [one.imports["*"][0] for one in self.binding.get("*", ())]
 
 
-def _places(module: str, names: frozenset[str]) -> Iterator[_Place]:
-    if _source(module) is None:
-        return
-    if module.partition(".")[0] == _LIBRARY or not names:
-        yield (module, None)
-    else:
-        yield from ((module, name) for name in sorted(names))
-
-
-@functools.cache
-def _source(module: str) -> str | None:
-    """Return the source of a module of the project or the library; None for any other."""
+def _file_of(root: Any) -> Path:
     try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError, AttributeError):
+        path = Path(inspect.getsourcefile(root) or "")
+    except TypeError:
+        path = Path()
+    if not path.is_file():
+        raise ValueError(
+            f"the source of {root!r} cannot be found; say its version with version=..."
+        )
+    return path
+
+
+def _read(path: Path, name: str) -> _Module:
+    about = os.stat(path)
+    return _read_once(path, name, about.st_mtime_ns, about.st_size)
+
+
+@functools.lru_cache(1024)
+def _read_once(path: Path, name: str, *_: int) -> _Module:
+    return _Module(path, name)
+
+
+def _name_of(module: str) -> str:
+    """Return the name by which a module's relative imports are understood."""
+    spec = getattr(sys.modules.get(module), "__spec__", None)
+    return module if spec is None else spec.name
+
+
+def _in_library(module: str) -> bool:
+    return module.partition(".")[0] == _LIBRARY
+
+
+def _located(name: str) -> Path | None:
+    """Return the file of a module of Python's source, without importing anything."""
+    top, *rest = name.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
         return None
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+    if spec is None:
         return None
-    file = Path(spec.origin)
-    ours = module.partition(".")[0] == _LIBRARY
-    if not ours and any(file.is_relative_to(folder) for folder in _OTHERS):
-        return None
-    return file.read_text(encoding="utf-8")
-
-
-def _bare(tree: ast.Module) -> ast.Module:
-    """Return the tree without docstrings and annotations."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            node.returns = None
-        elif isinstance(node, ast.arg):
-            node.annotation = None
-        elif isinstance(node, ast.AnnAssign):
-            node.annotation = ast.Constant(None)
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [one for one in body if not _is_text(one)]  # pyright: ignore
-    return tree
-
-
-def _is_text(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-
-
-def _bound(statement: ast.stmt) -> Iterator[str]:
-    """Yield the names that a statement at the top of a module binds."""
-    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        yield statement.name
-        return
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            for alias in node.names:
-                yield alias.asname or alias.name.partition(".")[0]
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node.id
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
-            yield node.name
-
-
-def _used(statement: ast.stmt) -> dict[str, frozenset[str]]:
-    """Return the names that a statement reads, each with the attributes; none if it stands alone."""
-    dotted: dict[str, set[str]] = {}
-    inside: set[int] = set()
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            dotted.setdefault(node.value.id, set()).add(node.attr)
-            inside.add(id(node.value))
-    alone = {
-        node.id
-        for node in ast.walk(statement)
-        if isinstance(node, ast.Name) and id(node) not in inside
-    }
-    found = {name: frozenset(attributes) for name, attributes in dotted.items()}
-    return found | dict.fromkeys(alone, frozenset())
-
-
-def _text(statements: list[ast.stmt]) -> str:
-    return "\n".join(ast.dump(one) for one in statements)
+    found = [Path(spec.origin)] if spec.origin and not rest else []
+    for folder in spec.submodule_search_locations or ():
+        inside = Path(folder, *rest)
+        found += [inside / "__init__.py", inside.parent / f"{inside.name}.py"] if rest else []
+    return next((one for one in found if one.suffix == ".py" and one.is_file()), None)
