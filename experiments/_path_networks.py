@@ -7,8 +7,8 @@ import numpy as np
 from flax import nnx
 
 from convjax import gradflow, models
+from experiments._columns import Columns
 from experiments._ensemble import by_cell
-from experiments._outcome import Columns
 
 SCALE, BIAS = 0.5, -2.0
 CARRY = 1 / (1 + math.exp(BIAS))
@@ -25,7 +25,7 @@ class Cell:
       shortcut: "identity", "scaled", "gated" or "none".
       convs: layers in a branch.
       branch_scale: factor on every branch.
-      units: how many.
+      depth: units, one after the other.
       width: features of every layer.
       batch_size: examples.
     """
@@ -34,7 +34,7 @@ class Cell:
     shortcut: str
     convs: int
     branch_scale: float
-    units: int
+    depth: int
     width: int
     batch_size: int
 
@@ -90,8 +90,8 @@ class Cell:
         elif self.at_rest:
             gain = gradflow.oracles.scaled_shortcut_gain(self.carry, self.convs)
         else:
-            return gradflow.oracles.batch_norm_residual_gain(self.units, self.convs, self.start)
-        return np.full(self.units, gain)
+            return gradflow.oracles.batch_norm_residual_gain(self.depth, self.convs, self.start)
+        return np.full(self.depth, gain)
 
     @property
     def gains(self) -> np.ndarray:
@@ -101,12 +101,12 @@ class Cell:
     @property
     def growth(self) -> float:
         """What it says of the growth of |g|^2 per unit, without the first units."""
-        return float(np.exp(np.log(self.unit_gains[self.units // LEFT_OUT :]).mean()))
+        return float(np.exp(np.log(self.unit_gains[self.depth // LEFT_OUT :]).mean()))
 
     def network(self, rngs: nnx.Rngs) -> nnx.Module:
         """Draw one."""
         return models.deep_stack(
-            self.units * self.convs,
+            self.depth * self.convs,
             self.width,
             shortcut=self.shortcut,
             shortcut_scale=SCALE,
@@ -118,11 +118,11 @@ class Cell:
         )
 
 
-def cells(units: int, width: int, batch_size: int) -> list[Cell]:
-    """Return every kind of network."""
-    kinds = [
+def kinds(depth: int, width: int, batch_size: int) -> list[Cell]:
+    """Return every kind of network of a depth."""
+    found = [
         ("none", "identity", 1, 1.0),
-        ("none", "identity", 1, units**-0.5),
+        ("none", "identity", 1, depth**-0.5),
         ("batch", "identity", 1, 1.0),
         ("batch", "identity", 2, 1.0),
         ("batch", "scaled", 2, 1.0),
@@ -130,8 +130,8 @@ def cells(units: int, width: int, batch_size: int) -> list[Cell]:
         ("batch", "none", 2, 1.0),
     ]
     return [
-        Cell(norm, shortcut, convs, scale, units, width, batch_size)
-        for norm, shortcut, convs, scale in kinds
+        Cell(norm, shortcut, convs, scale, depth, width, batch_size)
+        for norm, shortcut, convs, scale in found
     ]
 
 
@@ -164,8 +164,8 @@ class Summary:
     @property
     def growth(self) -> np.ndarray:
         """Growth of |g|^2 per unit in every network, without the first units."""
-        first = self.cell.units // LEFT_OUT
-        return np.exp((self.logs[:, first] - self.logs[:, -1]) / (self.cell.units - first))
+        first = self.cell.depth // LEFT_OUT
+        return np.exp((self.logs[:, first] - self.logs[:, -1]) / (self.cell.depth - first))
 
 
 def summaries(columns: Columns) -> list[Summary]:

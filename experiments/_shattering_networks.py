@@ -8,8 +8,8 @@ import numpy as np
 from flax import nnx
 
 from convjax import gradflow, nn
-from experiments._ensemble import by_cell
-from experiments._outcome import Columns
+from experiments._columns import Columns
+from experiments._ensemble import Networks, by_cell
 
 PAIR, LINE = "pair", "line"
 # What a layer leaves of the correlation, if inputs stay orthogonal.
@@ -70,6 +70,20 @@ class Cell:
             return nn.Residual(nn.Chain(branch), shortcut)
 
         return nn.Repeat(unit, self.depth // convs, rngs=rngs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Probed(Networks):
+    """Networks of one kind, and how many cotangents come back: a cell of the study.
+
+    Attributes:
+      samples: cotangents for each network; its examples are orthogonal inputs, or those on a line.
+    """
+
+    samples: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.kind.probe}: {self.kind}"
 
 
 def centred(x: jax.Array) -> jax.Array:

@@ -27,7 +27,7 @@ variance grows, with the others it is the same everywhere, because their input h
 which they are at rest. Tolerances are set by hand.
 
 Takes about a minute of processor time. For a look at it in a few seconds, too coarse to pass:
-``--units 12 --width 64 --batch-size 32 --seeds 2``.
+``--depths 12 --width 64 --batch-size 32 --seeds 2``.
 
 Reference: Veit et al., Residual Networks Behave Like Ensembles of Relatively Shallow Networks,
 2016; He et al., Identity Mappings in Deep Residual Networks, 2016, for the shortcuts.
@@ -46,20 +46,20 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from convjax import gradflow, plots
-from experiments import _cli, _outcome
-from experiments._ensemble import check_least, log_squares, measured
+from experiments import _grid, _outcome
+from experiments._ensemble import Networks, check_least, log_squares, measured
 from experiments._outcome import Columns, Criterion, Experiment
-from experiments._path_networks import Cell, Summary, cells, summaries
+from experiments._path_networks import Cell, Summary, kinds, summaries
 
 LENGTH_TOLERANCE, SHARE_TOLERANCE, GROWTH_TOLERANCE = 0.05, 0.05, 0.03
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_cli.Options):
-    """Options."""
+class Config(_grid.Options):
+    """Options; every kind of network is measured at every depth."""
 
-    units: int = 24
-    """Residual units, at least 6."""
+    depths: tuple[int, ...] = (24,)
+    """Residual units, at least 6; each depth is judged and drawn by itself."""
     width: int = 256
     """Features of every layer."""
     batch_size: int = 128
@@ -70,17 +70,27 @@ class Config(_cli.Options):
     """Folder for the table and the figure; it is made if it is not there."""
 
 
-def measure(config: Config) -> Columns:
+def cells(config: Config) -> list[Networks]:
+    """Return what is measured: every kind of network of every depth.
+
+    Raises:
+      ValueError: an option that cannot be done.
+    """
+    check_least(config, depths=6, width=1, batch_size=4, seeds=2)
+    return [
+        Networks(kind, config.seeds)
+        for depth in config.depths
+        for kind in kinds(depth, config.width, config.batch_size)
+    ]
+
+
+def measure(networks: Networks) -> Columns:
     """Return what came along paths of each length, and the gradient behind every unit.
 
     At position k ``log_energy`` is ln|g_k|^2, minus infinity where there is no path of that length;
     at position l ``log_ratio`` is ln(|g_l|^2 / |g_L|^2) at the input and behind every unit.
     ``coherence`` is |sum g_k|^2 / sum |g_k|^2, the same at every position.
-
-    Raises:
-      ValueError: an option that cannot be done.
     """
-    check_least(config, units=6, width=1, batch_size=4, seeds=2)
 
     def one(cell: Cell, key: jax.Array) -> dict[str, jax.Array]:
         weights, signal = jax.random.split(key)
@@ -89,15 +99,26 @@ def measure(config: Config) -> Columns:
         x, cotangent = x * cell.start**0.5, cotangent - jnp.mean(cotangent, 0, keepdims=True)
         found = gradflow.paths(net, x, cotangent=cotangent, train=True)
         logs = 2 * found.parts.log_norm
-        missing = cell.units + 1 - logs.size
+        missing = cell.depth + 1 - logs.size
         whole = 2 * found.gradient.log_norm - jax.nn.logsumexp(logs)
         return {
             "log_energy": jnp.pad(logs, (0, missing), constant_values=-jnp.inf),
             "log_ratio": log_squares(net, x, cotangent),
-            "coherence": jnp.broadcast_to(jnp.exp(whole), (cell.units + 1,)),
+            "coherence": jnp.broadcast_to(jnp.exp(whole), (cell.depth + 1,)),
         }
 
-    return measured(cells(config.units, config.width, config.batch_size), one, seeds=config.seeds)
+    return measured(networks, one)
+
+
+def cost(networks: Networks) -> float:
+    """Return about how many seconds a cell takes one core: to compile, and to take paths apart."""
+    kind = networks.kind
+    # Behind unit l there are l + 1 parts of the gradient, and each goes through all that is left.
+    passes = networks.seeds * kind.depth * (kind.depth if kind.has_paths else 1)
+    each = (
+        kind.batch_size * kind.width**2 * (8.5e-11 * kind.convs if kind.norm == "batch" else 4e-11)
+    )
+    return 2.5 + passes * each
 
 
 def judge(columns: Columns) -> list[Criterion]:
@@ -181,7 +202,7 @@ def _by_length(row: Summary) -> plots.Series:
 
 
 def _along(row: Summary) -> plots.Series:
-    places = np.arange(row.cell.units + 1)
+    places = np.arange(row.cell.depth + 1)
     logs = row.logs
     theory = np.append(np.cumsum(np.log(row.cell.unit_gains)[::-1])[::-1], 0.0)
     return plots.Series(
@@ -195,7 +216,7 @@ def table(columns: Columns) -> Table:
     heads = ("network", "length", "theory", "norm x count", "5-95 %", "skips", "theory")
     heads = (*heads, "coherence", "growth", "theory")
     first, seeds = rows[0].cell, len(rows[0].logs)
-    title = f"{first.units} units of width {first.width}, {seeds} networks of each kind, means"
+    title = f"{first.depth} units of width {first.width}, {seeds} networks of each kind, means"
     return _outcome.plain_table(title, heads, [_shown(row) for row in rows])
 
 
@@ -219,9 +240,20 @@ def _shown(row: Summary) -> tuple[str, ...]:
     )
 
 
-EXPERIMENT = Experiment("path-lengths", __doc__ or "", Config, measure, judge, draw, table)
+EXPERIMENT = Experiment(
+    name="path-lengths",
+    about=__doc__ or "",
+    config=Config,
+    cells=cells,
+    measure=measure,
+    judge=judge,
+    draw=draw,
+    table=table,
+    apart=("depth",),
+    cost=cost,
+)
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the experiment from the command line and return the exit code."""
-    return _outcome.run(EXPERIMENT, argv)
+    return _grid.run(EXPERIMENT, argv)

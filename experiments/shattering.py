@@ -34,7 +34,7 @@ derived in this project.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -43,21 +43,20 @@ import numpy as np
 from flax import nnx
 
 from convjax import gradflow
-from experiments import _cli, _outcome
-from experiments._ahead import ahead
+from experiments import _grid, _outcome
 from experiments._ensemble import as_rows, check_least, compiler_options
 from experiments._outcome import Columns, Criterion, Experiment
-from experiments._progress import Ticker
-from experiments._shattering_networks import CONVS, LINE, PAIR, Cell, of
+from experiments._shattering_networks import CONVS, LINE, PAIR, Cell, Probed, of
 from experiments._shattering_shown import draw, table
 
 PAIR_KINDS, LINE_KINDS = ("plain", "centred", "residual"), ("plain", "residual")
+PAIR_SEEDS, LINE_SEEDS = 16, 6
 RESOLVED, TOLERANCE = 0.01, 0.15
 DEEP = 12
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_cli.Options):
+class Config(_grid.Options):
     """Options."""
 
     depths: tuple[int, ...] = (1, 2, 4, 6, 8)
@@ -66,59 +65,48 @@ class Config(_cli.Options):
     """Features of their layers."""
     inputs: int = 8
     """Orthogonal inputs, at most as many as features; each two of them are a pair."""
-    seeds: int = 16
-    """Networks of each kind that pairs go through."""
+    seeds: int | None = None
+    """Networks of each kind; without it, 16 that pairs go through and 6 that lines do."""
     line_depths: tuple[int, ...] = (4, 12, 24, 48)
     """Layers of the networks that lines go through, even and at least 4."""
     line_width: int = 128
     """Features of their layers."""
     points: int = 256
     """Inputs on a line, the batch of their norms."""
-    line_seeds: int = 6
-    """Networks of each kind that lines go through."""
+    line_seeds: int | None = None
+    """Networks of each kind that lines go through, if other than seeds."""
     samples: int = 16
     """Cotangents for each network."""
     out: Path = Path("results/shattering")
     """Folder for the table and the figure; it is made if it is not there."""
 
 
-def cells(config: Config) -> list[Cell]:
-    """Return every kind of network, those that pairs go through first."""
-    pairs = [Cell(PAIR, k, d, config.width) for k in PAIR_KINDS for d in config.depths]
-    lines = [Cell(LINE, k, d, config.line_width) for k in LINE_KINDS for d in config.line_depths]
-    return pairs + lines
-
-
-def measure(config: Config) -> Columns:
-    """Return ``correlation``: of pairs, at position 0, or along a line, by lag in points.
+def cells(config: Config) -> list[Probed]:
+    """Return what is measured, what pairs go through first.
 
     Raises:
       ValueError: an option that cannot be done.
     """
-    check(config)
+    seeds, line_seeds = _seeds(config)
+    check(dataclasses.replace(config, seeds=seeds, line_seeds=line_seeds))
+    pairs, lines = (seeds, config.inputs), (line_seeds, config.points)
+    return [
+        Probed(Cell(probe, kind, depth, width), *many, config.samples)
+        for probe, kinds, depths, width, many in (
+            (PAIR, PAIR_KINDS, config.depths, config.width, pairs),
+            (LINE, LINE_KINDS, config.line_depths, config.line_width, lines),
+        )
+        for kind in kinds
+        for depth in depths
+    ]
 
-    def prepare(cell: Cell) -> Callable[[], gradflow.Correlation | gradflow.Line]:
-        probe, seeds = (_pairs, config.seeds) if cell.probe == PAIR else (_line, config.line_seeds)
 
-        def every():
-            keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
-            return jax.lax.map(lambda key: probe(cell, config, key), keys)
-
-        return jax.jit(every).lower().compile(compiler_options())
-
-    blocks, every = [], cells(config)
-    with Ticker(len(every)) as ticker:
-        ticker.begin("compiling")
-        for cell, program in ahead(prepare, every):
-            found = program()
-            if isinstance(found, gradflow.Line):
-                found.correlation.check()
-                values = found.autocorrelation
-            else:
-                values = found.check().mean[:, None]
-            blocks.append(as_rows(cell, correlation=values))
-            ticker.finish(f"{cell.probe}: {cell}")
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+def _seeds(config: Config) -> tuple[int, int]:
+    """Return how many networks of each kind pairs and lines go through."""
+    seeds, line_seeds = config.seeds, config.line_seeds
+    if line_seeds is None:
+        line_seeds = LINE_SEEDS if seeds is None else seeds
+    return PAIR_SEEDS if seeds is None else seeds, line_seeds
 
 
 def check(config: Config) -> None:
@@ -136,29 +124,57 @@ def check(config: Config) -> None:
         )
 
 
-def _pairs(cell: Cell, config: Config, key: jax.Array) -> gradflow.Correlation:
+def measure(probed: Probed) -> Columns:
+    """Return ``correlation``: of pairs, at position 0, or along a line, by lag in points."""
+    probe = _pairs if probed.kind.probe == PAIR else _line
+
+    def every():
+        keys = jax.vmap(jax.random.key)(jnp.arange(probed.seeds))
+        return jax.lax.map(lambda key: probe(probed, key), keys)
+
+    found = jax.jit(every).lower().compile(compiler_options())()
+    if isinstance(found, gradflow.Line):
+        found.correlation.check()
+        values = found.autocorrelation
+    else:
+        values = found.check().mean[:, None]
+    return as_rows(probed.kind, correlation=values)
+
+
+def cost(probed: Probed) -> float:
+    """Return about how many seconds a cell takes one core: to compile, and to draw or multiply."""
+    cell = probed.kind
+    weights = probed.seeds * cell.depth * cell.width**2
+    if cell.probe == PAIR:
+        return 1.4 + 1.7e-8 * weights
+    return 2.2 + 1.2e-10 * weights * probed.batch_size * probed.samples
+
+
+def _pairs(probed: Probed, key: jax.Array) -> gradflow.Correlation:
+    cell = probed.kind
     weights, signal, cotangent = jax.random.split(key, 3)
-    basis = jnp.linalg.qr(jax.random.normal(signal, (cell.width, config.inputs)))[0]
+    basis = jnp.linalg.qr(jax.random.normal(signal, (cell.width, probed.batch_size)))[0]
     return gradflow.correlation(
         cell.network(nnx.Rngs(weights)),
         # Features of variance 1, as the centred ReLU takes them.
         basis.T * math.sqrt(cell.width),
         cotangent=cotangent,
-        samples=config.samples,
+        samples=probed.samples,
         train=True,
     )
 
 
-def _line(cell: Cell, config: Config, key: jax.Array) -> gradflow.Line:
+def _line(probed: Probed, key: jax.Array) -> gradflow.Line:
+    cell = probed.kind
     weights, signal, cotangent = jax.random.split(key, 3)
     start, end = jax.random.normal(signal, (2, cell.width))
     return gradflow.line(
         cell.network(nnx.Rngs(weights)),
         start,
         end,
-        points=config.points,
+        points=probed.batch_size,
         cotangent=cotangent,
-        samples=config.samples,
+        samples=probed.samples,
         train=True,
     )
 
@@ -224,9 +240,19 @@ def _nearer(mean: float, cell: Cell) -> bool:
     return mean > 0 and mean**2 > cell.expected * cell.orthogonal
 
 
-EXPERIMENT = Experiment("shattering", __doc__ or "", Config, measure, judge, draw, table)
+EXPERIMENT = Experiment(
+    name="shattering",
+    about=__doc__ or "",
+    config=Config,
+    cells=cells,
+    measure=measure,
+    judge=judge,
+    draw=draw,
+    table=table,
+    cost=cost,
+)
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the experiment from the command line and return the exit code."""
-    return _outcome.run(EXPERIMENT, argv)
+    return _grid.run(EXPERIMENT, argv)

@@ -31,7 +31,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from convjax import data, gradflow, models, nn, plots, study
-from experiments import _cli, _outcome
+from experiments import _cli, _grid, _outcome
 from experiments._outcome import Columns, Criterion, Experiment
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -44,13 +44,13 @@ WITHIN = 0.85
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_cli.Options):
-    """Options."""
+class Config(_grid.Options):
+    """Options; every network is measured at every depth."""
 
     networks: tuple[str, ...] = tuple(NETWORKS)
     """Which of the networks."""
-    depth: int = 54
-    """Convolutions in the stack, two to a unit."""
+    depths: tuple[int, ...] = (54,)
+    """Convolutions in the stack, two to a unit; each depth is judged and drawn by itself."""
     width: int = 32
     """Channels."""
     seeds: int = 16
@@ -65,58 +65,100 @@ class Config(_cli.Options):
     """Folder for the table and the figure; it is made if it is not there."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """A network, how often it is drawn, and what goes through it: a cell of the study.
+
+    Attributes:
+      network: one of NETWORKS.
+      depth: convolutions in the stack.
+      width: channels.
+      seeds: draws of the weights.
+      batch_size: images.
+      padding: of the stack's convolutions.
+      data: "digits" or "gaussian".
+    """
+
+    network: str
+    depth: int
+    width: int
+    seeds: int
+    batch_size: int
+    padding: Literal["CIRCULAR", "SAME"]
+    data: str
+
+    def __str__(self) -> str:
+        return f"{self.network}, {self.depth} layers"
+
+    def make(self, rngs: nnx.Rngs) -> nn.Chain:
+        """Draw one: stem and stack."""
+        return nn.Chain(
+            stem=nn.Conv(1, self.width, (3, 3), use_bias=False, kernel_init="he", rngs=rngs),
+            body=models.deep_stack(
+                self.depth,
+                self.width,
+                padding=self.padding,
+                rngs=rngs,
+                **NETWORKS[self.network],
+            ),
+        )
+
+
+def cells(config: Config) -> list[Drawn]:
+    """Return what is measured: every network at every depth.
+
+    Raises:
+      ValueError: an option that cannot be done.
+    """
+    check(config)
+    same = (config.width, config.seeds, config.batch_size, config.padding, config.data)
+    return [Drawn(name, depth, *same) for depth in config.depths for name in config.networks]
+
+
 def check(config: Config) -> None:
     """Refuse what cannot be done."""
     for name in config.networks:
         if name not in NETWORKS:
-            raise _cli.UsageError(_cli.unknown("network", name, NETWORKS))
+            raise ValueError(_cli.unknown("network", name, NETWORKS))
     if not config.networks:
-        raise _cli.UsageError(f"networks is empty; choose from {', '.join(NETWORKS)}.")
-    if config.depth < 4 or config.depth % 2:
-        raise _cli.UsageError(f"depth = {config.depth} must be an even number, at least 4.")
+        raise ValueError(f"networks is empty; choose from {', '.join(NETWORKS)}.")
+    if not config.depths:
+        raise ValueError("depths is empty; give at least one, an even number from 4.")
+    for depth in config.depths:
+        if depth < 4 or depth % 2:
+            raise ValueError(f"depth = {depth} must be an even number, at least 4.")
+    for option in ("networks", "depths"):
+        value = getattr(config, option)
+        if len(set(value)) < len(value):
+            raise ValueError(f"{option} = {list(value)} names one value twice.")
     for option, least in (("width", 2), ("seeds", 2), ("batch_size", 4)):
         if getattr(config, option) < least:
-            raise _cli.UsageError(
+            raise ValueError(
                 f"{option} = {getattr(config, option)} is too small; it must be at least {least}."
             )
 
 
-def network(config: Config, name: str, rngs: nnx.Rngs) -> nn.Chain:
-    """Return stem and stack."""
-    return nn.Chain(
-        stem=nn.Conv(1, config.width, (3, 3), use_bias=False, kernel_init="he", rngs=rngs),
-        body=models.deep_stack(
-            config.depth, config.width, padding=config.padding, rngs=rngs, **NETWORKS[name]
-        ),
-    )
+def measure(drawn: Drawn) -> Columns:
+    """Return one row for every seed and unit, with what is expected beside it."""
+    source = {"digits": data.digits, "gaussian": data.gaussian}[drawn.data]
+    x = jnp.asarray(source()[0][: drawn.batch_size])
 
-
-def measure(config: Config) -> Columns:
-    """Return one row for every network, seed and unit, with what is expected beside it."""
-    check(config)
-    source = {"digits": data.digits, "gaussian": data.gaussian}[config.data]
-    x = jnp.asarray(source()[0][: config.batch_size])
-    parts = [_one(config, name, x) for name in config.networks]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _one(config: Config, name: str, x: jax.Array) -> Columns:
     def profile(key: jax.Array) -> gradflow.Profile:
         weights, cotangent = jax.random.split(key)
-        net = network(config, name, nnx.Rngs(weights))
+        net = drawn.make(nnx.Rngs(weights))
         return gradflow.profile(net, x, cotangent=cotangent, train=True)
 
-    keys = jax.random.split(jax.random.key(0), config.seeds)
+    keys = jax.random.split(jax.random.key(0), drawn.seeds)
     measured = jax.jit(lambda keys: jax.lax.map(profile, keys))(keys)
-    abstract = nnx.eval_shape(lambda: network(config, name, nnx.Rngs(0)))
+    abstract = nnx.eval_shape(lambda: drawn.make(nnx.Rngs(0)))
     prediction = gradflow.predict(abstract, np.asarray(x), train=True)
     comparison = gradflow.compare(measured, prediction)
-    paths = ["stem", *(f"body/{i}" for i in range(config.depth // 2))]
+    paths = ["stem", *(f"body/{i}" for i in range(drawn.depth // 2))]
     table = measured.table()
-    rows = len(table["path"]) // config.seeds
+    rows = len(table["path"]) // drawn.seeds
     at = {path: i for i, path in enumerate(table["path"][:rows].tolist())}
     chosen = [at[path] for path in paths]
-    logs = table["gradient_log_norm"].reshape(config.seeds, rows)
+    logs = table["gradient_log_norm"].reshape(drawn.seeds, rows)
     relative = logs[:, chosen] - logs[:, [at[""]]]
     expected = [prediction[path] for path in paths]
     worst = max(
@@ -127,13 +169,14 @@ def _one(config: Config, name: str, x: jax.Array) -> Columns:
     )
 
     def each(values: Sequence[float]) -> np.ndarray:
-        return np.tile(np.asarray(values, float), config.seeds)
+        return np.tile(np.asarray(values, float), drawn.seeds)
 
     count = relative.size
     return {
-        "network": np.full(count, name),
-        "seed": np.repeat(np.arange(config.seeds), len(paths)),
-        "position": np.tile(np.arange(len(paths)), config.seeds),
+        "network": np.full(count, drawn.network),
+        "depth": np.full(count, drawn.depth),
+        "seed": np.repeat(np.arange(drawn.seeds), len(paths)),
+        "position": np.tile(np.arange(len(paths)), drawn.seeds),
         "gradient_log_norm": relative.ravel(),
         "expected_log_norm": each([unit.gradient_log_norm for unit in expected]),
         "scatter": each([unit.gradient_scatter for unit in expected]),
@@ -143,6 +186,11 @@ def _one(config: Config, name: str, x: jax.Array) -> Columns:
         "threshold": np.full(count, comparison.threshold),
         "first_departing": np.full(count, comparison.first or ""),
     }
+
+
+def cost(drawn: Drawn) -> float:
+    """Return about how many seconds a cell takes one core: to compile, and for 64 pixels."""
+    return 6.8 + 8e-8 * drawn.seeds * drawn.depth * drawn.batch_size * drawn.width**2
 
 
 def inside(columns: Columns) -> np.ndarray:
@@ -232,9 +280,20 @@ def table(columns: Columns) -> Table:
     return _outcome.plain_table("Gradient norm at the stem over that at the output", heads, rows)
 
 
-EXPERIMENT = Experiment("theory", __doc__ or "", Config, measure, judge, draw, table)
+EXPERIMENT = Experiment(
+    name="theory",
+    about=__doc__ or "",
+    config=Config,
+    cells=cells,
+    measure=measure,
+    judge=judge,
+    draw=draw,
+    table=table,
+    apart=("depth",),
+    cost=cost,
+)
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the experiment from the command line and return the exit code."""
-    return _outcome.run(EXPERIMENT, argv)
+    return _grid.run(EXPERIMENT, argv)

@@ -9,21 +9,17 @@ from convjax import study
 from convjax.gradflow import oracles
 from experiments import __main__ as entry
 from experiments import _outcome, path_lengths
-from experiments._path_networks import Cell, cells, summaries
+from experiments._ensemble import Networks
+from experiments._path_networks import Cell, kinds, summaries
 
-TINY = path_lengths.Config(units=6, width=5, batch_size=7, seeds=2)
+TINY = path_lengths.Config(depths=(6,), width=5, batch_size=7, seeds=2)
 # One without norm, and beside batch norm a scaled shortcut and none.
-CELLS = [cells(TINY.units, TINY.width, TINY.batch_size)[i] for i in (1, 4, 6)]
+CELLS = [kinds(6, TINY.width, TINY.batch_size)[i] for i in (1, 4, 6)]
 
 
 @pytest.fixture(scope="module")
 def measured():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(path_lengths, "cells", lambda *_: CELLS)
-        yield path_lengths.measure(TINY)
-    jax.config.update("jax_disable_most_optimizations", before)
+    return _outcome.joined([path_lengths.measure(Networks(cell, TINY.seeds)) for cell in CELLS])
 
 
 def layer(x, kernel, norm):
@@ -49,7 +45,7 @@ def by_hand(cell, seed):
     )[:, :, 0, 0]
     x, gradient = x * np.sqrt(cell.start), gradient - gradient.mean(0)
     backs = []
-    for unit in range(cell.units):
+    for unit in range(cell.depth):
         y, through = x, []
         for kernel in kernels[:, unit]:
             y, back = layer(y, kernel, cell.norm == "batch")
@@ -102,26 +98,28 @@ def test_a_network_without_shortcuts_has_no_paths_to_choose_from(measured):
     assert row.shares.tolist() == [[1.0] + [0.0] * 6] * 2
 
 
-def planted(wrong=None, *, tilt=0.0, skip=0.0, factor=1.0):
+def planted(wrong=None, *, depth=12, tilt=0.0, skip=0.0, factor=1.0):
     """Return columns that are theory's, but for what is planted in one kind of network."""
     blocks = []
-    for cell in cells(12, 8, 9):
+    for cell in kinds(depth, 8, 9):
         here = str(cell) == wrong
         if cell.has_paths:
-            logs = np.log(oracles.path_energy(cell.gains)) + here * tilt * np.arange(13)
+            logs = np.log(oracles.path_energy(cell.gains)) + here * tilt * np.arange(depth + 1)
             logs[0] += here * skip
         else:
-            logs = np.array([0.0] + [-np.inf] * 12)
+            logs = np.array([0.0] + [-np.inf] * depth)
         growth = np.log(cell.unit_gains) + here * np.log(factor)
         ratios = np.append(np.cumsum(growth[::-1])[::-1], 0.0)
         rows = dataclasses.asdict(cell) | {
-            "seed": np.repeat([0, 1], 13),
-            "position": np.tile(np.arange(13), 2),
+            "seed": np.repeat([0, 1], depth + 1),
+            "position": np.tile(np.arange(depth + 1), 2),
             "log_energy": np.append(logs, logs + 3.0),
             "log_ratio": np.append(0.99 * ratios, 1.01 * ratios),
             "coherence": 1.0,
         }
-        blocks.append({name: np.broadcast_to(value, (26,)) for name, value in rows.items()})
+        blocks.append(
+            {name: np.broadcast_to(value, (2 * depth + 2,)) for name, value in rows.items()}
+        )
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
@@ -132,6 +130,14 @@ def failures(**wrong):
 def test_theory_itself_holds():
     assert len(path_lengths.judge(planted())) == 13
     assert not failures()
+
+
+def test_every_depth_is_judged_by_itself():
+    columns = _outcome.joined([planted(), planted(depth=9, wrong="no shortcut", factor=1.1)])
+    criteria = _outcome.judged(path_lengths.EXPERIMENT, columns)
+    assert len(criteria) == 26
+    (failed,) = (c.claim for c in criteria if not c.holds)
+    assert failed.startswith("depth 9: no shortcut: growth")
 
 
 @pytest.mark.parametrize(
@@ -158,24 +164,24 @@ def test_what_is_wrong_fails(wrong, claims):
 
 
 def test_theory_is_that_of_science():
-    bare, scaled_down, *_, rest = (cell for cell in cells(24, 256, 128) if cell.held)
+    bare, scaled_down, *_, rest = (cell for cell in kinds(24, 256, 128) if cell.held)
     lengths = [oracles.path_energy(c.gains) @ np.arange(25) for c in (bare, scaled_down)]
     np.testing.assert_allclose(lengths, [12.0, 0.96])
     np.testing.assert_allclose(rest.growth, 2.152, atol=1e-3)
 
 
 def test_the_input_is_at_rest():
-    for cell in cells(9, 8, 7)[4:]:
+    for cell in kinds(9, 8, 7)[4:]:
         opened = 1 - cell.carry if cell.shortcut == "gated" else 1.0
         after = cell.carry**2 * cell.start + opened**2 * (1 - 1 / np.pi)
         np.testing.assert_allclose(after, cell.start)
-    assert cells(9, 8, 7)[3].start == 1.0
+    assert kinds(9, 8, 7)[3].start == 1.0
 
 
 def test_the_report_is_written(tmp_path, capsys):
     columns = planted()
     config = path_lengths.Config(out=tmp_path)
-    assert _outcome.report(path_lengths.EXPERIMENT, config, columns) == 0
+    assert _outcome.report(path_lengths.EXPERIMENT, config, columns, {}) == 0
     told = capsys.readouterr().out
     assert "12 units of width 8, 2 networks" in told and "Verdict:" in told
     written, metadata = study.read_parquet(tmp_path / "path_lengths.parquet")
@@ -201,7 +207,8 @@ def test_the_figure_shows_shares_and_growth():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"units": 5}, "units=5 must be at least 6"),
+        ({"depths": (12, 5)}, r"depths=\(12, 5\) must be at least 6"),
+        ({"depths": (9, 9)}, r"depths=\[9, 9\] must hold at least one value, none twice"),
         ({"width": 0}, "width=0 must be at least 1"),
         ({"batch_size": 3}, "batch_size=3 must be at least 4"),
         ({"seeds": 1}, "seeds=1 must be at least 2"),
@@ -209,7 +216,7 @@ def test_the_figure_shows_shares_and_growth():
 )
 def test_a_wrong_option_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        path_lengths.measure(path_lengths.Config(**options))
+        path_lengths.cells(path_lengths.Config(**options))
 
 
 def test_the_command_line_says_so_in_a_sentence(tmp_path, capsys):

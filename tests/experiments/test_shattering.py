@@ -19,10 +19,7 @@ TINY = shattering.Config(
 
 @pytest.fixture(scope="module")
 def measured():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield shattering.measure(TINY)
-    jax.config.update("jax_disable_most_optimizations", before)
+    return _outcome.measured(shattering.EXPERIMENT, TINY)
 
 
 def kernels_of(cell, key):
@@ -163,7 +160,7 @@ def test_theory_is_that_of_science():
 
 def test_the_report_is_written(measured, tmp_path, capsys):
     config = shattering.Config(out=tmp_path)
-    assert _outcome.report(shattering.EXPERIMENT, config, measured) in (0, 1)
+    assert _outcome.report(shattering.EXPERIMENT, config, measured, {}) in (0, 1)
     told = capsys.readouterr().out
     assert "plain, batch norm" in told and "Verdict:" in told
     columns, metadata = study.read_parquet(tmp_path / "shattering.parquet")
@@ -207,7 +204,22 @@ def test_the_table_shows_where_the_autocorrelation_falls_below_half():
 )
 def test_a_wrong_option_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        shattering.measure(shattering.Config(**options))
+        shattering.cells(shattering.Config(**options))
+
+
+@pytest.mark.parametrize(
+    ("options", "seeds"),
+    [
+        ({}, {PAIR: 16, LINE: 6}),
+        ({"seeds": 9}, {PAIR: 9, LINE: 9}),
+        ({"line_seeds": 4}, {PAIR: 16, LINE: 4}),
+        ({"seeds": 9, "line_seeds": 4}, {PAIR: 9, LINE: 4}),
+    ],
+)
+def test_seeds_are_those_of_pairs_and_of_lines(options, seeds):
+    cells = shattering.cells(shattering.Config(**options))
+    assert {(cell.kind.probe, cell.seeds) for cell in cells} == set(seeds.items())
+    assert len(cells) == 3 * 5 + 2 * 4
 
 
 def test_the_command_line_says_so_in_a_sentence(tmp_path, capsys):

@@ -2,24 +2,20 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
 from experiments import __main__ as entry
-from experiments import _cli, theory
+from experiments import _outcome, theory
 
 TINY = theory.Config(
-    networks=("residual, batch norm",), depth=4, width=8, seeds=3, batch_size=4, data="gaussian"
+    networks=("residual, batch norm",), depths=(4,), width=8, seeds=3, batch_size=4, data="gaussian"
 )
 
 
 @pytest.fixture(scope="module")
 def columns():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield theory.measure(TINY)
-    jax.config.update("jax_disable_most_optimizations", before)
+    return _outcome.measured(theory.EXPERIMENT, TINY)
 
 
 def test_a_row_for_every_seed_and_unit(columns):
@@ -40,6 +36,14 @@ def test_what_agrees_holds_and_what_does_not_fails(columns):
     assert [c.holds for c in theory.judge(departing)] == [False, True]
 
 
+def test_every_depth_is_judged_by_itself(columns):
+    deeper = {**columns, "depth": columns["depth"] + 2, "largest_z": np.full(9, 99.0)}
+    both = _outcome.joined([columns, deeper])
+    claims = [c.claim for c in _outcome.judged(theory.EXPERIMENT, both) if not c.holds]
+    assert "depth 6: residual, batch norm: no unit departs from theory" in claims
+    assert not any(claim.startswith("depth 4: residual, batch norm: no unit") for claim in claims)
+
+
 def test_figure_and_table(columns):
     assert len(theory.draw(columns).axes) == 1
     assert theory.table(columns).row_count == 1
@@ -50,13 +54,15 @@ def test_figure_and_table(columns):
     [
         ({"networks": ("plane",)}, "did you mean 'plain'"),
         ({"networks": ()}, "networks is empty"),
-        ({"depth": 5}, "depth = 5 must be an even number"),
+        ({"depths": (4, 5)}, "depth = 5 must be an even number"),
+        ({"depths": ()}, "depths is empty"),
+        ({"depths": (6, 6)}, r"depths = \[6, 6\] names one value twice"),
         ({"seeds": 1}, "seeds = 1 is too small"),
     ],
 )
 def test_what_cannot_be_done_is_refused(changes, message):
-    with pytest.raises(_cli.UsageError, match=message):
-        theory.measure(dataclasses.replace(TINY, **changes))
+    with pytest.raises(ValueError, match=message):
+        theory.cells(dataclasses.replace(TINY, **changes))
 
 
 def test_it_is_listed():
