@@ -3,14 +3,13 @@
 import dataclasses
 import difflib
 import itertools
-from collections.abc import Sequence
 from typing import Any, TypeVar
 
 Config = TypeVar("Config")
 
 
-def grid(config: Config, **axes: Sequence[Any]) -> list[Config]:
-    """Return copies of a configuration with every combination of the given values, the last fastest.
+def grid(config: Config, **axes: Any) -> list[Config]:
+    """Return copies of a configuration with every combination of some values, the last fastest.
 
     Args:
       config: an instance of a frozen dataclass; its values are those of the fields not varied.
@@ -21,7 +20,7 @@ def grid(config: Config, **axes: Sequence[Any]) -> list[Config]:
 
     Raises:
       TypeError: ``config`` is no instance of a dataclass.
-      ValueError: an axis that is not a field, that is empty, or that names one value twice.
+      ValueError: an axis that is no field or no list, that is empty, or that names one value twice.
 
     Example:
       >>> import dataclasses
@@ -40,12 +39,13 @@ def grid(config: Config, **axes: Sequence[Any]) -> list[Config]:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean {near[0]!r}? There are" if near else "there are"
-            raise ValueError(f"{name!r} is not a field of the grid; {hint} {', '.join(names)}")
-        if isinstance(values, str):
+            kind = type(config).__name__
+            raise ValueError(f"{name!r} is not a field of {kind}; {hint} {', '.join(names)}")
+        if isinstance(values, str) or not hasattr(values, "__len__"):
             raise ValueError(f"{name}={values!r} must be a list of values; write [{values!r}]")
         if not len(values):
             raise ValueError(f"{name} is empty; give it at least one value")
-        if any(one in values[:i] for i, one in enumerate(values)):
+        if any(one in list(values)[:i] for i, one in enumerate(values)):
             raise ValueError(f"{name}={list(values)} names one value twice")
     products = itertools.product(*axes.values())
     return [dataclasses.replace(config, **dict(zip(axes, one, strict=True))) for one in products]
