@@ -1,5 +1,6 @@
 """One HTML page of what studies found: ``python -m experiments report FOLDER``."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,9 +50,16 @@ def write(folder: Path, out: Path | None = None) -> Path:
     folder = Path(folder)
     studies = found.search(folder)
     out = folder / "report.html" if out is None else Path(out)
+    made = page.page(studies, out.parent)
+    # A page that is there stays until the new one is whole.
+    beside = out.with_name(f".{out.name}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page.page(studies, out.parent), encoding="utf-8")
+        beside.write_text(made, encoding="utf-8")
+        beside.replace(out)
     except OSError as error:
         raise ValueError(f"cannot write {str(out)!r}: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
     return out

@@ -11,6 +11,8 @@ from convjax import study
 from experiments._outcome import Columns, Experiment
 
 LEVELS = 2
+# Failed cells of one study that are listed; more have mostly failed alike.
+LISTED = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +66,15 @@ class Unfinished:
       folder: the study's.
       name: the experiment's, or the measuring function's.
       finished: how many cells have their result.
-      failures: of each cell that failed, its configuration, the error and where it arose.
+      failed: how many cells failed.
+      failures: of the first of them, the configuration, the error and where it arose.
       joined: whether there is a table, of other cells or of earlier ones.
     """
 
     folder: Path
     name: str
     finished: int
+    failed: int
     failures: list[tuple[str, str, str]]
     joined: bool
 
@@ -156,15 +160,15 @@ def _unfinished(folder: Path, measured: list[Measured]) -> Unfinished | None:
         of = json.loads((folder / "study.json").read_text(encoding="utf-8"))["study"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    failures = [_failure(path) for path in sorted((folder / "failed").glob("*.parquet"))]
+    failed = sorted((folder / "failed").glob("*.parquet"))
     joined = any(one.path.parent == folder for one in measured)
-    if joined and not failures:
+    if joined and not failed:
         return None
     finished = len(list((folder / "cells").glob("*.parquet")))
     names = {module: name for name, module in _known().items()}
-    return Unfinished(
-        folder, names.get(str(of).partition(":")[0], str(of)), finished, failures, joined
-    )
+    name = names.get(str(of).partition(":")[0], str(of))
+    failures = [_failure(path) for path in failed[:LISTED]]
+    return Unfinished(folder, name, finished, len(failed), failures, joined)
 
 
 def _failure(path: Path) -> tuple[str, str, str]:

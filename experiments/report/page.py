@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from experiments.report._html import Html, between, tag
+from experiments.report._html import Html, between, join, tag
 from experiments.report._section import link, section
 from experiments.report._tables import table
 from experiments.report.found import Found, Measured, Unfinished
@@ -13,8 +13,6 @@ from experiments.report.found import Found, Measured, Unfinished
 # Nothing is loaded from anywhere: what the page shows, it holds.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 HEADS = ("claim", "measured", "expected", "verdict")
-# Failed cells of one study that are listed; more have mostly failed alike.
-LISTED = 20
 
 
 def page(found: Found, home: Path) -> str:
@@ -81,7 +79,7 @@ def _verdict(found: Found, named: list[tuple[Measured, str]]) -> Html | None:
     """Return the first thing that a reader must know: what does not hold."""
     total = sum(len(one.criteria) for one in found.measured)
     failing = [(one, mark, claim) for one, mark in named for claim in one.failing]
-    broken = sum(len(one.failures) for one in found.unfinished)
+    broken = sum(one.failed for one in found.unfinished)
     cells = f"{_count(broken, 'cell')} failed" if broken else ""
     if not failing:
         held = _mark(True, f"All {total} claims hold" if total > 1 else "One claim, which holds")
@@ -118,10 +116,9 @@ def _claims(named: list[tuple[Measured, str]]) -> Html | None:
     groups = []
     for one, mark in named:
         counts = f"{len(one.criteria) - len(one.failing)} of {len(one.criteria)} hold"
-        title = tag("th", tag("a", one.name, href=f"#{mark}"), tag("span", f" {counts}"))
-        title = Html(title.replace("<th>", '<th colspan="4" scope="rowgroup">', 1))
-        rows = [_claim(claim) for claim in one.criteria]
-        groups.append(tag("tbody", tag("tr", title, class_="group"), *rows))
+        title = join(tag("a", one.name, href=f"#{mark}"), tag("span", f" {counts}"))
+        group = tag("tr", tag("th", title, colspan=4, scope="rowgroup"), class_="group")
+        groups.append(tag("tbody", group, *map(_claim, one.criteria)))
     made = tag("table", head, *groups, class_="claims")
     return tag("section", tag("h2", "Claims"), made, id="claims")
 
@@ -180,24 +177,23 @@ def _facts(one: Measured, home: Path) -> Html:
 
 def _unfinished(one: Unfinished, home: Path) -> Html:
     """Return what is there of a study that is not complete."""
-    failed = len(one.failures)
-    words = f"{_count(one.finished, 'cell')} finished, {failed} failed"
+    words = f"{_count(one.finished, 'cell')} finished, {one.failed} failed"
     rest = "its table is below" if one.joined else "no table brings them together yet"
     lines = [
         tag("li", tag("code", config), tag("p", error), _trace(trace))
-        for config, error, trace in one.failures[:LISTED]
+        for config, error, trace in one.failures
     ]
+    again = ", and --retry measures failed cells again" if one.failed else ""
     place = f"{link(one.folder, home)}/"
-    more = f"and {failed - LISTED} more in its folder failed" if failed > LISTED else None
+    more = one.failed - len(one.failures)
+    lines += [tag("li", f"and {more} more, in its folder")] if more else []
     return tag(
         "div",
         tag("p", tag("strong", f"{one.name}: not complete"), f": {words}; {rest}. "),
-        tag(
-            "p", "The same command goes on", "; --retry measures failed cells again." * (failed > 0)
-        ),
+        tag("p", f"The same command goes on{again}."),
         tag("p", tag("a", unquote(place), href=place)),
-        tag("ul", *lines, tag("li", more) if more else None) if lines else None,
-        class_="verdict bad unfinished" if failed else "verdict unfinished",
+        tag("ul", *lines) if lines else None,
+        class_="verdict bad unfinished" if one.failed else "verdict unfinished",
     )
 
 

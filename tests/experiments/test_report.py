@@ -19,7 +19,7 @@ from rich.table import Table
 from convjax import plots, study
 from experiments import __main__ as entry
 from experiments import report
-from experiments.report import _figures
+from experiments.report import _figures, found
 from experiments.report._tables import printed
 from tests.experiments import planted
 
@@ -225,6 +225,15 @@ def test_a_study_that_is_not_complete_is_listed_with_its_failures(tmp_path, quic
     planted.write(tmp_path / "half" / "joined")
     (tmp_path / "half" / "joined" / "planted.parquet").rename(tmp_path / "half" / "planted.parquet")
     assert "2 failed; its table is below" in text_of(write(tmp_path))
+
+
+def test_of_many_failures_some_are_listed_and_all_counted(tmp_path, quick, monkeypatch):
+    monkeypatch.setattr(found, "LISTED", 2)
+    cells = [planted.Cell(depth) for depth in (-2, -1, 0, 1, 2)]
+    study.run(planted.measure, cells, tmp_path / "half", runner=study.Here(), version="1")
+    text = text_of(write(tmp_path))
+    assert "0 cells finished, 5 failed" in text and "and 3 more, in its folder" in text
+    assert text.count("Traceback") == 2
 
 
 def test_cells_are_not_looked_at_and_nothing_deeper_than_two_levels(tmp_path, quick):

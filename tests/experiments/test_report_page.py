@@ -206,6 +206,17 @@ def test_pointing_at_a_layer_says_its_norm_prediction_and_band(page):
     assert told(page) == []
 
 
+def test_the_nearest_point_is_meant(page):
+    rng = np.random.default_rng(1)
+    points, pointers = rng.uniform(0, 300, (50, 2)), rng.uniform(0, 300, (40, 2))
+    drawn = [{"cx": x, "cy": y} for x, y in points.tolist()]
+    found = page.run(
+        f"{json.dumps(pointers.tolist())}.map(([x, y]) => nearest({json.dumps(drawn)}, x, y).cx)"
+    )
+    away = ((points[None] - pointers[:, None]) ** 2).sum(-1)
+    np.testing.assert_allclose(found, points[away.argmin(1), 0])
+
+
 def test_arrow_keys_go_from_point_to_point(page):
     page.run(f"document.querySelector('{PANEL} svg').focus()")
     for i in range(2):
