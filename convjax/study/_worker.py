@@ -49,7 +49,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, core), name="convjax-study")
-        with _surroundings(variables(platform)), _uninterrupted():
+        with _surroundings(variables(platform)), _uninterrupted(), _without_prompt():
             self._process.start()
         theirs.close()
 
@@ -109,11 +109,17 @@ def serve(connection: Connection, core: int | None) -> None:
         try:
             jax.devices()
         except Exception as error:
-            connection.send(f"JAX finds no device to measure on: {' '.join(str(error).split())}")
+            connection.send(_without_device(error))
             return
         connection.send(None)
         while (job := jobs.get()) is not None:
             connection.send(_performed(job))
+
+
+def _without_device(error: Exception) -> str:
+    asked = os.environ.get("JAX_PLATFORMS") or "any"
+    words = " ".join(str(error).split()) or type(error).__name__
+    return f"a process that was to measure finds no device for JAX_PLATFORMS={asked}: {words}"
 
 
 def _performed(sent: bytes) -> Done | str:
@@ -163,3 +169,18 @@ def _uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _without_prompt() -> Iterator[None]:
+    """Have nothing started meanwhile look for a main module that was piped in, not read."""
+    main = vars(sys.modules["__main__"])
+    file = main.get("__file__")
+    if file is None or os.path.isfile(file):
+        yield
+        return
+    del main["__file__"]
+    try:
+        yield
+    finally:
+        main["__file__"] = file
