@@ -34,7 +34,7 @@ def section(measured: Measured, mark: str, facts: Html, home: Path) -> Html:
             "p", f"No experiment {measured.name!r} is here to draw it; its claims are above."
         )
     else:
-        shown = join(*_parts(measured, experiment, home), *_also(measured, experiment, home))
+        shown = join(_parts(measured, experiment, home), _also(measured, experiment, home))
     return tag(
         "section",
         tag("h2", tag("a", measured.name, href=f"#{mark}")),
@@ -53,65 +53,67 @@ def link(path: Path, home: Path) -> str:
     return quote(Path(os.path.relpath(path.resolve(), home.resolve())).as_posix())
 
 
-def _parts(measured: Measured, experiment: Experiment, home: Path) -> list[Html]:
-    """Return figure and table of each part; a script makes it a choice where there are several."""
+def _parts(measured: Measured, experiment: Experiment, home: Path) -> Html:
+    """Return figure and table of each part."""
     try:
         parts = _outcome.parts(experiment, measured.columns)
     except ValueError as error:
-        return [_refused("The figure", error)]
+        return _refused("The figure", error)
     made = []
     for name, columns in parts:
         place = _outcome.figure_of(experiment, measured.path.parent, name)
-        made.append(
-            tag(
-                "div",
-                _figure(measured, lambda c=columns: experiment.draw(c), place, name, home),
-                _table(experiment, columns),
-                class_="part",
-                data_part=name,
-            )
-        )
-    if len(made) == 1:
-        return made
-    return [tag("div", *made, class_="parts")]
+        figure = _figure(measured, lambda c=columns: experiment.draw(c), place, name, home)
+        made.append((name, join(figure, _table(experiment, columns))))
+    return _choice(made)
 
 
-def _also(measured: Measured, experiment: Experiment, home: Path) -> list[Html]:
+def _also(measured: Measured, experiment: Experiment, home: Path) -> Html:
+    """Return the further figures."""
     try:
         figures: Mapping[str, Figure] = experiment.also(measured.columns)
     except Exception as error:  # whatever an older file lacks, the rest of the page is made
-        return [_refused("Further figures", error)]
+        return _refused("Further figures", error)
     folder = measured.path.parent
-    return [
-        _figure(measured, lambda f=figure: f, folder / name, name, home)
-        for name, figure in figures.items()
-    ]
+    return _choice(
+        [
+            (_spaced(name), _figure(measured, lambda f=figure: f, folder / name, "", home))
+            for name, figure in figures.items()
+        ]
+    )
 
 
-def _figure(measured: Measured, draw: Any, place: Path, name: str, home: Path) -> Html:
+def _choice(shown: list[tuple[str, Html]]) -> Html:
+    """Return things one after the other, for a script to show one at a time."""
+    if len(shown) == 1:
+        return shown[0][1]
+    made = [tag("div", inside, class_="part", data_part=name) for name, inside in shown]
+    return tag("div", *made, class_="parts") if made else Html()
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _figure(measured: Measured, draw: Any, place: Path, part: str, home: Path) -> Html:
     try:
         figure = draw()
-        picture = _figures.picture(figure)
+        sheet = figure if isinstance(figure, plots.Sheet) else None
+        picture = _figures.address(_figures.picture(figure), "image/png")
+        data, csv = (_figures.data(sheet), _figures.table(sheet)) if sheet else ("", "")
     except Exception as error:  # as above
         return _refused("The figure", error)
-    png = place.with_name(f"{place.name}.png")
-    if not png.exists():
-        # Where the folder cannot be written to, the page holds the picture all the same.
-        with contextlib.suppress(OSError):
-            plots.save(figure, place)
-    sheet = figure if isinstance(figure, plots.Sheet) else None
-    title = sheet.title if sheet else place.name.replace("_", " ")
-    image = tag("img", src=_figures.address(picture, "image/png"), alt=_alt(title, sheet))
+    title = sheet.title if sheet else _spaced(place.name)
+    image = tag("img", src=picture, alt=_alt(title, sheet))
     links: list[tuple[str, str, str | None]] = [("Data (Parquet)", link(measured.path, home), None)]
-    if sheet:
-        address = _figures.address(_figures.table(sheet).encode(), "text/csv")
+    if csv:
+        address = _figures.address(csv.encode(), "text/csv")
         links.append(("Data of this figure (CSV)", address, f"{place.name}.csv"))
-    if png.exists():
+    if png := _beside(figure, place):
         links.append(("Picture (PNG)", link(png, home), None))
     return tag(
         "figure",
-        tag("h3", title, tag("span", f" · {name}", class_="of") if sheet and name else None),
-        tag("script", Html(_figures.data(sheet)), type="application/json") if sheet else None,
+        tag("h3", title, tag("span", f" · {part}", class_="of") if sheet and part else None),
+        tag("script", Html(data), type="application/json") if data else None,
         _folded("Static picture", image, class_="static", open=True) if sheet else image,
         tag(
             "figcaption",
@@ -119,8 +121,18 @@ def _figure(measured: Measured, draw: Any, place: Path, name: str, home: Path) -
             tag("ul", *(tag("li", tag("a", t, href=h, download=d)) for t, h, d in links)),
             command(measured.command),
         ),
-        data_group=measured.name if sheet and name else None,
+        # Parts of one experiment are read alike: a series hidden in one is in the others.
+        data_group=link(measured.path, home) if data and part else None,
     )
+
+
+def _beside(figure: Figure, place: Path) -> Path | None:
+    """Return the picture that lies beside the study, written if it is not there and can be."""
+    png = place.with_name(f"{place.name}.png")
+    if not png.exists():
+        with contextlib.suppress(OSError):
+            plots.save(figure, place)
+    return png if png.exists() else None
 
 
 def command(text: str) -> Html:

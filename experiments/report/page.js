@@ -154,8 +154,8 @@ function tell(tip, panel, point, shown, colour) {
 
 // -- Parts, such as depths: one at a time, and the page remembers which.
 
-function setUpParts(parts) {
-  const key = `convjax ${location.pathname} ${parts.closest("section").id}`;
+function setUpParts(parts, index) {
+  const key = `convjax ${location.pathname} ${parts.closest("section").id} ${index}`;
   const every = [...parts.querySelectorAll(":scope > .part")];
   const row = make("div", { class: "chooser", role: "group", "aria-label": "What is shown" });
   const choose = (name) => {

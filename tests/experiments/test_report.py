@@ -201,6 +201,26 @@ def test_columns_that_parts_need_may_be_missing(tmp_path, monkeypatch, quick):
     assert "(ValueError: by='width' is not a column" in text_of(write(tmp_path))
 
 
+def test_a_folder_that_cannot_be_written_to_has_its_page_elsewhere(tmp_path, monkeypatch):
+    planted.write(tmp_path / "planted")
+
+    def full(figure, place):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(plots, "save", full)
+    page = report.write(tmp_path / "planted", tmp_path / "page.html").read_text()
+    assert "Picture (PNG)" not in page and page.count('src="data:image/png;base64,') == 3
+
+
+def test_several_further_figures_are_a_choice(tmp_path, monkeypatch, quick):
+    several = {name: plots.Sheet(name, [], figsize=(1, 1)) for name in ("at_birth", "later")}
+    changed = dataclasses.replace(planted.EXPERIMENT, also=lambda columns: several, apart=())
+    monkeypatch.setattr(planted, "EXPERIMENT", changed)
+    planted.write(tmp_path / "planted")
+    parts = re.findall(r'class="part" data-part="([^"]*)"', write(tmp_path))
+    assert parts == ["at birth", "later"]
+
+
 def test_a_file_that_is_damaged_is_named_and_the_others_are_shown(tmp_path, quick):
     planted.write(tmp_path / "planted")
     (tmp_path / "planted" / "bad.parquet").write_bytes(b"PAR1 and no more")
