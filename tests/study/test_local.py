@@ -154,7 +154,7 @@ def test_ctrl_c_and_a_killed_driver_leave_what_is_finished_and_no_process(cache,
         assert len(workers) == 2 and all(map(alive, workers))
         # The terminal's Ctrl-C goes to all of them.
         os.killpg(driver.pid, signal.SIGINT)
-        _, said = driver.communicate(timeout=30)
+        _, said = driver.communicate(timeout=60)
     assert driver.returncode == -signal.SIGINT
     assert said.count("Traceback") == 1 and said.endswith("KeyboardInterrupt\n")
     assert not any(map(alive, workers))
@@ -167,7 +167,7 @@ def test_ctrl_c_and_a_killed_driver_leave_what_is_finished_and_no_process(cache,
         worker = calls(tmp_path, 6)[1]
         driver.kill()
         until(lambda: not alive(worker), seconds=20)
-        driver.communicate(timeout=30)
+        driver.communicate(timeout=60)
     assert [len(calls(tmp_path, i)) for i in range(8)] == [1] * 6 + [2, 1]
     until(lambda: not peopled(driver.pid), seconds=20)
 
