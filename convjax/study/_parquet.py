@@ -39,7 +39,7 @@ def write_parquet(
     put(Path(path), encode(columns, metadata), again=True)
 
 
-def encode(columns: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> bytes:
+def encode(columns: Mapping[str, Any], metadata: Mapping[str, Any]) -> bytes:
     """Return the file that ``write_parquet`` writes."""
     import pyarrow as pa
     import pyarrow.parquet as pq

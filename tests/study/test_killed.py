@@ -45,7 +45,7 @@ def test_nothing_is_lost_done_twice_or_half_written_whoever_is_killed(tmp_path):
     assert min(one["by"]) > 0
 
     locks = found["locks"]
-    assert locks.pop("ends") == [0b01, 2]
+    assert locks.pop("ends") == [1, 2]
     assert {name for name, could in locks.items() if could} == {
         "first",
         "the second's own",
