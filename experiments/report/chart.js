@@ -160,8 +160,11 @@ function drawFrame(svg, { x, y, px, py, left, width }) {
     last = middle + half;
     svg.append(shape("text", { class: "tick x", x: middle, y: floor + 19 }, text));
   }
+  last = Infinity;
   for (const { at, text } of y.ticks) {
     svg.append(shape("line", { class: "grid", x1: left, x2: end, y1: py(at), y2: py(at) }));
+    if (py(at) > last - 15) continue;
+    last = py(at);
     svg.append(shape("text", { class: "tick y", x: left - 7, y: py(at), dy: "0.34em" }, text));
   }
 }

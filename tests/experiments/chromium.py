@@ -11,16 +11,27 @@ import tempfile
 import time
 from pathlib import Path
 
-PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
+PROGRAM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --hide-scrollbars "
-    "--disable-background-networking --disable-component-update --disable-sync --disable-extensions "
-    "--disable-default-apps --remote-debugging-pipe --force-color-profile=srgb"
-).split()
-SECONDS = 30
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-extensions"),
+    *("--disable-sync", "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND"),
+    "--remote-debugging-pipe",
+)
+SECONDS = 60
 # The browser reads its orders from file 3 and answers in file 4.
-START = "import os, sys; i, o = map(int, sys.argv[1:3]); os.dup2(i, 3); os.dup2(o, 4); os.execv(*sys.argv[3:4], sys.argv[3:])"
-SETTLED = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
+START = """
+import fcntl, os, sys
+orders, answers = (fcntl.fcntl(int(file), fcntl.F_DUPFD, 10) for file in sys.argv[1:3])
+os.dup2(orders, 3)
+os.dup2(answers, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+SETTLED = """
+new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))
+"""
 
 
 class Chromium:
@@ -30,7 +41,7 @@ class Chromium:
         self._home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         theirs_in, self._to = os.pipe()
         self._from, theirs_out = os.pipe()
-        flags = [*FLAGS, f"--user-data-dir={self._home.name}", "--host-resolver-rules=MAP * ~NOTFOUND"]
+        flags = [*FLAGS, f"--user-data-dir={self._home.name}"]
         self._process = subprocess.Popen(
             [sys.executable, "-c", START, str(theirs_in), str(theirs_out), PROGRAM, *flags],
             pass_fds=(theirs_in, theirs_out),
@@ -142,7 +153,9 @@ class Page:
     def press(self, key):
         """Press a key."""
         for kind in ("keyDown", "keyUp"):
-            self._ask("Input.dispatchKeyEvent", type=kind, key=key, code=key, text="\r" * (key == "Enter"))
+            self._ask(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, text="\r" * (key == "Enter")
+            )
         self.settle()
 
     def click(self, selector, index=0):
