@@ -167,7 +167,9 @@ class _Tracing:
             module, chain = f"{module}.{chain[0]}", chain[1:]
         if not self.located(module):
             return False
-        whole = _in_library(module) or not chain or chain[0] == "*"
+        # The library's own front only names what is in its rooms.
+        room = _in_library(module) and module != _LIBRARY
+        whole = room or not chain or chain[0] == "*"
         self.waiting.append((module, None if whole else chain[0]))
         return True
 

@@ -350,3 +350,19 @@ def test_a_script_is_read_as_a_module_is(tmp_path, monkeypatch):
 def test_the_library_counts_by_whole_modules():
     one, other = study.keep_memory, study.keeping_memory
     assert study.version(one) == study.version(other) != study.version(study.groups)
+
+
+def test_the_front_of_the_library_leads_to_what_it_names(tmp_path, monkeypatch):
+    def version_by(line, name):
+        (tmp_path / name).mkdir()
+        text = f"{line}\n\n\ndef measure(config):\n    return convjax.cost(config)\n"
+        (tmp_path / name / "measured.py").write_text(text)
+        monkeypatch.syspath_prepend(str(tmp_path / name))
+        forget()
+        return study.version(importlib.import_module("measured").measure)
+
+    nothing = version_by("convjax = print", "a")
+    front = version_by("import convjax", "b")
+    room = version_by("import convjax._cost as convjax", "c")
+    assert nothing != front == room
+    forget()
