@@ -7,9 +7,11 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -133,11 +135,18 @@ class Ray:
         options = {"num_cpus": 1, "max_retries": RETRIES, "max_calls": calls, **_ASKED[device]}
         task = ray.remote(**options)(_measure)
         running: dict[Any, Job] = {}
+        head, seen = self._head(), time.monotonic()
         try:
             while True:
-                room = self._room(device) - len(running)
-                for job in itertools.islice(jobs, max(room, 0)):
-                    running[task.remote(job)] = job
+                if _answers(head):
+                    seen = time.monotonic()
+                    room = max(self._room(device) - len(running), 0)
+                    running |= {task.remote(job): job for job in itertools.islice(jobs, room)}
+                elif time.monotonic() > seen + PATIENCE:
+                    running.clear()
+                    raise ValueError(
+                        f"the Ray cluster at {head} is gone; what was measured is kept"
+                    )
                 if not running:
                     return
                 for one in ray.wait(list(running), timeout=1.0)[0]:
@@ -145,6 +154,14 @@ class Ray:
         finally:
             for one in running:
                 ray.cancel(one, force=True)
+
+    def _head(self) -> str:
+        """Return where the cluster is seen to be there."""
+        import ray
+
+        if self.address is not None and self.address.startswith("ray://"):
+            return self.address.removeprefix("ray://")
+        return ray.get_runtime_context().gcs_address
 
     def _device(self) -> str:
         """Return where cells compute, by Ray's name.
@@ -229,6 +246,16 @@ def knock(address: str) -> None:
     except subprocess.CalledProcessError as error:
         lines = error.stderr.strip().splitlines() or ["the process that asked was ended"]
         raise ValueError(f"address={address!r}: Ray cannot use it: {lines[-1]}") from error
+
+
+def _answers(head: str) -> bool:
+    """Tell whether a cluster is there; without it Ray waits a minute, and ends this process."""
+    host, _, port = head.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), PATIENCE / 3).close()
+    except OSError:
+        return False
+    return True
 
 
 def packages(job: Job) -> list[str]:

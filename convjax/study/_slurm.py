@@ -19,6 +19,7 @@ from convjax.study._store import Store
 MISSING = "--runner slurm needs submitit: pip install 'convjax[slurm]'"
 ARRAY = 1000  # jobs; Slurm refuses arrays of more than 1,001 unless told otherwise
 POLL = 0.5  # seconds between two looks at what has ended
+ASK = 10.0  # seconds between two questions to Slurm
 LATE = 15.0  # seconds that a shared disk may take to show what another machine wrote
 # Options that submitit takes as lists.
 _LISTS = ("slurm_setup", "slurm_teardown", "slurm_srun_args")
@@ -107,17 +108,22 @@ class Slurm:
 
     def _performed(self, jobs: list[Job]) -> Iterator[Done]:
         running = dict(zip(self._submitted(jobs), jobs, strict=True)) if jobs else {}
+        queue = _Queue(self._cluster)
         silent: dict[Any, float] = {}
         try:
             while running:
-                for task in [one for one in running if one.done()]:
-                    if task.paths.result_pickle.exists():
+                # One look at the folder, which a shared disk then shows as it is.
+                written = set(os.listdir(self._executor.folder))
+                for task in list(running):
+                    if task.paths.result_pickle.name in written:
                         yield _done(task, running.pop(task))
+                    elif task in queue:
+                        silent.pop(task, None)
                     elif time.monotonic() > silent.setdefault(task, time.monotonic()) + LATE:
                         yield _ended(task, running.pop(task))
                 time.sleep(POLL if running else 0.0)
         finally:
-            self._cancel(list(running))
+            queue.cancel(list(running))
 
     def _submitted(self, jobs: list[Job]) -> list[Any]:
         """Return submitit's jobs; the tasks inherit this environment, and find what is found here.
@@ -137,12 +143,31 @@ class Slurm:
                 f"Slurm does not take the jobs: {' '.join(str(error).split())}"
             ) from error
 
-    def _cancel(self, tasks: list[Any]) -> None:
-        if self._cluster == "slurm":
-            # One call for all: each takes a while.
-            arrays = {task.job_id.partition("_")[0] for task in tasks}
-            if arrays:
-                subprocess.run(["scancel", *sorted(arrays)], check=False, capture_output=True)
+
+class _Queue:
+    """Which tasks run or wait; submitit asks what not every Slurm keeps, and not often."""
+
+    def __init__(self, cluster: str):
+        self.cluster = cluster
+        self.asked = 0.0
+        self.found: set[str] | None = None
+
+    def __contains__(self, task: Any) -> bool:
+        if self.cluster != "slurm":
+            return not task.done()
+        if time.monotonic() > self.asked + ASK:
+            self.asked = time.monotonic()
+            command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"]
+            asked = subprocess.run(command, check=False, capture_output=True, text=True)
+            # One that does not answer says nothing of the tasks.
+            self.found = set(asked.stdout.split()) if asked.returncode == 0 else None
+        return self.found is None or task.job_id in self.found
+
+    def cancel(self, tasks: list[Any]) -> None:
+        """End tasks: under Slurm by one call, since each takes a while."""
+        if self.cluster == "slurm" and tasks:
+            arrays = sorted({task.job_id.partition("_")[0] for task in tasks})
+            subprocess.run(["scancel", *arrays], check=False, capture_output=True)
             return
         for task in tasks:
             task.cancel(check=False)
@@ -247,4 +272,6 @@ def _done(task: Any, job: Job) -> Done:
 
 
 def _ended(task: Any, job: Job) -> Done:
-    return lost(job, f"it ended without a word ({task.state}); its log is {task.paths.stderr}")
+    said = task.stderr() or ""
+    words = said.strip().splitlines() or ["without a word"]
+    return lost(job, f"its process ended: {'; '.join(words[-2:])}; its log is {task.paths.stderr}")

@@ -20,7 +20,8 @@ from convjax import ops, study
 class Cell:
     """A cell; ``marks`` is a folder in which each try leaves a file, if it is not empty.
 
-    ``ends`` says how: "" well, "raises", "killed", or "waits" a minute at the first try.
+    ``ends`` says how: "" well, "raises", "killed", "waits" a minute at the first try, or "asked",
+    well once there is a file "go" beside the marks.
     """
 
     seed: int
@@ -37,6 +38,10 @@ def gradient(cell):
         mark.with_name(f".{mark.name}").rename(mark)
     if cell.ends == "waits" and tries_of(Path(cell.marks))[cell.seed] == 1:
         time.sleep(60)
+    if cell.ends == "asked":
+        until = time.monotonic() + 120
+        while not (Path(cell.marks) / "go").exists() and time.monotonic() < until:
+            time.sleep(0.02)
     time.sleep(cell.seconds)
     if cell.ends == "raises":
         raise ValueError(f"seed {cell.seed}\nwill not do")

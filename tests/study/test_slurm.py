@@ -57,7 +57,7 @@ def test_cells_that_end_in_every_way_are_told_and_kept_once(slurm, marks, tmp_pa
     assert watch.dones == dict.fromkeys(cells, 1)
     assert (ran.measured, ran.finished, len(ran.failed)) == (2, 2, 2)
     assert ran.failed[ran.keys[1]] == "ValueError: seed 1 will not do"
-    assert "ended without a word (FINISHED); its log is" in ran.failed[ran.keys[2]]
+    assert "its process ended: without a word; its log is" in ran.failed[ran.keys[2]]
     assert {path.stem for path in (tmp_path / "s" / "failed").iterdir()} == set(ran.keys[1:3])
     kept = [ran.keys[0], ran.keys[3]]
     assert {path.stem for path in (tmp_path / "s" / "cells").iterdir()} == set(kept)
@@ -76,24 +76,38 @@ import sys
 from convjax import study
 from tests.study.cluster_functions import Cell, gradient
 marks, folder, logs = sys.argv[1:]
-cells = [Cell(seed, marks, seconds=3.0) for seed in range(2)]
+cells = [Cell(seed, marks, ends="asked") for seed in range(2)]
 study.run(gradient, cells, folder, runner=study.Slurm(logs, ["cluster=local"], workers=2))
 """
+
+
+class Asking(Counting):
+    """Has the cells that wait end once it is told of another."""
+
+    def __init__(self, marks):
+        super().__init__()
+        self.marks = marks
+
+    def finish(self, config, done):
+        super().finish(config, done)
+        (self.marks / "go").touch()
 
 
 def test_what_a_killed_driver_left_running_is_not_started_again(slurm, marks, tmp_path):
     folders = [str(marks), str(tmp_path / "s"), str(tmp_path / "slurm")]
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, *folders], start_new_session=True)
+    cells = [Cell(seed, str(marks), ends="asked") for seed in range(2)] + [Cell(2, str(marks))]
+    watch = Asking(marks)
     try:
         for seed in range(2):
             awaited(marks, seed)
         os.kill(driver.pid, signal.SIGKILL)
         driver.wait()
-        cells = [Cell(seed, str(marks), seconds=3.0) for seed in range(2)]
-        ran = study.run(gradient, [*cells, Cell(2, str(marks))], str(tmp_path / "s"), runner=slurm)
+        ran = study.run(gradient, cells, str(tmp_path / "s"), runner=slurm, watch=watch)
     finally:
         kill(driver)
     assert (ran.finished, ran.measured, len(ran.failed)) == (3, 1, 0)
+    assert list(watch.dones)[0] == cells[2] and watch.dones == dict.fromkeys(cells, 1)
     assert tries_of(marks) == {0: 1, 1: 1, 2: 1}
 
 
