@@ -14,9 +14,9 @@ import convjax
 from convjax import data, gradflow, models
 from experiments import _cli
 from experiments._classifier import cross_entropy
+from experiments._columns import Columns
 from experiments._inspect_images import pictures
 from experiments._inspect_layers import layers
-from experiments._outcome import Columns
 
 PREFIX = "expected_"
 EXPECTED = (

@@ -19,10 +19,14 @@ Gaussian cotangent at the output, as theory has it.
 Pass: all numbers are finite; every unit with parameters is given a gradient other than zero; and a
 fresh network is as theory expects: ``gradflow.compare`` finds no unit that departs.
 
-Takes about half a minute on two cores for a ResNet-50, nearly all of it compilation.
+Takes about half a minute on two cores for a ResNet-50, nearly all of it compilation. Nothing is
+kept to be taken again: under one name, a file of weights and a folder of images may have changed.
 """
 
 import dataclasses
+import shlex
+import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -31,9 +35,10 @@ from rich.console import Console
 
 from convjax import study
 from experiments import _cli, _outcome
+from experiments._columns import Columns
 from experiments._inspect_measured import Request, Subject, measured, subject
 from experiments._inspect_shown import draw, judge, table
-from experiments._outcome import Columns, Experiment
+from experiments._outcome import Experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,27 +70,45 @@ class Config(_cli.Options):
     """Folder for the table and the figure; it is made if it is not there."""
 
 
-def measure(config: Config) -> Columns:
-    """Return one row for every unit: what it costs, what was measured, what theory expects.
+def cells(config: Config) -> list[Request]:
+    """Return what is asked for.
 
     Raises:
-      ValueError: an unknown name (with the nearest), weights that do not fit, no image to be read,
-        an option out of its range.
+      ValueError: an option out of its range.
     """
-    return measured(chosen(config))
-
-
-def chosen(config: Config) -> Subject:
-    """Return the network and the batch that the options name."""
     for option, least in (("batch", 1), ("size", 1), ("num_classes", 1), ("depth", 1)):
         value = getattr(config, option)
         if value is not None and value < least:
             raise _cli.UsageError(f"{option} = {value} is too small; it must be at least {least}.")
-    asked = {field.name: getattr(config, field.name) for field in dataclasses.fields(Request)}
-    return subject(Request(**asked))
+    return [Request(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Request)})]
 
 
-EXPERIMENT = Experiment("inspect", __doc__ or "", Config, measure, judge, draw, table)
+def chosen(config: Config) -> Subject:
+    """Return the network and the batch that the options name."""
+    (request,) = cells(config)
+    return subject(request)
+
+
+def measure(request: Request) -> Columns:
+    """Return one row for every unit: what it costs, what was measured, what theory expects.
+
+    Raises:
+      ValueError: an unknown name (with the nearest), weights that do not fit, no image to be read.
+    """
+    return measured(subject(request))
+
+
+EXPERIMENT = Experiment(
+    name="inspect",
+    about=__doc__ or "",
+    config=Config,
+    cells=cells,
+    measure=measure,
+    judge=judge,
+    draw=draw,
+    table=table,
+    cost=lambda request: 30.0,
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -95,6 +118,7 @@ def main(argv: Sequence[str]) -> int:
     _cli.use_platform(config.platform)
     with _cli.refusing():
         study.check_writable(config.out)
+        start = time.perf_counter()
         what = chosen(config)
         shown = _outcome.console()
         shown.print("\n".join(what.remarks), soft_wrap=True, markup=False)
@@ -104,7 +128,13 @@ def main(argv: Sequence[str]) -> int:
         except KeyboardInterrupt:
             Console(stderr=True).print("interrupted: nothing was kept", highlight=False)
             return 130
-    return _outcome.report(EXPERIMENT, config, columns)
+    about = {
+        "command": shlex.join(["python", "-m", "experiments", "inspect", *argv]),
+        "cells": 1,
+        "seconds": time.perf_counter() - start,
+        "environments": [{**study.environment(), "cells": 1, "hosts": [socket.gethostname()]}],
+    }
+    return _outcome.report(EXPERIMENT, config, columns, about)
 
 
 def in_full(argv: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from PIL import Image
 import convjax
 from convjax import models, study
 from experiments import __main__ as entry
-from experiments import _cli, inspect_network
+from experiments import _cli, _outcome, inspect_network
 from experiments.inspect_network import Config, in_full
 
 CREATE = models.create
@@ -40,7 +40,7 @@ def quick():
 
 @pytest.fixture(scope="module")
 def fresh():
-    return inspect_network.measure(TINY)
+    return _outcome.measured(inspect_network.EXPERIMENT, TINY)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,9 @@ def test_loaded_weights_are_measured_as_they_are(weights, folder, tmp_path, caps
     assert "of the mean cross-entropy" in told
     assert "expected" not in told.partition("Criteria")[0]
     assert all((tmp_path / f"inspect.{end}").exists() for end in ("parquet", "png", "svg"))
-    columns, _ = study.read_parquet(tmp_path / "inspect.parquet")
+    columns, about = study.read_parquet(tmp_path / "inspect.parquet")
+    assert about["command"].startswith("python -m experiments inspect resnet20_cifar --weights")
+    assert about["cells"] == 1 and about["environments"][0]["platform"] == "cpu"
     assert np.isnan(columns["expected_gradient_log_norm"]).all()
     # The network's own loss, by hand: its gradient at the logits is (softmax - one hot) / N.
     found = inspect_network.chosen(dataclasses.replace(TINY, weights=weights, images=folder))
