@@ -1,7 +1,10 @@
-"""What a run leaves, as one table; and what a reader wants to see of it."""
+"""What runs leave, as one table; and what a reader wants to see of them.
+
+The runs of a table are of one kind, and differ in their seeds.
+"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,18 +13,20 @@ from rich.table import Table
 
 from convjax import plots, train
 from experiments import _outcome
-from experiments._columns import pick
-from experiments._outcome import Columns, Criterion, that
+from experiments._columns import Columns, pick
+from experiments._outcome import Criterion, that
 
 MOST_POINTS = 250
 LAYERS_SHOWN = 3
+# Facts that every row is given: they tell runs apart.
+AXES = ("seed", "depth")
 
 
 def columns(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Columns:
     """Return everything that was recorded, one row each; what does not apply is NaN or empty.
 
     ``kind`` says what a row is of: "train", a step; "test"; "layer", a layer at a watched step,
-    named by ``path``; "run", the whole, with the facts.
+    named by ``path``; "run", the whole, with the facts. Seed and depth stand on every row.
 
     Args:
       rows: as ``train.read_rows`` returns them.
@@ -51,34 +56,58 @@ def columns(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Colu
             for part in parts.values()
         ]
         joined[name] = np.concatenate(filled)
-    return joined | {"step": joined["step"].astype(np.int64)}
+    alike = {name: np.full(len(joined["kind"]), facts[name]) for name in AXES if name in facts}
+    return joined | alike | {"step": joined["step"].astype(np.int64)}
 
 
 def fact(columns: Columns, name: str) -> Any:
-    """Return a number or text that holds for the whole run."""
-    return pick(columns, kind="run")[name][0]
+    """Return a number or text that holds for all runs."""
+    return facts(columns, name)[0]
 
 
-def final(columns: Columns) -> tuple[float, float]:
-    """Return loss and accuracy of the last test, of the averaged weights where there are any."""
-    last = pick(columns, kind="test")
+def facts(columns: Columns, name: str) -> np.ndarray:
+    """Return a number or text of every run, by seed."""
+    return pick(columns, kind="run")[name]
+
+
+def by_run(columns: Columns, kind: str, name: str) -> np.ndarray:
+    """Return a column of the steps or tests as (runs, steps)."""
+    rows = pick(columns, kind=kind)
+    return rows[name].reshape(len(facts(columns, "seed")), -1)
+
+
+def accuracies(columns: Columns) -> np.ndarray:
+    """Return the last test's accuracy, of the averaged weights where there are any, by run."""
     before = "average_" if fact(columns, "averaged") else ""
-    return float(last[f"{before}loss"][-1]), float(last[f"{before}accuracy"][-1])
+    return by_run(columns, "test", f"{before}accuracy")[:, -1]
 
 
 def judge(columns: Columns) -> list[Criterion]:
     """Return whether all was finite, and after an epoch whether the loss fell."""
-    steps = pick(columns, kind="train")
-    bad = int((~np.isfinite(steps["loss"])).sum())
-    made = [that("every loss is finite", bad == 0, f"{bad} of {len(steps['loss'])} are not", "all")]
-    if len(steps["loss"]) >= max(20, _epoch(columns)):
-        tenth = len(steps["loss"]) // 10
-        first, last = (float(steps["loss"][of].mean()) for of in _ends(tenth))
-        told = f"{_outcome.digits(first)}, then {_outcome.digits(last)}"
-        made.append(
-            that("training: the last tenth's mean loss is lower", last < first, told, "lower")
-        )
+    losses = by_run(columns, "train", "loss")
+    bad = int((~np.isfinite(losses)).sum())
+    made = [that("every loss is finite", bad == 0, f"{bad} of {losses.size} are not", "all")]
+    if losses.shape[1] >= max(20, _epoch(columns)):
+        tenth = losses.shape[1] // 10
+        first, last = (losses[:, of].mean(1) for of in _ends(tenth))
+        worst = int(np.argmax(last - first))
+        told = f"{_outcome.digits(first[worst])}, then {_outcome.digits(last[worst])}"
+        claim = "training: the last tenth's mean loss is lower"
+        made.append(that(claim, bool((last < first).all()), told + _worst(losses), "lower"))
     return made
+
+
+def accuracy_reached(columns: Columns) -> list[Criterion]:
+    """Return whether every run reached the test accuracy that was asked for, if one was."""
+    reach, found = fact(columns, "reach"), accuracies(columns)
+    if np.isnan(reach):
+        return []
+    told = f"{found.min():.2%}{_worst(found)}"
+    return [that("test accuracy", bool(found.min() >= reach), told, f"at least {reach:.0%}")]
+
+
+def _worst(runs: np.ndarray) -> str:
+    return f" (the worst of {len(runs)} runs)" if len(runs) > 1 else ""
 
 
 def _ends(count: int) -> tuple[slice, slice]:
@@ -105,39 +134,57 @@ def stacked(tables: Sequence[Table]) -> Table:
 
 
 def scores(columns: Columns) -> Table:
-    """Return the last losses and accuracies."""
-    steps = pick(columns, kind="train")
-    last = _ends(min(_epoch(columns), len(steps["loss"])))[1]
-    rows = [("training, mean of the last epoch", steps["loss"][last], steps["accuracy"][last])]
-    tested = pick(columns, kind="test")
-    rows.append(("test", tested["loss"][-1:], tested["accuracy"][-1:]))
+    """Return the last losses and accuracies; of several runs the mean, and the range."""
+    steps = by_run(columns, "train", "loss").shape[1]
+    last = _ends(min(_epoch(columns), steps))[1]
+    parts = {"training, mean of the last epoch": ("train", "", last), "test": ("test", "", -1)}
     if fact(columns, "averaged"):
-        found = tested["average_loss"][-1:], tested["average_accuracy"][-1:]
-        rows.append(("test, averaged weights", *found))
+        parts["test, averaged weights"] = ("test", "average_", -1)
+    rows = []
+    for told, (kind, before, of) in parts.items():
+        loss, right = (
+            by_run(columns, kind, f"{before}{name}")[:, of].reshape(len(seeds(columns)), -1).mean(1)
+            for name in ("loss", "accuracy")
+        )
+        row = (told, float(loss.mean()), float(100 * right.mean()))
+        ends = (float(100 * right.min()), float(100 * right.max())) if len(right) > 1 else ()
+        rows.append((*row, *ends))
+    several = len(seeds(columns)) > 1
     return _outcome.plain_table(
         f"{fact(columns, 'network')} after {fact(columns, 'steps'):,.0f} steps of "
-        f"{fact(columns, 'batch_size'):.0f} images",
-        ("of", "loss", "accuracy %"),
-        [(told, float(loss.mean()), float(100 * right.mean())) for told, loss, right in rows],
+        f"{fact(columns, 'batch_size'):.0f} images{_of_runs(columns)}",
+        ("of", "loss", "accuracy %", *(("lowest", "highest") if several else ())),
+        rows,
     )
 
 
+def seeds(columns: Columns) -> list[int]:
+    """Return the seeds of the runs."""
+    return facts(columns, "seed").tolist()
+
+
+def _of_runs(columns: Columns) -> str:
+    count = len(seeds(columns))
+    return f", {count} runs" if count > 1 else ""
+
+
 def speed(columns: Columns) -> Table:
-    """Return images a second and wall time."""
-    steps = pick(columns, kind="train")
-    pace = steps["images_per_second"][np.isfinite(steps["images_per_second"])]
-    first = int(fact(columns, "first"))
+    """Return images a second and wall time; of several runs the mean."""
+    pace = pick(columns, kind="train")["images_per_second"]
+    pace = pace[np.isfinite(pace)]
+    first = int(facts(columns, "first").max())
     since = f"from step {first}" if first else "from the first step"
+    wall, processor = (
+        _outcome.digits(float(facts(columns, name).mean()))
+        for name in ("seconds", "processor_seconds")
+    )
     return _outcome.plain_table(
-        "Speed",
+        f"Speed{', mean of the runs' if _of_runs(columns) else ''}",
         ("of", "measured"),
         [
             ("images a second, median", f"{np.median(pace):,.0f}" if len(pace) else "not known"),
-            (
-                f"wall time in s, {since}, compilation included",
-                _outcome.digits(float(fact(columns, "seconds"))),
-            ),
-            ("processor time in s", _outcome.digits(float(fact(columns, "processor_seconds")))),
+            (f"wall time in s, {since}, compilation included", wall),
+            ("processor time in s", processor),
         ],
     )
 
@@ -173,28 +220,34 @@ def ratios_of(columns: Columns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def draw(columns: Columns) -> Figure:
-    """Draw losses, accuracies, gradient norm and rate over the steps, and how far kernels move."""
-    steps, tested = pick(columns, kind="train"), pick(columns, kind="test")
+    """Draw losses, accuracies, gradient norm and rate over the steps, and how far kernels move.
+
+    Of several runs the median is drawn, and the whole range.
+    """
+
+    def training(name: str, scale: float = 1.0) -> plots.Series:
+        steps = by_run(columns, "train", "step")[0]
+        return _curve("training", steps, scale * by_run(columns, "train", name), _thinned)
 
     def learnt(name: str, scale: float = 1.0) -> list[plots.Series]:
-        series = [_thinned("training", steps["step"], scale * steps[name])]
         beside = {"test": name}
         if fact(columns, "averaged"):
             beside["test, averaged weights"] = f"average_{name}"
-        for label, column in beside.items():
-            y = scale * tested[column]
-            series.append(plots.Series(label, tested["step"], y, joined=True))
-        return series
-
-    def alone(name: str) -> list[plots.Series]:
-        return [_thinned("training", steps["step"], steps[name])]
+        steps = by_run(columns, "test", "step")[0]
+        tests = {label: by_run(columns, "test", column) for label, column in beside.items()}
+        return [training(name, scale)] + [
+            _curve(label, steps, scale * values, lambda values: values)
+            for label, values in tests.items()
+        ]
 
     panel = plots.Panel
     drawn = [
         panel("loss", "step", "cross-entropy, nats", learnt("loss"), yscale="log"),
         panel("accuracy", "step", "%", learnt("accuracy", 100.0)),
-        panel("learning rate", "step", "rate", alone("learning_rate")),
-        panel("gradient of all parameters", "step", "norm", alone("gradient_norm"), yscale="log"),
+        panel("learning rate", "step", "rate", [training("learning_rate")]),
+        panel(
+            "gradient of all parameters", "step", "norm", [training("gradient_norm")], yscale="log"
+        ),
     ]
     paths, ratios, gradients = ratios_of(columns)
     if len(paths):
@@ -205,12 +258,21 @@ def draw(columns: Columns) -> Figure:
             drawn.append(
                 panel(f"{title}, median", "kernel, from input to output", title, [points], "linear")
             )
-    return plots.panels(f"Training of {fact(columns, 'network')}", drawn)
+    return plots.panels(f"Training of {fact(columns, 'network')}{_of_runs(columns)}", drawn)
 
 
-def _thinned(label: str, steps: np.ndarray, values: np.ndarray) -> plots.Series:
+def _curve(
+    label: str, steps: np.ndarray, values: np.ndarray, thin: Callable[[np.ndarray], np.ndarray]
+) -> plots.Series:
+    """Return what became of a quantity, (runs, steps), over the steps."""
+    x, found = thin(steps), np.array([thin(run) for run in values])
+    if len(found) == 1:
+        return plots.Series(label, x, found[0], joined=True)
+    low, middle, high = found.min(0), np.median(found, 0), found.max(0)
+    return plots.Series(label, x, middle, low=low, high=high, joined=True)
+
+
+def _thinned(values: np.ndarray) -> np.ndarray:
     """Return means over neighbouring steps, at most so many."""
-    bins = np.array_split(np.arange(len(steps)), min(MOST_POINTS, len(steps)))
-    middle = [(steps[of].mean(), values[of].mean()) for of in bins]
-    x, y = np.array(middle).T
-    return plots.Series(label, x, y, joined=True)
+    bins = np.array_split(np.arange(len(values)), min(MOST_POINTS, len(values)))
+    return np.array([values[of].mean() for of in bins])

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ PARTS = {
 }
 BATCHES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 TESTED_TOGETHER = 256
+# What was looked at before a run is what it trains on: it is read once.
+once = functools.lru_cache(maxsize=1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,6 +115,7 @@ def resident(
     )
 
 
+@once
 def digits(cut: Cut) -> Sets:
     """Return the digits; the last 360, other writers', are for testing."""
     return resident(data.digits("train"), data.digits("test"), cut, told="digits", classes=10)
@@ -131,6 +135,7 @@ def cifar_files(kind: str, folder: Path) -> None:
         )
 
 
+@once
 def cifar(kind: str, folder: Path, cut: Cut) -> Sets:
     """Return CIFAR-10 or CIFAR-100 with its 100 classes."""
     cifar_files(kind, folder)
@@ -140,6 +145,7 @@ def cifar(kind: str, folder: Path, cut: Cut) -> Sets:
     return resident(read(folder), read(folder, "test"), cut, told=told, classes=classes)
 
 
+@once
 def npz(path: Path, cut: Cut, share: float) -> Sets:
     """Return the images of a file: as it splits them, or with a share drawn for testing."""
     try:
@@ -165,6 +171,7 @@ def divided(whole: Pair, share: float | int, seed: int) -> tuple[Pair, Pair]:
     return (images[kept], labels[kept]), (images[out], labels[out])
 
 
+@once
 def folder(path: Path, network: str, cut: Cut, share: float) -> Sets:
     """Return a folder of pictures, held in memory, cut as the network's weights want them."""
     how = models.preprocessing(network)

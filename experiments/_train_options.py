@@ -3,12 +3,13 @@
 import dataclasses
 import tomllib
 from collections.abc import Sequence
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
 from convjax import train
-from experiments import _cli
+from experiments import _cli, _grid
 
 # With the value written out, so that a TOML file can say true and false as well.
 Flag = Annotated[bool, tyro.conf.FlagConversionOff]
@@ -17,7 +18,7 @@ MOMENTUM = {"momentum": 0.9, "nesterov": True}
 
 
 @dataclasses.dataclass(frozen=True)
-class Training(_cli.Options):
+class Training:
     """What every run of training takes; explained in full at ``train.Recipe``."""
 
     network: tuple[str, ...] = ()
@@ -75,10 +76,47 @@ class Training(_cli.Options):
     """How many share each batch; without it, one."""
     tensorboard: Flag = False
     """Whether to write events for TensorBoard, into the folder's tensorboard."""
+    out: Path = Path("results")
+    """Folder of the run."""
+
+    @property
+    def called(self) -> str:
+        """What the network is called."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs(_grid.Options):
+    """What every grid of runs takes."""
+
+    runner: Literal["local", "ray", "slurm", "here"] = "here"
+    """Where runs are trained: this process, processes of this machine, a Ray cluster, Slurm. In
+    this one by default: a run takes all that the machine has, and shows how far it has come."""
+    seeds: int = 1
+    """Runs of each kind: of seed, seed + 1, …"""
 
 
 # What may change between two calls of one run: it leaves the numbers as they are.
-APART = ("out", "platform", "config", "devices", "tensorboard", "workers", "reach")
+APART = ("out", "devices", "tensorboard", "readers", "reach")
+
+R = TypeVar("R", bound=Training)
+
+
+def run_of(kind: type[R], config: Any, **changes: Any) -> R:
+    """Return one run of what the options ask for: their values, but for the changes."""
+    names = [field.name for field in dataclasses.fields(kind) if field.name not in changes]
+    return kind(**{name: getattr(config, name) for name in names}, **changes)
+
+
+def seeds_of(config: Any) -> range:
+    """Return the seeds of the runs.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if config.seeds < 1:
+        raise ValueError(f"seeds={config.seeds} must be at least 1")
+    return range(config.seed, config.seed + config.seeds)
 
 
 def recipe_of(options: Training) -> train.Recipe:

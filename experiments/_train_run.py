@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -12,15 +13,19 @@ from types import MappingProxyType
 from typing import Any
 
 from flax import nnx
-from rich.console import Console
 
 import convjax
 from convjax import models, plots, study, train
-from experiments import _cli, _outcome
-from experiments._outcome import Columns, Experiment
+from experiments import _cli
+from experiments._columns import Columns
 from experiments._train_columns import columns
 from experiments._train_data import Sets
 from experiments._train_options import APART, Training, pairs, recipe_of
+
+# A training step is three passes, and each product two operations.
+OPERATIONS = 6
+# Of one processor core, where the README's figures were measured.
+COMPILING, OPERATIONS_A_SECOND = 16.0, 2e10
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,7 +34,7 @@ class Subject:
 
     Attributes:
       name: of the network.
-      net: the network.
+      draw: returns the network, at birth.
       sets: the data.
       recipe: how.
       remarks: what was chosen, one sentence each.
@@ -37,7 +42,7 @@ class Subject:
     """
 
     name: str
-    net: nnx.Module
+    draw: Callable[[], nnx.Module]
     sets: Sets
     recipe: train.Recipe
     remarks: tuple[str, ...]
@@ -46,67 +51,87 @@ class Subject:
 
 def subject(
     name: str,
-    options: Training,
+    run: Training,
     sets: Sets,
     *,
     facts: dict[str, Any],
     preset: Mapping[str, Any] = MappingProxyType({}),
-    called: str | None = None,
 ) -> Subject:
     """Return a network of the zoo that takes these images, and how it is trained.
 
     Args:
       name: one of ``models.list()``.
-      options: what was asked for.
+      run: what was asked for.
       sets: the data; the network has their channels and classes.
       facts: see ``Subject``.
       preset: options of the network; those that were asked for override them.
-      called: what it is called; None calls it by its name.
 
     Raises:
       ValueError: an unknown name or option, images too small for the network.
     """
-    recipe = recipe_of(options)
+    recipe = recipe_of(run)
     height, width, channels = sets.shape
-    given = {"in_features": channels, "num_classes": sets.classes, **preset}
-    given |= pairs("network", options.network)
-    net = models.create(name, rngs=nnx.Rngs(options.seed), **given)
+
+    def draw() -> nnx.Module:
+        given = {"in_features": channels, "num_classes": sets.classes, **preset}
+        given |= pairs("network", run.network)
+        return models.create(name, rngs=nnx.Rngs(run.seed), **given)
+
+    outline = nnx.eval_shape(draw)
+    # Made anew where it is used; here it says what it does not take.
+    train.optimiser_of(outline, recipe)
     try:
-        cost = convjax.cost(net, (1, *sets.shape))
+        total = convjax.cost(outline, (1, *sets.shape)).total
     except ValueError as error:
         raise _cli.UsageError(
             f"{name} cannot take images of {height}x{width}x{channels}: {error}. Where they are "
             "too small, another --size makes them larger."
         ) from error
-    total = cost.total
     size = f"{total.parameters:,} parameters, {total.multiply_adds:,} multiply-adds an image"
-    told = f"network: {called or name}, {size}"
-    every = f"{recipe.steps:,} steps of {options.batch_size} images"
-    epochs = recipe.steps * options.batch_size / sets.source.count
+    every = f"{recipe.steps:,} steps of {run.batch_size} images"
+    epochs = recipe.steps * run.batch_size / sets.source.count
     return Subject(
-        called or name,
-        net,
+        run.called,
+        draw,
         sets,
         recipe,
-        (told, f"data: {sets.told}", f"run: {every}, {epochs:.1f} epochs"),
-        {"network": called or name, "parameters": total.parameters, **facts},
+        (
+            f"network: {run.called}, {size}",
+            f"data: {sets.told}",
+            f"run: {every}, {epochs:.1f} epochs, seed {run.seed}",
+        ),
+        {"network": run.called, "parameters": total.parameters, "seed": run.seed, **facts},
     )
+
+
+def cost(name: str, run: Training, shape: tuple[int, ...], **preset: Any) -> float:
+    """Return about how many seconds a run takes one core: to compile, and to multiply.
+
+    Args:
+      name: one of ``models.list()``.
+      run: what is asked for.
+      shape: about that of the images.
+      preset: options of the network; those that were asked for override them.
+    """
+    given = {"in_features": shape[-1], **preset, **pairs("network", run.network)}
+    outline = nnx.eval_shape(lambda: models.create(name, rngs=nnx.Rngs(0), **given))
+    operations = OPERATIONS * convjax.cost(outline, (1, *shape)).total.multiply_adds
+    return COMPILING + operations * run.steps * run.batch_size / OPERATIONS_A_SECOND
 
 
 class Place:
     """Notes from where a run goes on and how far it comes; an observer."""
 
-    def __init__(self, say: Callable[[str], None]):
-        self.say = say
+    def __init__(self):
         self.first = self.done = 0
 
     def begin(self, first: int, stop: int, batch_size: int) -> None:
         """Say where the run goes on."""
         self.first = self.done = first
         if first == stop:
-            self.say(f"done before: all {stop} steps")
+            say(f"done before: all {stop} steps")
         elif first:
-            self.say(f"going on from the checkpoint of step {first} of {stop}")
+            say(f"going on from the checkpoint of step {first} of {stop}")
 
     def record(self, rows: Sequence[Mapping[str, Any]], pace: train.Pace) -> None:
         """Note how far the run is."""
@@ -118,54 +143,62 @@ class Place:
         """Nothing is left to do."""
 
 
-def carried_out(
-    experiment: Experiment,
-    options: Training,
-    prepared: Callable[[Any], AbstractContextManager[Subject]],
-) -> int:
-    """Train as the options say, and report.
+Prepared = Callable[[Any], AbstractContextManager[Subject]]
+
+
+def look_at(runs: Sequence[Training], config: Any, prepared: Prepared) -> None:
+    """Refuse what cannot be done, before anything is trained.
 
     Args:
-      experiment: what is reported, and how.
-      options: its options; ``out`` is the folder of the run.
-      prepared: lends what is trained.
+      runs: all that is to be trained.
+      config: the options they come of.
+      prepared: lends what one of them trains.
 
-    Returns:
-      As ``_outcome.run``; 1 too where the numbers left their range.
+    Raises:
+      ValueError: what ``subject`` and the data refuse, a folder of another run.
     """
-    _cli.use_platform(options.platform)
-    with _cli.refusing():
-        study.check_writable(options.out)
-        shown = _outcome.console()
-
-        def say(text: str) -> None:
-            shown.print(text, soft_wrap=True, markup=False)
-
-        place = Place(say)
-        try:
-            with prepared(options) as what:
-                say("\n".join(what.remarks))
-                found = trained(what, options, place)
-        except KeyboardInterrupt:
-            Console(stderr=True).print(_interrupted(options.out, place), highlight=False)
-            return 130
-        except train.Diverged as error:
-            Console(stderr=True).print(f"error: {error}", highlight=False, markup=False)
-            return 1
-    return _outcome.report(experiment, options, found)
+    # What is looked at takes its place on a device: where others train, it must not be theirs.
+    _cli.use_platform(config.platform if config.runner == "here" else "cpu")
+    # The first of each kind; the very first comes last, whose data are at hand then.
+    for one in {run.called: run for run in reversed(runs)}.values():
+        with prepared(one):
+            pass
+    for run in runs:
+        refuse_another(run)
 
 
-def trained(what: Subject, options: Training, place: Place | None = None) -> Columns:
-    """Train in the folder ``options.out``, or go on there, and return what ``columns`` makes of it.
+def carried_out(run: Training, prepared: Prepared) -> Columns:
+    """Train, or go on, in the folder ``run.out``; tell what is trained, and where it stops.
+
+    Args:
+      run: what is asked for.
+      prepared: lends what is trained.
 
     Raises:
       Diverged: see ``train.fit``.
       ValueError: a folder of another run.
     """
+    study.check_writable(run.out)
+    place = Place()
+    try:
+        with prepared(run) as what:
+            say("\n".join(what.remarks))
+            return trained(what, run, place)
+    except KeyboardInterrupt:
+        print(_interrupted(run.out, place), file=sys.stderr, flush=True)
+        raise
+
+
+def say(text: str) -> None:
+    """Tell something; at once, wherever this process writes to."""
+    print(text, flush=True)
+
+
+def trained(what: Subject, run: Training, place: Place) -> Columns:
+    """Train in the folder ``run.out``, or go on there, and return what ``columns`` makes of it."""
     start, worked = time.perf_counter(), time.process_time()
-    folder = options.out
-    place = place or Place(lambda text: None)
-    claim(folder, options, what.name)
+    folder = run.out
+    claim(run)
     observers: list[train.Observer] = [place, train.ProgressBar(what.name)]
     if what.recipe.watch:
         picture = plots.Waterfall(
@@ -174,16 +207,16 @@ def trained(what: Subject, options: Training, place: Place | None = None) -> Col
             title=f"Gradient norm by layer and step: {what.name}",
         )
         observers.append(picture)
-    if options.tensorboard:
+    if run.tensorboard:
         observers.append(train.TensorBoard(folder / "tensorboard"))
     fitted = train.fit(
-        what.net,
+        what.draw(),
         what.sets.source,
         what.recipe,
         folder=folder,
         test=what.sets.test,
         observers=observers,
-        devices=options.devices,
+        devices=run.devices,
     )
     rows = rows_of(folder)
     if not any(row["kind"] == "test" and row["step"] == what.recipe.steps for row in rows):
@@ -193,7 +226,7 @@ def trained(what: Subject, options: Training, place: Place | None = None) -> Col
         {
             **what.facts,
             "steps": what.recipe.steps,
-            "batch_size": options.batch_size,
+            "batch_size": run.batch_size,
             "examples": what.sets.source.count,
             "averaged": what.recipe.average > 0,
             "first": place.first,
@@ -209,23 +242,32 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return train.read_rows(file) if file.exists() else []
 
 
-def claim(folder: Path, options: Training, name: str) -> None:
+def claim(run: Training) -> None:
     """Write into a folder which run it holds; refuse one that holds checkpoints of another."""
-    asked = {k: v for k, v in dataclasses.asdict(options).items() if k not in APART}
-    asked = json.loads(json.dumps({"network_name": name, **asked}, default=str))
-    file = folder / "run.json"
-    if _checkpoints(folder) and file.exists():
-        with contextlib.suppress(ValueError):
-            there = json.loads(file.read_text(encoding="utf-8"))
-            for key in asked:
-                if there.get(key) != asked[key]:
-                    raise _cli.UsageError(
-                        f"{str(folder)!r} holds a run with {key} = {there.get(key)!r}, not "
-                        f"{asked[key]!r}: give the same options to go on with it, or another --out."
-                    )
-    beside = folder / f".run.json.{os.getpid()}"
-    beside.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, file)
+    refuse_another(run)
+    beside = run.out / f".run.json.{os.getpid()}"
+    beside.write_text(json.dumps(_asked(run), indent=1) + "\n", encoding="utf-8")
+    os.replace(beside, run.out / "run.json")
+
+
+def refuse_another(run: Training) -> None:
+    """Refuse a folder that holds checkpoints of another run."""
+    file = run.out / "run.json"
+    if not (_checkpoints(run.out) and file.exists()):
+        return
+    with contextlib.suppress(ValueError):
+        there = json.loads(file.read_text(encoding="utf-8"))
+        for key, asked in _asked(run).items():
+            if there.get(key) != asked:
+                raise _cli.UsageError(
+                    f"{str(run.out)!r} holds a run with {key} = {there.get(key)!r}, not "
+                    f"{asked!r}: give the same options to go on with it, or another --out."
+                )
+
+
+def _asked(run: Training) -> dict[str, Any]:
+    asked = {k: v for k, v in dataclasses.asdict(run).items() if k not in APART}
+    return json.loads(json.dumps({"network_name": run.called, **asked}, default=str))
 
 
 def _checkpoints(folder: Path) -> list[int]:

@@ -18,22 +18,24 @@ Data, all of it on your disk:
   ``images`` and ``labels``, of which ``--share`` is held out.
 - folder: ``--path`` holds class folders, of which ``--share`` is held out, or ``train`` and
   ``test`` with class folders each; the pictures are kept in memory.
-- stream: ``--path`` holds ``train`` and ``val``, as ImageNet's does; ``--workers`` processes read.
+- stream: ``--path`` holds ``train`` and ``val``, as ImageNet's does; ``--readers`` processes read.
 
-Every field of ``train.Recipe`` is an option, and may stand in a TOML file, ``--config``. The folder
-keeps ``metrics.jsonl``, checkpoints, ``waterfall.png`` (the gradient of every layer at every
-watched step, redrawn while it trains) and, asked for by ``--tensorboard True``, events for
-TensorBoard; at the end ``train.parquet`` and a figure. Ctrl-C stops the run. The same command goes
-on from the last checkpoint, and ends with the bits of a run that was never stopped.
+Every field of ``train.Recipe`` is an option, and may stand in a TOML file, ``--config``. A run has
+a folder in that of the results, NAME-DATA-SEED, which keeps ``metrics.jsonl``, checkpoints,
+``waterfall.png`` (the gradient of every layer at every watched step, redrawn while it trains) and,
+asked for by ``--tensorboard True``, events for TensorBoard. Ctrl-C stops a run. The same command
+goes on from the last checkpoint, and ends with the bits of a run that was never stopped.
+``--seeds 5`` trains five, one after the other in this process, or as ``--runner`` says. At the end
+``train.parquet`` and a figure are written, of all of them together.
 
 Pass: every loss is finite; after an epoch and 20 steps or more, the last tenth's mean loss is lower
 than the first's; and with ``--reach`` the test accuracy at the end, of the averaged weights where
-they are kept. The run without options must reach 97 % on the digits within two minutes on two
-cores, compilation included.
+they are kept. Runs without options must reach 97 % on the digits within two minutes on two cores,
+compilation included. Of several runs, each must.
 
-NaN or infinity ends the run with exit code 1; the message names step, unit and checkpoint.
+NaN or infinity ends a run with exit code 1; the message names step, unit and checkpoint.
 
-The run without options takes 25 to 28 seconds of processor time.
+A run without options takes 25 to 28 seconds of processor time.
 """
 
 import contextlib
@@ -42,23 +44,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from convjax import data
-from experiments import _cli, _train_columns
+from experiments import _cli, _grid, _train_columns
 from experiments import _train_data as sets
-from experiments._outcome import Columns, Criterion, Experiment, digits, that
-from experiments._train_columns import draw, fact, final, table
-from experiments._train_options import APART, Flag, Training, named
-from experiments._train_run import Subject, carried_out, subject, trained
+from experiments import _train_run as runs
+from experiments._columns import Columns
+from experiments._outcome import Criterion, Experiment, digits, that
+from experiments._train_columns import accuracy_reached, draw, facts, table
+from experiments._train_options import APART, Flag, Runs, Training, named, run_of, seeds_of
 
 # Without a name: a family, and the option of it that makes it small.
 FAMILY, SMALL, CALLED = "resnet20_cifar", {"depth": 8}, "ResNet-8"
-OUT = Path("results/train")
 REACHED, SECONDS = 0.97, 120.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Training):
-    """Options; the name may stand first, without its --name."""
+class Run(Training):
+    """One run; the name may stand first on the command line, without its --name."""
 
     name: str = ""
     """The network: a name that models.list() knows; without it, ResNet-8 for small images."""
@@ -79,7 +83,7 @@ class Config(Training):
     """Side of a hole in every training image, in pixels."""
     mixup: float = 0.5
     """Parameter of the Beta distribution by which two images are mixed; 0 mixes none."""
-    workers: int = 2
+    readers: int = 2
     """Processes that read a stream."""
     reach: float | None = None
     """Test accuracy that the run must reach, between 0 and 1, for the verdict."""
@@ -91,36 +95,71 @@ class Config(Training):
     """Share of each label that is spread over all classes."""
     average: float = 0.99
     """Decay of the moving average of the weights, which is then what is judged; 0 keeps none."""
-    out: Path = OUT
-    """Folder of the run; without it, results/train/NAME-DATA-SEED."""
+
+    @property
+    def called(self) -> str:
+        """What the network is called."""
+        return self.name or CALLED
+
+    def __str__(self) -> str:
+        return f"{self.called} on {self.data}, seed {self.seed}"
 
 
-def measure(config: Config) -> Columns:
-    """Train, or go on, in the folder ``out``; return what ``_train_columns.columns`` makes of it.
+@dataclasses.dataclass(frozen=True)
+class Config(Runs, Run):
+    """Options; the name may stand first, without its --name."""
+
+    out: Path = Path("results/train")
+    """Folder for the table, the figure, and the folders of the runs, NAME-DATA-SEED."""
+
+
+def cells(config: Config) -> list[Run]:
+    """Return the runs; look at the data and at what is trained, before anything is.
 
     Raises:
       ValueError: an unknown name, an option out of range, data that cannot be read, a folder of
         another run.
+    """
+    check(config)
+    stem = f"{config.called.lower()}-{config.data}"
+    every = [
+        run_of(Run, config, seed=seed, out=config.out / f"{stem}-{seed}")
+        for seed in seeds_of(config)
+    ]
+    runs.look_at(every, config, prepared)
+    return every
+
+
+def measure(run: Run) -> Columns:
+    """Train, or go on, in the folder ``run.out``; return what ``_train_columns.columns`` makes.
+
+    Raises:
       Diverged: the loss or the gradient left its range.
     """
-    with prepared(config) as what:
-        return trained(what, config)
+    return runs.carried_out(run, prepared)
+
+
+def cost(run: Run) -> float:
+    """Return about how many seconds a run takes one core; pictures are as large as ImageNet's."""
+    side, channels = {"digits": (8, 1), "cifar10": (32, 3), "cifar100": (32, 3)}.get(
+        run.data, (224, 3)
+    )
+    preset = {} if run.name else SMALL
+    shape = (run.size or side, run.size or side, channels)
+    return runs.cost(run.name or FAMILY, run, shape, **preset)
 
 
 @contextlib.contextmanager
-def prepared(config: Config) -> Iterator[Subject]:
-    """Lend the network and the data that the options name."""
-    check(config)
-    with opened(config) as found:
-        reach = REACHED if config.reach is None and is_default(config) else config.reach
-        facts = {
+def prepared(run: Run) -> Iterator[runs.Subject]:
+    """Lend the network and the data of a run."""
+    with opened(run) as found:
+        reach = REACHED if run.reach is None and is_default(run) else run.reach
+        known = {
             "reach": float("nan") if reach is None else reach,
-            "most_seconds": SECONDS if is_default(config) else float("nan"),
+            "most_seconds": SECONDS if is_default(run) else float("nan"),
         }
-        if config.name:
-            yield subject(config.name, config, found, facts=facts)
-        else:
-            yield subject(FAMILY, config, found, facts=facts, preset=SMALL, called=CALLED)
+        preset = {} if run.name else SMALL
+        yield runs.subject(run.name or FAMILY, run, found, facts=known, preset=preset)
 
 
 def check(config: Config) -> None:
@@ -135,57 +174,57 @@ def check(config: Config) -> None:
         raise _cli.UsageError(f"reach = {config.reach} must lie between 0 and 1.")
 
 
-def is_default(config: Config) -> bool:
+def is_default(run: Run) -> bool:
     """Tell whether nothing but the seed and the folder was asked for."""
-    default = Config(seed=config.seed)
-    names = [field.name for field in dataclasses.fields(config) if field.name not in APART]
-    return all(getattr(config, name) == getattr(default, name) for name in names)
+    names = {field.name for field in dataclasses.fields(run)} - {*APART, "seed"}
+    return all(getattr(run, name) == getattr(Run(), name) for name in names)
 
 
 @contextlib.contextmanager
-def opened(config: Config) -> Iterator[sets.Sets]:
+def opened(run: Run) -> Iterator[sets.Sets]:
     """Lend the data."""
-    augment = data.Augment(
-        crop=config.crop, flip=config.flip, cutout=config.cutout, mixup=config.mixup
-    )
-    cut = sets.Cut(config.batch_size, config.seed, augment, config.size)
-    path, name = config.path or Path(), config.name or FAMILY
-    if config.data == "stream":
-        with sets.stream(path, name, cut, config.workers) as found:
+    augment = data.Augment(crop=run.crop, flip=run.flip, cutout=run.cutout, mixup=run.mixup)
+    cut = sets.Cut(run.batch_size, run.seed, augment, run.size)
+    path, name = run.path or Path(), run.name or FAMILY
+    if run.data == "stream":
+        with sets.stream(path, name, cut, run.readers) as found:
             yield found
-    elif config.data == "folder":
-        yield sets.folder(path, name, cut, config.share)
-    elif config.data == "npz":
-        yield sets.npz(path, cut, config.share)
-    elif config.data == "digits":
+    elif run.data == "folder":
+        yield sets.folder(path, name, cut, run.share)
+    elif run.data == "npz":
+        yield sets.npz(path, cut, run.share)
+    elif run.data == "digits":
         yield sets.digits(cut)
     else:
-        yield sets.cifar(config.data, path, cut)
+        yield sets.cifar(run.data, path, cut)
 
 
 def judge(columns: Columns) -> list[Criterion]:
     """Return the criteria of any run, and those of accuracy and time where they are asked for."""
-    made = _train_columns.judge(columns)
-    reach, most = fact(columns, "reach"), fact(columns, "most_seconds")
-    if reach == reach:
-        accuracy = final(columns)[1]
-        made.append(
-            that("test accuracy", accuracy >= reach, f"{accuracy:.2%}", f"at least {reach:.0%}")
-        )
-    if most == most and fact(columns, "first") == 0:
-        took = float(fact(columns, "seconds"))
+    made = [*_train_columns.judge(columns), *accuracy_reached(columns)]
+    timed = ~np.isnan(facts(columns, "most_seconds")) & (facts(columns, "first") == 0)
+    if timed.any():
+        took = float(facts(columns, "seconds")[timed].max())
+        most = float(facts(columns, "most_seconds")[timed].min())
         made.append(that("wall time", took <= most, f"{digits(took)} s", f"at most {most:.0f} s"))
     return made
 
 
-EXPERIMENT = Experiment("train", __doc__ or "", Config, measure, judge, draw, table)
+EXPERIMENT = Experiment(
+    name="train",
+    about=__doc__ or "",
+    config=Config,
+    cells=cells,
+    measure=measure,
+    judge=judge,
+    draw=draw,
+    table=table,
+    cost=cost,
+)
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the experiment from the command line and return the exit code."""
     about = EXPERIMENT.about.partition("\n")[0]
     config = _cli.parse(Config, named(argv), name="train NAME", about=about)
-    if config.out == OUT:
-        folder = OUT / f"{config.name or CALLED.lower()}-{config.data}-{config.seed}"
-        config = dataclasses.replace(config, out=folder)
-    return carried_out(EXPERIMENT, config, prepared)
+    return _grid.run_config(EXPERIMENT, config, argv)

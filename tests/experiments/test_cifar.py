@@ -12,13 +12,14 @@ from flax import nnx
 
 from convjax import models, nn, plots, study, train
 from experiments import __main__ as entry
-from experiments import _cli, cifar
+from experiments import _cli, _outcome, cifar
+from experiments._columns import joined
 from experiments._train_columns import columns
-from experiments._train_options import pairs, recipe_of
-from experiments.cifar import Config, completed, departures
+from experiments._train_options import pairs, recipe_of, run_of
+from experiments.cifar import Config, Run, completed, departures
 
 SHORT = Path(cifar.__file__).parent / "configs" / "cifar_short.toml"
-FEW = ["--whole", "False", "--depth", "8", "--network", "width=2", "--steps", "4"]
+FEW = ["--whole", "False", "--depths", "8", "--network", "width=2", "--steps", "4"]
 FEW += ["--boundaries", "2", "3", "--batch-size", "8", "--watch", "2", "--dispatch", "2"]
 
 
@@ -48,7 +49,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("depth", [20, 32, 44, 56])
 def test_the_recipe_is_the_papers(depth):
-    config = completed(Config(depth=depth))
+    config = completed(Run(depth=depth))
     recipe = recipe_of(config)
     assert (recipe.steps, recipe.boundaries, config.batch_size) == (64_000, (32_000, 48_000), 128)
     rate = train.schedule_of(recipe)
@@ -70,7 +71,7 @@ def test_the_recipe_is_the_papers(depth):
 
 @pytest.mark.parametrize("depth", [110, 1202])
 def test_the_deepest_begin_slowly(depth):
-    config = completed(Config(depth=depth))
+    config = completed(Run(depth=depth))
     rate = train.schedule_of(recipe_of(config))
     steps = {0: 0.01, 200: 0.055, 400: 0.1, 31_999: 0.1, 32_000: 0.01, 48_000: 0.001}
     for step, expected in steps.items():
@@ -83,7 +84,7 @@ def test_one_step_of_the_papers_optimiser():
     """By hand: v = 0.9 v + g + 1e-4 w; w = w - 0.1 v, for norms and biases as well."""
     random = np.random.default_rng(0)
     net = nn.Chain(dense=nn.Dense(3, 2, rngs=nnx.Rngs(0)), norm=nn.BatchNorm(2, rngs=nnx.Rngs(0)))
-    optimiser = train.optimiser_of(net, recipe_of(Config()))
+    optimiser = train.optimiser_of(net, recipe_of(Run()))
     params = train.start(net, train.Recipe()).params
     params = jax.tree.map(lambda a: random.standard_normal(a.shape, np.float32), params)
     state = optimiser.init(params)
@@ -108,14 +109,14 @@ def test_a_few_steps_on_a_small_file_of_the_real_format(folder, tmp_path, capsys
     )
     assert "ResNet-8" in told and "ResNet-110" in told and "6.61" in told
     found, metadata = study.read_parquet(tmp_path / "cifar.parquet")
-    assert metadata["config"]["depth"] == 8
+    assert metadata["config"]["depths"] == [8]
     rates = found["learning_rate"][found["kind"] == "train"]
     np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.001], rtol=1e-5)
-    assert (tmp_path / "waterfall.png").exists()
+    assert (tmp_path / "resnet8-0" / "waterfall.png").exists()
 
 
 def test_images_are_cut_flipped_and_freed_of_every_pixels_mean(folder):
-    config = Config(folder=folder, whole=False, batch_size=30)
+    config = Run(folder=folder, whole=False, batch_size=30)
     found = cifar.read(config)
     files = [np.fromfile(folder / f"data_batch_{i}.bin", np.uint8) for i in range(1, 6)]
     pixels = np.concatenate(files).reshape(-1, 3073)[:, 1:].reshape(-1, 3, 32, 32)
@@ -137,7 +138,7 @@ def test_images_are_cut_flipped_and_freed_of_every_pixels_mean(folder):
 
 
 def test_images_held_out_are_not_trained_on(folder):
-    found = cifar.read(Config(folder=folder, whole=False, validation=10, batch_size=4))
+    found = cifar.read(Run(folder=folder, whole=False, validation=10, batch_size=4))
     assert (found.source.count, len(found.test[1])) == (20, 10)
     arrays = found.source.arrays
     unit = np.asarray(arrays["images"]) / 255 - np.asarray(arrays["mean"])
@@ -150,7 +151,7 @@ def test_missing_files_are_named_and_where_they_come_from(folder, tmp_path, caps
         (["--folder", str(tmp_path)], "data_batch_1.bin' is not there: the folder must hold"),
         (["--folder", str(tmp_path)], "Alex Krizhevsky's page"),
         (["--folder", str(folder)], "is cut short: 18438 bytes"),
-        (["--folder", str(folder), "--whole", "False", "--depth", "21"], "depth=21 is not 6n + 2"),
+        (["--folder", str(folder), "--whole", "False", "--depths", "21"], "depth=21 is not 6n + 2"),
         (["--folder", str(folder), "--whole", "False", "--validation", "30"], "30 of 30 images"),
     ):
         with pytest.raises(SystemExit) as stopped, _cli.speaking_plainly():
@@ -163,7 +164,7 @@ def made(accuracy, **facts):
     rows = [{"kind": "train", "step": i, "loss": 2.0 - i, "accuracy": 0.5} for i in range(2)]
     rows.append({"kind": "test", "step": 2, "loss": 0.1, "accuracy": accuracy})
     usual = {"steps": 2, "batch_size": 128, "examples": 50_000, "averaged": False}
-    usual |= {"network": "ResNet-56", "depth": 56, "published": 6.97, "departures": ""}
+    usual |= {"seed": 0, "network": "ResNet-56", "depth": 56, "published": 6.97, "departures": ""}
     return columns(
         rows,
         {**usual, "first": 0, "seconds": 1.0, "processor_seconds": 1.0, "reach": np.nan, **facts},
@@ -186,8 +187,29 @@ def test_the_published_error_is_judged_where_the_settings_are_the_papers(accurac
     assert [criterion.holds for criterion in cifar.judge(made(accuracy, **facts))] == holds
 
 
+def test_of_several_runs_the_mean_is_judged_as_the_paper_has_it():
+    both = joined([made(0.9302 + 0.0080, seed=0), made(0.9302 - 0.0060, seed=1)])
+    (_, found) = cifar.judge(both)
+    assert found.holds and found.claim.endswith("mean of the runs") and found.measured == "6.88"
+    apart = joined([both, joined([made(0.9, seed=s, depth=20, published=8.75) for s in (0, 1)])])
+    claims = [(c.claim, c.holds) for c in _outcome.judged(cifar.EXPERIMENT, apart)]
+    assert ("depth 20: test error of ResNet-20, %, mean of the runs", False) in claims
+    told = [list(column.cells) for column in cifar.table(both).columns[0]._cells[0].columns]
+    assert "6.88 ± 0.70" in told[1]
+
+
+def test_every_depth_and_seed_is_a_run(folder, tmp_path):
+    config = Config(folder=folder, whole=False, depths=(8, 14), seed=1, seeds=2, batch_size=8)
+    runs = cifar.cells(dataclasses.replace(config, out=tmp_path))
+    names = [f"resnet{depth}-{seed}" for depth in (8, 14) for seed in (1, 2)]
+    assert [run.out.name for run in runs] == names
+    assert [str(run) for run in runs][-1] == "ResNet-14, seed 2"
+    with pytest.raises(ValueError, match="must hold at least one value, none twice"):
+        cifar.cells(dataclasses.replace(config, depths=(8, 8)))
+
+
 def test_what_departs_from_the_paper_is_named():
-    assert departures(completed(Config(depth=56, seed=3, watch=0, remat="unit"))) == []
+    assert departures(completed(Run(depth=56, seed=3, watch=0, remat="unit"))) == []
     for change, told in (
         ({"crop": 0}, "crop 0 (4)"),
         ({"options": ("momentum=0.9", "nesterov=true")}, "options momentum=0.9 nesterov=true"),
@@ -197,13 +219,15 @@ def test_what_departs_from_the_paper_is_named():
         ({"precision": "bfloat16"}, "precision bfloat16 (float32)"),
         ({"depth": 14}, "depth 14 (20 32 44 56 110 1202)"),
     ):
-        (found,) = departures(completed(Config(**change)))
+        (found,) = departures(completed(Run(**change)))
         assert told in found
 
 
 def test_the_short_schedule_is_what_it_says():
     entries = tomllib.loads(SHORT.read_text())
-    config = completed(_cli.parse(Config, ["--config", str(SHORT)], name="cifar", about=""))
+    given = _cli.parse(Config, ["--config", str(SHORT)], name="cifar", about="")
+    assert given.depths == (8,)
+    config = completed(run_of(Run, given, depth=8))
     assert set(entries) <= {field.name for field in dataclasses.fields(Config)}
     assert (config.reach, config.crop, config.flip, config.batch_size) == (0.94, 2, True, 1024)
     recipe = recipe_of(config)

@@ -13,9 +13,9 @@ from convjax import data, models, nn, plots, study, train
 from experiments import __main__ as entry
 from experiments import _cli, _train_columns, train_network
 from experiments import _train_data as sets
-from experiments._columns import pick
+from experiments._columns import joined, pick
 from experiments._train_options import Training, named, pairs, recipe_of
-from experiments.train_network import Config
+from experiments.train_network import Config, Run
 
 CREATE = models.create
 SMALL = ["--steps", "12", "--watch", "4", "--dispatch", "2", "--checkpoint-every", "4"]
@@ -57,15 +57,21 @@ def whole(tmp_path_factory):
     return folder
 
 
+RUN = "resnet20_cifar-digits-0"
+
+
 def timeless(folder):
-    rows = train.read_rows(folder / "metrics.jsonl")
+    rows = train.read_rows(folder / RUN / "metrics.jsonl")
     return [{k: v for k, v in row.items() if k != "time"} for row in rows]
 
 
 def test_a_run_leaves_metrics_checkpoints_pictures_and_a_table(whole):
-    kept = {path.name for path in whole.iterdir()}
-    assert {"metrics.jsonl", "checkpoints", "run.json", "waterfall.png"} <= kept
-    assert {"train.parquet", "train.png", "train.svg"} <= kept
+    kept = {path.name for path in (whole / RUN).iterdir()}
+    assert kept == {"metrics.jsonl", "checkpoints", "run.json", "waterfall.png"}
+    assert {path.name for path in whole.iterdir()} >= {
+        *("study.json", "cells", RUN),
+        *("train.parquet", "train.png", "train.svg"),
+    }
     columns, metadata = study.read_parquet(whole / "train.parquet")
     assert metadata["config"]["steps"] == 12
     rows = timeless(whole)
@@ -98,6 +104,7 @@ def test_a_run_that_is_stopped_says_so_and_goes_on_to_the_same_numbers(
     with monkeypatch.context() as patched:
         patched.setattr(train.ProgressBar, "record", stop)
         assert train_network.main(given) == 130
+        assert not list((tmp_path / "cells").iterdir())
     told = " ".join(capsys.readouterr().err.split())
     assert "interrupted after step 10; the same command goes on from the checkpoint of step 8" in (
         told
@@ -111,15 +118,20 @@ def test_a_run_that_is_stopped_says_so_and_goes_on_to_the_same_numbers(
         np.testing.assert_array_equal(mine[name], theirs[name])
     # Once more: there is nothing left to do, and the table comes again.
     assert train_network.main(given) == 0
-    told = capsys.readouterr().out
-    assert "done before: all 12 steps" in told and "accuracy" in told
+    told = capsys.readouterr()
+    assert "1 of 1 cells are there already" in told.err and "accuracy" in told.out
+    # Without the cell, the run in the folder is as it was.
+    for cell in (tmp_path / "cells").iterdir():
+        cell.unlink()
+    assert train_network.main(given) == 0
+    assert "done before: all 12 steps" in capsys.readouterr().out
 
 
 def test_stopped_before_a_checkpoint_it_begins_anew(tmp_path, monkeypatch, capsys):
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sets, "digits", stop)
+    monkeypatch.setattr(train, "fit", stop)
     assert train_network.main(["resnet20_cifar", *SMALL, "--out", str(tmp_path)]) == 130
     told = " ".join(capsys.readouterr().err.split())
     assert "after step 0" in told and "there is no checkpoint yet" in told
@@ -135,10 +147,11 @@ def refusal(given, capsys):
 
 
 def test_the_folder_of_another_run_is_refused_and_left_alone(whole, capsys):
-    before = (whole / "metrics.jsonl").read_bytes(), (whole / "run.json").read_bytes()
+    files = [whole / RUN / name for name in ("metrics.jsonl", "run.json")]
+    before = [file.read_bytes() for file in files]
     other = ["resnet20_cifar", *SMALL, "--crop", "0", "--out", str(whole)]
     assert "holds a run with crop = 1, not 0" in refusal(other, capsys)
-    assert before == ((whole / "metrics.jsonl").read_bytes(), (whole / "run.json").read_bytes())
+    assert before == [file.read_bytes() for file in files]
 
 
 @pytest.mark.parametrize(
@@ -159,6 +172,7 @@ def test_the_folder_of_another_run_is_refused_and_left_alone(whole, capsys):
         (["--data", "stream", "--path", "HERE"], "must hold the folders train and val"),
         (["--reach", "97"], "reach = 97.0 must lie between 0 and 1"),
         (["--size", "0"], "size = 0 is too small"),
+        (["--seeds", "0"], "seeds=0 must be at least 1"),
         (["--config", "HERE/bad.toml"], "'step_count' is not known"),
     ],
 )
@@ -172,9 +186,9 @@ def test_numbers_out_of_range_end_the_run_with_unit_step_and_checkpoint(tmp_path
     given = ["resnet20_cifar", *SMALL, "--learning-rate", "1e30", "--out", str(tmp_path)]
     assert train_network.main(given) == 1
     told = " ".join(capsys.readouterr().err.split())
-    assert "error: step " in told and "is not finite" in told
-    step = int(told.partition("error: step ")[2].split()[0])
-    assert f"checkpoint {step} in" in told and (tmp_path / "checkpoints" / str(step)).is_dir()
+    assert "FAILED, Diverged: step " in told and "is not finite" in told
+    step = int(told.partition("Diverged: step ")[2].split()[0])
+    assert f"checkpoint {step} in" in told and (tmp_path / RUN / "checkpoints" / str(step)).is_dir()
     assert not (tmp_path / "train.parquet").exists()
 
 
@@ -291,6 +305,7 @@ def made(losses, accuracy, **facts):
         "first": 0,
         "seconds": 100.0,
         "processor_seconds": 9.0,
+        "seed": 0,
         "reach": 0.8,
         "most_seconds": 120.0,
     }
@@ -313,10 +328,40 @@ def test_the_verdict_follows_from_the_numbers(columns, holds):
     assert [criterion.holds for criterion in train_network.judge(columns)] == holds
 
 
+def several(*losses_and_accuracies):
+    parts = [made(*one, seed=i) for i, one in enumerate(losses_and_accuracies)]
+    return joined(parts)
+
+
+def test_of_several_runs_the_worst_decides():
+    falling, rising = np.linspace(2, 1, 40), np.linspace(1, 2, 40)
+    good = several((falling, 0.81), (falling - 0.2, 0.9))
+    assert [c.holds for c in train_network.judge(good)] == [True] * 4
+    assert train_network.judge(good)[2].measured == "81.00% (the worst of 2 runs)"
+    for other in ((rising, 0.9), (falling, 0.79)):
+        found = train_network.judge(several((falling, 0.81), other))
+        assert [c.holds for c in found].count(False) == 1
+        assert [c.holds for c in train_network.judge(several(other, (falling, 0.81)))] == [
+            c.holds for c in found
+        ]
+    printed = _train_columns.scores(good)
+    cells = [list(column.cells) for column in printed.columns]
+    assert [column.header for column in printed.columns][3:] == ["lowest", "highest"]
+    assert [cell[1] for cell in cells[2:]] == ["85.5", "81", "90"]
+
+
+def test_each_seed_is_a_run_with_a_folder_of_its_own(tmp_path):
+    config = Config(data="digits", seed=3, seeds=2, out=tmp_path)
+    runs = train_network.cells(config)
+    assert [run.out.name for run in runs] == ["resnet-8-digits-3", "resnet-8-digits-4"]
+    assert [str(run) for run in runs] == [f"ResNet-8 on digits, seed {seed}" for seed in (3, 4)]
+    assert not list(tmp_path.iterdir())
+
+
 def test_only_the_run_without_options_is_held_to_its_accuracy_and_time():
-    assert train_network.is_default(Config(seed=7))
-    assert not train_network.is_default(Config(steps=7))
-    assert not train_network.is_default(Config(crop=0))
+    assert train_network.is_default(Run(seed=7))
+    assert not train_network.is_default(Run(steps=7))
+    assert not train_network.is_default(Run(crop=0))
 
 
 def test_the_kernels_that_move_most_and_least_are_shown():
@@ -334,6 +379,7 @@ def test_the_kernels_that_move_most_and_least_are_shown():
     ]
     rows.append({"kind": "test", "step": 3, "loss": 0.1, "accuracy": 0.5})
     facts = {"steps": 3, "batch_size": 1, "examples": 1, "averaged": False, "network": "net"}
+    facts["seed"] = 0
     paths, ratios, gradients = _train_columns.ratios_of(_train_columns.columns(rows, facts))
     assert paths.tolist() == [f"unit{i}/kernel" for i in range(9)]
     assert ratios.tolist() == [(i + 1) / 4 for i in range(9)] and set(gradients) == {3.0}
@@ -346,7 +392,7 @@ def test_the_kernels_that_move_most_and_least_are_shown():
 
 
 def test_what_a_folder_holds_is_written_in_words(whole):
-    there = json.loads((whole / "run.json").read_text())
+    there = json.loads((whole / RUN / "run.json").read_text())
     assert there["steps"] == 12 and there["name"] == "resnet20_cifar" and "out" not in there
 
 
@@ -363,4 +409,4 @@ def test_the_run_without_options_learns_the_digits(tmp_path, monkeypatch):
     finally:
         jax.config.update("jax_disable_most_optimizations", True)
     columns, _ = study.read_parquet(tmp_path / "train.parquet")
-    assert _train_columns.final(columns)[1] >= 0.97
+    assert _train_columns.accuracies(columns)[0] >= 0.97
