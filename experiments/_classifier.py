@@ -131,7 +131,7 @@ def compile_programs(
     seeds: int = 1,
     everything: bool = False,
 ) -> Programs:
-    """Compile what is run with one network.
+    """Compile what is run with one network, or find what the process has compiled.
 
     Args:
       cell: the network.
@@ -141,12 +141,31 @@ def compile_programs(
       seeds: how often the programs are going to be called.
       everything: whether the heads and the insides of the units are measured as well.
     """
-    graphdef, params, rest = structure(cell)
-    images = jax.ShapeDtypeStruct(batch, jnp.float32)
-    labels = jax.ShapeDtypeStruct(batch[:1], jnp.int32)
 
     def draw(key):
         return nnx.split(cell.network(nnx.Rngs(key)), nnx.Param, ...)[1:]
+
+    key = jax.eval_shape(jax.random.key, 0)
+    # Once it is drawn, a network does not tell by which initialiser.
+    drawn = dataclasses.replace(cell, init="he")
+    return Programs(
+        _compiled_once(jax.jit(draw).lower(key)),
+        *_measure_and_train(drawn, training, batch, steps, seeds, everything),
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _measure_and_train(
+    cell: Cell,
+    training: Training,
+    batch: tuple[int, ...],
+    steps: int,
+    seeds: int,
+    everything: bool,
+) -> tuple[Any, Any]:
+    graphdef, params, rest = structure(cell)
+    images = jax.ShapeDtypeStruct(batch, jnp.float32)
+    labels = jax.ShapeDtypeStruct(batch[:1], jnp.int32)
 
     def measure(params, rest, images, labels):
         net = nnx.merge(graphdef, params, rest, copy=True)
@@ -173,16 +192,12 @@ def compile_programs(
         return jax.ShapeDtypeStruct((steps, *one.shape), one.dtype)
 
     size = math.prod(batch[:-1]) * cell.width * cell.depth * seeds
-    key = jax.eval_shape(jax.random.key, 0)
-    return Programs(
-        _compiled_once(jax.jit(draw).lower(key)),
-        jax.jit(measure).lower(params, rest, images, labels).compile(_options(2 * size)),
-        jax.jit(train)
-        .lower(params, rest, many(images), many(labels))
-        .compile(_options(3 * steps * size))
-        if steps
-        else None,
-    )
+    measuring = jax.jit(measure).lower(params, rest, images, labels)
+    measuring = measuring.compile(_options(2 * size))
+    if not steps:
+        return measuring, None
+    steps_of = jax.jit(train).lower(params, rest, many(images), many(labels))
+    return measuring, steps_of.compile(_options(3 * steps * size))
 
 
 def _options(size: int) -> dict[str, Any]:

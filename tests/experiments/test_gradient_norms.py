@@ -1,4 +1,5 @@
-import json
+import dataclasses
+import itertools
 import os
 import re
 import signal
@@ -12,11 +13,12 @@ from flax import nnx
 
 from convjax import gradflow, study
 from experiments import __main__ as entry
-from experiments import _classifier, _growth_table, gradient_norms
+from experiments import _classifier, _grid, _growth_table, _outcome, gradient_norms
 from experiments._classifier import Cell, Training
 from tests.nn.conftest import QUICKLY
 
 TINY = ["--depths", "8", "--seeds", "1", "--steps", "1", "--widths", "4", "--batch-size", "16"]
+TINY += ["--runner", "here"]
 ONE = [*TINY, "--norms", "none", "--shortcuts", "identity"]
 
 
@@ -57,9 +59,8 @@ def tiny(tmp_path_factory):
 
 def test_the_run_tells_its_progress_and_prints_a_table(tiny):
     _, done = tiny
-    assert (
-        len(re.findall(r"^\[\d/4\] norm=\w+ shortcut=\w+: .* (left|done)$", done.stderr, re.M)) == 4
-    )
+    line = r"^\[\d/4\] norm=\w+ shortcut=\w+ width=4 depth=8: .* (left|done)$"
+    assert len(re.findall(line, done.stderr, re.M)) == 4
     assert len(re.findall(r"x\d\.\d{3} ", done.stdout)) == 8
     assert max(map(len, done.stdout.splitlines()[:12])) <= 100
     assert "gradient_norms.svg" in done.stdout
@@ -78,7 +79,8 @@ def test_the_parquet_holds_every_number_with_its_configuration(tiny):
     assert columns["path"][:5].tolist() == ["input", "stem", "body/0", "body/1", "body/2"]
     assert columns["position"][:5].tolist() == [-1, 0, 1, 2, 3]
     assert metadata["config"]["widths"] == [4]
-    assert {"jax", "jaxlib", "flax", "convjax", "platform"} <= set(metadata["environment"])
+    assert {"jax", "jaxlib", "flax", "convjax", "platform"} <= set(metadata["environments"][0])
+    assert metadata["cells"] == 4
 
 
 def test_the_figure_is_there(tiny):
@@ -135,23 +137,42 @@ def test_a_cell_that_is_not_finite_is_told_of_and_the_others_go_on(tmp_path, cap
 
 
 def test_what_is_measured_outlives_an_interruption(tmp_path, monkeypatch, capsys):
-    real, calls = gradient_norms.measured, []
+    real, calls = gradient_norms.compile_programs, []
 
-    def stopping(*args):
-        calls.append(args)
+    def stopping(kind, *args, **options):
+        calls.append(kind.shortcut)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(*args)
+        return real(kind, *args, **options)
 
-    monkeypatch.setattr(gradient_norms, "measured", stopping)
-    argv = [*TINY, "--norms", "none", "--out", str(tmp_path)]
-    assert entry.main(["gradient-norms", *argv]) == 130
-    told = capsys.readouterr()
-    assert "interrupted: 1 of 2 networks are kept" in " ".join(told.err.split())
-    assert "x" in told.out
+    monkeypatch.setattr(gradient_norms, "compile_programs", stopping)
+    argv = ["gradient-norms", *TINY, "--norms", "none", "--out", str(tmp_path)]
+    assert entry.main(argv) == 130
+    assert "interrupted: 1 of 2 cells are kept" in said(capsys)
+    assert entry.main(argv) == 0
+    assert calls == ["none", "identity", "identity"]
     columns, _ = study.read_parquet(tmp_path / "gradient_norms.parquet")
-    assert set(columns["shortcut"].tolist()) == {"none"}
+    assert columns["shortcut"].tolist() == ["none"] * 10 + ["identity"] * 10
     assert (tmp_path / "gradient_norms.png").exists()
+
+
+def test_networks_that_differ_by_initialiser_share_their_programs():
+    _classifier._measure_and_train.cache_clear()
+    how = {"batch": (4, 8, 8, 1), "steps": 0}
+    he, lecun = (
+        _classifier.compile_programs(cell(norm="none", init=init), Training(0.1, 0.9, 1.0), **how)
+        for init in ("he", "lecun")
+    )
+    assert he.measure is lecun.measure
+    first, second = (p.draw(jax.random.key(0))[0]["stem"]["kernel"][...].std() for p in (he, lecun))
+    np.testing.assert_allclose(first / second, np.sqrt(2), rtol=1e-5)
+    groups = {
+        gradient_norms.group(one)
+        for one in gradient_norms.cells(
+            gradient_norms.Config(inits=("he", "lecun"), depths=(8, 10), norms=("none",))
+        )
+    }
+    assert len(groups) == 4
 
 
 @pytest.mark.parametrize(
@@ -194,14 +215,13 @@ def test_the_command_line_overrides_the_file_and_the_file_the_defaults(tmp_path,
     file = tmp_path / "study.toml"
     file.write_text('depths = [8]\nbatch-size = 16\nlearning_rate = 1\nnorms = ["batch"]\n')
     seen = []
-    monkeypatch.setattr(gradient_norms, "run", lambda c: seen.append(c) or gradient_norms.Results())
+    monkeypatch.setattr(_grid, "run_config", lambda _, config, argv: seen.append(config) or 0)
     argv = ["gradient-norms", "--config", str(file), "--norms", "none", "layer"]
     assert entry.main(argv) == 0
     config = seen[0]
     assert (config.depths, config.batch_size, config.norms) == ((8,), 16, ("none", "layer"))
     assert config.learning_rate == 1.0
     assert config.steps == gradient_norms.Config().steps
-    assert json.dumps(gradient_norms.as_json(config))
 
 
 @pytest.mark.parametrize(
@@ -219,7 +239,8 @@ def test_a_wrong_file_is_refused_in_a_sentence(text, message, tmp_path, capsys):
 
 
 def test_a_platform_that_is_not_there_is_refused():
-    command = [sys.executable, "-m", "experiments", "gradient-norms", "--platform", "tpu"]
+    command = [sys.executable, "-m", "experiments", "gradient-norms", "--runner", "here"]
+    command += ["--platform", "tpu"]
     without = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=without)
     assert done.returncode == 2
@@ -275,6 +296,58 @@ def test_the_summary_finds_the_growth_and_its_spread_over_seeds():
     np.testing.assert_allclose([one.first, one.last], [0.0, -0.42 * 27])
 
 
+def planted(wrong=None, **changes):
+    """Return columns of four kinds of networks that do what they must, but for one of them."""
+    position = np.arange(28)
+    laws = {
+        ("none", "none"): 0.06 * position,
+        ("none", "identity"): -0.3 * position,
+        ("batch", "none"): -0.32 * position,
+        ("batch", "identity"): -np.log1p(position),
+    }
+    blocks = []
+    for (norm, shortcut), step in itertools.product(laws, (0, 10)):
+        log = laws[norm, shortcut] * (0.5 if step else 1.0)
+        if wrong == (norm, shortcut, step):
+            log = changes["law"](position)
+        made = dataclasses.asdict(cell(norm=norm, shortcut=shortcut, width=8, depth=56))
+        made |= {"seed": 0, "step": step, "failure": "", "position": position}
+        made |= {"gradient_log_norm": log} | {k: v for k, v in changes.items() if k in made}
+        blocks.append({name: np.broadcast_to(value, (28,)) for name, value in made.items()})
+    return _outcome.joined(blocks)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "law", "failing"),
+    [
+        (None, None, []),
+        (("none", "none", 0), lambda x: -0.06 * x, [0]),
+        (("none", "none", 0), lambda x: 2 * np.log1p(x), [0]),
+        (("none", "identity", 0), lambda x: -2 * np.log1p(x), [1]),
+        (("none", "identity", 10), lambda x: -0.31 * x, [5]),
+        (("batch", "none", 0), lambda x: 0.1 * x, [2, 4]),
+        (("batch", "identity", 0), lambda x: -0.1 * x, [3]),
+        (("batch", "identity", 0), lambda x: -3.0 * np.log1p(x), [4]),
+        (("batch", "identity", 10), lambda x: -0.9 * x, []),
+    ],
+)
+def test_what_is_wrong_fails(wrong, law, failing):
+    criteria = gradient_norms.EXPERIMENT.judge(planted(wrong, law=law))
+    assert [i for i, c in enumerate(criteria) if not c.holds] == failing
+    assert len(criteria) == 6
+
+
+def test_what_cannot_be_judged_is_left_out():
+    assert gradient_norms.EXPERIMENT.judge(planted(depth=38)) == []
+    assert gradient_norms.EXPERIMENT.judge(planted(width=4)) == []
+    assert gradient_norms.EXPERIMENT.judge(planted(activation="tanh")) == []
+    whole = planted()
+    plain = {name: column[whole["norm"] == "none"] for name, column in whole.items()}
+    assert len(gradient_norms.EXPERIMENT.judge(plain)) == 3
+    failed = gradient_norms.EXPERIMENT.judge(planted(failure="NaN or infinite"))
+    assert [c.holds for c in failed] == [False] * 5
+
+
 @pytest.mark.slow
 def test_control_c_ends_with_130_and_keeps_the_cells(tmp_path):
     argv = [*TINY, "--depths", "8", "10", "12", "14", "--out", str(tmp_path)]
@@ -289,6 +362,5 @@ def test_control_c_ends_with_130_and_keeps_the_cells(tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "interrupted" in err
-    assert "per layer" in out
-    assert len(study.read_parquet(tmp_path / "gradient_norms.parquet")[0]["path"]) > 0
+    assert "interrupted" in err and not out
+    assert len(list((tmp_path / "cells").glob("*.parquet"))) > 0
