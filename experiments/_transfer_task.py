@@ -84,7 +84,7 @@ def make(
       target: names of those to transfer to; none named means all others.
 
     Raises:
-      UsageError: a name that is no class, fewer than two classes on a side, one on both.
+      ValueError: a name that is no class, fewer than two classes on a side, one on both.
     """
     from_ = () if source is None else _places("pretrain_classes", source, classes)
     to = _places("target_classes", target, classes)
@@ -93,11 +93,11 @@ def make(
         from_ = from_ if to else from_[: len(classes) // 2]
     to = to or tuple(i for i in range(len(classes)) if i not in from_)
     if both := [classes[i] for i in from_ if i in to]:
-        raise _cli.UsageError(f"{both[0]!r} is in both pretrain_classes and target_classes.")
+        raise ValueError(f"{both[0]!r} is in both pretrain_classes and target_classes.")
     for option, found in (("pretrain_classes", from_), ("target_classes", to)):
         if len(found) < 2 and not (source is None and option == "pretrain_classes"):
             named = ", ".join(classes[i] for i in found) or "none"
-            raise _cli.UsageError(
+            raise ValueError(
                 f"{option} needs at least two classes, and has {named}; there are "
                 f"{', '.join(classes)}."
             )
@@ -107,9 +107,9 @@ def make(
 def _places(option: str, names: Sequence[str], classes: Sequence[str]) -> tuple[int, ...]:
     for name in names:
         if name not in classes:
-            raise _cli.UsageError(_cli.unknown(f"in {option}, the class", name, classes))
+            raise ValueError(_cli.unknown(f"in {option}, the class", name, classes))
     if len(set(names)) < len(names):
-        raise _cli.UsageError(f"{option} = {list(names)} names one class twice.")
+        raise ValueError(f"{option} = {list(names)} names one class twice.")
     return tuple(classes.index(name) for name in names)
 
 
@@ -127,7 +127,7 @@ def check_examples(task: Task, budgets: Sequence[int]) -> None:
     for one in task.target:
         left = len(task.pool([one]))
         if left < max(budgets):
-            raise _cli.UsageError(
+            raise ValueError(
                 f"budgets = {list(budgets)}: class {task.classes[one]!r} has {left} images left, "
                 f"one in {HELD_OUT} being kept for testing; give budgets of at most {left}."
             )

@@ -12,7 +12,7 @@ from PIL import Image
 
 from convjax import models, nn
 from experiments import __main__ as entry
-from experiments import _cli, transfer
+from experiments import _cli, _outcome, _transfer_run, transfer
 from experiments import _transfer_learning as learning
 from experiments import _transfer_task as tasks
 from experiments._columns import pick
@@ -43,19 +43,11 @@ def small(config, classes, channels):
     return Learner(make)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.fixture(scope="module")
 def columns():
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(transfer, "learner", small)
-        return transfer.measure(TINY)
+        patched.setattr(_transfer_run, "learner", small)
+        return _outcome.measured(transfer.EXPERIMENT, TINY)
 
 
 def test_every_shift_seed_budget_and_way_has_its_rows(columns):
@@ -156,8 +148,8 @@ def test_weights_take_the_place_of_pretraining(tmp_path, capsys, monkeypatch):
     net = shallow(width=3, in_features=1, rngs=nnx.Rngs(7))
     file = tmp_path / "net.safetensors"
     models.save(net, file)
-    target = transfer.learner(Config(width=3), 5, 1)  # five classes, the file has ten
-    params, _ = transfer.loaded(file, target)
+    target = _transfer_run.learner(Config(width=3), 5, 1)  # five classes, the file has ten
+    params, _ = _transfer_run.loaded(file, target)
     np.testing.assert_array_equal(
         params["stage2"]["first"]["branch"]["conv1"]["kernel"][...],
         net["stage2"]["first"].branch["conv1"].kernel[...],
@@ -166,7 +158,7 @@ def test_weights_take_the_place_of_pretraining(tmp_path, capsys, monkeypatch):
 
     def refused(*given):
         with pytest.raises(SystemExit) as stopped, _cli.speaking_plainly():
-            transfer.main([*given, "--out", str(tmp_path / "out")])
+            transfer.main([*given, "--runner", "here", "--out", str(tmp_path / "out")])
         assert stopped.value.code == 2
         return " ".join(capsys.readouterr().err.split())
 
@@ -196,7 +188,7 @@ def test_any_folder_and_any_weights(tmp_path, capsys):
     models.save(models.create("mobilenetv2_035", num_classes=9, rngs=nnx.Rngs(0)), file)
     given = ["--network", "mobilenetv2_035", "--images", str(images), "--weights", str(file)]
     small = ["--size", "32", "--budgets", "2", "--seeds", "2", "--steps", "2", "--batch-size", "4"]
-    code = entry.main(["transfer", *given, *small, "--out", str(out)])
+    code = entry.main(["transfer", *given, *small, "--runner", "here", "--out", str(out)])
     told = capsys.readouterr().out
     assert code in (0, 1)  # noise has no classes to be learned
     assert "pretraining has learned" not in told
@@ -207,17 +199,17 @@ def test_any_folder_and_any_weights(tmp_path, capsys):
 def test_a_folder_of_class_folders_is_a_task(tmp_path):
     fill(tmp_path)
     config = Config(images=tmp_path, target_classes=("fox", "cat"))
-    task = transfer.read(config)
+    task = _transfer_run.read(config)
     assert task.images.shape == (23, 32, 32, 3)
     assert (task.source, task.target) == ((1, 2), (3, 0))
     assert task.test.sum() == 8
-    assert transfer.read(dataclasses.replace(config, size=20)).images.shape == (23, 20, 20, 3)
-    with pytest.raises(_cli.UsageError, match="class 'cat' has 3 images left"):
+    assert _transfer_run.read(dataclasses.replace(config, size=20)).images.shape == (23, 20, 20, 3)
+    with pytest.raises(ValueError, match="class 'cat' has 3 images left"):
         tasks.check_examples(task, (2, 4))
-    given = transfer.read(Config(images=tmp_path, weights=tmp_path))
+    given = _transfer_run.read(Config(images=tmp_path, weights=tmp_path))
     assert (given.source, given.target) == ((), (0, 1, 2, 3))
-    with pytest.raises(_cli.UsageError, match="has no class folders"):
-        transfer.read(Config(images=tmp_path / "dog"))
+    with pytest.raises(ValueError, match="has no class folders"):
+        _transfer_run.read(Config(images=tmp_path / "dog"))
 
 
 def test_keras_images_are_blue_first(tmp_path):
@@ -289,7 +281,7 @@ def made_up(*, tuned=0.1, frozen=0.0, fading=0.0, deeper=0.5, pretrained=0.95, f
                 for i in range(5):
                     way = deeper * i + wobble + (0.4 if method == SCRATCH else 0.0)
                     rows.append({"kind": "layer", **at, "position": i, "log_movement": way})
-    return stack([transfer.EMPTY | row for row in rows])
+    return stack([_transfer_run.EMPTY | row for row in rows])
 
 
 def verdicts(**planted):
@@ -354,8 +346,23 @@ def test_figure_and_table(columns):
     ],
 )
 def test_what_cannot_be_done_is_refused(changes, message):
-    with pytest.raises((ValueError, _cli.UsageError), match=message):
-        transfer.measure(dataclasses.replace(Config(), **changes))
+    with pytest.raises(ValueError, match=message):
+        transfer.cells(dataclasses.replace(Config(), **changes))
+
+
+def test_a_cell_knows_the_pictures_and_the_weights(tmp_path):
+    fill(tmp_path)
+    config = Config(images=tmp_path, size=8, seeds=2)
+    before = transfer.cells(dataclasses.replace(config, budgets=(1, 2)))
+    assert [(one.shift, one.seed, one.border) for one in before] == [(0, 0, 0), (0, 1, 0)]
+    assert len({transfer.group(one) for one in before}) == 1
+    Image.new("RGB", (40, 50)).save(tmp_path / "fox" / "0.png")
+    _transfer_run._read.cache_clear()
+    after = transfer.cells(dataclasses.replace(config, budgets=(1, 2)))
+    assert before[0].contents != after[0].contents
+    digits = transfer.cells(Config())
+    assert {one.contents for one in digits} == {""}
+    assert len({transfer.group(one) for one in digits}) == 1 and len(digits) == 12
 
 
 def test_it_is_listed():
