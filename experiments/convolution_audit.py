@@ -31,9 +31,9 @@ layers of 256 channels with ReLU over 4x4 places, circular: the relative varianc
 Gaussian kernels, L for delta-orthogonal ones (``jacobian_spread``). Pass: within 5 %, for width and
 scatter.
 
-Tolerances without a source are set by hand. Takes about a minute on two cores. For a look at it
-in a few seconds: ``--sizes 8 --widths 16 --padding-images 1 --padding-seeds 8 --depthwise-seeds 8
---jacobian-layers 2 --jacobian-width 16``.
+Tolerances without a source are set by hand. Takes somewhat over a minute of processor time. For a
+look at it in a few seconds: ``--sizes 8 --widths 16 --padding-images 1 --seeds 8 --jacobian-layers 2
+--jacobian-width 16``.
 
 Reference: padding is derived in this project; Xiao et al., Dynamical Isometry and a Mean Field
 Theory of CNNs, 2018, for delta-orthogonal kernels; Pennington et al. 2017 for the spread.
@@ -177,7 +177,11 @@ def group(networks: Networks) -> Hashable:
 
 def cost(networks: Networks) -> float:
     """Return about how many seconds a cell takes one core: to compile, and to draw and multiply."""
-    return 5.0 + 0.01 * networks.seeds
+    cell = networks.kind
+    fan = cell.width + 9 if cell.part == DEPTHWISE else 9 * cell.width
+    channels = networks.seeds * cell.layers * cell.width
+    places = cell.size**2 * (PROBES if cell.part == JACOBIAN else cell.images)
+    return 1.8 + channels * (1.4e-8 * fan + places * (3e-8 + 6e-11 * fan))
 
 
 def measure(networks: Networks) -> Columns:

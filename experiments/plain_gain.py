@@ -164,7 +164,7 @@ def _log_squares(networks: Networks, keys: jax.Array) -> jax.Array:
 
 def cost(networks: Networks) -> float:
     """Return about how many seconds a cell takes one core: to compile, and to draw and multiply."""
-    return 3.0 + 2e-9 * networks.seeds * networks.depth * networks.width**2
+    return 4.0 + 1.2e-8 * networks.seeds * networks.depth * networks.width**2
 
 
 def judge(columns: Columns) -> list[Criterion]:

@@ -19,7 +19,7 @@ measured at the input on. The first eighth of the units is left out: there a uni
 one of small steps. Along the rest theory's own gains have 1.460 and 2.127.
 
 Pass: on Gaussian input the exponents are 1.467 and 2.152 within 5 %, means over networks, if the
-networks are deep enough for theory's own gains to have them within 2.5 % (21 and 55 units); v_l
+networks are deep enough for theory's own gains to have them within 2.5 % (20 and 56 units); v_l
 grows by 0.682 a unit within 3 %; in every residual network, on digits too, a straight line through
 ln|g_l| explains more against ln(l + 1) than against l (``gradflow.growth``), and in every plain one
 less. The tolerances are set by hand. Theory is for wide layers and Gaussian input: the exponents of
@@ -27,7 +27,7 @@ digits through narrow ones are shown and not judged, nor is the plain twin's rat
 (``batch-norm-explosion`` does that), which 128 layers of 256 features see fall behind theory's as
 what comes out of them becomes less and less Gaussian.
 
-Takes about half a minute on two cores. For a look at it in a few seconds:
+Takes about half a minute of processor time. For a look at it in a few seconds:
 ``--depths 32 --width 64 --batch-size 64 --seeds 2``.
 
 Reference: De and Smith, Batch Normalization Biases Residual Blocks Towards the Identity Function,

@@ -21,7 +21,8 @@ within 3 standard errors, ``finite_width`` included; with scale 0 it is 1 within
 network. It is the arithmetic mean that theory speaks of. The logarithm scatters, and the typical
 network, the geometric mean in the table, has less.
 
-Takes about a minute on two cores. For a look at it in a few seconds: ``--depths 8 --seeds 8``.
+Takes somewhat over a minute of processor time. For a look at it in a few seconds:
+``--depths 8 --seeds 8``.
 
 Reference: Balduzzi et al., The Shattered Gradients Problem, 2017, for 2^L; Hayou et al., Stable
 ResNet, 2021, for the scales.
@@ -113,7 +114,7 @@ def cost(networks: Networks) -> float:
     """Return about how many seconds a cell takes one core: to compile, and to draw and multiply."""
     cell = networks.kind
     weights = cell.units * cell.width**2 * GAINS[cell.branch]
-    return 2.0 + 1e-8 * networks.seeds * weights
+    return 1.2 + networks.seeds * weights * (1.5e-8 + 6e-11 * networks.batch_size)
 
 
 def judge(columns: Columns) -> list[Criterion]:
