@@ -32,8 +32,8 @@ Gaussian kernels, L for delta-orthogonal ones (``jacobian_spread``). Pass: withi
 scatter.
 
 Tolerances without a source are set by hand. Takes somewhat over a minute of processor time. For a
-look at it in a few seconds: ``--sizes 8 --widths 16 --padding-images 1 --seeds 8 --jacobian-layers 2
---jacobian-width 16``.
+look at it in a few seconds: ``--sizes 8 --widths 16 --padding-images 1 --seeds 8
+--jacobian-layers 2 --jacobian-width 16``.
 
 Reference: padding is derived in this project; Xiao et al., Dynamical Isometry and a Mean Field
 Theory of CNNs, 2018, for delta-orthogonal kernels; Pennington et al. 2017 for the spread.
