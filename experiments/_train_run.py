@@ -15,7 +15,7 @@ from typing import Any
 from flax import nnx
 
 import convjax
-from convjax import models, plots, study, train
+from convjax import models, plots, train
 from experiments import _cli
 from experiments._columns import Columns
 from experiments._train_columns import columns
@@ -178,7 +178,7 @@ def carried_out(run: Training, prepared: Prepared) -> Columns:
       Diverged: see ``train.fit``.
       ValueError: a folder of another run.
     """
-    study.check_writable(run.out)
+    run.out.mkdir(parents=True, exist_ok=True)
     place = Place()
     try:
         with prepared(run) as what:
