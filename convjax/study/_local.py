@@ -11,7 +11,7 @@ from typing import Any
 from convjax.study._job import Done, Job, lost
 from convjax.study._jobs import Jobs
 from convjax.study._process import accelerated
-from convjax.study._worker import EndedError, Worker
+from convjax.study._worker import EndedError, Worker, uninterrupted
 
 TRIES = 2
 PLATFORMS = ("cpu", "gpu", "tpu")
@@ -117,7 +117,8 @@ class _Running:
                     return
                 sent = packed(job)
                 if worker is None:
-                    self.workers[place] = worker = self.local.start(place)
+                    with uninterrupted():
+                        self.workers[place] = worker = self.local.start(place)
                 worker.give(job, sent)
 
     def next(self, group: str) -> Job | None:
@@ -134,7 +135,7 @@ class _Running:
             done = worker.answer()
         except EndedError as error:
             self.workers[place] = None
-            worker.end(at_once=True)
+            worker.end()
             return self.bereaved(worker, str(error))
         self.unborn = 0
         if done is not None:
@@ -161,10 +162,13 @@ class _Running:
         return None
 
     def end(self, *, at_once: bool) -> None:
-        """End all processes."""
-        for worker in self.workers:
-            if worker is not None:
-                worker.end(at_once=at_once)
+        """End all processes; ``at_once`` whatever they are at."""
+        workers = [worker for worker in self.workers if worker is not None]
+        if at_once:
+            for worker in workers:
+                worker.kill()
+        for worker in workers:
+            worker.end()
 
 
 def packed(job: Job) -> bytes:

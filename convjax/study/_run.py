@@ -1,10 +1,11 @@
 """run: measure the cells of a study that have no result yet."""
 
+import contextlib
 import dataclasses
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -124,6 +125,7 @@ def run(
     of = name_of(function)
     cells = keyed(function, configs, version)
     with Store(folder, of) as store:
+        store.tidy()
         waiting = [one for one in cells if not store.finished(one)]
         old = [] if retry else [one for one in waiting if store.has_failed(one)]
         watch.begin(len(cells), len(cells) - len(waiting), len(old))
@@ -143,12 +145,14 @@ def run(
             if one not in failed
         ]
         measured = 0
-        for done in _performed(runner, store, jobs):
-            if done.error:
-                failed[done.key] = done.error
-            elif done.table is not None:
-                measured += 1
-            watch.finish(cells[done.key], done)
+        # Whatever ends this, what runs ends with it, and not when the error is forgotten.
+        with contextlib.closing(_performed(runner, store, jobs)) as performed:
+            for done in performed:
+                if done.error:
+                    failed[done.key] = done.error
+                elif done.table is not None:
+                    measured += 1
+                watch.finish(cells[done.key], done)
         finished = sum(store.finished(one) for one in cells)
     return Ran(tuple(cells), finished, measured, failed, Path(folder))
 
@@ -176,7 +180,7 @@ def name_of(function: Callable[..., Any]) -> str:
     return f"{function.__module__}:{function.__qualname__}"
 
 
-def _performed(runner: Runner, store: Store, jobs: list[Job]) -> Iterator[Done]:
+def _performed(runner: Runner, store: Store, jobs: list[Job]) -> Generator[Done]:
     """Perform all jobs, round by round: what others are at comes last, in case they give it up."""
     while jobs:
         some = False

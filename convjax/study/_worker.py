@@ -29,7 +29,8 @@ class EndedError(Exception):
 class Worker:
     """A process, and what it has been given.
 
-    It ends when this end of its pipe is closed, so that it does not outlive this process either.
+    It ends when this end of its pipe is closed, so that it does not outlive this process either. It
+    is started ``uninterrupted``.
 
     Args:
       core: of the processor, where it stays; None for any.
@@ -49,7 +50,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, core), name="convjax-study")
-        with _surroundings(variables(platform)), _uninterrupted(), _without_prompt():
+        with _surroundings(variables(platform)), _without_prompt():
             self._process.start()
         theirs.close()
 
@@ -80,15 +81,31 @@ class Worker:
         self.ready = True
         return said
 
-    def end(self, *, at_once: bool) -> None:
-        """End the process; ``at_once`` whatever it is at."""
+    def kill(self) -> None:
+        """End the process, whatever it is at."""
         self.connection.close()
-        if not at_once:
-            self._process.join(GRACE)
+        self._process.kill()
+
+    def end(self) -> None:
+        """Have the process end by itself, if it does so soon, and wait for that."""
+        self.connection.close()
+        self._process.join(GRACE)
         if self._process.is_alive():
             self._process.kill()
         self._process.join()
         self._process.close()
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Keep Ctrl-C waiting, and for ever from the processes that are started meanwhile."""
+    # Its start, at the first process, would let Ctrl-C through again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def ending(code: int | None) -> str:
@@ -157,18 +174,6 @@ def _surroundings(changes: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Keep Ctrl-C from what is started meanwhile, from its first instruction on."""
-    # Its start, at the first process, would let Ctrl-C through again.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

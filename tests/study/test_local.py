@@ -221,6 +221,27 @@ def test_what_other_processes_cannot_import_is_refused_at_once(tmp_path, monkeyp
     assert not list(tmp_path.rglob("*.parquet"))
 
 
+def test_what_runs_ends_with_an_error_of_whoever_watches(tmp_path):
+    ended = []
+
+    class Runner(study.Here):
+        def run(self, jobs):
+            try:
+                yield from super().run(jobs)
+            finally:
+                ended.append(len(list(jobs)))
+
+    class Watch(study.Silent):
+        def finish(self, config, done):
+            raise ArithmeticError
+
+    cells = [Cell(i) for i in range(40)]
+    with pytest.raises(ArithmeticError) as error:
+        study.run(functions.trivial, cells, tmp_path, runner=Runner(), watch=Watch())
+    # As long as the error is held, so is all that its trace leads to.
+    assert len(ended) == 1 and ended[0] > 0 and error.value.__traceback__
+
+
 def test_how_a_process_ended_is_said_in_words():
     assert ending(-9) == "its process was killed by SIGKILL (out of memory?)"
     assert ending(-11) == "its process was killed by SIGSEGV"
