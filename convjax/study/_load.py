@@ -59,7 +59,7 @@ def load(folder: str | os.PathLike, keys: Sequence[str] | None = None) -> Any:
         raise ValueError(f"{str(folder)!r} is not the folder of a study: it has no study.json")
     keys = keys_of(folder) if keys is None else keys
     if not keys:
-        raise ValueError(f"the study in {str(folder)!r} has no cell yet")
+        raise ValueError(f"there is no cell to load from the study in {str(folder)!r}")
     cells = [cell(folder, one) for one in keys]
     said = [about for _, about in cells]
     failed = np.array(["error" in about for about in said])

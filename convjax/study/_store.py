@@ -19,7 +19,7 @@ class Store:
     ``study.json`` says of which; ``cells/KEY.parquet`` is a result, ``failed/KEY.parquet`` the row
     of one that failed; who works on a cell has its claim on the file ``claims``. What is being
     written has a name of its own, ``.KEY.parquet.….partial``; where a process is killed meanwhile,
-    whoever opens the folder next removes it.
+    the next run removes it.
 
     Args:
       folder: made if it is not there.
@@ -39,7 +39,6 @@ class Store:
                 one.mkdir(exist_ok=True)
             self._claims = _claims.opened(self.folder)
         self._mine: set[str] = set()
-        self._tidy()
 
     def _introduce(self, of: str) -> None:
         named = self.folder / "study.json"
@@ -101,6 +100,15 @@ class Store:
         with self._speaking():
             put(self.failed / f"{key}.parquet", table, again=True)
 
+    def tidy(self) -> None:
+        """Remove what was half written by processes that are gone: their claims can be had."""
+        for folder in (self.cells, self.failed):
+            for path, name in partial(folder):
+                key = name.removesuffix(".parquet")
+                if self.claim(key):
+                    path.unlink(missing_ok=True)
+                    self.release(key)
+
     def close(self) -> None:
         """Give all claims back."""
         for key in list(self._mine):
@@ -114,15 +122,6 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _tidy(self) -> None:
-        """Remove what was half written by processes that are gone: their claims can be had."""
-        for folder in (self.cells, self.failed):
-            for path, name in partial(folder):
-                key = name.removesuffix(".parquet")
-                if self.claim(key):
-                    path.unlink(missing_ok=True)
-                    self.release(key)
 
     @contextlib.contextmanager
     def _speaking(self) -> Iterator[None]:

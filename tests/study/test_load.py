@@ -310,5 +310,6 @@ def test_what_is_not_there_is_said(tmp_path):
     with pytest.raises(ValueError, match="has no result of the cell abc"):
         study.results(tmp_path, ["abc"])
     (tmp_path / "cells" / f"{key}.parquet").unlink()
-    with pytest.raises(ValueError, match=r"the study in '.*' has no cell yet"):
-        study.load(tmp_path)
+    for keys in (None, []):
+        with pytest.raises(ValueError, match=r"there is no cell to load from the study in '.*'"):
+            study.load(tmp_path, keys)

@@ -72,9 +72,11 @@ def test_what_was_half_written_is_removed_unless_its_writer_lives(tmp_path):
         failed = store.failed / ".def.parquet.456.partial"
         for path in (dead, alive, failed):
             path.write_bytes(b"half")
-        with Store(tmp_path, "f"):
+        with Store(tmp_path, "f") as other:
+            other.tidy()
             assert names(tmp_path) == [alive.name, "claims", "study.json"]
-    with Store(tmp_path, "f"):
+    with Store(tmp_path, "f") as store:
+        store.tidy()
         assert names(tmp_path) == ["claims", "study.json"]
 
 
