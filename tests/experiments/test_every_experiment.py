@@ -13,7 +13,7 @@ from experiments._outcome import Experiment
 
 # Whose networks have no depth to choose: layers one at a time; a network of the zoo, by its name.
 WITHOUT_DEPTHS = {"separable", "transfer", "train"}
-SHOWING = ("experiments._outcome", "experiments._grid", "experiments._cli", "convjax.plots")
+SHOWING = ("experiments._outcome", "experiments._grid", "convjax.plots")
 
 every = pytest.mark.parametrize("name", everything.NAMES)
 
