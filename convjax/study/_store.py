@@ -61,7 +61,9 @@ class Store:
         return (self.failed / f"{key}.parquet").exists() and not self.finished(key)
 
     def error(self, key: str) -> str:
-        """Return why a cell failed; empty if it did not."""
+        """Return why a cell failed; empty if it did not, or has been done since."""
+        if self.finished(key):
+            return ""
         try:
             return str(read_parquet(self.failed / f"{key}.parquet")[0]["error"][0])
         except FileNotFoundError:

@@ -51,7 +51,8 @@ def test_a_failure_is_put_over_another_and_goes_with_the_result(tmp_path):
         store.keep("a", table(1))
         assert not store.has_failed("a") and store.error("a") == ""
         store.keep_failure("a", encode(row, {}))
-        assert not store.has_failed("a"), "a result stands above a failure"
+        # A result stands above a failure.
+        assert not store.has_failed("a") and store.error("a") == ""
 
 
 def test_a_file_system_without_links_keeps_as_well(tmp_path, monkeypatch):
