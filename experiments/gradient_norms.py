@@ -15,7 +15,7 @@ ReLU networks of He's initialisation and dense convolutions, from 40 layers and 
 or shallower ones scatter too much to tell one law from the other. No tolerance is needed: what is
 told apart differs by a sign, by the better of two fits or, at 110 layers, by orders of magnitude.
 
-Takes about a minute of processor time, nearly all of it compilation. For a look at it in a few
+Takes about a minute of processor time, more than half of it compilation. For a look at it in a few
 seconds: ``--depths 8 --seeds 1 --steps 1``, too shallow to be judged.
 """
 

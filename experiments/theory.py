@@ -15,7 +15,7 @@ Known to fall short: over many residual units the scatter adds up to more than i
 against 0.27 at 54 layers), because a shortcut keeps the same gates closed from unit to unit, and
 theory takes the units for independent.
 
-Takes about 40 s on two cores, nearly all of it compilation.
+Takes about 40 s of processor time, nearly all of it compilation.
 """
 
 import dataclasses
