@@ -20,8 +20,10 @@ from tests.study.cluster_functions import Cell, Counting, gradient, kill, proces
 pytest.importorskip("ray")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes by /proc")
 
-# Quick to see that a node is gone, and without a token in the user's home.
+# Quick to see that a node is gone, without a token in the user's home, and with threads that give
+# other bits where cells have them.
 SETTINGS = {
+    "NPROC": "4",
     "RAY_AUTH_MODE": "disabled",
     "RAY_health_check_failure_threshold": "2",
     "RAY_health_check_period_ms": "500",

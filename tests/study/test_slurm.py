@@ -28,6 +28,7 @@ def marks(tmp_path):
 def slurm(tmp_path, monkeypatch):
     monkeypatch.setattr(_slurm, "POLL", 0.05)
     monkeypatch.setattr(_slurm, "LATE", 0.2)
+    monkeypatch.setenv("NPROC", "4")  # threads that give other bits where cells have them
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
     return study.Slurm(tmp_path / "slurm", ["cluster=local"], workers=4, platform="cpu")
 
@@ -107,8 +108,9 @@ def test_what_a_killed_driver_left_running_is_not_started_again(slurm, marks, tm
     finally:
         kill(driver)
     assert (ran.finished, ran.measured, len(ran.failed)) == (3, 1, 0)
-    assert list(watch.dones)[0] == cells[2] and watch.dones == dict.fromkeys(cells, 1)
+    assert next(iter(watch.dones)) == cells[2] and watch.dones == dict.fromkeys(cells, 1)
     assert tries_of(marks) == {0: 1, 1: 1, 2: 1}
+    assert len(list((tmp_path / "slurm").glob("*_log.out"))) == 3  # none was even begun
 
 
 def test_a_closed_run_cancels_its_tasks(slurm, marks, tmp_path):
