@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
@@ -131,8 +132,12 @@ def timed(
         for group in groups
     ]
     for calls in ready:
+        # Ratios are taken round by round, so that a slow moment must not end a layer's rounds.
         samples = alternate(
-            {name: call for name, (*_, call) in calls.items()}, repeats=repeats, min_seconds=0.01
+            {name: call for name, (*_, call) in calls.items()},
+            repeats=repeats,
+            min_seconds=0.01,
+            slow_seconds=math.inf,
         )
         for name, seconds in samples.items():
             case, direction, _ = calls[name]

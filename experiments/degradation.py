@@ -22,8 +22,8 @@ either depth, residual networks keep more, in the mean over depth.
 
 It is the signs that can be expected of digits, not the values of CIFAR.
 
-Takes about three minutes of processor time, spread over two threads. For a look at it in less than
-one: ``--depths 8 14 --width 4 --steps 60 --seeds 1``.
+Takes about three minutes of processor time. For a look at it in less than one:
+``--depths 8 14 --width 4 --steps 60 --seeds 1``.
 """
 
 import dataclasses

@@ -38,7 +38,7 @@ gradients are zero exactly where and when the construction says so, and nowhere 
 none is. Such zeros are called "zero by construction": they are not vanishing gradients. Gradients
 of networks without norm are clipped to norm 1, for the sake of He's.
 
-Takes about five minutes of processor time, spread over two threads. For a look at it in about one:
+Takes about five minutes of processor time. For a look at it in about one:
 ``--depths 10 --width 8 --seeds 1 --runs 1 --steps 20``.
 """
 

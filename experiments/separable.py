@@ -12,6 +12,9 @@ and regularises. Each is given a verdict: holds, holds only if, fails.
   which all layers of one image alternate, forward and with gradients. "Time follows the products"
   if the ratio of times is within 25 % of the ratio of products, in the mean over images, windows
   and both directions. Either answer will do; the criterion is that it be clear.
+  All times are one cell: one process takes them in one stretch, on one core where the local runner
+  has pinned it, while another trains beside it. As layers alternate, that falls on all alike;
+  where speeds are compared, it is the fastest round of each that counts.
   Products are the slower the fewer of them there are for each byte that a layer moves: a depthwise
   convolution moves the bytes of a full one for a hundredth of its products.
 - What is exact is asked exactly, of whole numbers, which float32 adds and multiplies without
@@ -236,8 +239,10 @@ def judge_times(columns: Columns) -> list[Criterion]:
 
 def _judge_bytes(columns: Columns) -> Criterion:
     found = [speeds(columns, layer) for layer in (DEEP, POINT, FULL)]
+    # The fastest round: of a long call, more of the others' work falls into each.
     per_byte, per_second = (
-        [float(np.exp(np.log(values[i]).mean())) for values in found] for i in range(2)
+        [float(np.exp(np.log(values).mean())) for values in each]
+        for each in zip(*((bytes_, rounds.max(axis=1)) for bytes_, rounds in found), strict=True)
     )
     rise = all(a < b for means in (per_byte, per_second) for a, b in itertools.pairwise(means))
     shown = [
