@@ -80,10 +80,17 @@ def run_config(experiment: Experiment, config: Any, argv: Sequence[str]) -> int:
         kept = f"the others are kept in {config.out}, and --retry measures the failed ones again"
         _say(f"{len(ran.failed)} of {len(cells)} cells failed; {kept}")
         return 1
-    columns = experiment.complete(study.results(config.out, ran.keys))
     command = shlex.join(["python", "-m", "experiments", experiment.name, *argv])
-    about = {"command": command, **study.about(config.out, ran.keys)}
-    return _outcome.report(experiment, config, columns, about)
+    with _cli.refusing():
+        columns = experiment.complete(study.results(config.out, ran.keys))
+        about = {"command": command, **study.about(config.out, ran.keys)}
+    try:
+        return _outcome.report(experiment, config, columns, about)
+    except OSError as error:
+        raise _cli.UsageError(
+            f"cannot write into {str(config.out)!r}: {error.strerror}; the cells are kept, and the "
+            "same command writes the rest."
+        ) from error
 
 
 class Watch:
