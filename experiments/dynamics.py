@@ -178,8 +178,12 @@ def check(config: Config) -> None:
 
 
 def cost(cell: Cell) -> float:
-    """Return about how many seconds a cell takes one core."""
-    return 0.0
+    """Return about how many seconds a cell takes one core: to compile, and for layers of images."""
+    plan = cell.plan
+    trainings = plan.runs * (2 if cell.network == networks.TWIN else 1)
+    steps = plan.seeds * (plan.first + 1) + trainings * plan.steps
+    layers = steps * plan.batch_size * (plan.depth - 2)
+    return 9.0 + 3.2e-5 * layers * (plan.width / 16) ** 2
 
 
 EXPERIMENT = Experiment(
