@@ -47,7 +47,7 @@ class Cell:
         return beside.get(self.shortcut, f"batch norm, m = {self.convs}")
 
     def __str__(self) -> str:
-        return self.label
+        return f"{self.label}, {self.depth} units"
 
     @property
     def has_paths(self) -> bool:

@@ -102,7 +102,7 @@ def planted(wrong=None, *, depth=12, tilt=0.0, skip=0.0, factor=1.0):
     """Return columns that are theory's, but for what is planted in one kind of network."""
     blocks = []
     for cell in kinds(depth, 8, 9):
-        here = str(cell) == wrong
+        here = cell.label == wrong
         if cell.has_paths:
             logs = np.log(oracles.path_energy(cell.gains)) + here * tilt * np.arange(depth + 1)
             logs[0] += here * skip
