@@ -20,7 +20,8 @@ from convjax.study._process import settle, variables
 
 # What a lost node or a killed process costs is another try; so many, and the cell is given up.
 RETRIES = 3
-PATIENCE = 30.0  # seconds that a cluster has for its answer
+PATIENCE = 60.0  # seconds that a cluster has for its answer
+GONE = 30.0  # seconds without a sign of a cluster; after twice as many Ray ends this process
 MISSING = "--runner ray needs Ray: pip install 'convjax[ray]'"
 # Asked in a process of its own: Ray tries for minutes, and ends the process that has no token.
 _KNOCK = """
@@ -142,7 +143,7 @@ class Ray:
                     seen = time.monotonic()
                     room = max(self._room(device) - len(running), 0)
                     running |= {task.remote(job): job for job in itertools.islice(jobs, room)}
-                elif time.monotonic() > seen + PATIENCE:
+                elif time.monotonic() > seen + GONE:
                     running.clear()
                     raise ValueError(
                         f"the Ray cluster at {head} is gone; what was measured is kept"
@@ -230,6 +231,10 @@ def knock(address: str) -> None:
     Raises:
       ValueError: it does not, or will not have this process.
     """
+    start = "start one with `ray start --head`, or leave the address out"
+    head = address.removeprefix("ray://")
+    if ":" in head and not _answers(head):
+        raise ValueError(f"address={address!r}: no Ray cluster is there; {start}")
     try:
         subprocess.run(
             [sys.executable, "-c", _KNOCK, address],
@@ -240,8 +245,7 @@ def knock(address: str) -> None:
         )
     except subprocess.TimeoutExpired as error:
         raise ValueError(
-            f"address={address!r}: no Ray cluster answers there within {PATIENCE:g} s; start one "
-            f"with `ray start --head`, or leave the address out"
+            f"address={address!r}: no Ray cluster answers there within {PATIENCE:g} s; {start}"
         ) from error
     except subprocess.CalledProcessError as error:
         lines = error.stderr.strip().splitlines() or ["the process that asked was ended"]
@@ -249,11 +253,11 @@ def knock(address: str) -> None:
 
 
 def _answers(head: str) -> bool:
-    """Tell whether a cluster is there; without it Ray waits a minute, and ends this process."""
+    """Tell whether somebody listens where a cluster should."""
     host, _, port = head.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), PATIENCE / 3).close()
-    except OSError:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()
+    except (OSError, ValueError):
         return False
     return True
 

@@ -201,13 +201,21 @@ def test_a_cluster_of_our_own_ends_with_ctrl_c_and_what_was_measured_stays(setti
 
 
 def test_a_cluster_that_cannot_be_reached_is_one_sentence(settings, monkeypatch):
+    def refused(address, words):
+        jobs = iter([study.Job("0", gradient, Cell(0), "1")])
+        with pytest.raises(ValueError, match=f"^address='{address}': {words}"):
+            next(study.Ray(address).run(jobs))
+
+    refused(
+        f"127.0.0.1:{free_port()}", "no Ray cluster is there; start one with `ray start --head`"
+    )
+    refused("ray://127.0.0.1:x", "no Ray cluster is there")
+    refused("x", "Ray cannot use it: Invalid address format: x")
     monkeypatch.setattr(_ray, "PATIENCE", 1.0)
-    address = f"127.0.0.1:{free_port()}"
-    jobs = iter([study.Job("0", gradient, Cell(0), "1")])
-    with pytest.raises(ValueError, match=rf"address='{address}': no Ray cluster answers there"):
-        next(study.Ray(address).run(jobs))
+    with socket.create_server(("", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        refused(address, "no Ray cluster answers there within 1 s; start one with")
     with pytest.raises(ValueError, match="workers=0 must be at least 1"):
         study.Ray(workers=0)
-    with pytest.raises(ValueError, match="address='x': Ray cannot use it: Invalid address"):
-        monkeypatch.setattr(_ray, "PATIENCE", 60.0)
-        next(study.Ray("x").run(iter([study.Job("0", gradient, Cell(0), "1")])))
+    with pytest.raises(ValueError, match="platform='gpus' must be one of cpu, gpu, tpu"):
+        study.Ray(platform="gpus")
