@@ -168,12 +168,13 @@ def report(experiment: Experiment, config: Any, columns: Columns, about: Mapping
         shown.print()
     for name, figure in experiment.also(columns).items():
         written += [path.name for path in plots.save(figure, Path(config.out) / name)]
-    shown.print(verdict(criteria))
     held = sum(criterion.holds for criterion in criteria)
-    shown.print(
-        f"\nVerdict: {'holds' if held == len(criteria) else 'FAILS'} "
-        f"({held} of {len(criteria)} criteria)"
-    )
+    if criteria:
+        shown.print(verdict(criteria))
+        said = "holds" if held == len(criteria) else "FAILS"
+        shown.print(f"\nVerdict: {said} ({held} of {len(criteria)} criteria)")
+    else:
+        shown.print("No criteria: theory says nothing of what was asked for here.")
     shown.print(f"Written: {', '.join(written)}", soft_wrap=True)
     return 0 if held == len(criteria) else 1
 
