@@ -60,7 +60,7 @@ class Born:
 
     def cost(self) -> float:
         """Return about how many seconds this takes one core."""
-        return 0.0
+        return 4.5 + 3e-3 * self.seeds * self.depth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,8 @@ class Taught:
 
     def cost(self) -> float:
         """Return about how many seconds this takes one core."""
-        return 0.0
+        layers = self.recipe.steps * self.recipe.batch_size * (self.depth - 2)
+        return 4.0 + 2.5e-5 * self.seeds * layers * self.width / 8
 
 
 def _rows(kind: str, of: Born | Taught, quantity: str, values: np.ndarray) -> Iterator[Row]:
