@@ -191,7 +191,7 @@ def test_a_cluster_of_our_own_ends_with_ctrl_c_and_what_was_measured_stays(setti
         assert driver.stdout
         first = driver.stdout.readline()
         driver.send_signal(signal.SIGINT)
-        rest, _ = driver.communicate(timeout=60)
+        rest, _ = driver.communicate(timeout=120)
         left = processes(driver.pid)
     finally:
         kill(driver)
