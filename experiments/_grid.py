@@ -56,26 +56,28 @@ def run(experiment: Experiment, argv: Sequence[str]) -> int:
 
 def run_config(experiment: Experiment, config: Any, argv: Sequence[str]) -> int:
     """Run an experiment with these options; ``argv`` is what the record says they were."""
-    with _cli.refusing():
-        cells = list(experiment.cells(config))
-        if config.dry_run:
-            print_plan(experiment, config, cells)
-            return 0
-        with Watch() as watch:
-            try:
-                ran = study.run(
-                    experiment.measure,
-                    cells,
-                    config.out,
-                    runner=runner(config),
-                    group=experiment.group,
-                    retry=config.retry,
-                    watch=watch,
-                )
-            except KeyboardInterrupt:
-                kept = f"{watch.finished} of {len(cells)} cells are kept in {config.out}"
-                _say(f"interrupted: {kept}; the same command goes on")
-                return 130
+    cells: list[Any] = []
+    # Two bars on one terminal would take turns on one line.
+    watch = Watch(bar=not (experiment.shows and config.runner == "here"))
+    try:
+        with _cli.refusing(), watch:
+            cells += experiment.cells(config)
+            if config.dry_run:
+                print_plan(experiment, config, cells)
+                return 0
+            ran = study.run(
+                experiment.measure,
+                cells,
+                config.out,
+                runner=runner(config),
+                group=experiment.group,
+                retry=config.retry,
+                watch=watch,
+            )
+    except KeyboardInterrupt:
+        kept = f"{watch.finished} of {len(cells)} cells are kept in {config.out}"
+        _say(f"interrupted: {kept}; the same command goes on" if cells else "interrupted")
+        return 130
     if ran.finished < len(cells):
         kept = f"the others are kept in {config.out}, and --retry measures the failed ones again"
         _say(f"{len(ran.failed)} of {len(cells)} cells failed; {kept}")
@@ -96,12 +98,16 @@ def run_config(experiment: Experiment, config: Any, argv: Sequence[str]) -> int:
 class Watch:
     """Tells on stderr how the cells come along, and of failures as they come.
 
+    Args:
+      bar: whether there may be a bar.
+
     Attributes:
       finished: cells that have a result.
     """
 
-    def __init__(self):
+    def __init__(self, bar: bool = True):
         self.finished = 0
+        self._bar = bar
         self._told = contextlib.ExitStack()
         self._ticker: Ticker | None = None
 
@@ -113,7 +119,7 @@ class Watch:
         if failed:
             _say(f"{failed} of {total} cells have failed before; --retry measures them again")
         if total > finished + failed:
-            self._ticker = self._told.enter_context(Ticker(total - finished - failed))
+            self._ticker = self._told.enter_context(Ticker(total - finished - failed, self._bar))
             self._ticker.begin("measuring")
 
     def finish(self, config: Any, done: study.Done) -> None:

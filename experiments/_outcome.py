@@ -57,6 +57,7 @@ class Experiment:
       cost: ``cost(cell) -> seconds``, about what a cell takes one processor core, compiled anew;
         measured where the README's figures were.
       group: ``group(cell)``, the same for cells whose programs are the same.
+      shows: whether a cell that is measured in this process shows progress of its own.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Experiment:
     also: Callable[[Columns], Mapping[str, Figure]] = lambda columns: {}
     cost: Callable[[Any], float] = lambda cell: 10.0
     group: Callable[[Any], Hashable] | None = None
+    shows: bool = False
 
 
 def within(

@@ -13,14 +13,15 @@ class Ticker:
 
     Args:
       total: how many cells there are.
+      bar: whether there may be a bar; without, there are lines on a terminal too.
     """
 
-    def __init__(self, total: int):
+    def __init__(self, total: int, bar: bool = True):
         self.total = total
         self.done = 0
         self.start = self.last = time.monotonic()
         console = Console(stderr=True)
-        self.bar = _bar(console) if console.is_terminal else None
+        self.bar = _bar(console) if bar and console.is_terminal else None
         self.task = None if self.bar is None else self.bar.add_task("", total=total, left="")
 
     def __enter__(self) -> "Ticker":

@@ -308,6 +308,7 @@ EXPERIMENT = Experiment(
     table=table,
     apart=("depth",),
     cost=cost,
+    shows=True,
 )
 
 

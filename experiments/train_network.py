@@ -220,6 +220,7 @@ EXPERIMENT = Experiment(
     draw=draw,
     table=table,
     cost=cost,
+    shows=True,
 )
 
 
