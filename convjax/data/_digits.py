@@ -39,7 +39,8 @@ def digits(split: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         raise ImportError(
             "the digits come with scikit-learn, which is missing: pip install convjax[experiments]"
         ) from error
-    images, labels = load_digits(return_X_y=True)
+    # Where pandas is installed, its types count as possible here.
+    images, labels = map(np.asarray, load_digits(return_X_y=True))
     seen = images[:TRAIN]
     images = ((images - seen.mean()) / seen.std()).astype(np.float32)
     return images[parts[split]].reshape(-1, 8, 8, 1), labels[parts[split]].astype(np.int32)
