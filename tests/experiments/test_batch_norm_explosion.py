@@ -129,7 +129,8 @@ def test_the_report_is_written(measured, tmp_path, capsys):
     config = batch_norm_explosion.Config(out=tmp_path)
     assert _outcome.report(batch_norm_explosion.EXPERIMENT, config, measured, {}) in (0, 1)
     told = capsys.readouterr().out
-    assert "width 6, 2 networks each" in told and "Verdict:" in told
+    # Batches below 8 are not held to the formula.
+    assert "width 6, 2 networks each" in told and "No criteria:" in told
     columns, _ = study.read_parquet(tmp_path / "batch_norm_explosion.parquet")
     assert set(columns) == set(measured)
     assert (tmp_path / "batch_norm_explosion.png").stat().st_size > 10_000
