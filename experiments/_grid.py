@@ -80,7 +80,7 @@ def run_config(experiment: Experiment, config: Any, argv: Sequence[str]) -> int:
         return 130
     if ran.finished < len(cells):
         kept = f"the others are kept in {config.out}, and --retry measures the failed ones again"
-        _say(f"{len(ran.failed)} of {len(cells)} cells failed; {kept}")
+        _say(f"{len(cells) - ran.finished} of {len(cells)} cells failed; {kept}")
         return 1
     command = shlex.join(["python", "-m", "experiments", experiment.name, *argv])
     with _cli.refusing():
