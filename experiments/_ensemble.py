@@ -105,13 +105,3 @@ def log_squares(net: nnx.Module, x: jax.Array, cotangent: jax.Array) -> jax.Arra
     profile = gradflow.profile(net, x, cotangent=cotangent, train=True)
     logs = jnp.append(profile["input"].gradient.log_norm, profile["*"].gradient.log_norm)
     return 2 * (logs - logs[-1])
-
-
-def check_least(config: Any, **least: int) -> None:
-    """Refuse options below the least that they may be, and lists that are empty or repeat."""
-    for option, bound in least.items():
-        value = getattr(config, option)
-        if isinstance(value, tuple) and (not value or len(set(value)) < len(value)):
-            raise ValueError(f"{option}={list(value)} must hold at least one value, none twice")
-        if np.min(value) < bound:
-            raise ValueError(f"{option}={value} must be at least {bound}")

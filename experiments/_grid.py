@@ -34,10 +34,6 @@ class Options(_cli.Options):
     """List the cells and what they may take, and measure nothing."""
 
 
-# Options that say where and how, not what.
-HOW = tuple(field.name for field in dataclasses.fields(Options))
-
-
 def run(experiment: Experiment, argv: Sequence[str]) -> int:
     """Run an experiment from the command line.
 

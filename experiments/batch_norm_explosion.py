@@ -38,8 +38,8 @@ from flax import nnx
 
 from convjax import gradflow, nn
 from experiments import _grid, _outcome
+from experiments._checks import check_least, check_several
 from experiments._columns import Columns
-from experiments._ensemble import check_least
 from experiments._normed_networks import HELD, draw, summaries, table
 from experiments._outcome import Criterion, Experiment, digits
 
@@ -116,10 +116,7 @@ def cells(config: Config) -> list[Networks]:
 
 def check(config: Config) -> None:
     """Refuse options that cannot be done."""
-    for option in ("batch_sizes", "activations"):
-        values = getattr(config, option)
-        if not values or len(set(values)) < len(values):
-            raise ValueError(f"{option}={list(values)} must hold at least one value, none twice")
+    check_several(config, "batch_sizes", "activations")
     if min(config.batch_sizes) < LEAST:
         raise ValueError(
             f"batch_sizes={list(config.batch_sizes)} must each be at least {LEAST}: the mean gain "

@@ -59,6 +59,7 @@ from convjax import data
 from experiments import _cli, _grid, _outcome, _train_columns
 from experiments import _train_data as sets
 from experiments import _train_run as runs
+from experiments._checks import check_several
 from experiments._columns import Columns
 from experiments._outcome import Criterion, Experiment, within
 from experiments._train_columns import accuracies, accuracy_reached, draw, fact
@@ -153,8 +154,7 @@ def cells(config: Config) -> list[Run]:
       ValueError: files that are missing or damaged, an option out of range, a folder of another
         run.
     """
-    if not config.depths or len(set(config.depths)) < len(config.depths):
-        raise ValueError(f"depths={list(config.depths)} must hold at least one value, none twice")
+    check_several(config, "depths")
     if config.reach is not None and not 0 <= config.reach <= 1:
         raise _cli.UsageError(f"reach = {config.reach} must lie between 0 and 1.")
     every = [

@@ -39,6 +39,7 @@ import numpy as np
 from experiments import _claims_convolutions as convolutions
 from experiments import _claims_shortcuts as shortcuts
 from experiments import _grid, separable
+from experiments._checks import check_least, check_several
 from experiments._claims_cells import Born, Convolutions, Taught, row
 from experiments._claims_networks import PLAIN, RESIDUAL, Recipe, halves
 from experiments._claims_rules import Claim, finite, least_agreement
@@ -139,11 +140,8 @@ def check(config: Config) -> None:
             )
     if len(config.depths) < 2 or sorted(set(config.depths)) != list(config.depths):
         raise ValueError(f"depths={list(config.depths)} must be two or more, rising")
-    if not config.norms or len(set(config.norms)) < len(config.norms):
-        raise ValueError(f"norms={list(config.norms)} must hold at least one value, none twice")
-    for option, low in (("seeds", 1), ("width", 1), ("batch_size", 2), ("checks", 2)):
-        if getattr(config, option) < low:
-            raise ValueError(f"{option}={getattr(config, option)} must be at least {low}")
+    check_several(config, "norms")
+    check_least(config, seeds=1, width=1, batch_size=2, checks=2)
     images = len(halves()[0][0])
     if config.batch_size > images:
         raise ValueError(

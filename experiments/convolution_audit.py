@@ -65,8 +65,9 @@ from experiments._audit import (
 )
 from experiments._audit_judged import judge
 from experiments._audit_shown import draw, table
+from experiments._checks import check_least
 from experiments._columns import Columns
-from experiments._ensemble import Networks, as_rows, check_least, log_squares, measured
+from experiments._ensemble import Networks, as_rows, log_squares, measured
 from experiments._outcome import Experiment
 
 DEPTHWISE_SIZE, DEPTHWISE_IMAGES = 8, 4

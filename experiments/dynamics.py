@@ -52,6 +52,7 @@ from matplotlib.figure import Figure
 from convjax import data
 from experiments import _dynamics_networks as networks
 from experiments import _grid, _outcome
+from experiments._checks import check_several
 from experiments._classifier import CONVS_PER_UNIT
 from experiments._columns import Columns, joined
 from experiments._dynamics_judged import judge
@@ -173,8 +174,7 @@ def check(config: Config) -> None:
                 f"convolutions and a dense head make {least_depth}, {least_depth + 2}, "
                 f"{least_depth + 4}, …"
             )
-    if not config.depths or len(set(config.depths)) < len(config.depths):
-        raise ValueError(f"depths={list(config.depths)} must hold at least one value, none twice")
+    check_several(config, "depths")
 
 
 def cost(cell: Cell) -> float:

@@ -40,8 +40,8 @@ from scipy import optimize
 
 from convjax import gradflow, nn
 from experiments import _grid, _outcome
+from experiments._checks import check_least
 from experiments._columns import Columns
-from experiments._ensemble import check_least
 from experiments._outcome import Criterion, Experiment
 from experiments._tanh_networks import chi, draw, summaries, table
 

@@ -47,7 +47,8 @@ from rich.table import Table
 
 from convjax import gradflow, plots
 from experiments import _grid, _outcome
-from experiments._ensemble import Networks, check_least, log_squares, measured
+from experiments._checks import check_least
+from experiments._ensemble import Networks, log_squares, measured
 from experiments._outcome import Columns, Criterion, Experiment
 from experiments._path_networks import Cell, Summary, kinds, summaries
 

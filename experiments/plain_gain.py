@@ -38,8 +38,8 @@ from flax import nnx
 
 from convjax import gradflow, models, nn
 from experiments import _grid, _outcome
+from experiments._checks import check_least, check_several
 from experiments._columns import Columns
-from experiments._ensemble import check_least
 from experiments._outcome import Criterion, Experiment
 from experiments._plain_networks import draw, summaries, table
 
@@ -97,10 +97,7 @@ def cells(config: Config) -> list[Networks]:
 def check(config: Config) -> None:
     """Refuse options that cannot be done."""
     check_least(config, depths=1, seeds=3)
-    for option in ("inits", "widths"):
-        values = getattr(config, option)
-        if not values or len(set(values)) < len(values):
-            raise ValueError(f"{option}={list(values)} must hold at least one value, none twice")
+    check_several(config, "inits", "widths")
     for name in config.inits:
         if not isinstance(nn.initializers.get(name), nn.initializers.VarianceScaling):
             raise ValueError(

@@ -48,8 +48,9 @@ from rich.table import Table
 
 from convjax import data, gradflow, nn, plots
 from experiments import _grid, _outcome
+from experiments._checks import check_least
 from experiments._columns import Columns
-from experiments._ensemble import Networks, check_least, log_squares, measured
+from experiments._ensemble import Networks, log_squares, measured
 from experiments._outcome import Criterion, Experiment
 from experiments._power_law import DIGITS, GAUSSIAN, LEAST_UNITS, Cell, Summary, summaries
 

@@ -44,7 +44,8 @@ from flax import nnx
 
 from convjax import gradflow
 from experiments import _grid, _outcome
-from experiments._ensemble import as_rows, check_least, compiler_options
+from experiments._checks import check_least
+from experiments._ensemble import as_rows, compiler_options
 from experiments._outcome import Columns, Criterion, Experiment
 from experiments._shattering_networks import CONVS, LINE, PAIR, Cell, Probed, of
 from experiments._shattering_shown import draw, table

@@ -40,7 +40,8 @@ from rich.table import Table
 
 from convjax import plots
 from experiments import _cli, _grid, _outcome
-from experiments._ensemble import Networks, check_least, log_squares, measured
+from experiments._checks import check_least, check_several
+from experiments._ensemble import Networks, log_squares, measured
 from experiments._outcome import Columns, Criterion, Experiment
 from experiments._shortcuts import GAINS, SCALES, Cell, Summary, summaries
 
@@ -92,8 +93,7 @@ def check(config: Config) -> None:
         raise ValueError(
             f"depths={config.depths}: beyond {MOST_UNITS} units no float64 holds 3^L; choose less"
         )
-    if not config.scales or len(set(config.scales)) < len(config.scales):
-        raise ValueError(f"scales={list(config.scales)} must hold at least one value, none twice")
+    check_several(config, "scales")
     for scale in config.scales:
         if scale not in SCALES:
             raise ValueError(_cli.unknown("scales:", scale, SCALES))
