@@ -13,22 +13,22 @@ LONGEST = 350
 
 # room: (rooms that it may know, packages that it may know beside the standard library)
 ROOMS = {
-    "_names": ("", ""),
+    "_check": ("", "jax numpy"),
     "ops": ("ops", "jax jaxtyping numpy"),
-    "nn": ("_names ops nn", "jax jaxtyping numpy flax"),
-    "_cost": ("_names ops nn _cost", "jax jaxtyping numpy flax"),
-    "gradflow": ("_names ops nn gradflow", "jax jaxtyping numpy scipy flax"),
+    "nn": ("_check ops nn", "jax jaxtyping numpy flax"),
+    "_cost": ("_check ops nn _cost", "jax jaxtyping numpy flax"),
+    "gradflow": ("_check ops nn gradflow", "jax jaxtyping numpy scipy flax"),
     "models": (
-        "_names ops nn models",
+        "_check ops nn models",
         "jax jaxtyping numpy flax safetensors h5py torch huggingface_hub ml_dtypes",
     ),
     "train": (
-        "_names ops nn _cost cost gradflow models train",
+        "_check ops nn _cost cost gradflow models train",
         "jax jaxtyping numpy flax optax orbax chex rich tensorboardX",
     ),
-    "data": ("_names data", "jax numpy sklearn PIL grain absl"),
-    "study": ("_names study", "jax numpy pyarrow ray submitit"),
-    "plots": ("_names study plots", "numpy matplotlib"),
+    "data": ("_check data", "jax numpy sklearn PIL grain absl"),
+    "study": ("_check study", "jax numpy pyarrow ray submitit"),
+    "plots": ("_check study plots", "numpy matplotlib"),
     "experiments": (
         "ops nn cost gradflow models train data study plots experiments",
         "jax numpy scipy flax optax matplotlib pyarrow sklearn tyro rich",
@@ -95,7 +95,7 @@ def test_what_is_private_stays_at_home(path):
     for name in own(path):
         at_home = name[:2] == ("convjax", room_of(path)) or name[0] == room_of(path)
         hidden = [part for part in name[1:] if part.startswith("_") and part != "__version__"]
-        shared = path.parts[-2] != "experiments" and name[:2] == ("convjax", "_names")
+        shared = path.parts[-2] != "experiments" and name[:2] == ("convjax", "_check")
         # A room of one function, which bears the function's name in public.
         shared = shared or (path == ROOT / "convjax/__init__.py" and name[1] == "_cost")
         assert at_home or shared or not hidden, ".".join(name)

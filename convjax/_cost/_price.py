@@ -10,8 +10,8 @@ import jax
 from flax import nnx
 
 from convjax import nn
+from convjax._check import refuse
 from convjax._cost._window import Window
-from convjax._names import refuse
 
 SEES = ("place", "all")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from convjax._names import refuse
+from convjax._check import refuse
 from convjax.data._labels import checked_labels
 
 PIXELS = 3 * 32 * 32

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from convjax._names import refuse
+from convjax._check import refuse
 
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 

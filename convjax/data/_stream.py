@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convjax._names import refuse
+from convjax._check import refuse
 from convjax.data._augment import Augment
 from convjax.data._batches import check_order
 from convjax.data._images import check_cut, listed_images, load_pillow

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
-from convjax._names import refuse
+from convjax._check import refuse
 from convjax.gradflow import _jacobian
 from convjax.gradflow._function import as_function, split_streams
 

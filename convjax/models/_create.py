@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from flax import nnx
 
-from convjax._names import refuse
+from convjax._check import refuse
 from convjax.models import (
     _convnext,
     _efficientnet,

@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from convjax import nn
-from convjax._names import refuse
+from convjax._check import refuse
 from convjax.nn.initializers import Initializer
 
 SHORTCUTS = ("identity", "none", "scaled", "gated")

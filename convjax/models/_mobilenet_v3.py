@@ -5,7 +5,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from convjax import nn
-from convjax._names import refuse
+from convjax._check import refuse
 from convjax.models._mobile import MobileUnit, Row, Table, check_scales, trunk
 from convjax.models._mobile_keys import keras_v3, torch_v3
 from convjax.models._network import Family, Network, check_reference

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from flax import nnx
 
 from convjax import nn
-from convjax._names import refuse
+from convjax._check import refuse
 
 REFERENCES = ("torch", "keras")
 

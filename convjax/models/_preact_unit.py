@@ -6,7 +6,7 @@ from typing import Any
 from flax import nnx
 
 from convjax import nn
-from convjax._names import refuse
+from convjax._check import refuse
 from convjax.models._style import Style, dropped, skipped
 
 TRANSITIONS = ("projection", "zero_pad")

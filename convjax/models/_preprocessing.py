@@ -4,7 +4,7 @@ import fnmatch
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from convjax._names import refuse
+from convjax._check import refuse
 from convjax.models._create import known
 from convjax.models._from_hub import timm_config
 from convjax.models._network import REFERENCES

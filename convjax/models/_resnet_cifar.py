@@ -7,7 +7,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from convjax import nn
-from convjax._names import refuse
+from convjax._check import refuse
 from convjax.models._deep_stack import ORDERS, conv_of, shortcut_of
 from convjax.models._network import Family, Keys, Network
 from convjax.nn.initializers import Initializer

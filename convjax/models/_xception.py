@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from convjax import nn
-from convjax._names import refuse
+from convjax._check import refuse
 from convjax.models._deep_stack import without_gain
 from convjax.models._network import Family, Network, check_reference
 from convjax.models._style import Style, skipped

@@ -6,7 +6,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from convjax import ops
-from convjax._names import refuse
+from convjax._check import refuse
 from convjax.nn import initializers
 from convjax.nn._draw import full
 from convjax.nn._kernel import check_features

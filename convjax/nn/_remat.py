@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from convjax._names import refuse
+from convjax._check import refuse
 
 REMAT = ("none", "unit", "sqrt")
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from convjax._names import refuse
+from convjax._check import refuse
 from convjax.nn import initializers
 from convjax.nn._conv import Conv
 from convjax.nn._node import Node, children

@@ -9,7 +9,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from convjax import ops
-from convjax._names import refuse
+from convjax._check import refuse
 from convjax.nn._draw import full
 from convjax.nn._kernel import Sizes, check_features, frozen
 from convjax.nn._node import Node

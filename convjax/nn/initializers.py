@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from convjax._names import refuse
+from convjax._check import refuse
 from convjax.nn._draw import draw, full
 
 Initializer = Callable[..., jax.Array]

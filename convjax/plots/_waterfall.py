@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from convjax import _names
+from convjax import _check
 from convjax.plots._bins import medians
 
 MOST_BINS = 400
@@ -81,7 +81,7 @@ def waterfall(
 def gathered(columns: Mapping[str, np.ndarray], quantity: str) -> Grid:
     """Return a column as a grid; a path whose every number is NaN has no such quantity."""
     if quantity not in columns:
-        _names.refuse("quantity", quantity, set(columns) - {"step", "path"})
+        _check.refuse("quantity", quantity, set(columns) - {"step", "path"})
     steps, row = np.unique(columns["step"], return_inverse=True)
     every = columns["path"].tolist()
     place = {path: i for i, path in enumerate(dict.fromkeys(every))}

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from convjax._names import refuse
+from convjax._check import refuse
 from convjax.train._precision import PRECISIONS
 
 SCHEDULES = ("constant", "linear", "cosine", "steps")

@@ -2,7 +2,7 @@
 
 import math
 
-from convjax._names import refuse
+from convjax._check import refuse
 from convjax.gradflow.oracles._batch_norm import CENTRED
 from convjax.gradflow.oracles._check import Count, Number, correlation, count
 

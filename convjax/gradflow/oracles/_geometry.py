@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import linalg
 
-from convjax._names import refuse
+from convjax._check import refuse
 from convjax.gradflow.oracles._check import Count, count
 
 Sizes = Count | Sequence[int]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from convjax._names import refuse
+from convjax._check import refuse
 from convjax.gradflow.oracles._check import Count, Number, count, number
 
 

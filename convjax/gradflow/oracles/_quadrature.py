@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import special
 
-from convjax._names import refuse
+from convjax._check import refuse
 
 Function = Callable[[np.ndarray], np.ndarray]
 

@@ -1,0 +1,191 @@
+"""What an argument may be: refused here, in one way, with the argument's name and its value.
+
+Every function takes the argument's name first, as the caller wrote it ("``conv: strides``" where
+one function stands for several), and returns the value in its plain form: a Python ``int`` for any
+integer, NumPy's among them, a ``float`` for any real number. What has the right type and the wrong
+value is a ValueError; what has the wrong type is a ``WrongTypeError``, which is a TypeError too.
+"""
+
+import difflib
+import math
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class WrongTypeError(TypeError, ValueError):
+    """An argument of a wrong type: a TypeError, and a ValueError like every other refusal."""
+
+
+class MissingFileError(FileNotFoundError, ValueError):
+    """A file or folder that is not there: a FileNotFoundError, and a ValueError."""
+
+
+class MissingPackageError(ImportError, ValueError):
+    """A package that is not installed: an ImportError, and a ValueError."""
+
+
+def shown(value: object, most: int = 80) -> str:
+    """Return a value as a message shows it: short, and whatever its ``repr`` does.
+
+    An array is shown by dtype and shape, anything else by the beginning of its ``repr``.
+    """
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if isinstance(shape, tuple) and shape and dtype is not None and not isinstance(value, type):
+        return f"<{dtype} of the shape {shape}>"
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"<{type(value).__name__}>"
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def wrong_type(name: str, value: object, expected: str) -> NoReturn:
+    """Raise the ``WrongTypeError`` of an argument: its name, its value, what it should be."""
+    kind = type(value).__name__
+    raise WrongTypeError(f"{name}={shown(value)} ({kind}) must be {expected}")
+
+
+def refuse(argument: str, value: object, known: Iterable[str]) -> NoReturn:
+    """Raise a ValueError that names the argument, the value and the nearest known names."""
+    known = sorted(known)
+    near = difflib.get_close_matches(str(value), known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    raise ValueError(f"{argument}={value!r} is not known; {hint}choose from {', '.join(known)}")
+
+
+def choice(name: str, value: Any, known: Iterable[str]) -> str:
+    """Return one of some names."""
+    known = tuple(known)
+    if not isinstance(value, str):
+        wrong_type(name, value, f"one of {', '.join(map(repr, known))}")
+    if value not in known:
+        refuse(name, value, known)
+    return value
+
+
+def integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """Return any integer, NumPy's among them, as an int; a bool, a float or a string is none."""
+    if isinstance(value, bool | np.bool_):
+        wrong_type(name, value, "an integer")
+    try:
+        found = operator.index(value)
+    except (TypeError, jax.errors.ConcretizationTypeError):
+        wrong_type(name, value, "an integer")
+    if least is not None and found < least:
+        raise ValueError(f"{name}={found} must be at least {least}")
+    if most is not None and found > most:
+        raise ValueError(f"{name}={found} must be at most {most}")
+    return found
+
+
+def integers(
+    name: str, value: Any, *, least: int | None = None, length: int | None = None
+) -> tuple[int, ...]:
+    """Return a sequence of integers as a tuple; ``length`` of them, where it is given."""
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        wrong_type(name, value, "a sequence of integers")
+    found = tuple(integer(f"{name}[{i}]", entry, least) for i, entry in enumerate(value))
+    if length is not None and len(found) != length:
+        raise ValueError(f"{name}={shown(value)} has {len(found)} entries; it must have {length}")
+    return found
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+) -> float:
+    """Return a finite real number as a float, within bounds that it may touch or may not.
+
+    NumPy's scalars and arrays of no axis are numbers; bools, strings and complex numbers are none.
+    """
+    real = isinstance(value, int | float | np.integer | np.floating) or _real_scalar(value)
+    if isinstance(value, bool) or not real:
+        wrong_type(name, value, "a number")
+    try:
+        found = float(value)
+    except OverflowError:
+        found = math.inf
+    except jax.errors.ConcretizationTypeError:
+        wrong_type(name, value, "a number that is known while JAX traces")
+    bounds = []
+    if least is not None:
+        bounds.append((found >= least, f"at least {least:g}"))
+    if above is not None:
+        bounds.append((found > above, f"greater than {above:g}"))
+    if most is not None:
+        bounds.append((found <= most, f"at most {most:g}"))
+    if below is not None:
+        bounds.append((found < below, f"less than {below:g}"))
+    if not math.isfinite(found) or not all(holds for holds, _ in bounds):
+        words = ["finite", *(words for _, words in bounds)]
+        raise ValueError(f"{name}={shown(value)} must be {' and '.join(words)}")
+    return found
+
+
+def _real_scalar(value: Any) -> bool:
+    """Whether this is an array of no axis that holds one real number."""
+    if not isinstance(value, np.ndarray | np.generic | jax.Array):
+        return False
+    real = jnp.issubdtype(value.dtype, jnp.integer) or jnp.issubdtype(value.dtype, jnp.floating)
+    return value.shape == () and real
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return True or False, NumPy's among them; nothing else is a flag."""
+    if not isinstance(value, bool | np.bool_):
+        wrong_type(name, value, "True or False")
+    return bool(value)
+
+
+def instance(name: str, value: Any, kinds: type | tuple[type, ...], expected: str) -> Any:
+    """Return a value of one of some types, which ``expected`` calls by a noun phrase."""
+    if not isinstance(value, kinds):
+        wrong_type(name, value, expected)
+    return value
+
+
+def function(name: str, value: Any, expected: str = "a function") -> Callable[..., Any]:
+    """Return what can be called; a class is not taken for one of its instances."""
+    if not callable(value):
+        wrong_type(name, value, expected)
+    return value
+
+
+def array(name: str, value: Any, *, ndim: int | Sequence[int] | None = None) -> Any:
+    """Return an array of NumPy or JAX, with the dtype that JAX would give it.
+
+    NumPy's default float64 becomes float32 unless JAX computes in 64 bits: so it does under
+    ``jit``, and so it does here. Lists and numbers are refused, as by ``jax.numpy``'s functions.
+    """
+    if not isinstance(value, np.ndarray | np.generic | jax.Array):
+        wrong_type(name, value, "an array of NumPy or JAX")
+    if isinstance(value, np.ndarray | np.generic):
+        if not (jnp.issubdtype(value.dtype, jnp.number) or value.dtype == bool):
+            wrong_type(name, value, "an array of numbers")
+        value = jnp.asarray(value)
+    allowed = () if ndim is None else (ndim,) if isinstance(ndim, int) else tuple(ndim)
+    if allowed and value.ndim not in allowed:
+        axes = " or ".join(map(str, allowed))
+        raise ValueError(f"{name} has the shape {value.shape}; it must have {axes} axes")
+    return value
+
+
+def key(name: str, value: Any) -> jax.Array:
+    """Return a single PRNG key, of either kind that JAX knows."""
+    if isinstance(value, jax.Array):
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and value.ndim == 0:
+            return value
+        if value.dtype == np.uint32 and value.ndim == 1:
+            return value
+    wrong_type(name, value, "a single PRNG key, such as jax.random.key(0)")

@@ -1,0 +1,55 @@
+"""The validators themselves."""
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+from convjax import _check
+
+
+class Odd:
+    def __repr__(self):
+        raise RuntimeError
+
+
+def traced(check):
+    return lambda: jax.jit(lambda n: check("n", n) or n)(3)
+
+
+CASES = {
+    "NumPy's integers": (
+        lambda: type(_check.integer("n", np.int64(3))) is int and _check.integer("n", 3) == 3,
+        None,
+    ),
+    "a sequence": (lambda: _check.integers("n", np.array([3, 4])) == (3, 4), None),
+    "NumPy's numbers": (lambda: _check.number("n", np.float16(2)) == 2.0, None),
+    "JAX's numbers": (lambda: _check.number("n", jnp.float32(2)) == 2.0, None),
+    "NumPy's flags": (lambda: _check.flag("f", np.bool_(True)) is True, None),
+    "float64": (lambda: _check.array("x", np.zeros(2)).dtype == np.float32, None),
+    "bfloat16": (lambda: _check.array("x", np.zeros(2, ml_dtypes.bfloat16)).ndim == 1, None),
+    "keys": (lambda: _check.key("k", jax.random.key(0)).ndim == 0, None),
+    "old keys": (lambda: _check.key("k", jax.random.PRNGKey(0)).ndim == 1, None),
+    "a float for an integer": (lambda: _check.integer("n", 2.0), r"^n=2\.0 \(float\)"),
+    "a bool for an integer": (lambda: _check.integer("n", True), r"^n=True \(bool\)"),
+    "too small": (lambda: _check.integer("n", np.int8(0), 1), "^n=0 must be at least 1"),
+    "too large": (lambda: _check.integer("n", 9, 1, 8), "^n=9 must be at most 8"),
+    "traced": (traced(_check.integer), r"^n=.* must be an integer"),
+    "a traced number": (traced(_check.number), r"^n=.* must be a number that is known"),
+    "in a sequence": (lambda: _check.integers("n", [1, 2.5]), r"^n\[1\]=2\.5 \(float\)"),
+    "a string of digits": (lambda: _check.integers("n", "12"), "^n='12'"),
+    "one too many": (lambda: _check.integers("n", [1, 2], length=1), r"^n=\[1, 2\] has 2"),
+    "NaN": (lambda: _check.number("n", float("nan")), "^n=nan must be finite"),
+    "beyond all floats": (lambda: _check.number("n", 10**400, least=0), "^n=1000.*finite and at"),
+    "a complex number": (lambda: _check.number("n", 1j), r"^n=1j \(complex\)"),
+    "on an open bound": (lambda: _check.number("n", 0, above=0), "finite and greater than 0"),
+    "1 for a flag": (lambda: _check.flag("f", 1), r"^f=1 \(int\) must be True or False"),
+    "a list for an array": (lambda: _check.array("x", [1, 2]), r"^x=\[1, 2\] \(list\)"),
+    "an array of text": (lambda: _check.array("x", np.array(["a"])), "^x=.*array of numbers"),
+    "a wrong rank": (lambda: _check.array("x", np.zeros((2, 3)), ndim=(3, 4)), "have 3 or 4 axes"),
+    "a seed for a key": (lambda: _check.key("k", 0), r"^k=0 \(int\)"),
+    "several keys": (lambda: _check.key("k", jax.random.split(jax.random.key(0))), "single PRNG"),
+    "a name that is none": (lambda: _check.choice("p", None, ["a"]), r"^p=None \(NoneType\)"),
+    "a name misspelt": (lambda: _check.choice("p", "sane", ["same"]), "did you mean 'same'"),
+    "a repr that fails": (lambda: _check.integer("n", Odd()), r"^n=<Odd> \(Odd\)"),
+}
