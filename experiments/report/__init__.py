@@ -10,6 +10,7 @@ from rich.console import Console
 
 from experiments import _cli
 from experiments.report import found, page
+from experiments.report._html import printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     )
     with _cli.refusing():
         written = write(config.folder, config.out)
-    Console(highlight=False).print(f"Written: {written}", soft_wrap=True)
+    Console(highlight=False).print(f"Written: {printable(written)}", soft_wrap=True, markup=False)
     return 0
 
 

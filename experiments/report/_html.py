@@ -41,11 +41,16 @@ def between(separator: str, parts: Iterable[Any]) -> Html:
 def _escaped(part: Any) -> str:
     if part is None:
         return ""
-    return part if isinstance(part, Html) else html.escape(str(part), quote=False)
+    return part if isinstance(part, Html) else html.escape(printable(part), quote=False)
+
+
+def printable(part: Any) -> str:
+    """Return text that a page can hold, whatever stands in a file's name."""
+    return str(part).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _attribute(key: str, value: Any) -> str:
     if value is None or value is False:
         return ""
     key = key.rstrip("_").replace("_", "-")
-    return f" {key}" if value is True else f' {key}="{html.escape(str(value))}"'
+    return f" {key}" if value is True else f' {key}="{html.escape(printable(value))}"'

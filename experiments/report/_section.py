@@ -1,6 +1,5 @@
 """One experiment on the page: its question, its figures part by part, its tables."""
 
-import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,9 @@ from experiments.report import _figures
 from experiments.report._html import Html, join, tag
 from experiments.report._tables import printed, table
 from experiments.report.found import Measured
+
+# Bytes of the largest table that a page holds; a usual one has a tenth of it.
+LARGEST = 2_000_000
 
 
 def section(measured: Measured, mark: str, facts: Html, home: Path) -> Html:
@@ -50,14 +52,27 @@ def section(measured: Measured, mark: str, facts: Html, home: Path) -> Html:
 
 def link(path: Path, home: Path) -> str:
     """Return a file's address, seen from the page's folder."""
-    return quote(Path(os.path.relpath(path.resolve(), home.resolve())).as_posix())
+    return quote(os.fsencode(Path(os.path.relpath(path.resolve(), home.resolve())).as_posix()))
+
+
+def attached(path: Path, home: Path) -> Html:
+    """Return a file to be saved: it lies within the page, or beside it where it is too large.
+
+    A page that is sent alone has what lies within; what does not is said.
+    """
+    size = path.stat().st_size
+    if size <= LARGEST:
+        content = _figures.address(path.read_bytes(), "application/vnd.apache.parquet")
+        return tag("a", path.name, href=content, download=path.name)
+    beside = f" ({size / 1e6:.0f} MB, beside this page and not within)"
+    return join(tag("a", path.name, href=link(path, home)), beside)
 
 
 def _parts(measured: Measured, experiment: Experiment, home: Path) -> Html:
     """Return figure and table of each part."""
     try:
         parts = _outcome.parts(experiment, measured.columns)
-    except ValueError as error:
+    except Exception as error:  # whatever an older file lacks, the rest of the page is made
         return _refused("The figure", error)
     made = []
     for name, columns in parts:
@@ -71,7 +86,7 @@ def _also(measured: Measured, experiment: Experiment, home: Path) -> Html:
     """Return the further figures."""
     try:
         figures: Mapping[str, Figure] = experiment.also(measured.columns)
-    except Exception as error:  # whatever an older file lacks, the rest of the page is made
+    except Exception as error:  # as above
         return _refused("Further figures", error)
     folder = measured.path.parent
     return _choice(
@@ -104,12 +119,11 @@ def _figure(measured: Measured, draw: Any, place: Path, part: str, home: Path) -
         return _refused("The figure", error)
     title = sheet.title if sheet else _spaced(place.name)
     image = tag("img", src=picture, alt=_alt(title, sheet))
-    links: list[tuple[str, str, str | None]] = [("Data (Parquet)", link(measured.path, home), None)]
+    saved = [tag("a", "Picture (PNG)", download=f"{place.name}.png", class_="picture")]
     if csv:
         address = _figures.address(csv.encode(), "text/csv")
-        links.append(("Data of this figure (CSV)", address, f"{place.name}.csv"))
-    if png := _beside(figure, place):
-        links.append(("Picture (PNG)", link(png, home), None))
+        name = f"{place.name}.csv"
+        saved.insert(0, tag("a", "Data of this figure (CSV)", href=address, download=name))
     return tag(
         "figure",
         tag("h3", title, tag("span", f" · {part}", class_="of") if sheet and part else None),
@@ -118,21 +132,12 @@ def _figure(measured: Measured, draw: Any, place: Path, part: str, home: Path) -
         tag(
             "figcaption",
             _thinned(sheet),
-            tag("ul", *(tag("li", tag("a", t, href=h, download=d)) for t, h, d in links)),
+            tag("ul", *(tag("li", one) for one in saved)),
             command(measured.command),
         ),
         # Parts of one experiment are read alike: a series hidden in one is in the others.
         data_group=link(measured.path, home) if data and part else None,
     )
-
-
-def _beside(figure: Figure, place: Path) -> Path | None:
-    """Return the picture that lies beside the study, written if it is not there and can be."""
-    png = place.with_name(f"{place.name}.png")
-    if not png.exists():
-        with contextlib.suppress(OSError):
-            plots.save(figure, place)
-    return png if png.exists() else None
 
 
 def command(text: str) -> Html:

@@ -13,6 +13,16 @@ from experiments._outcome import Columns, Experiment
 LEVELS = 2
 # Failed cells of one study that are listed; more have mostly failed alike.
 LISTED = 20
+# What a table says of itself, where it says so.
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "experiment": str,
+    "criteria": list,
+    "command": str,
+    "cells": int,
+    "seconds": (int, float),
+    "environments": list,
+    "environment": dict,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,13 +97,14 @@ class Found:
       folder: where it was looked for.
       measured: in the order in which the experiments are listed, then by path.
       unfinished: by folder.
-      unreadable: files that are no tables, with the reason.
+      left_out: files that are no table of an experiment, and folders that cannot be read, with the
+        reason.
     """
 
     folder: Path
     measured: list[Measured]
     unfinished: list[Unfinished]
-    unreadable: list[tuple[Path, str]]
+    left_out: list[tuple[Path, str]]
 
 
 def search(folder: Path) -> Found:
@@ -104,26 +115,59 @@ def search(folder: Path) -> Found:
     """
     if not folder.is_dir():
         raise ValueError(f"there is no folder {str(folder)!r}; give the results of an experiment")
-    folders = list(_folders(folder, LEVELS))
+    left_out: list[tuple[Path, str]] = []
+    folders = list(_folders(folder, LEVELS, left_out))
     measured: list[Measured] = []
-    unreadable: list[tuple[Path, str]] = []
     for path in (path for one in folders for path in sorted(one.glob("*.parquet"))):
         try:
-            columns, about = study.read_parquet(path)
+            measured.append(_measured(path))
         except Exception as error:  # whatever is wrong with it, the others are reported
-            unreadable.append((path, f"{type(error).__name__}: {error}".partition("\n")[0]))
-            continue
-        if isinstance(about, dict) and "experiment" in about:
-            measured.append(Measured(path, columns, about, experiment(about["experiment"])))
+            left_out.append((path, _why(error)))
     order = list(_known())
     measured.sort(key=lambda m: order.index(m.name) if m.name in order else len(order))
     unfinished = [one for place in folders if (one := _unfinished(place, measured))]
-    if not measured and not unfinished and not unreadable:
+    if not measured and not unfinished and not left_out:
         raise ValueError(
             f"nothing to report in {str(folder)!r}: no table of an experiment and no study is "
             "there, nor two levels down; run one with python -m experiments NAME"
         )
-    return Found(folder, measured, unfinished, unreadable)
+    return Found(folder, measured, unfinished, left_out)
+
+
+def _why(error: Exception) -> str:
+    said = f"{error}".partition("\n")[0]
+    return said if isinstance(error, Foreign) else f"{type(error).__name__}: {said}"
+
+
+class Foreign(Exception):  # noqa: N818 (it says what a file is)
+    """A file that no experiment of ours wrote, or that says of itself what it cannot mean."""
+
+
+def _measured(path: Path) -> Measured:
+    """Read the table of an experiment.
+
+    Raises:
+      Foreign: it is none.
+      Exception: whatever reading a damaged file raises.
+    """
+    columns, about = study.read_parquet(path)
+    if not isinstance(about, dict) or "experiment" not in about:
+        raise Foreign("a table, but not of an experiment")
+    made = Measured(path, columns, about, experiment(str(about["experiment"])))
+    for name, kind in KINDS.items():
+        if name in about and not isinstance(about[name], kind):
+            raise Foreign(f"it says of its {name} what no experiment says: {about[name]!r:.60}")
+    tables = {"criteria": made.criteria, "environments": made.environments}
+    for name, entries in tables.items():
+        if not all(isinstance(entry, dict) for entry in entries):
+            raise Foreign(f"it says of its {name} what no experiment says: {entries!r:.60}")
+    for entry in made.environments:
+        hosts, cells = entry.get("hosts", []), entry.get("cells", 0)
+        if not (isinstance(hosts, list) and all(isinstance(host, str) for host in hosts)):
+            raise Foreign(f"it says of its machines what no experiment says: {hosts!r:.60}")
+        if not isinstance(cells, int):
+            raise Foreign(f"it says of its cells what no experiment says: {cells!r:.60}")
+    return made
 
 
 def experiment(name: str) -> Experiment | None:
@@ -143,16 +187,21 @@ def _known() -> dict[str, str]:
     return {name: module for name, (module, _) in EXPERIMENTS.items()}
 
 
-def _folders(folder: Path, levels: int) -> Iterator[Path]:
+def _folders(folder: Path, levels: int, left_out: list[tuple[Path, str]]) -> Iterator[Path]:
+    try:
+        places = sorted(folder.iterdir())
+    except OSError as error:
+        left_out.append((folder, f"a folder that cannot be read: {error.strerror}"))
+        return
     yield folder
     if not levels:
         return
     # The cells of a study are thousands of files, and their table holds them all.
     cells = ("cells", "failed") if (folder / "study.json").exists() else ()
-    for inside in sorted(folder.iterdir()):
+    for inside in places:
         hidden = inside.name.startswith(".") or inside.name in cells
         if inside.is_dir() and not hidden:
-            yield from _folders(inside, levels - 1)
+            yield from _folders(inside, levels - 1, left_out)
 
 
 def _unfinished(folder: Path, measured: list[Measured]) -> Unfinished | None:

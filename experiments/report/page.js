@@ -196,6 +196,8 @@ async function copy(button) {
   setTimeout(() => (button.textContent = "Copy"), 1500);
 }
 
+// The picture is in the page once, and saved from there.
+document.querySelectorAll("a.picture").forEach((a) => (a.href = a.closest("figure").querySelector("img").src));
 document.querySelectorAll(".parts").forEach(setUpParts);
 document.querySelectorAll("figure:has(> script)").forEach(setUpFigure);
 document.querySelectorAll("button.copy").forEach((button) => (button.onclick = () => copy(button)));

@@ -3,10 +3,9 @@
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from experiments.report._html import Html, between, join, tag
-from experiments.report._section import link, section
+from experiments.report._section import attached, section
 from experiments.report._tables import table
 from experiments.report.found import Found, Measured, Unfinished
 
@@ -26,8 +25,8 @@ def page(found: Found, home: Path) -> str:
     named = list(zip(found.measured, marks, strict=True))
     main = [
         _verdict(found, named),
-        *(_unfinished(one, home) for one in found.unfinished),
-        _unreadable(found, home),
+        *(_unfinished(one) for one in found.unfinished),
+        _left_out(found),
         _claims(named),
         _environments(found.measured),
         *(section(one, mark, _facts(one, home), home) for one, mark in named),
@@ -171,11 +170,11 @@ def _facts(one: Measured, home: Path) -> Html:
         facts.append(tag("span", f"{_count(int(one.about['cells']), 'cell')}, {seconds}"))
     facts += [tag("span", f"on {', '.join(devices)}")] if any(devices) else []
     facts += [tag("span", _count(len(hosts), "machine"))] if hosts else []
-    facts.append(tag("a", one.path.name, href=link(one.path, home)))
+    facts.append(attached(one.path, home))
     return tag("ul", *(tag("li", fact) for fact in facts), class_="facts")
 
 
-def _unfinished(one: Unfinished, home: Path) -> Html:
+def _unfinished(one: Unfinished) -> Html:
     """Return what is there of a study that is not complete."""
     words = f"{_count(one.finished, 'cell')} finished, {one.failed} failed"
     rest = "its table is below" if one.joined else "no table brings them together yet"
@@ -184,14 +183,13 @@ def _unfinished(one: Unfinished, home: Path) -> Html:
         for config, error, trace in one.failures
     ]
     again = ", and --retry measures failed cells again" if one.failed else ""
-    place = f"{link(one.folder, home)}/"
     more = one.failed - len(one.failures)
     lines += [tag("li", f"and {more} more, in its folder")] if more else []
     return tag(
         "div",
         tag("p", tag("strong", f"{one.name}: not complete"), f": {words}; {rest}. "),
         tag("p", f"The same command goes on{again}."),
-        tag("p", tag("a", unquote(place), href=place)),
+        tag("p", "In the folder ", tag("code", f"{one.folder}/")),
         tag("ul", *lines) if lines else None,
         class_="verdict bad unfinished" if one.failed else "verdict unfinished",
     )
@@ -201,15 +199,12 @@ def _trace(trace: str) -> Html | None:
     return tag("details", tag("summary", "Where"), tag("pre", trace)) if trace else None
 
 
-def _unreadable(found: Found, home: Path) -> Html | None:
-    if not found.unreadable:
+def _left_out(found: Found) -> Html | None:
+    if not found.left_out:
         return None
-    lines = [
-        tag("li", tag("a", path.name, href=link(path, home)), f": {why}")
-        for path, why in found.unreadable
-    ]
-    words = f"{_count(len(lines), 'file')} cannot be read"
-    return tag("div", tag("p", tag("strong", words)), tag("ul", *lines), class_="verdict bad")
+    lines = [tag("li", tag("code", path), f": {why}") for path, why in found.left_out]
+    words = f"{_count(len(lines), 'file')} left out"
+    return tag("div", tag("p", tag("strong", words)), tag("ul", *lines), class_="verdict")
 
 
 def duration(seconds: float) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import html
 import io
 import json
+import os
 import re
 from pathlib import Path
 from urllib.parse import unquote
@@ -19,7 +20,7 @@ from rich.table import Table
 from convjax import plots, study
 from experiments import __main__ as entry
 from experiments import report
-from experiments.report import _figures, found
+from experiments.report import _figures, _section, found
 from experiments.report._tables import printed
 from tests.experiments import planted
 
@@ -87,17 +88,11 @@ def test_text_is_escaped_and_scripts_end_where_they_should(whole):
     assert shown["title"] == "Planted </script> numbers"
 
 
-def test_every_link_leads_to_a_file_and_every_mark_is_there(whole):
-    folder, page = whole
+def test_every_link_leads_into_the_page_and_every_mark_is_there(whole):
+    _, page = whole
     links = re.findall(r'href="([^"]*)"', page)
     files = {unquote(one) for one in links if not one.startswith(("#", "data:"))}
-    assert files == {
-        "deep/planted/planted.parquet",
-        "deep/planted/planted_depth_4.png",
-        "deep/planted/planted_depth_7.png",
-        "deep/planted/planted_picture.png",
-    }
-    assert all((folder / one).is_file() for one in files)
+    assert files == set()  # the page can be sent alone
     marks = {one[1:] for one in links if one.startswith("#")}
     assert marks and all(f'id="{mark}"' in page for mark in marks)
     assert not re.findall(r'(?:src|href)="(?:https?:)?//', page)
@@ -109,6 +104,24 @@ def test_pictures_are_in_the_page(whole):
     for content, _ in pictures:
         image = matplotlib.image.imread(io.BytesIO(base64.b64decode(content)))
         assert min(image.shape[:2]) >= 300 and image.std() > 0.01
+
+
+def test_the_table_lies_within_the_page(whole):
+    folder, page = whole
+    ((content, name),) = re.findall(
+        r'href="data:[^"]*parquet;base64,([^"]*)" download="(.*?)"', page
+    )
+    assert name == "planted.parquet"
+    assert base64.b64decode(content) == (folder / "deep" / "planted" / name).read_bytes()
+
+
+def test_a_table_too_large_for_the_page_is_said_to_lie_beside_it(tmp_path, monkeypatch, quick):
+    planted.write(tmp_path / "results" / "plan\u00e9d")
+    monkeypatch.setattr(_section, "LARGEST", 1000)
+    page = report.write(tmp_path / "results", tmp_path / "to send" / "page.html").read_text()
+    assert "planted.parquet (0 MB, beside this page and not within)" in text_of(page)
+    (to,) = re.findall(r'href="([^#"]*)">planted.parquet', page)
+    assert (tmp_path / "to send" / unquote(to)).is_file()
 
 
 def test_the_csv_holds_the_numbers_of_the_figure(whole):
@@ -201,17 +214,6 @@ def test_columns_that_parts_need_may_be_missing(tmp_path, monkeypatch, quick):
     assert "(ValueError: by='width' is not a column" in text_of(write(tmp_path))
 
 
-def test_a_folder_that_cannot_be_written_to_has_its_page_elsewhere(tmp_path, monkeypatch):
-    planted.write(tmp_path / "planted")
-
-    def full(figure, place):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(plots, "save", full)
-    page = report.write(tmp_path / "planted", tmp_path / "page.html").read_text()
-    assert "Picture (PNG)" not in page and page.count('src="data:image/png;base64,') == 3
-
-
 def test_several_further_figures_are_a_choice(tmp_path, monkeypatch, quick):
     several = {name: plots.Sheet(name, [], figsize=(1, 1)) for name in ("at_birth", "later")}
     changed = dataclasses.replace(planted.EXPERIMENT, also=lambda columns: several, apart=())
@@ -221,14 +223,70 @@ def test_several_further_figures_are_a_choice(tmp_path, monkeypatch, quick):
     assert parts == ["at birth", "later"]
 
 
-def test_a_file_that_is_damaged_is_named_and_the_others_are_shown(tmp_path, quick):
+def test_what_is_no_table_of_an_experiment_is_named_and_the_others_are_shown(tmp_path, quick):
     planted.write(tmp_path / "planted")
     (tmp_path / "planted" / "bad.parquet").write_bytes(b"PAR1 and no more")
     study.write_parquet(tmp_path / "other.parquet", {"a": np.arange(3)}, {"of": "someone"})
     text = text_of(write(tmp_path))
-    assert "1 file cannot be read" in text and "bad.parquet" in text
-    assert "other.parquet" not in text
+    assert "2 files left out" in text and "bad.parquet : ArrowInvalid" in text
+    assert "other.parquet : a table, but not of an experiment" in text
     assert "Norms of every layer" in text
+
+
+ODD = {
+    "experiment": 3,
+    "criteria": {"claim": "all"},
+    "command": ["python"],
+    "cells": "two",
+    "seconds": None,
+    "environments": ["here"],
+    "environment": "here",
+}
+
+
+def test_tables_that_say_odd_things_of_themselves_are_named(tmp_path, quick):
+    planted.write(tmp_path / "planted")
+    odd = [{name: value} for name, value in ODD.items()]
+    odd += [{"environments": [{"hosts": "one"}]}, {"environments": [{"cells": "all"}]}]
+    odd += [{"criteria": ["all"]}]
+    for i, about in enumerate(odd):
+        said = {"experiment": "planted", **about}
+        study.write_parquet(tmp_path / f"odd{i}.parquet", {"a": np.arange(3)}, said)
+    text = text_of(write(tmp_path))
+    assert f"{len(odd)} files left out" in text
+    assert text.count("what no experiment says") == len(odd)
+    assert "Norms of every layer" in text
+
+
+def test_names_that_are_no_utf8_are_shown_and_linked(tmp_path, monkeypatch, quick, capsys):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        planted.write(folder / "planted")
+    except OSError:
+        pytest.skip("this disk takes no such name")
+    (folder / os.fsdecode(b"b\xe4d.parquet")).write_bytes(b"")
+    monkeypatch.setattr(_section, "LARGEST", 1000)
+    assert entry.main(["report", str(folder), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "caf\\udce9" in page and "b\\udce4d.parquet" in page
+    assert 'href="caf%E9/planted/planted.parquet"' in page
+    assert entry.main(["report", str(folder)]) == 0
+    assert "report.html" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch, quick):
+    planted.write(tmp_path / "planted")
+    (tmp_path / "closed").mkdir()
+    listed = Path.iterdir
+
+    def refused(self):
+        if self.name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return listed(self)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    text = text_of(write(tmp_path))
+    assert "closed : a folder that cannot be read: Permission denied" in text
 
 
 def test_a_study_that_is_not_complete_is_listed_with_its_failures(tmp_path, quick):
@@ -277,12 +335,12 @@ def test_nothing_there_is_one_sentence_and_no_file(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_page_goes_where_it_is_asked_to_and_links_lead_there(tmp_path, capsys, quick):
+def test_the_page_goes_where_it_is_asked_to(tmp_path, capsys, quick):
     planted.write(tmp_path / "results" / "planted")
     out = tmp_path / "to send" / "page.html"
     assert entry.main(["report", str(tmp_path / "results"), "--out", str(out)]) == 0
     assert str(out) in capsys.readouterr().out.replace("\n", "")
-    assert 'href="../results/planted/planted.parquet"' in out.read_text()
+    assert "Norms of every layer" in out.read_text()
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit):
         entry.main(

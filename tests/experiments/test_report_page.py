@@ -284,6 +284,14 @@ def test_pictures_are_there_and_folded_away(page):
     assert shown == [False, False, True]  # what is no sheet is its picture
 
 
+def test_a_picture_is_saved_from_the_page(page):
+    found = page.run(
+        "[...document.querySelectorAll('figure')].map(f => "
+        "f.querySelector('a.picture').href === f.querySelector('img').src)"
+    )
+    assert found == [True] * 3
+
+
 def test_the_command_is_copied(page):
     page.run("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
     page.click(".part:not([hidden]) button.copy")
