@@ -100,10 +100,10 @@ def number(
     name: str,
     value: Any,
     *,
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-    below: float | None = None,
+    least: int | float | None = None,
+    above: int | float | None = None,
+    most: int | float | None = None,
+    below: int | float | None = None,
 ) -> float:
     """Return a finite real number as a float, within bounds that it may touch or may not.
 
