@@ -11,10 +11,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from convjax import study
+from convjax.plots._columns import checked
 from convjax.plots._panels import Panel, Series, Sheet, power_of_ten
 
 FACETS = ("norm", "shortcut")
 HELD = ("width", "activation", "init", "conv")
+NUMBERS = ("width", "depth", "step", "seed", "position", "gradient_log_norm")
+TEXTS = (*FACETS, "activation", "init", "conv")
 NORMS = {"none": "no norm"}
 SHORTCUTS = {"none": "plain", "identity": "residual"}
 XLABEL = "position in the stack (0: its input, 1: its output)"
@@ -37,6 +40,9 @@ def gradient_norms(columns: Mapping[str, np.ndarray]) -> Sheet:
     Returns:
       The figure; ``plots.save`` writes it.
 
+    Raises:
+      ValueError: a column that is missing or of the wrong kind, or no row on the stack.
+
     Example:
       >>> import numpy as np
       >>> from convjax import plots
@@ -47,7 +53,10 @@ def gradient_norms(columns: Mapping[str, np.ndarray]) -> Sheet:
       >>> len(plots.gradient_norms(columns).axes)
       1
     """
+    columns = checked("columns", columns, NUMBERS, TEXTS)
     rows = {name: column[columns["position"] >= 0] for name, column in columns.items()}
+    if not len(rows["position"]):
+        raise ValueError("columns have no row on the stack (position of at least 0)")
     held, more = _hold(rows)
     kinds = [key for key, _ in study.groups(held, FACETS)]
     steps = sorted(set(held["step"].tolist()))

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from convjax import _check
+from convjax.plots._columns import wanted
 from convjax.plots._waterfall import Grid, drawn
 
 SHARE = 0.01  # of the time, at most, goes into drawing
@@ -29,6 +31,9 @@ class Waterfall:
       quantity: which number, as in ``plots.waterfall``.
       match: which paths, as there.
       title: above everything, as there.
+
+    Raises:
+      ValueError: an argument of the wrong type, or a negative time.
 
     Example:
       >>> import tempfile
@@ -54,9 +59,10 @@ class Waterfall:
         match: str | None = None,
         title: str | None = None,
     ):
-        self.path = Path(path)
-        self._every = every
-        self._earlier = rows
+        self.path = Path(_check.instance("path", path, (str, os.PathLike), "a path"))
+        self._every = _check.number("every", every, least=0)
+        self._earlier = _check.instance("rows", rows, Iterable, "rows, as train.read_rows reads")
+        wanted(quantity, match, title)
         self._how: Any = {"quantity": quantity, "match": match, "title": title}
         self._forget()
 

@@ -1,18 +1,24 @@
 """panels: measured points over what theory expects, side by side."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
+from convjax import _check
+
 COLOURS = ("#30638e", "#d1495b", "#edae49", "#3c896d", "#7a5195", "#8d6a4f", "#5f6b7a", "#6cc0e5")
+
+# Attributes of a series that are arrays of numbers.
+NUMBERS = ("x", "y", "low", "high", "expected", "expected_low", "expected_high")
 
 Axis = Literal["linear", "log"]
 # The numbers are exponents of ten, which have a place where no float holds the numbers themselves.
@@ -36,6 +42,9 @@ class Series:
       shaded: whether ``low`` and ``high`` bound a band, in the place of whiskers.
       names: what each place is called, such as a layer's path, for who points at it; or None.
       colour: as ``"#rrggbb"``, for all series of its label; None takes the next of the colours.
+
+    Raises:
+      ValueError: an array that is not as long as ``x``, or not of numbers; no colour.
     """
 
     label: str
@@ -51,6 +60,17 @@ class Series:
     names: ArrayLike | None = None
     colour: str | None = None
 
+    def __post_init__(self):
+        _check.instance("label", self.label, str, "text")
+        for name in ("joined", "shaded"):
+            _check.flag(name, getattr(self, name))
+        if self.colour is not None and not is_color_like(self.colour):
+            raise ValueError(f"colour={_check.shown(self.colour)} must be a colour, as '#30638e'")
+        for name in NUMBERS:
+            _numbers(self, name)
+        if self.names is not None and np.shape(self.names) != np.shape(self.x):
+            raise ValueError(_lengths(self, "names"))
+
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
@@ -65,6 +85,9 @@ class Panel:
       yscale: ``"linear"``, ``"log"``, or ``"powers"``: logarithmic, and all heights are given as
         exponents of ten.
       level: height of a thin horizontal line, such as 1 for "no growth"; or None.
+
+    Raises:
+      ValueError: an unknown scale, or what is no series.
     """
 
     title: str
@@ -74,6 +97,15 @@ class Panel:
     xscale: Axis = "linear"
     yscale: Axis | Powers = "linear"
     level: float | None = None
+
+    def __post_init__(self):
+        for name in ("title", "xlabel", "ylabel"):
+            _check.instance(name, getattr(self, name), str, "text")
+        _every("series", self.series, Series)
+        _check.choice("xscale", self.xscale, ("linear", "log"))
+        _check.choice("yscale", self.yscale, ("linear", "log", "powers"))
+        if self.level is not None:
+            _check.number("level", self.level)
 
 
 class Sheet(Figure):
@@ -94,7 +126,7 @@ class Sheet(Figure):
       colours: one for each label, in the order of the legend.
 
     Raises:
-      ValueError: a series whose arrays are not all as long as its ``x``.
+      ValueError: what is no panel, fewer than one column.
 
     Example:
       >>> from convjax import plots
@@ -113,13 +145,11 @@ class Sheet(Figure):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.title = title
-        self.panels = tuple(panels)
-        self.columns = columns
-        self.shared = shared
-        every = [series for panel in panels for series in panel.series]
-        for series in every:
-            _check(series)
+        self.title = _check.instance("title", title, str, "text")
+        self.panels = _every("panels", panels, Panel)
+        self.columns = _check.integer("columns", columns, 1)
+        self.shared = _check.flag("shared", shared)
+        every = [series for panel in self.panels for series in panel.series]
         given = {series.label: series.colour for series in reversed(every) if series.colour}
         self.colours = {
             label: given.get(label) or COLOURS[i % len(COLOURS)]
@@ -139,7 +169,7 @@ def panels(title: str, drawn: Sequence[Panel], *, columns: int = 3) -> Sheet:
       The figure; ``plots.save`` writes it.
 
     Raises:
-      ValueError: no panel, or a series whose arrays are not all as long as its ``x``.
+      ValueError: no panel, what is no panel, fewer than one column.
 
     Example:
       >>> import numpy as np
@@ -149,9 +179,10 @@ def panels(title: str, drawn: Sequence[Panel], *, columns: int = 3) -> Sheet:
       >>> len(plots.panels("Gain", [plots.Panel("plain", "depth", "gain", [line])]).axes)
       1
     """
+    drawn = _every("drawn", drawn, Panel)
     if not drawn:
         raise ValueError("drawn is empty; give at least one Panel")
-    wide = min(columns, len(drawn))
+    wide = min(_check.integer("columns", columns, 1), len(drawn))
     rows = -(-len(drawn) // wide)
     size = (max(4.5, 0.5 + 3.1 * wide), 0.9 + 2.6 * rows)
     figure = Sheet(title, drawn, columns=wide, figsize=size, layout="constrained")
@@ -204,19 +235,36 @@ def _draw(axes: Axes, panel: Panel, colours: dict[str, str]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-# Of a series as a whole; all else is of its places.
-_WHOLE = ("label", "joined", "shaded", "colour")
+def _every(name: str, values: Any, kind: type) -> tuple[Any, ...]:
+    """Return a sequence of panels or series as a tuple."""
+    what = f"a sequence of plots.{kind.__name__}"
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        _check.wrong_type(name, values, what)
+    found = tuple(values)
+    for i, value in enumerate(found):
+        _check.instance(f"{name}[{i}]", value, kind, f"a plots.{kind.__name__}")
+    return found
 
 
-def _check(series: Series) -> None:
-    count = np.shape(series.x)
-    for field in dataclasses.fields(series):
-        value = getattr(series, field.name)
-        if field.name in _WHOLE or value is None or np.shape(value) == count:
-            continue
-        raise ValueError(
-            f"series {series.label!r}: {field.name} has shape {np.shape(value)}, x has {count}"
-        )
+def _numbers(series: Series, name: str) -> None:
+    value = getattr(series, name)
+    if value is None and name != "x":
+        return
+    try:
+        shape = np.asarray(value, float).shape
+    except (TypeError, ValueError):
+        _check.wrong_type(f"series {series.label!r}: {name}", value, "an array of numbers")
+    if len(shape) != 1 or shape != np.shape(series.x):
+        raise ValueError(_lengths(series, name))
+
+
+def _lengths(series: Series, name: str) -> str:
+    value = getattr(series, name)
+    if name == "x":
+        return f"series {series.label!r}: x={_check.shown(value)} must have one axis"
+    return (
+        f"series {series.label!r}: {name} has shape {np.shape(value)}, x has {np.shape(series.x)}"
+    )
 
 
 def _legend(figure: Sheet) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from convjax import _check
+
 
 def save(figure: Figure, stem: str | os.PathLike, *, dpi: int = 200) -> tuple[Path, Path]:
     """Write a figure to ``stem.png`` and ``stem.svg``.
@@ -20,6 +22,10 @@ def save(figure: Figure, stem: str | os.PathLike, *, dpi: int = 200) -> tuple[Pa
     Returns:
       The two paths.
 
+    Raises:
+      ValueError: no figure, no name, fewer than one pixel.
+      FileNotFoundError: the folder is not there.
+
     Example:
       >>> import tempfile
       >>> from matplotlib.figure import Figure
@@ -28,7 +34,15 @@ def save(figure: Figure, stem: str | os.PathLike, *, dpi: int = 200) -> tuple[Pa
       ...     [path.name for path in plots.save(Figure(), f"{folder}/empty")]
       ['empty.png', 'empty.svg']
     """
-    stem = Path(stem)
+    _check.instance("figure", figure, Figure, "a figure of matplotlib")
+    stem = Path(_check.instance("stem", stem, (str, os.PathLike), "a path without ending"))
+    dpi = _check.integer("dpi", dpi, 1)
+    if not stem.name:
+        raise ValueError(f"stem={str(stem)!r} must end in a file's name, without ending")
+    if not stem.parent.is_dir():
+        raise _check.MissingFileError(
+            f"stem={str(stem)!r}: there is no folder {str(stem.parent)!r}"
+        )
     png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
     figure.savefig(png, dpi=dpi)
     with matplotlib.rc_context({"svg.hashsalt": "convjax"}):

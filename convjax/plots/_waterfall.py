@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from convjax import _check
 from convjax.plots._bins import medians
+from convjax.plots._columns import checked, wanted
 
 MOST_BINS = 400
 SCALE = "viridis"
@@ -63,7 +64,7 @@ def waterfall(
       The figure; ``plots.save`` writes it.
 
     Raises:
-      ValueError: no such column, or no path that matches.
+      ValueError: no such column, no row, two rows of one step and path, or no path that matches.
 
     Example:
       >>> import numpy as np
@@ -75,6 +76,10 @@ def waterfall(
       >>> [axes.get_ylabel() for axes in figure.axes]
       ['loss', 'layer, from input to output', 'gradient norm']
     """
+    wanted(quantity, match, title)
+    if losses is not None:
+        losses = checked("losses", losses, ("step", "loss"))
+    columns = checked("columns", columns, ("step",), ("path",))
     return drawn(gathered(columns, quantity), losses, quantity=quantity, match=match, title=title)
 
 
@@ -86,8 +91,10 @@ def gathered(columns: Mapping[str, np.ndarray], quantity: str) -> Grid:
     every = columns["path"].tolist()
     place = {path: i for i, path in enumerate(dict.fromkeys(every))}
     values = np.full((len(steps), len(place)), np.nan)
-    value = columns[quantity].astype(float)
     column = np.array([place[path] for path in every], int)
+    if len(np.unique(row * len(place) + column)) < len(every):
+        raise ValueError("columns have several rows of one step and path; give those of one run")
+    value = checked("columns", columns, (quantity,))[quantity].astype(float)
     values[row, column] = np.where(np.isfinite(value), value, np.inf)
     has = np.zeros(len(place), bool)
     np.logical_or.at(has, column, ~np.isnan(value))
