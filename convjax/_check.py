@@ -16,6 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+# What padding may be called, in convolutions and pools.
+PADDINGS = ("SAME", "SAME_LOWER", "VALID", "CAUSAL", "CIRCULAR", "REFLECT")
+
 
 class WrongTypeError(TypeError, ValueError):
     """An argument of a wrong type: a TypeError, and a ValueError like every other refusal."""
@@ -54,8 +57,9 @@ def wrong_type(name: str, value: object, expected: str) -> NoReturn:
 def refuse(argument: str, value: object, known: Iterable[str]) -> NoReturn:
     """Raise a ValueError that names the argument, the value and the nearest known names."""
     known = sorted(known)
-    near = difflib.get_close_matches(str(value), known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    named = {name.upper(): name for name in known}
+    near = difflib.get_close_matches(str(value).upper(), named, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(repr(named[name]) for name in near)}? " if near else ""
     raise ValueError(f"{argument}={value!r} is not known; {hint}choose from {', '.join(known)}")
 
 
@@ -94,6 +98,50 @@ def integers(
     if length is not None and len(found) != length:
         raise ValueError(f"{name}={shown(value)} has {len(found)} entries; it must have {length}")
     return found
+
+
+def sizes(
+    name: str, value: Any, *, rank: int | None = None, least: int | None = 1
+) -> int | tuple[int, ...]:
+    """Return one integer, which stands for every axis, or a tuple of one for each axis."""
+    several = isinstance(value, Iterable) and getattr(value, "ndim", 1) > 0
+    if isinstance(value, str | bytes) or not (several or hasattr(value, "__index__")):
+        wrong_type(name, value, "an integer, or a sequence of one for each axis")
+    if not several:
+        return integer(name, value, least)
+    found = integers(name, value, least=least)
+    if not found or (rank is not None and len(found) != rank):
+        axes = "each axis" if rank is None else f"each of {rank} spatial axes"
+        raise ValueError(
+            f"{name}={shown(value)} has {len(found)} entries; give one integer, or one for {axes}"
+        )
+    return found
+
+
+def padding(
+    name: str, value: Any, *, rank: int | None = None, known: Sequence[str] = PADDINGS
+) -> str | int | tuple[int | tuple[int, int], ...]:
+    """Return a name, an integer, or a tuple of an integer or a pair (low, high) for each axis."""
+    if isinstance(value, str):
+        choice(name, value, known)
+        if value == "CAUSAL" and rank not in (None, 1):
+            raise ValueError(f"{name}='CAUSAL' is for 1 spatial axis, and here are {rank}")
+        return value
+    right = "a name, an integer, or an integer or pair (low, high) for each axis"
+    if not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
+        if not hasattr(value, "__index__"):
+            wrong_type(name, value, right)
+        return integer(name, value, 0)
+    found = []
+    for i, entry in enumerate(value):
+        side = sizes(f"{name}[{i}]", entry, least=0)
+        if isinstance(side, tuple) and len(side) != 2:
+            raise ValueError(f"{name}[{i}]={shown(entry)} must be an integer or a pair (low, high)")
+        found.append(side)
+    if not found or (rank is not None and len(found) != rank):
+        axes = "" if rank is None else f" for {rank} spatial axes"
+        raise ValueError(f"{name}={shown(value)} has {len(found)} entries{axes}; give {right}")
+    return tuple(found)
 
 
 def number(
@@ -162,12 +210,27 @@ def function(name: str, value: Any, expected: str = "a function") -> Callable[..
     return value
 
 
+def dtype(name: str, value: Any) -> np.dtype:
+    """Return a floating dtype, however it is written: ``"float32"`` or ``jnp.float32``."""
+    try:
+        found = None if value is None else jnp.dtype(value)
+    except TypeError:
+        found = None
+    if found is None:
+        wrong_type(name, value, "a floating dtype, such as 'float32' or jnp.bfloat16")
+    if not jnp.issubdtype(found, jnp.floating):
+        raise ValueError(f"{name}={found} must be a floating dtype, such as float32 or bfloat16")
+    return found
+
+
 def array(name: str, value: Any, *, ndim: int | Sequence[int] | None = None) -> Any:
     """Return an array of NumPy or JAX, with the dtype that JAX would give it.
 
     NumPy's default float64 becomes float32 unless JAX computes in 64 bits: so it does under
     ``jit``, and so it does here. Lists and numbers are refused, as by ``jax.numpy``'s functions.
     """
+    if hasattr(value, "__jax_array__") and not isinstance(value, type):  # a parameter of Flax's
+        value = value.__jax_array__()
     if not isinstance(value, np.ndarray | np.generic | jax.Array):
         wrong_type(name, value, "an array of NumPy or JAX")
     if isinstance(value, np.ndarray | np.generic):
