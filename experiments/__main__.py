@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import io
 import sys
 
 # One line here is all that a new experiment needs: its name, its module, what it shows.
@@ -152,4 +153,8 @@ def listing() -> str:
 if __name__ == "__main__":
     # Tracing makes millions of objects and hardly a cycle: collecting less often saves a tenth.
     gc.set_threshold(50_000, 20, 20)
+    # A file's name may hold what the terminal cannot show, and is no reason to fail.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:]))

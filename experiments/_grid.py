@@ -8,12 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
 from convjax import study
 from experiments import _cli, _outcome
+from experiments._console import console
 from experiments._outcome import Experiment
 from experiments._progress import Ticker
+
+# Options that not every runner takes, and who takes them.
+TAKEN_BY = {
+    "workers": ("local", "ray", "slurm"),
+    "address": ("ray",),
+    "slurm": ("slurm",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +64,8 @@ def run_config(experiment: Experiment, config: Any, argv: Sequence[str]) -> int:
     try:
         with _cli.refusing(), watch:
             cells += experiment.cells(config)
+            # Before a dry run too: what the run refuses is refused.
+            where = runner(config)
             if config.dry_run:
                 print_plan(experiment, config, cells)
                 return 0
@@ -65,7 +73,7 @@ def run_config(experiment: Experiment, config: Any, argv: Sequence[str]) -> int:
                 experiment.measure,
                 cells,
                 config.out,
-                runner=runner(config),
+                runner=where,
                 group=experiment.group,
                 retry=config.retry,
                 watch=watch,
@@ -139,6 +147,7 @@ def runner(config: Any) -> study.Runner:
       ValueError: an option that the runner does not take.
       ImportError: the runner's package is missing.
     """
+    check_effect(config, config.runner)
     if config.runner == "here":
         _cli.use_platform(config.platform)
         return study.Here()
@@ -150,6 +159,20 @@ def runner(config: Any) -> study.Runner:
     return study.Local(config.workers, platform=config.platform)
 
 
+def check_effect(config: Any, runner: str) -> None:
+    """Refuse an option that has no effect with a runner.
+
+    Raises:
+      ValueError: it names the option and the runners that take it.
+    """
+    for option, runners in TAKEN_BY.items():
+        if getattr(config, option) and runner not in runners:
+            taking = " or ".join(f"--runner {name}" for name in runners)
+            raise ValueError(
+                f"--{option} has no effect with --runner {runner}; leave it out, or take {taking}"
+            )
+
+
 def print_plan(experiment: Experiment, config: Any, cells: Sequence[Any]) -> None:
     """List the cells, whether each is there, and what the others may take."""
     states = study.states(experiment.measure, cells, config.out)
@@ -159,7 +182,8 @@ def print_plan(experiment: Experiment, config: Any, cells: Sequence[Any]) -> Non
     ]
     shown = _outcome.console()
     title = f"{experiment.name}: {len(cells)} cells in {config.out}"
-    shown.print(_outcome.plain_table(title, ("cell", "one core, about", "state"), rows))
+    shown.print(title, style="bold", soft_wrap=True)  # a table would break it at its own width
+    shown.print(_outcome.plain_table("", ("cell", "one core, about", "state"), rows))
     left = [cell for cell, state in zip(cells, states, strict=True) if state != "finished"]
     seconds = sum(map(experiment.cost, left))
     counts = ", ".join(f"{count} {state}" for state, count in Counter(states).items())
@@ -167,4 +191,4 @@ def print_plan(experiment: Experiment, config: Any, cells: Sequence[Any]) -> Non
 
 
 def _say(words: str) -> None:
-    Console(stderr=True).print(words, highlight=False, soft_wrap=True)
+    console(stderr=True).print(words, soft_wrap=True)

@@ -9,13 +9,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from convjax import plots, study
 from experiments._columns import Columns as Columns
 from experiments._columns import joined as joined
 from experiments._columns import stack as stack
+from experiments._console import console as console
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,12 +190,6 @@ def figure_of(experiment: Experiment, folder: Path, part: str) -> Path:
     """Return where the figure of a part is written, without the ending."""
     words = "".join(f"_{one}" for one in re.findall(r"[\w.+-]+", part))
     return folder / (stem_of(experiment) + words)
-
-
-def console() -> Console:
-    """Return a console, wide enough for the tables where it is no terminal."""
-    shown = Console(highlight=False)
-    return shown if shown.is_terminal else Console(highlight=False, width=110)
 
 
 def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:

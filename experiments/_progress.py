@@ -7,6 +7,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from experiments._console import console
+
 
 class Ticker:
     """Tells how far a grid of cells has come, on stderr.
@@ -20,8 +22,8 @@ class Ticker:
         self.total = total
         self.done = 0
         self.start = self.last = time.monotonic()
-        console = Console(stderr=True)
-        self.bar = _bar(console) if bar and console.is_terminal else None
+        shown = console(stderr=True)
+        self.bar = _bar(shown) if bar and shown.is_terminal else None
         self.task = None if self.bar is None else self.bar.add_task("", total=total, left="")
 
     def __enter__(self) -> "Ticker":
@@ -61,12 +63,12 @@ class Ticker:
         self.last = now
 
 
-def _bar(console: Console) -> Progress:
+def _bar(shown: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[left]}"),
-        console=console,
+        TextColumn("{task.fields[left]}", markup=False),
+        console=shown,
         transient=True,
     )

@@ -21,12 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from rich.console import Console
 from rich.table import Table
 
 from convjax import gradflow, models, ops, study
 from experiments import _cli
 from experiments._classifier import cross_entropy
+from experiments._console import console
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +173,4 @@ def report(rows: list[dict[str, Any]]) -> None:
             f"{row['ratio']:.3f}",
             f"{row['least']:.3f} to {row['most']:.3f}",
         )
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=120)
-    console.print(table)
+    console(120).print(table)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from convjax import study
-from experiments import _cli, _outcome
+from experiments import _cli, _grid, _outcome
 
 NAMES = (
     "gradient-norms",
@@ -38,6 +38,8 @@ NAMES = (
     "transfer",
     "train",
 )
+# One run of theirs has the whole machine, unless a runner is named.
+WHOLE = ("train",)
 SAID = {0: "holds", 1: "FAILS", 2: "refused", 130: "interrupted"}
 
 
@@ -71,7 +73,9 @@ def main(argv: Sequence[str]) -> int:
         if name not in NAMES:
             raise _cli.UsageError(_cli.unknown("experiment", name, NAMES))
     with _cli.refusing():
-        study.check_writable(config.out)
+        _grid.check_effect(config, config.runner or "local")
+        if not config.dry_run:
+            study.check_writable(config.out)
     rows = []
     for name in config.only or NAMES:
         print(f"== {name}", flush=True)
@@ -96,6 +100,8 @@ def handed_on(config: Config, name: str) -> list[str]:
     given = ["--out", str(config.out / name)]
     for option in ("platform", "runner", "workers", "address", "seeds"):
         value = getattr(config, option)
+        if option == "workers" and config.runner is None and name in WHOLE:
+            continue
         given += [] if value is None else [f"--{option}", str(value)]
     given += ["--slurm", *config.slurm] if config.slurm else []
     given += [

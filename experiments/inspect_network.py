@@ -31,11 +31,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-
 from convjax import study
 from experiments import _cli, _outcome
 from experiments._columns import Columns
+from experiments._console import console
 from experiments._inspect_measured import Request, Subject, measured, subject
 from experiments._inspect_shown import draw, judge, table
 from experiments._outcome import Experiment
@@ -120,13 +119,13 @@ def main(argv: Sequence[str]) -> int:
         study.check_writable(config.out)
         start = time.perf_counter()
         what = chosen(config)
-        shown = _outcome.console()
-        shown.print("\n".join(what.remarks), soft_wrap=True, markup=False)
-        shown.print(f"\n{what.cost.text(config.depth)}\n", soft_wrap=True, markup=False)
+        shown = console()
+        shown.print("\n".join(what.remarks), soft_wrap=True)
+        shown.print(f"\n{what.cost.text(config.depth)}\n", soft_wrap=True)
         try:
             columns = measured(what)
         except KeyboardInterrupt:
-            Console(stderr=True).print("interrupted: nothing was kept", highlight=False)
+            console(stderr=True).print("interrupted: nothing was kept")
             return 130
     about = {
         "command": shlex.join(["python", "-m", "experiments", "inspect", *argv]),

@@ -43,6 +43,19 @@ def check_writable(folder: str | os.PathLike) -> Path:
     return folder
 
 
+def check_place(folder: Path) -> None:
+    """Refuse a folder in which nothing can be written, as far as that is known without writing.
+
+    Raises:
+      ValueError: it, or the folder that it would be made in, is a file or not to be written to.
+    """
+    place = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not place.is_dir():
+        raise ValueError(f"{str(place)!r} is a file; choose a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(f"cannot write into {str(place)!r}: {os.strerror(errno.EACCES)}")
+
+
 def put(path: Path, content: bytes, *, again: bool = False) -> bool:
     """Write a file whole or not at all, and not over another; return whether it was written.
 

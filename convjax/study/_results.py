@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from convjax.study._cells import entries, joined, whole
-from convjax.study._identity import key
+from convjax.study._files import check_place
 from convjax.study._parquet import as_columns, read_metadata, read_table
-from convjax.study._version import version as version_of
+from convjax.study._run import keyed, name_of
+from convjax.study._store import check_study, read_name
 
 
 def results(folder: str | os.PathLike, keys: Sequence[str]) -> dict[str, np.ndarray]:
@@ -88,7 +89,7 @@ def states(
     folder: str | os.PathLike,
     version: str | None = None,
 ) -> list[str]:
-    """Return how each cell stands, and write nothing.
+    """Return how each cell stands, refuse what ``study.run`` would refuse, and write nothing.
 
     Args:
       function: that measures.
@@ -99,14 +100,20 @@ def states(
     Returns:
       For each cell "finished", "failed" or "to do".
 
+    Raises:
+      ValueError: no cell, one cell twice, a folder of another study, or one that this process may
+        not write to.
+
     Example:
       >>> from convjax import study
       >>> study.states(print, [{"depth": 8}, {"depth": 20}], "nowhere", version="1")
       ['to do', 'to do']
     """
     folder = Path(folder)
+    names = [f"{one}.parquet" for one in keyed(function, configs, version)]
+    check_place(folder)
+    check_study(folder, read_name(folder), name_of(function))
     cells, failed = entries(folder / "cells"), entries(folder / "failed")
-    names = [f"{key(one, version or version_of(function, one))}.parquet" for one in configs]
     return [
         "finished" if name in cells else "failed" if name in failed else "to do" for name in names
     ]

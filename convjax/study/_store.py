@@ -47,10 +47,7 @@ class Store:
             with self._speaking():
                 put(named, json.dumps({"format": FORMAT, "study": of}).encode())
             found = read_name(self.folder)
-        if found != of:
-            raise ValueError(
-                f"{str(self.folder)!r} holds the study {found!r}, not {of!r}; choose another folder"
-            )
+        check_study(self.folder, found, of)
 
     def finished(self, key: str) -> bool:
         """Tell whether a cell has its result."""
@@ -135,6 +132,18 @@ class Store:
                 f"cannot write into {str(self.folder)!r}: {error.strerror}; "
                 "what was measured before is kept there"
             ) from error
+
+
+def check_study(folder: Path, found: str | None, of: str) -> None:
+    """Refuse a folder that holds the study of another function.
+
+    Raises:
+      ValueError: it does.
+    """
+    if found not in (None, of):
+        raise ValueError(
+            f"{str(folder)!r} holds the study {found!r}, not {of!r}; choose another folder"
+        )
 
 
 def read_name(folder: Path) -> str | None:

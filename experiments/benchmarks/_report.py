@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from convjax import plots, study
+from experiments import _console
 from experiments.benchmarks._timing import geometric_mean
 
 COLOURS = {"PyTorch": "#d1495b", "lax": "#30638e", "Keras": "#edae49"}
@@ -26,8 +27,7 @@ Panels = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
 
 def console() -> Console:
     """Return a console, wide enough for the tables where it is no terminal."""
-    shown = Console(highlight=False)
-    return shown if shown.is_terminal else Console(highlight=False, width=130)
+    return _console.console(130)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

@@ -18,12 +18,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from rich.console import Console
 from rich.table import Table
 
 from convjax import models, nn, study
 from experiments import _cli
 from experiments._classifier import cross_entropy
+from experiments._console import console
 from experiments.benchmarks._timing import alternate, median
 
 MODES = ("none", "unit", "sqrt")
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     with _cli.refusing():
         study.check_writable(config.out)
         rows = [row for depth in config.depths for row in measured(depth, config)]
-    Console(highlight=False).print(table(rows, config))
+    console().print(table(rows, config))
     written = {"rows": rows, "environment": study.environment()}
     path = config.out / "bench_memory.json"
     path.write_text(json.dumps(written, indent=1, default=str) + "\n", encoding="utf-8")

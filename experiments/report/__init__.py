@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
-from rich.console import Console
 
 from experiments import _cli
+from experiments._console import console
 from experiments.report import found, page
-from experiments.report._html import printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     )
     with _cli.refusing():
         written = write(config.folder, config.out)
-    Console(highlight=False).print(f"Written: {printable(written)}", soft_wrap=True, markup=False)
+    console().print(f"Written: {written}", soft_wrap=True)
     return 0
 
 

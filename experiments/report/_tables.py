@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console, Group
-from rich.errors import MarkupError
 from rich.table import Table
 from rich.text import Text
 
@@ -53,9 +52,9 @@ def printed(shown: Any) -> Html:
         return join(*map(printed, shown.renderables))
     if isinstance(shown, str | Text):
         return tag("p", _plain(shown))
-    console = Console(width=100)
-    with console.capture() as captured:
-        console.print(shown)
+    plain = Console(width=100, markup=False, emoji=False)
+    with plain.capture() as captured:
+        plain.print(shown)
     return tag("div", tag("pre", captured.get()), class_="scroll", tabindex=0)
 
 
@@ -71,10 +70,5 @@ def _of_rich(made: Table) -> Html:
 
 
 def _plain(shown: Any) -> str:
-    """Return the text of a cell, its markup read as the terminal reads it."""
-    if isinstance(shown, Text):
-        return shown.plain
-    try:
-        return Text.from_markup(str(shown)).plain
-    except MarkupError:
-        return str(shown)
+    """Return the text of a cell; as on the terminal, nothing in it is markup."""
+    return shown.plain if isinstance(shown, Text) else str(shown)

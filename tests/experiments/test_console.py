@@ -1,0 +1,93 @@
+"""What is printed is what was said, and options that would do nothing are refused."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import pytest
+
+from experiments import __main__ as entry
+from experiments import _cli, _grid, _outcome, everything
+from experiments._console import console
+from experiments._progress import Ticker
+from tests.experiments import planted
+
+ODD = "a [/data] of [width] and :smile:"
+
+
+def test_nothing_that_is_printed_is_taken_for_markup(capsys, monkeypatch):
+    console().print(ODD)
+    console().print(_outcome.plain_table(ODD, [ODD], [[ODD]]))
+    _grid._say(ODD)
+    with Ticker(1) as ticker:
+        ticker.finish(ODD, ODD)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a bar, as on a terminal
+    monkeypatch.setenv("COLUMNS", "200")
+    with Ticker(2) as ticker:
+        assert ticker.bar is not None
+        ticker.begin(ODD)
+        ticker.finish(ODD, ODD)
+    shown = capsys.readouterr()
+    assert shown.out.count(ODD) == 4
+    assert shown.err.count(ODD) >= 6
+
+
+@pytest.mark.parametrize(
+    ("runner", "option", "value"),
+    [
+        *(("local", "address", "a:1"), ("local", "slurm", ("timeout_min=5",))),
+        *(("here", "workers", 2), ("here", "address", "a:1"), ("ray", "slurm", ("a=b",))),
+        ("slurm", "address", "a:1"),
+    ],
+)
+def test_options_without_effect_are_refused(runner, option, value):
+    config = dataclasses.replace(_grid.Options(), runner=runner, **{option: value})
+    with pytest.raises(
+        ValueError, match=f"--{option} has no effect with --runner {runner}; .*take"
+    ):
+        _grid.runner(config)
+    _grid.check_effect(dataclasses.replace(config, **{option: None}), runner)
+
+
+def test_all_of_them_are_asked_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(everything, "call", lambda argv: pytest.fail("begun"))
+    with pytest.raises(SystemExit):
+        entry.main(["all", "--address", "a:1", "--out", str(tmp_path)])
+    assert "--address has no effect with --runner local" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    config = everything.Config(workers=3)
+    assert "--workers" in everything.handed_on(config, "theory")
+    assert "--workers" not in everything.handed_on(config, "train")
+
+
+def dry(out, **changes):
+    config = dataclasses.replace(_grid.Options(), out=out, dry_run=True, **changes)
+    return _grid.run_config(planted.EXPERIMENT, config, [])
+
+
+def test_a_dry_run_refuses_what_the_run_would_and_writes_nothing(tmp_path, capsys):
+    with pytest.raises(_cli.UsageError, match="workers=0"):
+        dry(tmp_path / "new", runner="local", workers=0)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(_cli.UsageError, match="file' is a file; choose a folder"):
+        dry(tmp_path / "file" / "new")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "study.json").write_text('{"format": 1, "study": "of:others"}')
+    with pytest.raises(_cli.UsageError, match="holds the study 'of:others', not"):
+        dry(tmp_path / "other")
+    assert dry(tmp_path / "new [/a]") == 0
+    assert "new [/a]" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "other"]
+
+
+def test_a_name_that_the_terminal_cannot_show_is_no_traceback(tmp_path):
+    missing = tmp_path / os.fsdecode(b"caf\xe9")
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments", "report", missing],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+    )
+    assert done.returncode == 2 and b"Traceback" not in done.stderr
+    assert b"there is no folder" in done.stderr
