@@ -3,7 +3,9 @@
 import gc
 import importlib
 import io
+import signal
 import sys
+from collections.abc import Callable
 
 # One line here is all that a new experiment needs: its name, its module, what it shows.
 # The module is imported when it is run, so that listing them takes no time.
@@ -123,8 +125,13 @@ EXPERIMENTS = {
 }
 
 
-def main(argv: list[str]) -> int:
-    """Run the experiment that the first argument names, and return its exit code."""
+def main(argv: list[str], ready: Callable[[], object] = lambda: None) -> int:
+    """Run the experiment that the first argument names, and return its exit code.
+
+    Args:
+      argv: its name, and its own arguments.
+      ready: called once all is imported, before it begins.
+    """
     if not argv or argv[0] in ("-h", "--help"):
         print(listing())
         return 0
@@ -135,6 +142,7 @@ def main(argv: list[str]) -> int:
             if argv[0] not in EXPERIMENTS:
                 raise _cli.UsageError(_cli.unknown("experiment", argv[0], EXPERIMENTS))
             module = importlib.import_module(EXPERIMENTS[argv[0]][0])
+            ready()
             return module.main(argv[1:])
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] in ("convjax", "experiments"):
@@ -150,6 +158,17 @@ def listing() -> str:
     return "\n".join(["Experiments (--help after a name explains its options):", "", *lines])
 
 
+def run(argv: list[str]) -> int:
+    """Run the command line; Ctrl-C ends it without a traceback, also while it is importing."""
+    # An import that is interrupted may raise anything; the signal's own way is to end the process.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        return main(argv, ready=lambda: signal.signal(signal.SIGINT, before))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
 if __name__ == "__main__":
     # Tracing makes millions of objects and hardly a cycle: collecting less often saves a tenth.
     gc.set_threshold(50_000, 20, 20)
@@ -157,4 +176,4 @@ if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:]))

@@ -11,6 +11,7 @@ a network, and the benchmarks, whose timings need a machine that does nothing el
 """
 
 import dataclasses
+import signal
 import subprocess
 import sys
 import time
@@ -117,7 +118,9 @@ def call(argv: Sequence[str]) -> int:
     process = subprocess.Popen([sys.executable, "-m", "experiments", *argv])
     while True:
         try:
-            return process.wait()
+            code = process.wait()
+            # Interrupted while it was importing, it ended by the signal itself.
+            return 130 if code == -signal.SIGINT else code
         except KeyboardInterrupt:
             # The terminal told the experiment too: it says what is kept, and ends.
             continue

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 
@@ -80,6 +81,24 @@ def test_a_dry_run_refuses_what_the_run_would_and_writes_nothing(tmp_path, capsy
     assert dry(tmp_path / "new [/a]") == 0
     assert "new [/a]" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "other"]
+
+
+def test_ctrl_c_during_imports_is_no_traceback(tmp_path):
+    (tmp_path / "tyro.py").write_text("import time; print('importing', flush=True); time.sleep(60)")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments", "report", "results"],
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == -signal.SIGINT
 
 
 def test_a_name_that_the_terminal_cannot_show_is_no_traceback(tmp_path):
