@@ -8,8 +8,45 @@ import jax
 from flax import nnx
 
 from convjax import nn
+from convjax._check import choice, instance, wrong_type
 
-FROZEN, TRAINABLE = "frozen", "trainable"
+FROZEN, TRAINABLE, MOVING = "frozen", "trainable", "moving"
+
+Path = tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """What each parameter is, as a function of a tree of them, which optax calls.
+
+    Attributes:
+      words: ``"frozen"`` or ``"trainable"``, by the parameter's path in ``nnx.state(net)``.
+    """
+
+    words: tuple[tuple[Path, str], ...]
+
+    def __call__(self, params: Any) -> Any:
+        """Return a tree with the structure of ``params`` and a word at every leaf.
+
+        Args:
+          params: all parameters of the network, or some, or anything of one leaf each: an
+            ``nnx.State``, or nested dictionaries.
+
+        Raises:
+          ValueError: a leaf that is no parameter of the network.
+        """
+        words = dict(self.words)
+
+        def word(path: tuple[Any, ...], _: Any) -> str:
+            name = _names(path)
+            if name not in words:
+                raise ValueError(
+                    f"params: {'/'.join(map(str, name))!r} is no parameter of the network that was "
+                    "split"
+                )
+            return words[name]
+
+        return jax.tree_util.tree_map_with_path(word, params)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,48 +54,86 @@ class Split:
     """A network's parameters, each frozen or trainable.
 
     Attributes:
-      labels: a tree like ``nnx.state(net, nnx.Param)`` with the leaves ``"frozen"`` and
-        ``"trainable"``, as ``optax.multi_transform`` takes it.
+      labels: a function that labels each parameter ``"frozen"`` or ``"trainable"``, as
+        ``optax.multi_transform`` takes it; ``labels(nnx.state(net, nnx.Param))`` is the tree.
       trainable: an ``nnx`` filter of the trainable parameters, as ``nnx.split`` takes it.
       count: how many numbers are ``"frozen"`` and how many ``"trainable"``.
+      statistics: paths of the running statistics that stay as they are.
     """
 
-    labels: Any
+    labels: Labels
     trainable: Any
     count: dict[str, int]
+    statistics: frozenset[Path]
+
+    def keep_statistics(self, net: nnx.Module) -> None:
+        """Have frozen batch norms run in evaluation, also where the network is called to train.
+
+        They then normalise by their running statistics, and leave them as they are. This sets
+        ``frozen`` on every such ``nn.BatchNorm``; ``train.fit(frozen=…)`` does it by itself.
+
+        Args:
+          net: the network that was split, or a copy of it; its norms are changed.
+
+        Raises:
+          ValueError: running statistics that stay and are not an ``nn.BatchNorm``'s.
+        """
+        held = {id(v): p for p, v in nnx.iter_graph(net) if p in self.statistics}
+        for _, module in nnx.iter_modules(net):
+            if isinstance(module, nn.BatchNorm) and id(module.mean) in held:
+                module.frozen = True
+                held = {i: p for i, p in held.items() if i not in (id(module.mean), id(module.var))}
+        for path in held.values():
+            raise ValueError(
+                f"statistics='frozen': {'/'.join(map(str, path))!r} is not an nn.BatchNorm's, so "
+                "it is not known how to keep it; give models.freeze(…, statistics='moving')"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Trainable:
     """The filter: parameters at these paths. Equal splits compare equal, so ``jax.jit`` caches."""
 
-    paths: frozenset[tuple[Any, ...]]
+    paths: frozenset[Path]
 
-    def __call__(self, path: tuple[Any, ...], value: Any) -> bool:
+    def __call__(self, path: Path, value: Any) -> bool:
         return path in self.paths
 
 
-def freeze(net: nnx.Module, up_to: str | None = None, *, paths: str | Sequence[str] = ()) -> Split:
+def freeze(
+    net: nnx.Module,
+    up_to: str | None = None,
+    *,
+    paths: str | Sequence[str] = (),
+    statistics: str = FROZEN,
+) -> Split:
     """Split a network's parameters into those that stay and those that are trained.
 
-    Nothing is changed in the network. The split is used in one of two ways: give all gradients to
-    ``optax.multi_transform({"trainable": optax.adam(1e-3), "frozen": optax.set_to_zero()},
-    split.labels)``; or differentiate the trainable part alone, as in the example, and the backward
-    pass ends where that part begins.
+    Nothing is changed in the network. The split is used in one of these ways:
 
-    Batch statistics are no parameters. Called with ``train=True`` a frozen unit still normalises by
-    the batch and moves its running statistics. To keep them, cut the chain and run the frozen part
-    in evaluation: ``back(front(x), train=True)`` with ``front = nn.Chain({n: net[n] for n in
-    net.names[:4]})`` and ``back`` of the names behind; both share their variables with ``net``.
+    - ``train.fit(net, source, recipe, frozen=split)``: the backward pass ends where the trainable
+      part begins, and frozen batch norms run in evaluation.
+    - ``optax.multi_transform({"trainable": optax.adam(1e-3), "frozen": optax.set_to_zero()},
+      split.labels)``, in ``nnx.Optimizer(net, …, wrt=nnx.Param)``, in ``train.fit(optimiser=…)``,
+      or in a loop of your own.
+    - ``nnx.Optimizer(net, optax.adam(1e-3), wrt=split.trainable)``, with
+      ``nnx.grad(…, argnums=nnx.DiffState(0, split.trainable))``.
+    - Differentiate the trainable part alone, as in the example.
+
+    Batch statistics are no parameters. In all ways but the first, a frozen unit that is called
+    with ``train=True`` normalises by the batch and moves its running statistics, unless
+    ``split.keep_statistics(net)`` was called before.
 
     Args:
       net: any network.
       up_to: path of the last frozen unit, such as ``"stage3"`` or ``"stage3/2"``; with it is frozen
         whatever comes before it in forward order. None freezes nothing.
       paths: instead of ``up_to``, the paths of just those units that are frozen.
+      statistics: ``"frozen"``: the batch norms of frozen units keep their running statistics and
+        normalise by them, as in Keras; ``"moving"``: they go on as in training.
 
     Returns:
-      ``Split(labels, trainable, count)``.
+      ``Split(labels, trainable, count, statistics)``.
 
     Raises:
       ValueError: no such path; a path inside a ``Repeat``, whose units share one array; both
@@ -79,26 +154,39 @@ def freeze(net: nnx.Module, up_to: str | None = None, *, paths: str | Sequence[s
       >>> [leaf.shape for leaf in jax.tree.leaves(jax.grad(loss)(trainable))]
       [(10,), (16, 10)]
     """
-    if up_to is not None and paths:
-        raise ValueError(f"up_to={up_to!r} and paths={paths!r} are both given; give one of them")
+    instance("net", net, nnx.Module, "a network, an nnx.Module")
+    choice("statistics", statistics, (FROZEN, MOVING))
+    named = _listed(up_to, paths)
     if up_to is not None:
         nodes = _up_to("up_to", net, up_to)
     else:
-        named = [paths] if isinstance(paths, str) else paths
         nodes = [_up_to("paths", net, path)[-1] for path in named]
     stay = {id(value) for node in nodes for _, value in nnx.iter_graph(node)}
-    parameters = [(p, v) for p, v in nnx.iter_graph(net) if isinstance(v, nnx.Param)]
-    moving = _Trainable(frozenset(path for path, value in parameters if id(value) not in stay))
+    graph = [(p, v) for p, v in nnx.iter_graph(net) if isinstance(v, nnx.Variable)]
+    words, count = {}, {FROZEN: 0, TRAINABLE: 0}
+    for path, value in graph:
+        if isinstance(value, nnx.Param):
+            words[path] = FROZEN if id(value) in stay else TRAINABLE
+            count[words[path]] += sum(leaf.size for leaf in jax.tree.leaves(value))
+    moving = _Trainable(frozenset(path for path, word in words.items() if word == TRAINABLE))
+    kept = {p for p, v in graph if isinstance(v, nnx.BatchStat) and id(v) in stay}
+    still = frozenset(kept if statistics == FROZEN else ())
+    return Split(Labels(tuple(words.items())), moving, count, still)
 
-    def label(path: tuple[Any, ...], _: Any) -> str:
-        return TRAINABLE if _names(path) in moving.paths else FROZEN
 
-    state = nnx.state(net, nnx.Param)
-    labels = jax.tree_util.tree_map_with_path(label, state)
-    count = {FROZEN: 0, TRAINABLE: 0}
-    for word, leaf in zip(jax.tree.leaves(labels), jax.tree.leaves(state), strict=True):
-        count[word] += leaf.size
-    return Split(labels, moving, count)
+def _listed(up_to: Any, paths: Any) -> list[str]:
+    """Return the paths; refuse what is none, and both arguments at once."""
+    if up_to is not None and not isinstance(up_to, str):
+        wrong_type("up_to", up_to, "the path of a unit, such as 'stage3', or None")
+    if not isinstance(paths, str | Sequence):
+        wrong_type("paths", paths, "a path, or a sequence of them")
+    found = [paths] if isinstance(paths, str) else list(paths)
+    for i, path in enumerate(found):
+        if not isinstance(path, str):
+            wrong_type(f"paths[{i}]", path, "the path of a unit")
+    if up_to is not None and found:
+        raise ValueError(f"up_to={up_to!r} and paths={paths!r} are both given; give one of them")
+    return found
 
 
 def _names(path: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -69,6 +69,10 @@ class BatchNorm(_Affine):
       param_dtype: dtype of parameters and statistics.
       rngs: source of the initial values.
 
+    Attributes:
+      frozen: whether the running statistics are used, and stay, with ``train=True`` as well; False
+        at first. ``models.freeze`` has it set.
+
     Raises:
       ValueError: no feature, a negative epsilon, a momentum outside [0, 1]; in the call, an input
         with another number of channels.
@@ -84,6 +88,8 @@ class BatchNorm(_Affine):
 
     Reference: Ioffe and Szegedy, Batch Normalization, 2015.
     """
+
+    frozen = False
 
     def __init__(
         self,
@@ -121,7 +127,7 @@ class BatchNorm(_Affine):
         mean, var = self.mean[...], self.var[...]
         if x.shape[-1:] != mean.shape:
             raise ValueError(f"BatchNorm: x has {x.shape[-1]} channels, the norm {mean.shape[0]}")
-        if train:
+        if train and not self.frozen:
             mean, var = self._batch_statistics(x)
             self.mean[...] = self._moved(self.mean[...], mean)
             self.var[...] = self._moved(self.var[...], var)

@@ -54,7 +54,7 @@ def leaves(tree):
 
 
 def words(split):
-    return leaves(split.labels)
+    return {"/".join(map(str, path)): word for path, word in split.labels.words}
 
 
 def frozen(split):
@@ -118,7 +118,14 @@ def test_paths_freeze_just_those():
 def test_labels_have_the_structure_of_the_parameters():
     net = outline()
     split = freeze(net, "stage2")
-    assert jax.tree.structure(split.labels) == jax.tree.structure(nnx.state(net, nnx.Param))
+    state = nnx.state(net, nnx.Param)
+    for params in (state, nnx.as_pure(state), nnx.to_pure_dict(state)):
+        labels = split.labels(params)
+        assert jax.tree.structure(labels) == jax.tree.structure(params)
+    assert leaves(split.labels(state)) == words(split)
+    assert labels["stem"]["conv"]["kernel"] == "frozen" != labels["head"]["dense"]["kernel"]
+    with pytest.raises(ValueError, match="'mean' is no parameter of the network"):
+        split.labels({"mean": 1})
     assert freeze(net, "stage2").trainable == split.trainable != freeze(net, "stage1").trainable
     assert hash(freeze(net, "stage2").trainable) == hash(split.trainable)
 
@@ -199,25 +206,97 @@ def test_the_backward_pass_ends_where_the_trainable_part_begins():
     assert everything > 2 * forward
 
 
+def moved_statistics(call, *networks):
+    """Paths of the units whose statistics a call moves; the last network is looked at."""
+    graphdef, state = nnx.split(networks)
+    before = leaves(nnx.state(networks[-1], nnx.BatchStat))
+
+    @jax.jit
+    def run(state):
+        networks = nnx.merge(graphdef, state, copy=True)
+        y = call(*networks)
+        return y, nnx.state(networks[-1], nnx.BatchStat)
+
+    y, after = run(state)
+    after = leaves(after)
+    return y, {p.split("/")[0] for p in before if not np.array_equal(before[p], after[p])}
+
+
 def test_frozen_statistics_move_unless_the_front_runs_in_evaluation():
     net = tiny()
     front, back = (nn.Chain({n: net[n] for n in names}) for names in (net.names[:1], net.names[1:]))
+    by_hand, moved = moved_statistics(
+        lambda front, back, _: back(front(IMAGE), train=True), front, back, net
+    )
+    assert moved == {"stage2"}
+    _, moved = moved_statistics(lambda net: net(IMAGE, train=True), net)
+    assert moved == {"stage1", "stage2"}
+    assert freeze(net, "stage1", statistics="moving").statistics == frozenset()
+    freeze(net, "stage1").keep_statistics(net)
+    y, moved = moved_statistics(lambda net: net(IMAGE, train=True), net)
+    assert moved == {"stage2"}
+    np.testing.assert_allclose(y, by_hand, rtol=1e-5, atol=1e-6)
 
-    def moved(call):
-        nodes = nnx.split((front, back, net))
-        before = leaves(nnx.state(net, nnx.BatchStat))
 
-        @jax.jit
-        def run(state):
-            front, back, net = nnx.merge(nodes[0], state, copy=True)
-            call(front, back, net)
-            return nnx.state(net, nnx.BatchStat)
+def test_statistics_of_a_repeat_and_of_shared_norms_stay():
+    net = tiny()
+    freeze(net, paths="stage2").keep_statistics(net)
+    assert moved_statistics(lambda net: net(IMAGE, train=True), net)[1] == {"stage1"}
+    shared = nn.BatchNorm(3, rngs=nnx.Rngs(0))
+    net = nn.Chain(a=shared, b=shared, c=nn.BatchNorm(3, rngs=nnx.Rngs(0)))
+    freeze(net, "a").keep_statistics(net)
+    assert moved_statistics(lambda net: net(IMAGE, train=True), net)[1] == {"c"}
 
-        after = leaves(run(nodes[1]))
-        return {p.split("/")[0] for p in before if not np.array_equal(before[p], after[p])}
 
-    assert moved(lambda front, back, _: back(front(IMAGE), train=True)) == {"stage2"}
-    assert moved(lambda front, back, net: net(IMAGE, train=True)) == {"stage1", "stage2"}
+class Counting(nn.Node):
+    """A leaf with statistics of its own kind."""
+
+    def __init__(self):
+        self.seen = nnx.BatchStat(jnp.zeros(()))
+
+    def __call__(self, x, train=False, rngs=None):
+        return x
+
+
+def test_statistics_that_cannot_be_kept_are_refused():
+    net = nn.Chain(count=Counting(), dense=nn.Dense(3, 2, rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match=r"'count/seen' is not an nn\.BatchNorm's"):
+        freeze(net, "count").keep_statistics(net)
+    freeze(net, "count", statistics="moving").keep_statistics(net)
+
+
+OPTIMISERS = {
+    "all parameters": lambda split, sgd: (
+        optax.multi_transform({"trainable": sgd, "frozen": optax.set_to_zero()}, split.labels),
+        nnx.Param,
+    ),
+    "the trainable ones": lambda split, sgd: (sgd, split.trainable),
+}
+
+
+@pytest.mark.parametrize("way", OPTIMISERS)
+def test_nnx_optimizer_takes_the_split(way):
+    net, twin = tiny(), tiny()
+    split = freeze(net, "stage2/first/branch/conv")
+    tx, chosen = OPTIMISERS[way](split, optax.sgd(0.1, momentum=0.9))
+    optimiser = nnx.Optimizer(net, tx, wrt=chosen)
+    graphdef, state = nnx.split((net, optimiser))
+
+    @jax.jit
+    def moved(state):
+        net, optimiser = nnx.merge(graphdef, state, copy=True)
+        optimiser.update(net, nnx.grad(loss, argnums=nnx.DiffState(0, chosen))(net, IMAGE))
+        return nnx.state(net, nnx.Param)
+
+    after = leaves(moved(state))
+    # One step of plain descent by hand; momentum is nothing yet.
+    graphdef, params, rest = nnx.split(twin, nnx.Param, ...)
+    of = jax.jit(jax.grad(lambda p: loss(nnx.merge(graphdef, p, rest, copy=True), IMAGE)))
+    gradients, before = leaves(of(params)), leaves(params)
+    for path, word in words(split).items():
+        rate = 0.0 if word == "frozen" else 0.1
+        expected = before[path] - rate * gradients[path]
+        np.testing.assert_allclose(after[path], expected, atol=1e-6, err_msg=path)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +308,7 @@ def test_frozen_statistics_move_unless_the_front_runs_in_evaluation():
         ({"paths": ["stem", "stage1/rest/1/branch"]}, "paths='stage1/rest/1/branch' lies inside"),
         ({"paths": ["nothing"]}, "path='nothing': no node"),
         ({"up_to": "stem", "paths": ["stem"]}, "both given; give one of them"),
+        ({"up_to": "stem", "statistics": "kept"}, "statistics='kept' is not known"),
     ],
 )
 def test_what_cannot_be_frozen_is_refused(options, message):

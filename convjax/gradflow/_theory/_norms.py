@@ -34,7 +34,7 @@ def _affine(node: nn.BatchNorm | nn.GroupNorm | nn.LayerNorm, scope: Scope) -> A
 
 @expected.register
 def _(node: nn.BatchNorm, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
-    if not scope.train:
+    if not scope.train or node.frozen:
         return _running(node, signal, scope)
     self_share, nodes = signal.weights
     root = np.sqrt(signal.energy).reshape(len(signal.features), -1).mean(1)
