@@ -110,11 +110,7 @@ def sizes(
     if not several:
         return integer(name, value, least)
     found = integers(name, value, least=least)
-    if not found or (rank is not None and len(found) != rank):
-        axes = "each axis" if rank is None else f"each of {rank} spatial axes"
-        raise ValueError(
-            f"{name}={shown(value)} has {len(found)} entries; give one integer, or one for {axes}"
-        )
+    _one_an_axis(name, value, len(found), rank, "one integer, or one for each axis")
     return found
 
 
@@ -138,10 +134,14 @@ def padding(
         if isinstance(side, tuple) and len(side) != 2:
             raise ValueError(f"{name}[{i}]={shown(entry)} must be an integer or a pair (low, high)")
         found.append(side)
-    if not found or (rank is not None and len(found) != rank):
-        axes = "" if rank is None else f" for {rank} spatial axes"
-        raise ValueError(f"{name}={shown(value)} has {len(found)} entries{axes}; give {right}")
+    _one_an_axis(name, value, len(found), rank, right)
     return tuple(found)
+
+
+def _one_an_axis(name: str, value: Any, found: int, rank: int | None, right: str) -> None:
+    if not found or (rank is not None and found != rank):
+        axes = "" if rank is None else f" for {rank} spatial axes"
+        raise ValueError(f"{name}={shown(value)} has {found} entries{axes}; give {right}")
 
 
 def number(
@@ -229,9 +229,10 @@ def array(name: str, value: Any, *, ndim: int | Sequence[int] | None = None) -> 
     NumPy's default float64 becomes float32 unless JAX computes in 64 bits: so it does under
     ``jit``, and so it does here. Lists and numbers are refused, as by ``jax.numpy``'s functions.
     """
-    if hasattr(value, "__jax_array__") and not isinstance(value, type):  # a parameter of Flax's
-        value = value.__jax_array__()
-    if not isinstance(value, np.ndarray | np.generic | jax.Array):
+    arrays = np.ndarray | np.generic | jax.Array
+    if not isinstance(value, arrays | type) and hasattr(value, "__jax_array__"):
+        value = value.__jax_array__()  # a parameter of Flax's, say
+    if not isinstance(value, arrays):
         wrong_type(name, value, "an array of NumPy or JAX")
     if isinstance(value, np.ndarray | np.generic):
         if not (jnp.issubdtype(value.dtype, jnp.number) or value.dtype == bool):

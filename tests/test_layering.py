@@ -14,7 +14,7 @@ LONGEST = 350
 # room: (rooms that it may know, packages that it may know beside the standard library)
 ROOMS = {
     "_check": ("", "jax numpy"),
-    "ops": ("ops", "jax jaxtyping numpy"),
+    "ops": ("_check ops", "jax jaxtyping numpy"),
     "nn": ("_check ops nn", "jax jaxtyping numpy flax"),
     "_cost": ("_check ops nn _cost", "jax jaxtyping numpy flax"),
     "gradflow": ("_check ops nn gradflow", "jax jaxtyping numpy scipy flax"),

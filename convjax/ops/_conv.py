@@ -8,15 +8,15 @@ from jaxtyping import Array, Float
 
 from convjax.ops import _bilinear, _lowering, _shapes
 from convjax.ops._geometry import Geometry
-from convjax.ops._shapes import Padding, Size
+from convjax.ops._shapes import Given, Padding, Size
 
-Image = Float[Array, "batch *spatial in_features"]
+Image = Float[Given, "batch *spatial in_features"]
 Output = Float[Array, "batch *out_spatial out_features"]
 
 
 def conv(
     x: Image,
-    kernel: Float[Array, "*window in_per_group out_features"],
+    kernel: Float[Given, "*window in_per_group out_features"],
     *,
     strides: Size = 1,
     padding: Padding = "SAME",
@@ -98,7 +98,7 @@ def conv(
 
 def depthwise_conv(
     x: Image,
-    kernel: Float[Array, "*window one out_features"],
+    kernel: Float[Given, "*window one out_features"],
     *,
     strides: Size = 1,
     padding: Padding = "SAME",
@@ -148,7 +148,7 @@ def depthwise_conv(
 
 def pointwise_conv(
     x: Image,
-    kernel: Float[Array, "*window kernel_features out_features"],
+    kernel: Float[Given, "*window kernel_features out_features"],
     *,
     strides: Size = 1,
     precision: lax.PrecisionLike = None,
@@ -188,8 +188,8 @@ def pointwise_conv(
 
 def convolve(
     op: str,
-    x: jax.Array,
-    kernel: jax.Array,
+    x: Given,
+    kernel: Given,
     strides: Size,
     padding: Padding,
     kernel_dilation: Size,
@@ -197,9 +197,9 @@ def convolve(
     precision: lax.PrecisionLike,
     lowering: str | None,
 ) -> jax.Array:
+    x, kernel = _shapes.check_arrays(op, x=x, kernel=kernel)
     rank = _shapes.check_ranks(op, x, kernel)
-    _shapes.check_floating(op, x=x, kernel=kernel)
-    _shapes.check_features(op, x, kernel, groups)
+    groups = _shapes.check_features(op, x, kernel, groups)
     window = kernel.shape[:-2]
     move = _shapes.slide(
         op,
@@ -230,14 +230,15 @@ def convolve(
 
 def convolve_depthwise(
     op: str,
-    x: jax.Array,
-    kernel: jax.Array,
+    x: Given,
+    kernel: Given,
     strides: Size,
     padding: Padding,
     kernel_dilation: Size,
     precision: lax.PrecisionLike,
     lowering: str | None,
 ) -> jax.Array:
+    x, kernel = _shapes.check_arrays(op, x=x, kernel=kernel)
     _shapes.check_ranks(op, x, kernel)
     channels = x.shape[-1]
     if channels < 1 or kernel.shape[-2] != 1 or kernel.shape[-1] % channels:
@@ -250,14 +251,14 @@ def convolve_depthwise(
 
 def convolve_pointwise(
     op: str,
-    x: jax.Array,
-    kernel: jax.Array,
+    x: Given,
+    kernel: Given,
     strides: Size,
     precision: lax.PrecisionLike,
     lowering: str | None,
 ) -> jax.Array:
+    x, kernel = _shapes.check_arrays(op, x=x, kernel=kernel)
     rank = _shapes.check_ranks(op, x, kernel)
-    _shapes.check_floating(op, x=x, kernel=kernel)
     if kernel.shape[:-2] != (1,) * rank:
         raise ValueError(
             f"{op}: kernel has shape {kernel.shape}; expected a window of 1 along every axis, "

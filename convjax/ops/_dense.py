@@ -4,12 +4,13 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from convjax.ops import _shapes
+from convjax.ops._shapes import Given
 
 
 def dense(
-    x: Float[Array, "*batch in_features"],
-    kernel: Float[Array, "..."],
-    bias: Float[Array, "..."] | None = None,
+    x: Float[Given, "*batch in_features"],
+    kernel: Float[Given, "..."],
+    bias: Float[Given, "..."] | None = None,
     *,
     precision: lax.PrecisionLike = None,
 ) -> Float[Array, "*batch out_features"]:
@@ -40,12 +41,15 @@ def dense(
         Rosenblatt 1958, "The perceptron".
     """
     op = "dense"
+    beside = {} if bias is None else {"bias": bias}
+    x, kernel, *biases = _shapes.check_arrays(op, x=x, kernel=kernel, **beside)
     if kernel.ndim != 2 or x.ndim < 1 or x.shape[-1] != kernel.shape[0]:
         raise ValueError(
             f"{op}: x has shape {x.shape} and kernel {kernel.shape}; expected (..., C) and (C, D)"
         )
-    if bias is not None and bias.shape != kernel.shape[1:]:
-        raise ValueError(f"{op}: bias has shape {bias.shape}; expected ({kernel.shape[1]},)")
-    _shapes.check_floating(op, x=x, kernel=kernel, bias=bias)
     y = lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=precision)
-    return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)
+    for given in biases:
+        if given.shape != kernel.shape[1:]:
+            raise ValueError(f"{op}: bias has shape {given.shape}; expected ({kernel.shape[1]},)")
+        y = y + given.reshape((1,) * (y.ndim - 1) + given.shape)
+    return y

@@ -7,13 +7,15 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from convjax import _check
 from convjax.ops import _shapes
+from convjax.ops._shapes import Given
 
 
 def standardize_kernel(
-    kernel: Float[Array, "*window_and_in out_features"],
+    kernel: Float[Given, "*window_and_in out_features"],
     *,
-    gain: float | Float[Array, "..."] = 1.0,
+    gain: float | Float[Given, "..."] = 1.0,
     epsilon: float = 1e-4,
 ) -> Float[Array, "*window_and_in out_features"]:
     r"""Give every output channel's weights zero mean and variance gain^2 / fan_in.
@@ -49,16 +51,19 @@ def standardize_kernel(
         "Characterizing signal propagation to close the performance gap in unnormalized ResNets".
     """
     op = "standardize_kernel"
-    _shapes.check_floating(op, kernel=kernel)
+    (kernel,) = _shapes.check_arrays(op, kernel=kernel)
     if kernel.ndim < 2 or kernel.size == 0:
         raise ValueError(f"{op}: kernel has shape {kernel.shape}; expected (*window, C, D)")
     out_features = kernel.shape[-1]
+    if getattr(gain, "shape", ()) == () and not isinstance(gain, jax.Array):
+        gain = _check.number(f"{op}: gain", gain)
+    else:
+        (gain,) = _shapes.check_arrays(op, gain=gain)
     if jnp.shape(gain) not in ((), (out_features,)):
         raise ValueError(
             f"{op}: gain has shape {jnp.shape(gain)}; expected a number or ({out_features},)"
         )
-    if epsilon <= 0:
-        raise ValueError(f"{op}: epsilon={epsilon} must be positive")
+    epsilon = _check.number(f"{op}: epsilon", epsilon, above=0)
     wide = kernel.astype(_shapes.at_least_float32(kernel.dtype)).reshape(-1, out_features)
     deviation = wide - jnp.mean(wide, 0, keepdims=True)
     power = jnp.sum(jnp.square(deviation), 0)  # fan_in * variance
@@ -80,7 +85,7 @@ class SeparatedKernel(NamedTuple):
     error: Float[Array, "..."]
 
 
-def separate_kernel(kernel: Float[Array, "..."], rank: int) -> SeparatedKernel:
+def separate_kernel(kernel: Float[Given, "..."], rank: int) -> SeparatedKernel:
     r"""Approximate a kernel by a sum of outer products of columns and rows.
 
     $$w \approx \sum_{r=1}^{R} u_r v_r^\top, \qquad
@@ -120,11 +125,12 @@ def separate_kernel(kernel: Float[Array, "..."], rank: int) -> SeparatedKernel:
         rank expansions".
     """
     op = "separate_kernel"
-    _shapes.check_floating(op, kernel=kernel)
+    (kernel,) = _shapes.check_arrays(op, kernel=kernel)
     if kernel.ndim not in (2, 4) or kernel.size == 0:
         raise ValueError(
             f"{op}: kernel has shape {kernel.shape}; expected (kh, kw) or (kh, kw, C, D)"
         )
+    rank = _check.integer(f"{op}: rank", rank)
     most = min(kernel.shape[:2])
     if not 1 <= rank <= most:
         raise ValueError(

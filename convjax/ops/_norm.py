@@ -5,10 +5,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from convjax import _check
 from convjax.ops import _shapes
+from convjax.ops._shapes import Given
 
-Features = Float[Array, "*batch_and_spatial features"]
-PerChannel = Float[Array, "..."] | None
+Features = Float[Given, "*batch_and_spatial features"]
+PerChannel = Float[Given, "..."] | None
 
 
 def batch_moments(x: Features) -> tuple[Float[Array, " features"], Float[Array, " features"]]:
@@ -41,7 +43,7 @@ def batch_moments(x: Features) -> tuple[Float[Array, " features"], Float[Array, 
         1983, "Algorithms for computing the sample variance".
     """
     op = "batch_moments"
-    _shapes.check_floating(op, x=x)
+    (x,) = _shapes.check_arrays(op, x=x)
     if x.ndim < 2 or 0 in x.shape[:-1]:
         raise ValueError(f"{op}: x has shape {x.shape}; expected (..., C) with elements to average")
     wide = _rows(x).astype(_shapes.at_least_float32(x.dtype))
@@ -51,8 +53,8 @@ def batch_moments(x: Features) -> tuple[Float[Array, " features"], Float[Array, 
 
 def normalize(
     x: Features,
-    mean: Float[Array, "..."],
-    variance: Float[Array, "..."],
+    mean: Float[Given, "..."],
+    variance: Float[Given, "..."],
     scale: PerChannel = None,
     bias: PerChannel = None,
     *,
@@ -90,9 +92,10 @@ def normalize(
         Ioffe and Szegedy 2015, "Batch normalization".
     """
     op = "normalize"
-    channels = _check_affine(op, x, scale, bias, epsilon)
-    _shapes.check_floating(op, mean=mean)
-    _shapes.check_floating(op, variance=variance)
+    x, scale, bias, epsilon = _check_affine(op, x, scale, bias, epsilon)
+    channels = x.shape[-1]
+    (mean,) = _shapes.check_arrays(op, mean=mean)
+    (variance,) = _shapes.check_arrays(op, variance=variance)
     for name, moment in (("mean", mean), ("variance", variance)):
         fits = moment.ndim == x.ndim and all(
             m in (1, n) for m, n in zip(moment.shape, x.shape, strict=True)
@@ -109,7 +112,7 @@ def normalize(
 
 
 def group_norm(
-    x: Float[Array, "batch *spatial features"],
+    x: Float[Given, "batch *spatial features"],
     scale: PerChannel = None,
     bias: PerChannel = None,
     *,
@@ -147,8 +150,10 @@ def group_norm(
         Wu and He 2018, "Group normalization".
     """
     op = "group_norm"
-    channels = _check_affine(op, x, scale, bias, epsilon)
-    if num_groups < 1 or channels % num_groups:
+    x, scale, bias, epsilon = _check_affine(op, x, scale, bias, epsilon)
+    channels = x.shape[-1]
+    num_groups = _check.integer(f"{op}: num_groups", num_groups, 1)
+    if channels % num_groups:
         raise ValueError(
             f"{op}: num_groups={num_groups} does not divide the {channels} channels of x {x.shape}"
         )
@@ -193,26 +198,35 @@ def layer_norm(
         Ba, Kiros and Hinton 2016, "Layer normalization"; Liu et al. 2022, "A ConvNet for the
         2020s".
     """
-    _check_affine("layer_norm", x, scale, bias, epsilon)
+    x, scale, bias, epsilon = _check_affine("layer_norm", x, scale, bias, epsilon)
     mean, variance = _moments(x, (x.ndim - 1,))
     return _shift_and_scale(x, mean, variance, scale, bias, epsilon)
 
 
 def _check_affine(
-    op: str, x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, epsilon: float
-) -> int:
-    _shapes.check_floating(op, x=x)
+    op: str, x: Given, scale: Given | None, bias: Given | None, epsilon: float
+) -> tuple[jax.Array, jax.Array | None, jax.Array | None, float]:
+    """Return image, scale, bias and epsilon, each by itself as it may be, and fitting the image."""
+    (x,) = _shapes.check_arrays(op, x=x)
     channels = x.shape[-1] if x.ndim else 0
     if channels < 1:
         raise ValueError(
             f"{op}: x has shape {x.shape}; expected (..., C) with at least one channel"
         )
-    for name, array in (("scale", scale), ("bias", bias)):
-        if array is not None and array.shape != (channels,):
-            raise ValueError(f"{op}: {name} has shape {array.shape}; expected ({channels},)")
-    if epsilon < 0:
-        raise ValueError(f"{op}: epsilon={epsilon} must not be negative")
-    return channels
+    scale, bias = (
+        _per_channel(op, name, value, channels)
+        for name, value in (("scale", scale), ("bias", bias))
+    )
+    return x, scale, bias, _check.number(f"{op}: epsilon", epsilon, least=0)
+
+
+def _per_channel(op: str, name: str, value: Given | None, channels: int) -> jax.Array | None:
+    if value is None:
+        return None
+    (array,) = _shapes.check_arrays(op, **{name: value})
+    if array.shape != (channels,):
+        raise ValueError(f"{op}: {name} has shape {array.shape}; expected ({channels},)")
+    return array
 
 
 def _rows(x: jax.Array) -> jax.Array:

@@ -8,12 +8,13 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from convjax import _check
 from convjax.ops import _bilinear, _shapes
 from convjax.ops._forms import _shift
 from convjax.ops._geometry import Geometry
-from convjax.ops._shapes import Padding, Size
+from convjax.ops._shapes import Given, Padding, Size
 
-Image = Float[Array, "batch *spatial features"]
+Image = Float[Given, "batch *spatial features"]
 Pooled = Float[Array, "batch *out_spatial features"]
 
 
@@ -61,7 +62,8 @@ def max_pool(
     Reference:
         Ranzato et al. 2007, "Unsupervised learning of invariant feature hierarchies".
     """
-    window, move = _plan("max_pool", x, window_shape, strides, padding)
+    zero_pad = _check.flag("max_pool: zero_pad", zero_pad)
+    x, window, move = _plan("max_pool", x, window_shape, strides, padding)
     if move.mode != "constant":
         x = _shapes.pad_image(x, move.pads, move.mode)
     elif any(map(any, move.pads)):
@@ -128,7 +130,8 @@ def avg_pool(
     Reference:
         LeCun et al. 1989, "Backpropagation applied to handwritten zip code recognition".
     """
-    window, move = _plan("avg_pool", x, window_shape, strides, padding)
+    count_include_pad = _check.flag("avg_pool: count_include_pad", count_include_pad)
+    x, window, move = _plan("avg_pool", x, window_shape, strides, padding)
     image, pads = x.shape[1:-1], move.pads
     if move.mode != "constant":
         x, pads = _shapes.pad_image(x, pads, move.mode), ((0, 0),) * len(window)
@@ -203,7 +206,8 @@ def global_avg_pool(x: Image, *, keepdims: bool = False) -> Float[Array, "batch 
     Reference:
         Lin, Chen and Yan 2014, "Network in network".
     """
-    axes = _spatial_axes("global_avg_pool", x)
+    x, axes = _spatial_axes("global_avg_pool", x)
+    keepdims = _check.flag("global_avg_pool: keepdims", keepdims)
     wide = x.astype(_shapes.at_least_float32(x.dtype))
     return jnp.mean(wide, axes, keepdims=keepdims).astype(x.dtype)
 
@@ -234,24 +238,25 @@ def global_max_pool(x: Image, *, keepdims: bool = False) -> Float[Array, "batch 
     Reference:
         Oquab et al. 2015, "Is object localization for free?".
     """
-    return jnp.max(x, _spatial_axes("global_max_pool", x), keepdims=keepdims)
+    x, axes = _spatial_axes("global_max_pool", x)
+    return jnp.max(x, axes, keepdims=_check.flag("global_max_pool: keepdims", keepdims))
 
 
-def _spatial_axes(op: str, x: jax.Array) -> tuple[int, ...]:
-    _shapes.check_floating(op, x=x)
+def _spatial_axes(op: str, x: Given) -> tuple[jax.Array, tuple[int, ...]]:
+    (x,) = _shapes.check_arrays(op, x=x)
     if x.ndim < 3 or 0 in x.shape[1:-1]:
         raise ValueError(
             f"{op}: x has shape {x.shape}; expected (batch, *spatial, features) with at least one "
             "spatial axis, none of them empty"
         )
-    return tuple(range(1, x.ndim - 1))
+    return x, tuple(range(1, x.ndim - 1))
 
 
 def _plan(
-    op: str, x: jax.Array, window_shape: Size, strides: Size | None, padding: Padding
-) -> tuple[tuple[int, ...], _shapes.Slide]:
-    rank = len(_spatial_axes(op, x))
-    image = x.shape[1:-1]
+    op: str, x: Given, window_shape: Size, strides: Size | None, padding: Padding
+) -> tuple[jax.Array, tuple[int, ...], _shapes.Slide]:
+    x, axes = _spatial_axes(op, x)
+    image, rank = x.shape[1:-1], len(axes)
     window = _shapes.per_axis(op, "window_shape", window_shape, rank)
     move = _shapes.slide(
         op,
@@ -269,4 +274,4 @@ def _plan(
                 f"{op}: padding={padding!r} leaves a window without any element of x along spatial "
                 f"axis {axis} of {n}; pad by less than the window of {k}"
             )
-    return window, move
+    return x, window, move

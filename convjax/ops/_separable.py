@@ -1,17 +1,17 @@
 """Convolutions taken apart: depthwise then pointwise, or one spatial axis after the other."""
 
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from convjax.ops import _shapes
 from convjax.ops._conv import Image, Output, convolve, convolve_depthwise, convolve_pointwise
-from convjax.ops._shapes import Padding, Size
+from convjax.ops._shapes import Given, Padding, Size
 
 
 def separable_conv(
     x: Image,
-    depthwise_kernel: Float[Array, "*window one mid_features"],
-    pointwise_kernel: Float[Array, "*ones mid_features_out out_features"],
+    depthwise_kernel: Float[Given, "*window one mid_features"],
+    pointwise_kernel: Float[Given, "*ones mid_features_out out_features"],
     *,
     strides: Size = 1,
     padding: Padding = "SAME",
@@ -52,6 +52,9 @@ def separable_conv(
         Sifre 2014, "Rigid-motion scattering for image classification"; Chollet 2017, "Xception".
     """
     op = "separable_conv"
+    x, depthwise_kernel, pointwise_kernel = _shapes.check_arrays(
+        op, x=x, depthwise_kernel=depthwise_kernel, pointwise_kernel=pointwise_kernel
+    )
     if depthwise_kernel.shape[-1:] != pointwise_kernel.shape[-2:-1]:
         raise ValueError(
             f"{op}: depthwise_kernel {depthwise_kernel.shape} gives other features than "
@@ -73,7 +76,7 @@ def separable_conv(
 
 def spatial_separable_conv(
     x: Image,
-    *kernels: Float[Array, "..."],
+    *kernels: Float[Given, "..."],
     strides: Size = 1,
     padding: Padding = "SAME",
     kernel_dilation: Size = 1,
@@ -121,34 +124,35 @@ def spatial_separable_conv(
         Inception architecture".
     """
     op = "spatial_separable_conv"
-    rank = x.ndim - 2
+    named = {f"kernels[{i}]": kernel for i, kernel in enumerate(kernels)}
+    y, *own_axis = _shapes.check_arrays(op, x=x, **named)
+    rank = y.ndim - 2
     if len(kernels) != rank or rank < 1:
         raise ValueError(
-            f"{op}: {len(kernels)} kernels for x {x.shape}, which has {rank} spatial axes; "
+            f"{op}: {len(kernels)} kernels for x {y.shape}, which has {rank} spatial axes; "
             "give one kernel per spatial axis, in axis order"
         )
     steps = _shapes.per_axis(op, "strides", strides, rank)
     spread = _shapes.per_axis(op, "kernel_dilation", kernel_dilation, rank)
-    named = isinstance(padding, str)
-    pads = () if named else _shapes.explicit_padding(op, padding, rank)
-    for axis, kernel in enumerate(kernels):
+    pads = _shapes.check_padding(op, padding, rank)
+    for axis, kernel in enumerate(own_axis):
         name = f"{op}, kernel {axis}"
-        _shapes.check_ranks(name, x, kernel)
+        _shapes.check_ranks(name, y, kernel)
         if any(k != 1 for a, k in enumerate(kernel.shape[:-2]) if a != axis):
             raise ValueError(
                 f"{name}: it has shape {kernel.shape}, but may extend along spatial axis "
                 f"{axis} only, with a window of 1 along the others"
             )
         own = [int(a == axis) for a in range(rank)]
-        x = convolve(
+        y = convolve(
             name,
-            x,
+            y,
             kernel,
             [steps[axis] if mine else 1 for mine in own],
-            padding if named else [pads[axis] if mine else (0, 0) for mine in own],
+            pads if isinstance(pads, str) else [pads[axis] if mine else (0, 0) for mine in own],
             [spread[axis] if mine else 1 for mine in own],
             feature_group_count,
             precision,
             None,
         )
-    return x
+    return y

@@ -3,22 +3,25 @@
 Everything here looks at shapes, dtypes and Python numbers only, so it also runs while JAX traces.
 """
 
-import difflib
 import math
-import operator
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from convjax import _check
+
+Given = Array | np.ndarray
+"""What is taken for an array; NumPy's float64 becomes what JAX makes of it."""
 
 Size = int | Sequence[int]
 """One integer for every spatial axis, or one per axis."""
 
 Padding = str | int | Sequence[int | Sequence[int]]
 """A name, one integer (both sides, every axis), one per axis, or pairs (low, high) per axis."""
-
-PADDING_NAMES = ("SAME", "SAME_LOWER", "VALID", "CAUSAL", "CIRCULAR", "REFLECT")
 
 
 class Slide(NamedTuple):
@@ -37,39 +40,32 @@ def per_axis(op: str, name: str, value: Size, rank: int, minimum: int = 1) -> tu
     Raises:
         ValueError: if the length is not `rank`, or an entry is below `minimum`.
     """
-    try:
-        entries = (operator.index(value),) * rank  # pyright: ignore[reportArgumentType]
-    except TypeError:
-        entries = tuple(operator.index(entry) for entry in value)  # pyright: ignore
-    if len(entries) != rank:
-        raise ValueError(
-            f"{op}: {name}={value!r} has {len(entries)} entries for {rank} spatial axes; "
-            f"give one integer or {rank} of them"
-        )
-    if any(entry < minimum for entry in entries):
-        raise ValueError(f"{op}: {name}={value!r} must be at least {minimum} along every axis")
-    return entries
+    found = _check.sizes(f"{op}: {name}", value, rank=rank, least=minimum)
+    return found if isinstance(found, tuple) else (found,) * rank
 
 
 def check_name(op: str, name: str, value: str, known: Sequence[str]) -> str:
     """Return `value` if it is one of `known`; otherwise raise with the nearest that is."""
-    if value in known:
-        return value
-    names = {name.upper(): name for name in known}
-    near = difflib.get_close_matches(str(value).upper(), names, n=1, cutoff=0.4)
-    hint = f"did you mean {names[near[0]]!r}? " if near else ""
-    raise ValueError(f"{op}: unknown {name} {value!r}; {hint}known names: {', '.join(known)}")
+    return _check.choice(f"{op}: {name}", value, known)
 
 
-def check_floating(op: str, **arrays: jax.Array | None) -> None:
-    """Refuse arrays that are not floating, or that differ in dtype: no silent promotion."""
-    given = {name: array.dtype for name, array in arrays.items() if array is not None}
-    for name, dtype in given.items():
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise ValueError(f"{op}: {name} has dtype {dtype}; cast it to a floating dtype first")
+def check_arrays(op: str, **arrays: Any) -> tuple[jax.Array, ...]:
+    """Return arrays of one floating dtype, which JAX gives them: no silent promotion.
+
+    Raises:
+        ValueError: if one is no array, is not floating, or differs from the others in dtype.
+    """
+    for name, value in arrays.items():
+        arrays[name] = value = _check.array(f"{op}: {name}", value)
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            raise ValueError(
+                f"{op}: {name} has dtype {value.dtype}; cast it to a floating dtype first"
+            )
+    given = {name: value.dtype for name, value in arrays.items()}
     if len(set(given.values())) > 1:
         listed = ", ".join(f"{name} is {dtype}" for name, dtype in given.items())
         raise ValueError(f"{op}: {listed}; cast them to one dtype, nothing is promoted silently")
+    return tuple(arrays.values())
 
 
 def check_ranks(op: str, x: jax.Array, kernel: jax.Array) -> int:
@@ -88,11 +84,10 @@ def check_ranks(op: str, x: jax.Array, kernel: jax.Array) -> int:
     return rank
 
 
-def check_features(op: str, x: jax.Array, kernel: jax.Array, groups: int) -> None:
-    """Check that x's channels, the kernel's two feature axes and the group count fit together."""
+def check_features(op: str, x: jax.Array, kernel: jax.Array, groups: int) -> int:
+    """Return the group count after checking that x's channels and the kernel's features fit it."""
     channels, (per_group, out_features) = x.shape[-1], kernel.shape[-2:]
-    if groups < 1:
-        raise ValueError(f"{op}: feature_group_count={groups} must be at least 1")
+    groups = _check.integer(f"{op}: feature_group_count", groups, 1)
     if channels != per_group * groups:
         split = (
             f"; {channels} channels do not divide into {groups} groups" if channels % groups else ""
@@ -106,28 +101,18 @@ def check_features(op: str, x: jax.Array, kernel: jax.Array, groups: int) -> Non
             f"{op}: kernel {kernel.shape} has {out_features} output features, which "
             f"feature_group_count={groups} does not divide"
         )
+    return groups
 
 
-def explicit_padding(
-    op: str, padding: int | Sequence[int | Sequence[int]], rank: int
-) -> tuple[tuple[int, int], ...]:
-    """Turn integers or pairs into one pair (low, high) per spatial axis."""
-    entries = (padding,) * rank if isinstance(padding, int) else tuple(padding)
-    if len(entries) != rank:
-        raise ValueError(
-            f"{op}: padding={padding!r} has {len(entries)} entries for {rank} spatial axes; "
-            f"give a name, one integer, {rank} integers or {rank} pairs (low, high)"
-        )
-    pairs = []
-    for entry in entries:
-        pair = (entry, entry) if not isinstance(entry, Sequence) else tuple(entry)
-        if len(pair) != 2 or any(operator.index(side) < 0 for side in pair):
-            raise ValueError(
-                f"{op}: padding={padding!r} holds {entry!r}; "
-                "expected an integer or a pair (low, high), none of them negative"
-            )
-        pairs.append((operator.index(pair[0]), operator.index(pair[1])))
-    return tuple(pairs)
+def check_padding(
+    op: str, padding: Padding, rank: int, known: Sequence[str] = _check.PADDINGS
+) -> str | tuple[tuple[int, int], ...]:
+    """Return a padding's name, or one pair (low, high) per spatial axis."""
+    found = _check.padding(f"{op}: padding", padding, rank=rank, known=known)
+    if isinstance(found, str):
+        return found
+    entries = (found,) * rank if isinstance(found, int) else found
+    return tuple((side, side) if isinstance(side, int) else side for side in entries)
 
 
 def slide(
@@ -152,16 +137,14 @@ def slide(
     steps = per_axis(op, "strides", strides, rank)
     spread = per_axis(op, "kernel_dilation", dilation, rank)
     extents = tuple(d * (k - 1) + 1 for k, d in zip(window, spread, strict=True))
+    padding = check_padding(op, padding, rank)
     if isinstance(padding, str):
-        check_name(op, "padding", padding, PADDING_NAMES)
-        if padding == "CAUSAL" and rank != 1:
-            raise ValueError(f"{op}: padding 'CAUSAL' is for 1 spatial axis, this image has {rank}")
         pads = tuple(
             _named_pads(padding, n, e, s) for n, e, s in zip(image, extents, steps, strict=True)
         )
         mode = {"CIRCULAR": "wrap", "REFLECT": "reflect"}.get(padding, "constant")
     else:
-        pads, mode = explicit_padding(op, padding, rank), "constant"
+        pads, mode = padding, "constant"
 
     room = {"wrap": 0, "reflect": -1}.get(mode)
     for axis, (n, pad) in enumerate(zip(image, pads, strict=True)):

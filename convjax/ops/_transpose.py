@@ -6,14 +6,14 @@ from jaxtyping import Array, Float
 
 from convjax.ops import _shapes
 from convjax.ops._forms._lax import LAYOUT
-from convjax.ops._shapes import Padding, Size
+from convjax.ops._shapes import Given, Padding, Size
 
 _NAMES = ("SAME", "SAME_LOWER", "VALID", "CAUSAL", "CIRCULAR")
 
 
 def conv_transpose(
-    x: Float[Array, "batch *spatial in_features"],
-    kernel: Float[Array, "*window in_per_group out_features"],
+    x: Float[Given, "batch *spatial in_features"],
+    kernel: Float[Given, "*window in_per_group out_features"],
     *,
     strides: Size = 1,
     padding: Padding = "SAME",
@@ -80,39 +80,32 @@ def conv_transpose(
         convolution arithmetic".
     """
     op = "conv_transpose"
+    x, kernel = _shapes.check_arrays(op, x=x, kernel=kernel)
     rank = _shapes.check_ranks(op, x, kernel)
-    _shapes.check_floating(op, x=x, kernel=kernel)
-    _shapes.check_features(op, x, kernel, feature_group_count)
+    groups = _shapes.check_features(op, x, kernel, feature_group_count)
     steps = _shapes.per_axis(op, "strides", strides, rank)
     spread = _shapes.per_axis(op, "kernel_dilation", kernel_dilation, rank)
     extra = _shapes.per_axis(op, "output_padding", output_padding, rank, minimum=0)
     image, window = x.shape[1:-1], kernel.shape[:-2]
     extents = tuple(d * (k - 1) + 1 for k, d in zip(window, spread, strict=True))
 
-    if isinstance(padding, str):
-        if padding == "REFLECT":
-            raise ValueError(
-                f"{op}: padding 'REFLECT' has no meaning here; known names: {', '.join(_NAMES)}"
-            )
-        _shapes.check_name(op, "padding", padding, _NAMES)
-        if padding == "CAUSAL" and rank != 1:
-            raise ValueError(f"{op}: padding 'CAUSAL' is for 1 spatial axis, x has {rank}")
+    sides = _shapes.check_padding(op, padding, rank, _NAMES)
+    if isinstance(sides, str):
         if any(extra):
             raise ValueError(
                 f"{op}: output_padding={output_padding!r} goes with explicit padding only; "
                 f"padding {padding!r} already fixes the output size"
             )
-        pads = tuple(_named_pads(padding, e, s) for e, s in zip(extents, steps, strict=True))
+        pads = tuple(_named_pads(sides, e, s) for e, s in zip(extents, steps, strict=True))
     else:
         if any(o >= max(s, d) for o, s, d in zip(extra, steps, spread, strict=True) if o):
             raise ValueError(
                 f"{op}: output_padding={output_padding!r} must be less than strides {steps} "
                 f"or kernel_dilation {spread} along every axis"
             )
-        explicit = _shapes.explicit_padding(op, padding, rank)
         pads = tuple(
             (e - 1 - low, e - 1 - high + o)
-            for e, (low, high), o in zip(extents, explicit, extra, strict=True)
+            for e, (low, high), o in zip(extents, sides, extra, strict=True)
         )
     for axis, (n, s, e, pad) in enumerate(zip(image, steps, extents, pads, strict=True)):
         if window[axis] < 1 or n < 1 or (n - 1) * s + 1 + sum(pad) < e:
@@ -120,7 +113,7 @@ def conv_transpose(
                 f"{op}: padding={padding!r} leaves no output along spatial axis {axis}, where x "
                 f"has {n} elements and the kernel {window[axis]}, strides {s}"
             )
-    if padding == "CIRCULAR":
+    if sides == "CIRCULAR":
         x, pads = _wrap(op, x, pads, steps)
     # XLA's CPU compiler (jaxlib 0.10 and 0.12) aborts on two taps over a small image spread by two
     # without any padding. One element too many, cut off again, keeps it off that path.
@@ -135,7 +128,7 @@ def conv_transpose(
         lhs_dilation=steps,
         rhs_dilation=spread,
         dimension_numbers=LAYOUT[rank],
-        feature_group_count=feature_group_count,
+        feature_group_count=groups,
         precision=precision,
     )
     for axis, more in enumerate(surplus):

@@ -160,7 +160,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(op):
 
 
 def test_a_block_of_an_unknown_name_is_refused_with_the_nearest():
-    message = r"default_lowering: unknown name 'shfit'; did you mean 'shift'\?"
+    message = r"default_lowering: name='shfit' is not known; did you mean 'shift'\?"
     with pytest.raises(ValueError, match=message), ops.default_lowering("shfit"):
         raise AssertionError("the block was entered")
     assert not _is_convolution()
