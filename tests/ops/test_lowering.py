@@ -155,7 +155,7 @@ UNKNOWN = {
 
 @pytest.mark.parametrize("op", UNKNOWN)
 def test_an_unknown_name_is_refused_with_the_nearest(op):
-    with pytest.raises(ValueError, match=f"{op}: unknown lowering 'winogard'.*'winograd'"):
+    with pytest.raises(ValueError, match=f"{op}: lowering='winogard' is not known.*'winograd'"):
         UNKNOWN[op]("winogard")
 
 
