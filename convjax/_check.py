@@ -9,7 +9,10 @@ value is a ValueError; what has the wrong type is a ``WrongTypeError``, which is
 import difflib
 import math
 import operator
+import os
+import stat
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
@@ -189,6 +192,27 @@ def _real_scalar(value: Any) -> bool:
     return value.shape == () and real
 
 
+def numbers(
+    name: str,
+    value: Any,
+    *,
+    length: int | None = None,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+) -> tuple[float, ...]:
+    """Return a sequence of finite real numbers as a tuple, each within bounds as for ``number``."""
+    scalar = isinstance(value, np.ndarray | jax.Array) and value.ndim == 0
+    if scalar or isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        wrong_type(name, value, "a sequence of numbers")
+    bounds = {"least": least, "above": above, "most": most, "below": below}
+    found = tuple(number(f"{name}[{i}]", entry, **bounds) for i, entry in enumerate(value))
+    if length is not None and len(found) != length:
+        raise ValueError(f"{name}={shown(value)} has {len(found)} entries; it must have {length}")
+    return found
+
+
 def flag(name: str, value: Any) -> bool:
     """Return True or False, NumPy's among them; nothing else is a flag."""
     if not isinstance(value, bool | np.bool_):
@@ -253,3 +277,60 @@ def key(name: str, value: Any) -> jax.Array:
         if value.dtype == np.uint32 and value.ndim == 1:
             return value
     wrong_type(name, value, "a single PRNG key, such as jax.random.key(0)")
+
+
+def path(name: str, value: Any) -> Path:
+    """Return a str or a path as a Path, a leading ``~`` replaced by the user's home folder."""
+    try:
+        text = os.fspath(value)
+    except TypeError:
+        wrong_type(name, value, "a path: a str or a pathlib.Path")
+    if not isinstance(text, str):
+        wrong_type(name, value, "a path: a str or a pathlib.Path")
+    if not text or "\0" in text:
+        raise ValueError(f"{name}={shown(value)} must be a path, not empty and without NUL")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # there is no such user
+        return Path(text)
+
+
+def existing_file(name: str, value: Any, hint: str = "") -> Path:
+    """Return the path of a regular file: a pipe or a device would be waited for, or never end.
+
+    What is not there is a ``MissingFileError``; ``hint`` says then what to do.
+    """
+    return _existing(name, value, hint, stat.S_IFREG)
+
+
+def existing_folder(name: str, value: Any, hint: str = "") -> Path:
+    """Return the path of a folder that is there, as ``existing_file`` does of a file."""
+    return _existing(name, value, hint, stat.S_IFDIR)
+
+
+_KINDS = {
+    stat.S_IFREG: "a file",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def _existing(name: str, value: Any, hint: str, expected: int) -> Path:
+    found = path(name, value)
+    said = f"{name}={str(found)!r}"
+    try:
+        kind = stat.S_IFMT(os.stat(found).st_mode)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        what = "is a link to a file that does not exist" if found.is_symlink() else "does not exist"
+        raise MissingFileError(f"{said} {what}" + (hint and f"; {hint}")) from error
+    except (OSError, ValueError) as error:  # not allowed, a loop of links, no name at all
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"{said} cannot be read: {reason}") from error
+    if kind != expected:
+        what = _KINDS.get(kind, "of another kind")
+        wanted = "a regular file" if expected == stat.S_IFREG else "a folder"
+        raise ValueError(f"{said} is {what}; it must be {wanted}")
+    return found

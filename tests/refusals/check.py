@@ -1,5 +1,9 @@
 """The validators themselves."""
 
+import os
+import tempfile
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -17,7 +21,60 @@ def traced(check):
     return lambda: jax.jit(lambda n: check("n", n) or n)(3)
 
 
+KEPT = tempfile.TemporaryDirectory()
+FOLDER = Path(KEPT.name)
+FILE = FOLDER / "file"
+FILE.write_text("x")
+(FOLDER / "link").symlink_to(FOLDER / "nowhere")
+(FOLDER / "loop").symlink_to(FOLDER / "loop")
+os.mkfifo(FOLDER / "pipe")
+
+
+def missing(found):
+    """Whether a file that is not there is refused as users catch it."""
+    try:
+        _check.existing_file("f", found)
+    except (FileNotFoundError, ValueError) as error:
+        return isinstance(error, FileNotFoundError) and isinstance(error, ValueError)
+
+
 CASES = {
+    "a path": (lambda: _check.path("p", "a/b") == Path("a/b"), None),
+    "a home folder": (lambda: _check.path("p", "~/b") == Path.home() / "b", None),
+    "nobody's home": (lambda: _check.path("p", "~no such user/b"), None),
+    "a file": (lambda: _check.existing_file("f", str(FILE)) == FILE, None),
+    "a folder": (lambda: _check.existing_folder("f", FOLDER) == FOLDER, None),
+    "a missing file's error": (lambda: missing(FOLDER / "nowhere"), None),
+    "a number for a path": (lambda: _check.path("p", 3), r"^p=3 \(int\) must be a path"),
+    "bytes for a path": (lambda: _check.path("p", b"a"), r"^p=b'a' \(bytes\)"),
+    "nothing for a path": (lambda: _check.path("p", ""), "^p='' must be a path, not empty"),
+    "a path with NUL": (lambda: _check.existing_file("f", "a\0b"), r"^f='a\\x00b' must be a path"),
+    "no such file": (
+        lambda: _check.existing_file("f", "no", "make it"),
+        "^f='no' does.*; make it$",
+    ),
+    "in a file": (lambda: _check.existing_file("f", FILE / "a"), "^f='.*a' does not exist$"),
+    "a broken link": (lambda: _check.existing_file("f", FOLDER / "link"), "is a link to a file"),
+    "a loop of links": (lambda: _check.existing_file("f", FOLDER / "loop"), "cannot be read: Too"),
+    "a name too long": (lambda: _check.existing_file("f", "a" * 999), "cannot be read: File name"),
+    "a pipe": (
+        lambda: _check.existing_file("f", FOLDER / "pipe"),
+        "is a named pipe; it must be a re",
+    ),
+    "a device": (lambda: _check.existing_file("f", "/dev/zero"), "^f='/dev/zero' is a device"),
+    "a folder for a file": (
+        lambda: _check.existing_file("f", FOLDER),
+        "is a folder; it must be a r",
+    ),
+    "a file for a folder": (
+        lambda: _check.existing_folder("f", FILE),
+        "is a file; it must be a fol",
+    ),
+    "numbers": (lambda: _check.numbers("n", np.ones(2), length=2) == (1.0, 1.0), None),
+    "one number": (lambda: _check.numbers("n", np.float32(1)), "^n=.*1.*must be a sequence"),
+    "NaN among numbers": (lambda: _check.numbers("n", [1, float("nan")]), r"^n\[1\]=nan must"),
+    "too few numbers": (lambda: _check.numbers("n", [1], length=3), r"^n=\[1\] has 1 entries"),
+    "infinity among numbers": (lambda: _check.numbers("n", [1e400]), r"^n\[0\]=inf must be fin"),
     "NumPy's integers": (
         lambda: type(_check.integer("n", np.int64(3))) is int and _check.integer("n", 3) == 3,
         None,
