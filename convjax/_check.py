@@ -179,7 +179,8 @@ def number(
     if below is not None:
         bounds.append((found < below, f"less than {below:g}"))
     if not math.isfinite(found) or not all(holds for holds, _ in bounds):
-        words = ["finite", *(words for _, words in bounds)]
+        words = [words for _, words in bounds]
+        words = words if math.isfinite(found) else ["finite", *words]
         raise ValueError(f"{name}={shown(value)} must be {' and '.join(words)}")
     return found
 

@@ -99,7 +99,7 @@ CASES = {
     "NaN": (lambda: _check.number("n", float("nan")), "^n=nan must be finite"),
     "beyond all floats": (lambda: _check.number("n", 10**400, least=0), "^n=1000.*finite and at"),
     "a complex number": (lambda: _check.number("n", 1j), r"^n=1j \(complex\)"),
-    "on an open bound": (lambda: _check.number("n", 0, above=0), "finite and greater than 0"),
+    "on an open bound": (lambda: _check.number("n", 0, above=0), "must be greater than 0"),
     "1 for a flag": (lambda: _check.flag("f", 1), r"^f=1 \(int\) must be True or False"),
     "a list for an array": (lambda: _check.array("x", [1, 2]), r"^x=\[1, 2\] \(list\)"),
     "an array of text": (lambda: _check.array("x", np.array(["a"])), "^x=.*array of numbers"),
