@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from convjax.study import _claims
+from convjax.study._cells import whole
 from convjax.study._files import check_writable, partial, put, sync
 from convjax.study._parquet import read_parquet
 
@@ -62,7 +63,8 @@ class Store:
         if self.finished(key):
             return ""
         try:
-            return str(read_parquet(self.failed / f"{key}.parquet")[0]["error"][0])
+            columns, _ = whole(self.failed / f"{key}.parquet", read_parquet)
+            return str(columns["error"][0])
         except FileNotFoundError:
             return ""
 
