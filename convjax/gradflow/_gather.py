@@ -8,8 +8,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from convjax import nn
+from convjax.gradflow._lengths import add
 from convjax.gradflow._norm import Norm, measure, measure_stacked
+from convjax.gradflow._own import Place, Shared, own_parameters
 from convjax.gradflow._run import returned
+from convjax.gradflow._tap import Signal
 from convjax.gradflow._unit import Addition, Unit
 
 
@@ -22,12 +25,14 @@ class Gathered:
       received: the tokens' gradients.
       anchors: every visited node's anchor.
       aliases: the node whose output is this node's.
+      shared: the parameters that stand at several places.
     """
 
     records: dict[str, Any]
     received: dict[str, jax.Array]
     anchors: dict[str, str]
     aliases: dict[str, str]
+    shared: Shared
 
     def input(self, x: jax.Array) -> Unit:
         """Return what was measured of the batch itself."""
@@ -37,30 +42,46 @@ class Gathered:
     def unit(self, path: str, node: nnx.Module, twin: nnx.Module, axes: int) -> Unit:
         """Return what was measured of a node; its twin holds gradients in place of parameters."""
         activation, gradient = self._output(path)
-        seen = self._sees_inside(path, node)
-        values, gradients = ({}, {}) if seen else (_parameters(node), _parameters(twin))
-        # A gradient is the outer product of an input and a cotangent: both were rescaled.
-        exponent = 0.0
-        if values:
-            exponent = self.records[path].exponent
-            exponent += self._downstream(path, exponent)
+        seen = [child for name, child in nn.children(node) if nn.join(path, name) in self.anchors]
+        beside = [child for name, child in nn.children(twin) if nn.join(path, name) in self.anchors]
+        values = {} if path in self.aliases else own_parameters(node, seen)
+        gradients = own_parameters(twin, beside)
+        later, groups = self.shared.later(path), self.shared.at(path)
+        parameters, of_parameters = {}, {}
+        for name in values.keys() - later:
+            parameters[name] = measure_stacked(values[name][...], axes=axes)
+            if name in groups:
+                parts = [self._part(place) for place in groups[name]]
+                of_parameters[name] = _together(parts, axes)
+            else:
+                of_parameters[name] = measure_stacked(
+                    gradients[name][...], self._exponent(path), axes=axes
+                )
         return Unit(
             node.name if isinstance(node, nn.Activation) else type(node).__name__,
             activation,
             gradient,
-            {k: measure_stacked(v, axes=axes) for k, v in values.items()},
-            {k: measure_stacked(v, exponent, axes=axes) for k, v in gradients.items()},
+            dict(sorted(parameters.items())),
+            dict(sorted(of_parameters.items())),
             self._addition(path),
         )
+
+    def _exponent(self, path: str) -> jax.Array:
+        """Return the power of two taken out of the gradients of a node's parameters."""
+        # A gradient is the outer product of an input and a cotangent: both were rescaled.
+        exponent = self.records[path].exponent
+        return exponent + self._downstream(path, exponent)
+
+    def _part(self, place: Place) -> Signal:
+        """Return what one place adds to the gradient of a parameter that stands elsewhere too."""
+        return Signal(self.received[place.token], self._exponent(place.path))
 
     def hides(self, path: str, node: nnx.Module) -> bool:
         """Whether a node of the user's own holds modules that were not seen."""
         own = not type(node).__module__.startswith("convjax.")
-        holds = any(isinstance(value, nnx.Module) for value in vars(node).values())
-        return own and holds and not self._sees_inside(path, node)
-
-    def _sees_inside(self, path: str, node: nnx.Module) -> bool:
-        return any(nn.join(path, name) in self.anchors for name, _ in nn.children(node))
+        modules = (module for _, module in nnx.iter_modules(node) if module is not node)
+        seen = any(nn.join(path, name) in self.anchors for name, _ in nn.children(node))
+        return own and any(True for _ in modules) and not seen
 
     def _output(self, path: str) -> tuple[Norm, Norm]:
         same = self.aliases.get(path)
@@ -101,6 +122,10 @@ class Gathered:
         return Addition(terms.branch, terms.shortcut, *handed)
 
 
-def _parameters(node: nnx.Module) -> dict[str, jax.Array]:
-    flat = nnx.to_flat_state(nnx.state(node, nnx.Param))
-    return {"/".join(map(str, path)): leaf[...] for path, leaf in flat}
+def _together(parts: list[Signal], axes: int) -> Norm:
+    """Return the norm of the sum of parts with powers of two of their own."""
+    sums = add
+    for _ in range(axes):
+        sums = jax.vmap(sums)
+    total = sums(parts)
+    return measure_stacked(total.x, total.exponent, axes=axes)

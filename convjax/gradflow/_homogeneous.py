@@ -1,15 +1,14 @@
 """Which nodes are positively homogeneous: ``f(c x) = c f(x)`` for every c > 0."""
 
-from functools import singledispatch
-
 from flax import nnx
 
 from convjax import nn
+from convjax.gradflow._rules import by_type
 
 _HOMOGENEOUS_ACTIVATIONS = ("relu", "leaky_relu", "linear")
 
 
-@singledispatch
+@by_type
 def homogeneous(node: nnx.Module) -> bool:
     """Return whether ``node(c x) = c node(x)`` for every c > 0.
 

@@ -14,7 +14,7 @@ back what has first been brought to one power.
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial, reduce, singledispatch
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -25,6 +25,7 @@ from jax.custom_batching import custom_vmap
 from convjax import nn
 from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._norm import at_least_float32, measure, power_of_two, sum_squares
+from convjax.gradflow._rules import by_type
 from convjax.gradflow._tap import Signal, renormalise, restore
 
 
@@ -42,7 +43,7 @@ class Route:
         return dataclasses.replace(self, on_trunk=False, renormalise=False)
 
 
-@singledispatch
+@by_type
 def longest(node: Any) -> int:
     """Return the largest number of branches on any path through a node."""
     return 0
@@ -93,7 +94,7 @@ def visit(node: nnx.Module, signal: Signal, route: Route) -> Signal:
     return restore(signal) if route.on_trunk and homogeneous(node) else signal
 
 
-@singledispatch
+@by_type
 def travel(node: Any, signal: Signal, route: Route) -> Signal:
     """Apply one node; what is no combinator is called as a whole."""
     return signal._replace(x=node(signal.x, train=route.train, rngs=route.rngs))

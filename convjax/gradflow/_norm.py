@@ -114,9 +114,11 @@ def sum_squares(x: jax.Array, careful: bool) -> tuple[jax.Array, jax.Array]:
     if not careful:
         return _in_two_stages(jnp.square(x)), one
     largest = jnp.max(jnp.abs(x), initial=0.0)
-    # XLA multiplies by the reciprocal, which must not be so small that it is flushed to zero.
-    most = jnp.minimum(largest, 0.25 / float(jnp.finfo(x.dtype).tiny))
-    divisor = jnp.where((largest > 0) & jnp.isfinite(largest), most, one)
+    # XLA multiplies by the reciprocal, which must neither be flushed to zero nor be infinite: what
+    # is less than the smallest normal number counts as zero, as it does wherever XLA computes.
+    tiny = float(jnp.finfo(x.dtype).tiny)
+    most = jnp.minimum(largest, 0.25 / tiny)
+    divisor = jnp.where((largest >= tiny) & jnp.isfinite(largest), most, one)
     return _in_two_stages(jnp.square(x / divisor)), divisor
 
 
@@ -129,9 +131,14 @@ def _in_two_stages(x: jax.Array) -> jax.Array:
 
 
 def power_of_two(squares: jax.Array, divisor: jax.Array, size: int) -> jax.Array:
-    """Return the whole power of two next below a root mean square, read from its bits."""
+    """Return the whole power of two next below a root mean square, read from its bits; 0 of zeros.
+
+    Nothing is taken out of zeros: several such factors in a row, multiplied by XLA first, leave the
+    dtype, and zero times infinity is NaN.
+    """
     rms = divisor * jnp.sqrt(squares / max(size, 1))
     info = jnp.finfo(rms.dtype)
     integer = {32: jnp.int32, 64: jnp.int64}[info.bits]
     biased = jax.lax.bitcast_convert_type(rms, integer) >> info.nmant
-    return (biased - (info.maxexp - 1)).astype(rms.dtype)
+    power = (biased - (info.maxexp - 1)).astype(rms.dtype)
+    return jnp.where(rms == 0, jnp.zeros_like(power), power)

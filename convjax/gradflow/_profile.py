@@ -13,9 +13,14 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from convjax import nn
+from convjax._check import flag
+from convjax.gradflow import _check as check
 from convjax.gradflow._gather import Gathered
+from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._norm import at_least_float32, finite, suspect
-from convjax.gradflow._run import Scope, Signal, token_paths, visit
+from convjax.gradflow._own import shared
+from convjax.gradflow._rules import registered
+from convjax.gradflow._run import Scope, Signal, foreign, forward, is_whole, token_paths, visit
 from convjax.gradflow._table import check_finite, columns, pick, to_text
 from convjax.gradflow._tap import TOKEN, cut
 from convjax.gradflow._unit import Unit
@@ -122,10 +127,9 @@ def profile(
     Reference: the norms of backward passes as in He et al. 2015, section 4.1; the renormalisation
     rests on a backward pass being linear in its cotangent.
     """
-    if (loss is None) == (cotangent is None):
-        given = "both" if loss is not None else "neither"
-        raise ValueError(f"give loss or cotangent, one of the two; {given} was given")
-    x = jnp.asarray(x)
+    check.network(net)
+    x, train, rngs = check.batch(x), flag("train", train), check.streams(rngs)
+    cotangent = check.start(loss, targets, cotangent)
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
     streams = None if rngs is None else nnx.split(rngs)
     measure = partial(
@@ -139,6 +143,7 @@ def profile(
         graphdef=graphdef,
         loss=loss,
         train=train,
+        rules=registered(forward, homogeneous, nn.children),
     )
     if _traced((params, rest, x, targets, cotangent, streams)):
         return measure(careful=True)
@@ -146,20 +151,40 @@ def profile(
     if suspect([norm for unit in measured.units for norm in unit.of_signals()]):
         measured = measure(careful=True)
     if not finite([n for unit in measured.units for n in unit.of_signals() + unit.of_parameters()]):
-        measured.check()
+        check_rules(net, measured.check)
     return measured
 
 
+def check_rules(net: nnx.Module, measured_check: Callable[[], Any]) -> None:
+    """Raise what a result's check raises; name the rules from elsewhere that may be to blame."""
+    try:
+        measured_check()
+    except ValueError as error:
+        if not (rules := foreign(net)):
+            raise
+        raise ValueError(
+            f"{error}; where a rule in gradflow.forward computes something else than its module, "
+            f"its output is made NaN: see {', '.join(map(repr, rules))}"
+        ) from None
+
+
 def _traced(tree: Any) -> bool:
-    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+    """Whether values are not to be had: a transformation's argument, or all within ``jit``."""
+    return isinstance(jnp.zeros(()), Tracer) or any(
+        isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree)
+    )
 
 
-@partial(jax.jit, static_argnames=("graphdef", "loss", "train", "careful"))
-def _measure(params, rest, x, targets, cotangent, streams, *, graphdef, loss, train, careful):
+@partial(jax.jit, static_argnames=("graphdef", "loss", "train", "careful", "rules"))
+def _measure(
+    params, rest, x, targets, cotangent, streams, *, graphdef, loss, train, careful, rules
+):
     net = nnx.merge(graphdef, params, rest)
     dtype = at_least_float32(x.dtype)
     repeats = token_paths(net)
+    tied = shared(net, is_whole, foreign(net))
     tokens = {path: jnp.zeros((*axes, *TOKEN), dtype) for path, axes in repeats.items()}
+    tokens |= tied.tokens()
     anchors: dict[str, str] = {}
     aliases: dict[str, str] = {}
 
@@ -167,7 +192,7 @@ def _measure(params, rest, x, targets, cotangent, streams, *, graphdef, loss, tr
         net = nnx.merge(graphdef, params, rest, copy=True)
         rngs = None if streams is None else nnx.merge(*streams, copy=True)
         records: dict[str, Any] = {}
-        scope = Scope(train, careful, rngs, tokens, records, anchors, aliases)
+        scope = Scope(train, careful, rngs, tokens, records, anchors, aliases, shared=tied.paths)
         signal: Any = cut(Signal(x, jnp.zeros((), dtype)), tokens["input"], careful)
         signal = visit(net, signal, scope)
         return signal.x, records
@@ -176,7 +201,7 @@ def _measure(params, rest, x, targets, cotangent, streams, *, graphdef, loss, tr
     value, cotangent = _cotangent(output, loss, targets, cotangent)
     gradients, received = pullback(cotangent)
 
-    gathered = Gathered(records, received, anchors, aliases)
+    gathered = Gathered(records, received, anchors, aliases, tied)
     # The gradients in the network's own shape: walking both shows every leaf beside its gradient.
     twin = nnx.merge(graphdef, gradients, rest)
     names, units, opaque = ["input"], [gathered.input(x)], []
@@ -201,7 +226,7 @@ def _cotangent(output, loss, targets, cotangent):
                 "example by a mean over the batch"
             )
         return jax.value_and_grad(of)(output)
-    if jnp.issubdtype(cotangent.dtype, jax.dtypes.prng_key):
+    if check.is_key(cotangent):
         return None, jax.random.normal(cotangent, output.shape, output.dtype)
     if cotangent.shape != output.shape:
         raise ValueError(

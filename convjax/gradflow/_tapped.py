@@ -1,14 +1,18 @@
 """tapped: the plain forward pass with taps at chosen places, for a training step to carry."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from convjax import nn
+from convjax._check import flag, instance, refuse
+from convjax.gradflow import _check as check
 from convjax.gradflow._norm import at_least_float32
-from convjax.gradflow._run import Scope, visit
+from convjax.gradflow._rules import follows
+from convjax.gradflow._run import OWN, Scope, forward, token_paths, visit
 from convjax.gradflow._tap import TOKEN, Signal, tap
 
 
@@ -34,7 +38,8 @@ def trunk(net: nnx.Module) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {"input": ()}
 
     def follow(path: str, node: nnx.Module, repeats: tuple[int, ...]) -> None:
-        if isinstance(node, (nn.Chain, nn.Repeat)):
+        rule = forward.dispatch(type(node))
+        if rule in OWN and (follows(node, nn.Chain) or follows(node, nn.Repeat)):
             inner = (*repeats, node.n) if isinstance(node, nn.Repeat) else repeats
             for name, child in nn.children(node):
                 follow(nn.join(path, name), child, inner)
@@ -83,14 +88,17 @@ def tapped(
     Args:
       net: the network.
       x: the batch.
-      tokens: zeros, by path, as ``gradflow.tokens`` makes them. A path that the forward pass does
-        not come by gets a gradient of 0.
+      tokens: zeros, by path, as ``gradflow.tokens`` makes them.
       train: whether norms use the batch's statistics and dropout drops.
       rngs: source of random numbers where ``train=True`` draws any.
 
     Returns:
       The output. The gradient by a token holds the sum of the squares of the gradient by the output
       at its path, at place 0 of its last axis: ``gradflow.squares`` reads it.
+
+    Raises:
+      ValueError: a token of another shape than ``gradflow.tokens`` makes it; one whose path the
+        forward pass does not come by, where no gradient could be measured.
 
     Example:
       >>> import jax
@@ -104,10 +112,32 @@ def tapped(
       >>> round(float(gradflow.squares(found["head/dense"])), 3)
       20.0
     """
-    scope = Scope(train, False, rngs, tokens, {}, {}, {}, bare=True)
+    check.network(net)
+    x = check.batch(x)
+    scope = Scope(flag("train", train), False, check.streams(rngs), tokens, {}, {}, {}, bare=True)
+    _check_tokens(net, tokens)
     first = tokens.get("input")
     x = x if first is None else tap(x, first, False)
-    return visit(net, Signal(x, jnp.zeros((), at_least_float32(x.dtype))), scope).x
+    found = visit(net, Signal(x, jnp.zeros((), at_least_float32(x.dtype))), scope).x
+    if missed := [path for path in tokens if path != "input" and path not in scope.seen]:
+        raise ValueError(
+            f"tokens has the path {missed[0]!r}, which is inside a module that is called as a "
+            "whole; no gradient is measured there"
+        )
+    return found
+
+
+def _check_tokens(net: nnx.Module, tokens: Any) -> None:
+    instance("tokens", tokens, Mapping, "a mapping from paths to what gradflow.tokens makes")
+    known = token_paths(net)
+    for path, token in tokens.items():
+        if path not in known:
+            refuse("tokens: path", path, known)
+        if jnp.shape(token) != (*known[path], *TOKEN):
+            raise ValueError(
+                f"tokens[{path!r}] has the shape {jnp.shape(token)}; the token there has the shape "
+                f"{(*known[path], *TOKEN)}, as gradflow.tokens makes it"
+            )
 
 
 def squares(token: jax.Array) -> jax.Array:

@@ -130,7 +130,10 @@ class Activation(Node):
                 refuse("activation", function, ACTIVATIONS)
             self.name, self.function = function, ACTIVATIONS[function]
         else:
-            self.name, self.function = getattr(function, "__name__", "function"), function
+            name = getattr(function, "__name__", "function")
+            # A function that bears a known name is not that function.
+            own = ACTIVATIONS.get(name, function) is not function
+            self.name, self.function = f"{name} (own)" if own else name, function
 
     def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
         """Apply the function."""

@@ -7,7 +7,6 @@ cotangent there into the one that is handed back.
 import dataclasses
 import math
 from collections.abc import Callable
-from functools import singledispatch
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ from flax import nnx
 from jax.core import Tracer
 
 from convjax import nn
+from convjax.gradflow._rules import by_type
 from convjax.gradflow._theory._state import NONE, Cotangent, Doubt, Signal
 
 Back = Callable[[Cotangent], Cotangent]
@@ -154,7 +154,7 @@ def visit(node: nnx.Module, signal: Signal, scope: Scope) -> tuple[Signal, Back]
     return whole, returning
 
 
-@singledispatch
+@by_type
 def expected(node: Any, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     """Say what theory expects of one node: what goes out, and what is handed back.
 

@@ -1,0 +1,80 @@
+"""What the arguments of measurements may be: refused here, once, for all of them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from convjax import _check
+
+
+def network(net: Any) -> nnx.Module:
+    """Return a module that can be called."""
+    expected = "a network: a node of convjax.nn, or any nnx.Module called as net(x, train, rngs)"
+    if isinstance(net, type):
+        _check.wrong_type("net", net, f"{expected}, and not a class")
+    _check.instance("net", net, nnx.Module, expected)
+    return _check.function("net", net, expected)  # pyright: ignore[reportReturnType]
+
+
+def streams(rngs: Any) -> nnx.Rngs | None:
+    """Return the source of random numbers, or None."""
+    expected = "None or an nnx.Rngs, such as nnx.Rngs(dropout=0)"
+    return None if rngs is None else _check.instance("rngs", rngs, nnx.Rngs, expected)
+
+
+def batch(x: Any, least: int = 1) -> jax.Array:
+    """Return a floating batch of at least so many examples, none of its axes empty."""
+    x = _check.array("x", x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        _check.wrong_type("x", x, "a batch of floating numbers, in which there are gradients")
+    if x.ndim < 2 or x.shape[0] < least or x.size == 0:
+        raise ValueError(
+            f"x has shape {x.shape}; it must be (N, *spatial, C) with N at least {least} and no "
+            "axis of size 0"
+        )
+    return x
+
+
+def start(loss: Any, targets: Any, cotangent: Any) -> Any:
+    """Return the cotangent, checked; None where a loss is given, as exactly one of the two is."""
+    if (loss is None) == (cotangent is None):
+        given = "both" if loss is not None else "neither"
+        raise ValueError(f"give loss or cotangent, one of the two; {given} was given")
+    if loss is not None:
+        objective(loss)
+        arrays("targets", targets)
+        return None
+    if targets is not None:
+        raise ValueError("targets are the second argument of a loss, and cotangent was given")
+    return array_or_key(cotangent)
+
+
+def objective(loss: Any) -> None:
+    """Refuse a loss that cannot be called."""
+    _check.function("loss", loss, "a function of the output, or of output and targets")
+
+
+def arrays(name: str, tree: Any) -> None:
+    """Refuse a pytree with leaves that are no arrays and no numbers."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        kinds = (np.ndarray, np.generic, jax.Array, int, float, complex)
+        where = f"{name}{jax.tree_util.keystr(path)}"
+        _check.instance(where, leaf, kinds, "an array")
+
+
+def array_or_key(cotangent: Any) -> jax.Array:
+    """Return a cotangent: an array of the output's shape, or a key from which it is drawn."""
+    expected = "an array of the output's shape, or a PRNG key such as jax.random.key(0)"
+    if not isinstance(cotangent, np.ndarray | jax.Array):
+        _check.wrong_type("cotangent", cotangent, expected)
+    if is_key(cotangent):
+        return _check.key("cotangent", cotangent)
+    return _check.array("cotangent", cotangent)
+
+
+def is_key(cotangent: Any) -> bool:
+    """Whether this is a typed PRNG key."""
+    return jnp.issubdtype(cotangent.dtype, jax.dtypes.prng_key)
