@@ -51,7 +51,7 @@ def whole(path: Path, read: Callable[[Path], Any]) -> Any:
         return read(path)
     except FileNotFoundError:
         raise
-    except Exception as error:  # whatever a damaged file makes its reader raise
+    except (ValueError, OSError) as error:
         why = " ".join(str(error).split())
         raise ValueError(
             f"{str(path)!r} cannot be read as a cell ({why}); if it is damaged, remove it, "

@@ -1,10 +1,8 @@
 """Tables as Parquet files."""
 
-import hashlib
 import io
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,6 @@ import numpy as np
 from convjax.study._files import put
 
 KEY = b"convjax"
-# The file's own digest, beside what is said of it; hashed with zeros in its place.
-DIGEST = b"convjax.sha256"
-_BLANK = b"0" * 64
-_SEAL = re.compile(re.escape(DIGEST) + rb".{1,8}?([0-9a-f]{64})", re.DOTALL)
 
 
 def write_parquet(
@@ -62,33 +56,8 @@ def encode(columns: Mapping[str, Any], metadata: Mapping[str, Any]) -> bytes:
     # Arrow's own schema and the statistics would be most of a small file, and say nothing more.
     with pq.ParquetWriter(file, table.schema, store_schema=False, write_statistics=False) as writer:
         writer.write_table(table)
-        writer.add_key_value_metadata({KEY: json.dumps(metadata).encode(), DIGEST: _BLANK})
-    return _sealed(file.getvalue())
-
-
-def _sealed(content: bytes) -> bytes:
-    """Put in the place of the blank digest that of the file as it is with the blank."""
-    place = content.rindex(DIGEST) + content[content.rindex(DIGEST) :].index(_BLANK)
-    digest = hashlib.sha256(content).hexdigest().encode()
-    return content[:place] + digest + content[place + len(_BLANK) :]
-
-
-def check_whole(content: bytes) -> None:
-    """Refuse a file of which one bit is not as it was written.
-
-    Files of other programs, and of convjax before 0.7, have no digest, and are taken as they are.
-
-    Raises:
-      ValueError: the file is damaged.
-    """
-    found = None
-    for found in _SEAL.finditer(content):  # noqa: B007 (the last)
-        pass
-    if found is None:
-        return
-    blank = content[: found.start(1)] + _BLANK + content[found.end(1) :]
-    if hashlib.sha256(blank).hexdigest().encode() != found[1]:
-        raise ValueError("the file is damaged: it is not, to the bit, what was written")
+        writer.add_key_value_metadata({KEY: json.dumps(metadata).encode()})
+    return file.getvalue()
 
 
 def _arrow(array: np.ndarray) -> Any:
@@ -109,10 +78,6 @@ def read_parquet(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[s
 
     Returns:
       The columns as arrays, and the metadata.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is damaged, to a single bit, or no Parquet file.
 
     Example:
       >>> from convjax import study
@@ -143,10 +108,7 @@ def _opened(path: str | os.PathLike) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    content = Path(path).read_bytes()
-    # Before anything else looks at it: what a damaged file makes a reader do is anyone's guess.
-    check_whole(content)
-    return pq.ParquetFile(pa.BufferReader(content), pre_buffer=False)
+    return pq.ParquetFile(pa.BufferReader(Path(path).read_bytes()), pre_buffer=False)
 
 
 def _numpy(column: Any) -> np.ndarray:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from convjax.study import _claims
-from convjax.study._cells import whole
 from convjax.study._files import check_writable, partial, put, sync
 from convjax.study._parquet import read_parquet
 
@@ -63,8 +62,7 @@ class Store:
         if self.finished(key):
             return ""
         try:
-            columns, _ = whole(self.failed / f"{key}.parquet", read_parquet)
-            return str(columns["error"][0])
+            return str(read_parquet(self.failed / f"{key}.parquet")[0]["error"][0])
         except FileNotFoundError:
             return ""
 

@@ -11,9 +11,9 @@ from jax.sharding import Mesh, PartitionSpec
 
 from convjax.train._mesh import AXIS
 from convjax.train._recipe import Recipe
-from convjax.train._source import Source
+from convjax.train._source import Source, classes_of
 from convjax.train._state import State
-from convjax.train._step import keys_of, make_step
+from convjax.train._step import keys_of, step_of
 
 Dispatch = Callable[[State, Any, Any, int], tuple[State, dict[str, Any]]]
 
@@ -54,7 +54,13 @@ def make_dispatch(
       >>> int(state.step), metrics["loss"].shape
       (4, (4,))
     """
-    step = make_step(net, recipe, optimiser=optimiser, axis_name=None if mesh is None else AXIS)
+    step = step_of(
+        net,
+        recipe,
+        optimiser=optimiser,
+        axis_name=None if mesh is None else AXIS,
+        classes=classes_of(source),
+    )
 
     def one(state: State, arrays: Any, inputs: Any) -> tuple[State, dict[str, Any]]:
         images, labels = source.batch(arrays, inputs, keys_of(recipe, state.step)[0])

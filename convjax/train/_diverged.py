@@ -1,7 +1,7 @@
 """Diverged: where a run became NaN or infinite, found by taking its last steps again."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from flax import nnx
 
 from convjax import gradflow
 from convjax.train._checkpoints import Checkpoints
-from convjax.train._losses import cross_entropy
+from convjax.train._losses import check_labels, cross_entropy
 from convjax.train._precision import lower
 from convjax.train._recipe import Recipe
 from convjax.train._source import Source
@@ -55,13 +55,20 @@ class Replay:
     arrays: Any
     inputs: Callable[[int, int], Any]
 
-    def explained(self, step: int, state: State, checkpoints: Checkpoints | None) -> Diverged:
+    def explained(
+        self,
+        step: int,
+        state: State,
+        checkpoints: Checkpoints | None,
+        made: Sequence[str] = (),
+    ) -> Diverged:
         """Return the error that names the first unit of this step that is not finite.
 
         Args:
-          step: the first whose loss or gradient was not finite.
+          step: the first whose loss or gradient was not finite, or the parameters after it.
           state: that of the run's beginning.
           checkpoints: where a later one may be found, and where the one before the step is kept.
+          made: names of the parameters that the step's update made NaN or infinite.
         """
         if checkpoints is not None and (found := checkpoints.restore(state)) is not None:
             state = found[1]
@@ -76,22 +83,24 @@ class Replay:
                 checkpoints.save(step, state)
             kept = f" The state before it is checkpoint {step} in {str(checkpoints.folder)!r}."
         state = jax.device_get(state)
-        cause = self._cause(state)
+        cause = self._cause(state, made)
         return Diverged(f"step {step} is not finite: {cause}{kept}", step, state)
 
-    def _cause(self, state: State) -> str:
-        bad = [
-            "/".join(str(part.key) for part in path)
-            for path, leaf in jax.tree.leaves_with_path(state.params)
-            if not np.isfinite(np.asarray(leaf, np.float32)).all()
-        ]
-        if bad:
+    def _cause(self, state: State, made: Sequence[str]) -> str:
+        if bad := not_finite(state.params):
             return f"the weights were not when it began, {bad[0]} first."
+        if made:
+            return f"its update makes {made[0]!r} NaN or infinite, of a finite loss and gradient."
         images, labels = self.batch(state)
         net = assembled(self.graphdef, *jax.tree.map(jnp.asarray, (state.params, state.rest)))
         lower(net, self.recipe.precision)
         if self.recipe.precision != "float32":
             images = images.astype(self.recipe.precision)
+        outputs = jax.eval_shape(lambda net, x: net(x, train=False), net, images).shape[-1]
+        try:
+            check_labels("labels", labels, outputs)
+        except ValueError as error:
+            return f"{error}."
         loss = partial(cross_entropy, smoothing=self.recipe.label_smoothing)
         rngs = nnx.Rngs(dropout=keys_of(self.recipe, jnp.int32(state.step))[1])
         try:
@@ -111,3 +120,13 @@ class Replay:
         arrays = jax.tree.map(jnp.asarray, self.source.arrays)
         key = keys_of(self.recipe, jnp.int32(step))[0]
         return self.source.batch(arrays, inputs, key)
+
+
+def not_finite(params: Any) -> list[str]:
+    """Return the names of the parameters that hold NaN or infinity."""
+    # A copy of each, as ``_host.copies`` makes: of a view the buffer could not be donated.
+    return [
+        "/".join(str(part.key) for part in path)
+        for path, leaf in jax.tree.leaves_with_path(params)
+        if not np.isfinite(np.array(leaf)).all()
+    ]

@@ -9,7 +9,9 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
-from convjax.train._losses import accuracy, cross_entropy
+from convjax import _check
+from convjax.train import _arguments
+from convjax.train._losses import accuracy, check_labels, cross_entropy
 from convjax.train._mesh import AXIS, spread
 from convjax.train._state import assembled, parts
 
@@ -27,10 +29,12 @@ def evaluate(net: nnx.Module, test: Held, *, batch_size: int = 256) -> dict[str,
       batch_size: examples at once, where ``test`` is a pair.
 
     Returns:
-      ``{"loss": …, "accuracy": …}``, means over all examples.
+      ``{"loss": …, "accuracy": …}``, means over all examples. An image for which the network
+      returns NaN makes the loss NaN, and is not counted as right.
 
     Raises:
-      ValueError: no example, or images and labels of different numbers.
+      ValueError: no example, images and labels of different numbers, or a label that is no class
+        of the network's; the message names it and says how many classes there are.
 
     Example:
       >>> from flax import nnx
@@ -39,7 +43,8 @@ def evaluate(net: nnx.Module, test: Held, *, batch_size: int = 256) -> dict[str,
       >>> sorted(train.evaluate(net, data.digits("test")))
       ['accuracy', 'loss']
     """
-    graphdef, params, rest = parts(net)
+    graphdef, params, rest = parts(_arguments.network(net))
+    batch_size = _check.integer("batch_size", batch_size, 1)
     return Evaluation(graphdef, test, batch_size)(params, rest)
 
 
@@ -52,7 +57,7 @@ class Evaluation:
     def __init__(
         self, graphdef: Any, test: Held, batch_size: int = 256, *, mesh: Mesh | None = None
     ):
-        self.test = test if callable(test) else _checked(test)
+        self.test = test if callable(test) else _pair(test)
         self.batch_size = batch_size
         self.mesh = mesh
 
@@ -66,7 +71,9 @@ class Evaluation:
                 return jnp.where(seen, found, 0)
 
             found = jax.vmap(one)(logits, labels, seen).sum(0)
-            return found if mesh is None else jax.lax.psum(found, AXIS)
+            # An array of no element, whose shape alone is of use: it tells the number of classes.
+            outputs = jnp.zeros((0, logits.shape[-1]))
+            return found if mesh is None else jax.lax.psum(found, AXIS), outputs
 
         if mesh is not None:
             same, shared = PartitionSpec(), PartitionSpec(AXIS)
@@ -76,13 +83,30 @@ class Evaluation:
             )
         self.scores = jax.jit(scores)
 
+    def check(self, params: Any, rest: Any) -> None:
+        """Refuse, without compiling, a test that the network does not fit; only of a pair.
+
+        Args:
+          params: of a network, or their shapes.
+          rest: likewise.
+        """
+        if callable(self.test):
+            return
+        batch = spread(self._even(next(self._batches())), self.mesh, axis=0)
+        _, outputs = self.scores.eval_shape(params, rest, *batch)
+        check_labels("test labels", self.test[1], outputs.shape[-1])
+
     def __call__(self, params: Any, rest: Any) -> dict[str, float]:
         """Return mean loss and accuracy."""
+        self.check(params, rest)
         total, count = np.zeros(2), 0
         for batch in self._batches():
             count += int(batch[2].sum())
-            batch = spread(self._even(batch), self.mesh, axis=0)
-            total += np.asarray(self.scores(params, rest, *batch), np.float64)
+            shared = spread(self._even(batch), self.mesh, axis=0)
+            found, outputs = self.scores(params, rest, *shared)
+            if callable(self.test):
+                check_labels("test labels", batch[1], outputs.shape[-1])
+            total += np.asarray(found, np.float64)
         if not count:
             raise ValueError("test holds no example")
         return {"loss": float(total[0] / count), "accuracy": float(total[1] / count)}
@@ -97,8 +121,8 @@ class Evaluation:
 
     def _batches(self) -> Iterator[tuple[Any, Any, np.ndarray]]:
         if callable(self.test):
-            for images, labels in self.test():
-                images, labels = _checked((images, labels))
+            for i, batch in enumerate(_iterated(self.test())):
+                images, labels = _pair(batch, f"test()[{i}]")
                 yield images, labels, np.ones(len(labels), bool)
             return
         images, labels = self.test
@@ -110,11 +134,26 @@ class Evaluation:
             yield images[begin : begin + size], labels[begin : begin + size], seen
 
 
-def _checked(test: tuple[Any, Any]) -> tuple[Any, Any]:
-    images, labels = test
+def _iterated(batches: Any) -> Batches:
+    return _check.instance("test()", batches, Iterable, "an iterable of pairs (images, labels)")
+
+
+def _pair(test: Any, name: str = "test") -> tuple[Any, Any]:
+    right = "a pair (images, labels), or a function that returns an iterable of such pairs"
+    if not isinstance(test, tuple | list) or len(test) != 2:
+        _check.wrong_type(name, test, right if name == "test" else "a pair (images, labels)")
+    arrays, expected = (np.ndarray, jax.Array), "an array of NumPy or JAX"
+    # Left where they are: a test set may be larger than the device's memory.
+    images = _check.instance(f"{name}[0]", test[0], arrays, expected)
+    labels = _check.instance(f"{name}[1]", test[1], arrays, expected)
+    if images.ndim == 0 or labels.ndim not in (1, 2):
+        raise ValueError(
+            f"{name} has images of the shape {images.shape} and labels of the shape "
+            f"{labels.shape}; labels must be classes (N,), or probabilities (N, classes)"
+        )
     if len(images) != len(labels) or not len(labels):
         raise ValueError(
-            f"test has {len(images)} images and {len(labels)} labels; it needs as many of both, "
+            f"{name} has {len(images)} images and {len(labels)} labels; it needs as many of both, "
             "at least one"
         )
     return images, labels

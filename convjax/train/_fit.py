@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from convjax import nn
 from convjax.train._checkpoints import Checkpoints
 from convjax.train._dispatch import make_dispatch
-from convjax.train._diverged import Replay
+from convjax.train._diverged import Replay, not_finite
 from convjax.train._evaluate import Evaluation, Held
 from convjax.train._json_lines import JsonLines
 from convjax.train._mesh import check_divides, everywhere, here, mesh_of, spread
@@ -28,7 +28,7 @@ from convjax.train._order import network_order
 from convjax.train._recipe import Recipe
 from convjax.train._source import Source, padded
 from convjax.train._state import State, assembled, parts, start
-from convjax.train._watch import by_path
+from convjax.train._watch import Watched, plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +39,9 @@ class Fitted:
       net: the trained network.
       averaged: the network of the averaged weights, or None.
       state: the last state.
-      rows: what was measured, step by step, but for the norms of layers; only of the steps that
-        this call took.
+      rows: what was measured, step by step, as ``read_rows`` returns it; only of the steps that
+        this call took. The ``layers`` of a watched step are a mapping kept in one array, which
+        ``dict`` makes a dictionary.
       test: loss and accuracy on the test examples at the end, or None.
     """
 
@@ -127,6 +128,8 @@ class _Run:
         self.arrays = everywhere(source.arrays, mesh)
         self.dispatch = make_dispatch(net, source, recipe, optimiser=optimiser, mesh=mesh)
         self.evaluation = None if test is None else Evaluation(self.graphdef, test, mesh=mesh)
+        if self.evaluation is not None:
+            self.evaluation.check(*parts(net)[1:])
         self.order = functools.cache(network_order(net))
         self.start = lambda: everywhere(start(net, recipe, optimiser=optimiser), mesh)
 
@@ -161,6 +164,8 @@ class _Run:
             # Of the dispatch before: the device is busy while it is read.
             log.add(begin, end, metrics)
             last = end == recipe.steps
+            if last or (checkpoints is not None and _due(end, recipe.checkpoint_every)):
+                log.check(state, end)
             if self.evaluation is not None and (last or _due(end, recipe.test_every)):
                 log.flush()
                 log.test(self.test(state))
@@ -219,6 +224,12 @@ class _Log:
             if isinstance(observer, JsonLines):
                 observer.flush()
 
+    def check(self, state: State, end: int) -> None:
+        """Stop if a loss or a gradient is not finite, or what the last step left as parameters."""
+        self.flush()
+        if made := not_finite(state.params):
+            self._stop(end - 1, made)
+
     def test(self, row: Row) -> None:
         """Hand on the row of a test; its time is not counted as training."""
         self.tested = row
@@ -241,13 +252,13 @@ class _Log:
         left = (self.run.recipe.steps - end) * seconds
         pace = Pace(self.run.source.batch_size / seconds, left)
         for observer in self.observers:
-            observer.record(rows, pace)
-        self.rows += [{k: v for k, v in row.items() if k != "layers"} for row in rows]
+            observer.record([plain(row) for row in rows], pace)
+        self.rows += rows
 
-    def _stop(self, step: int) -> None:
+    def _stop(self, step: int, made: Sequence[str] = ()) -> None:
         run = self.run
         replay = Replay(run.graphdef, run.source, run.recipe, run.dispatch, run.arrays, run.inputs)
-        raise replay.explained(step, run.start(), self.checkpoints)
+        raise replay.explained(step, run.start(), self.checkpoints, made)
 
 
 def spans(first: int, recipe: Recipe) -> Iterator[tuple[int, int]]:
@@ -271,13 +282,12 @@ def _due(step: int, every: int) -> bool:
 def _rows(
     metrics: Any, begin: int, end: int, watch: int, order: Callable[[str], Any]
 ) -> Iterator[dict[str, Any]]:
-    layers = metrics.pop("layers", None)
+    layers = Watched.of_steps(metrics.pop("layers"), order) if watch else []
     for i, step in enumerate(range(begin, end)):
         row: dict[str, Any] = {"kind": "train", "step": step}
         row |= {name: metrics[name][i].item() for name in sorted(metrics, key=_place)}
-        if layers is not None and step % watch == 0:
-            found = by_path(jax.tree.map(lambda a, i=i: a[i], layers))
-            row["layers"] = {path: found[path] for path in sorted(found, key=order)}
+        if watch and step % watch == 0:
+            row["layers"] = layers[i]
         yield row
 
 

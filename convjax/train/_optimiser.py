@@ -1,9 +1,11 @@
 """The optimiser that a recipe asks for, by optax: schedule, clip, and decay of some weights."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -93,6 +95,37 @@ def optimiser_of(net: nnx.Module, recipe: Recipe) -> optax.GradientTransformatio
     elif recipe.weight_decay:
         parts.append(optax.add_decayed_weights(recipe.weight_decay, mask))
     return optax.chain(*parts, make(schedule_of(recipe), **options))
+
+
+def recipe_rate(recipe: Recipe) -> Callable[[Any, Any], dict[str, jax.Array]]:
+    """Return what tells, by the optimiser's state before a step, the step's learning rate.
+
+    The optimiser counts for itself: a step that float16 skips does not move it on.
+    """
+    rate = schedule_of(recipe)
+
+    def told(before: Any, after: Any) -> dict[str, jax.Array]:
+        count = next(node.count for node in _nodes(before, optax.ScaleByScheduleState))
+        return {"learning_rate": jnp.asarray(rate(count), jnp.float32)}
+
+    return told
+
+
+def injected_rate(before: Any, after: Any) -> dict[str, jax.Array]:
+    """Return the learning rate that ``optax.inject_hyperparams`` says it has used.
+
+    Nothing, where it is not in use, or in use more than once.
+    """
+    kinds = (optax.InjectHyperparamsState, optax.InjectStatefulHyperparamsState)
+    found = [node.hyperparams.get("learning_rate") for node in _nodes(after, kinds)]
+    rates = [rate for rate in found if rate is not None and jnp.ndim(rate) == 0]
+    return {"learning_rate": jnp.asarray(rates[0], jnp.float32)} if len(rates) == 1 else {}
+
+
+def _nodes(state: Any, kinds: type | tuple[type, ...]) -> list[Any]:
+    """Return the parts of an optimiser's state that are of some types."""
+    leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kinds))
+    return [leaf for leaf in leaves if isinstance(leaf, kinds)]
 
 
 def decayed(net: nnx.Module) -> Any:

@@ -1,5 +1,6 @@
 """Source: where the batches of a run come from."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -17,6 +18,9 @@ class Source(Protocol):
       count: examples in the data.
       batch_size: examples in a batch, over all devices.
       arrays: pytree of arrays that stay on the device and are handed to every step.
+
+    A source may say under ``classes`` how many there are, or their names; a network of fewer
+    outputs is then refused before anything is compiled.
 
     A source may have a mapping ``about`` as well, of what JSON can hold: seed, augmentation and
     what else tells it from another. A run is not resumed with a source that says something else.
@@ -68,6 +72,12 @@ class Source(Protocol):
           Images ``(N, H, W, C)``, and labels, int32 ``(N,)`` or probabilities ``(N, classes)``.
         """
         ...
+
+
+def classes_of(source: Source) -> int | None:
+    """Return how many classes a source has, or None where it does not say."""
+    classes = getattr(source, "classes", None)
+    return len(classes) if isinstance(classes, Sequence) else classes
 
 
 def padded(inputs: Any, steps: int) -> Any:

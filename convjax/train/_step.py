@@ -11,7 +11,7 @@ from flax import nnx
 
 from convjax import gradflow, nn
 from convjax.train._losses import accuracy, cross_entropy
-from convjax.train._optimiser import optimiser_of, schedule_of
+from convjax.train._optimiser import injected_rate, optimiser_of, recipe_rate
 from convjax.train._precision import all_finite, chosen, lower, next_scale
 from convjax.train._recipe import Recipe
 from convjax.train._state import State, assembled, parts
@@ -42,13 +42,15 @@ def make_step(
     Returns:
       The step. Images are ``(N, H, W, C)``, labels int ``(N,)`` or probabilities ``(N, classes)``.
       The metrics are scalars: ``loss``, ``accuracy``, ``gradient_norm`` (global, before any clip
-      and without loss scale), ``learning_rate``; with float16 ``scale`` and ``skipped``; and, where
-      the recipe watches, ``layers``: by kind and path, the norms of the gradient, the update and
-      the weights of every parameter, of the gradient along the trunk (``signal``), and of the
-      running statistics. At steps that are not watched they are zeros.
+      and without loss scale), ``learning_rate`` (of another optimiser than the recipe's the one
+      that ``optax.inject_hyperparams`` keeps, and else it is absent); with float16 ``scale`` and
+      ``skipped``; and, where the recipe watches, ``layers``: by kind and path, the norms of the
+      gradient, the update and the weights of every parameter, of the gradient along the trunk
+      (``signal``), and of the running statistics. At steps that are not watched they are zeros.
 
     Raises:
-      ValueError: when called, a batch that ``accumulate`` does not divide.
+      ValueError: when called, a batch that ``accumulate`` does not divide, or labels that do not
+        fit; see ``train.cross_entropy``.
 
     Example:
       >>> import jax
@@ -65,12 +67,24 @@ def make_step(
       >>> losses[-1] < losses[0]
       True
     """
+    return step_of(net, recipe, optimiser=optimiser, axis_name=axis_name)
+
+
+def step_of(
+    net: nnx.Module,
+    recipe: Recipe,
+    *,
+    optimiser: optax.GradientTransformation | None,
+    axis_name: str | None,
+    classes: int | None = None,
+) -> Step:
+    """Return what ``make_step`` does; it refuses a network of fewer outputs than ``classes``."""
+    rate = recipe_rate(recipe) if optimiser is None else injected_rate
     if optimiser is None:
         optimiser = optimiser_of(net, recipe)
     graphdef, *_ = parts(net)
     names = Names(net) if recipe.watch else None
-    rate = schedule_of(recipe)
-    run = _Pass(graphdef, recipe, axis_name, {} if names is None else names.places)
+    run = _Pass(graphdef, recipe, axis_name, {} if names is None else names.places, classes)
 
     def step(state: State, images: jax.Array, labels: jax.Array):
         key = keys_of(recipe, state.step)[1]
@@ -81,7 +95,7 @@ def make_step(
         with jax.numpy_dtype_promotion("standard"):  # as optax needs, whatever the caller's is
             updates, moved = optimiser.update(gradients, state.optimiser, state.params)
             params = optax.apply_updates(state.params, updates)
-            learning_rate = jnp.asarray(rate(state.step), jnp.float32)
+            learning_rate = rate(state.optimiser, moved)
         after = dataclasses.replace(
             state,
             params=params,
@@ -93,7 +107,7 @@ def make_step(
             "loss": found["loss"],
             "accuracy": found["accuracy"],
             "gradient_norm": optax.tree.norm(gradients),
-            "learning_rate": learning_rate,
+            **learning_rate,
         }
         if names is not None:
             taps = {path: gradflow.squares(t) / scale**2 for path, t in tokens.items()}
@@ -128,8 +142,16 @@ def keys_of(recipe: Recipe, step: jax.Array) -> tuple[jax.Array, jax.Array]:
 class _Pass:
     """The forward and backward pass of one batch, in parts if the recipe says so."""
 
-    def __init__(self, graphdef: Any, recipe: Recipe, axis_name: str | None, places: Any):
+    def __init__(
+        self,
+        graphdef: Any,
+        recipe: Recipe,
+        axis_name: str | None,
+        places: Any,
+        classes: int | None,
+    ):
         self.graphdef = graphdef
+        self.classes = classes
         self.recipe = recipe
         self.axis_name = axis_name
         self.places = places
@@ -160,6 +182,11 @@ class _Pass:
         rngs = nnx.Rngs(dropout=key)
         images = images.astype(_dtype(images, self.recipe))
         logits = gradflow.tapped(net, images, tokens, train=True, rngs=rngs)
+        if self.classes is not None and logits.shape[-1] < self.classes:
+            raise ValueError(
+                f"the source has {self.classes} classes, so its labels go up to "
+                f"{self.classes - 1}; net returns {logits.shape[-1]} classes"
+            )
         loss = cross_entropy(logits, labels, smoothing=self.recipe.label_smoothing)
         found = {
             "loss": loss,

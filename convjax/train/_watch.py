@@ -1,6 +1,7 @@
 """What a watched step logs of every layer: norms of gradients, updates and weights, by path."""
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from convjax import gradflow, nn
+from convjax import _check, gradflow, nn
 
 Layers = dict[str, dict[str, jax.Array]]
 
@@ -87,6 +88,54 @@ def _norm(leaf: jax.Array, axes: int) -> jax.Array:
     return jnp.sqrt(jnp.sum(jnp.square(leaf), tuple(range(axes, leaf.ndim))))
 
 
+class Watched(Mapping[str, Mapping[str, float]]):
+    """One watched step's norms as ``by_path`` returns them, in a hundredth of its memory.
+
+    Args:
+      places: by path and kind, where a number stands; one dictionary for all steps of a dispatch.
+      numbers: all of the step's.
+    """
+
+    def __init__(self, places: Mapping[str, Mapping[str, int]], numbers: np.ndarray):
+        self._places = places
+        self._numbers = numbers
+
+    @classmethod
+    def of_steps(
+        cls, found: Mapping[str, Mapping[str, np.ndarray]], order: Callable[[str], Any]
+    ) -> "list[Watched]":
+        """Return the norms of every step, by what a dispatch returns: the steps' axis first.
+
+        Args:
+          found: by kind, then by path.
+          order: by which paths are sorted.
+        """
+        one = {kind: {p: a[0] for p, a in values.items()} for kind, values in found.items()}
+        places = _places(one)
+        places = {path: places[path] for path in sorted(places, key=order)}
+        arrays = [array for values in found.values() for array in values.values()]
+        numbers = np.concatenate([array.reshape(len(array), -1) for array in arrays], axis=1)
+        return [cls(places, row.copy()) for row in numbers]
+
+    def __getitem__(self, path: str) -> dict[str, float]:
+        return {kind: float(self._numbers[i]) for kind, i in self._places[path].items()}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+def plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a row in which all is what JSON can hold."""
+    layers = {"layers": dict(row["layers"])} if "layers" in row else {}
+    return {**row, **layers}
+
+
 def by_path(
     found: Mapping[str, Mapping[str, np.ndarray | np.generic]],
 ) -> dict[str, dict[str, float]]:
@@ -98,17 +147,33 @@ def by_path(
     Returns:
       By path, then by kind.
 
+    Raises:
+      ValueError: an array that has not one axis for every ``*`` of its path.
+
     Example:
       >>> import numpy as np
       >>> from convjax import train
       >>> train.by_path({"signal": {"body/*": np.array([0.5, 0.25])}})
       {'body/0': {'signal': 0.5}, 'body/1': {'signal': 0.25}}
     """
-    rows: dict[str, dict[str, float]] = {}
+    expected = 'metrics["layers"] of one step: arrays by kind, then by path'
+    for kind, values in _check.instance("found", found, Mapping, expected).items():
+        for path, value in _check.instance(f"found[{kind!r}]", values, Mapping, expected).items():
+            axes = path.split("/").count("*")
+            _check.array(f"found[{kind!r}][{path!r}]", value, ndim=axes)
+    numbers = [np.ravel(value) for values in found.values() for value in values.values()]
+    places = _places(found)
+    return dict(Watched(places, np.concatenate(numbers))) if places else {}
+
+
+def _places(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """Return where each number stands when all are laid in a row, by path and kind."""
+    places: dict[str, dict[str, int]] = {}
+    count = itertools.count()
     for kind, values in found.items():
         for path, value in values.items():
             for index in np.ndindex(np.shape(value)):
                 numbers = iter(index)
                 parts = [str(next(numbers)) if part == "*" else part for part in path.split("/")]
-                rows.setdefault("/".join(parts), {})[kind] = float(np.asarray(value)[index])
-    return rows
+                places.setdefault("/".join(parts), {})[kind] = next(count)
+    return places

@@ -7,11 +7,13 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
-from convjax import nn, train
+from convjax import data, nn, train
 from convjax.train._fit import spans
+from tests.nn.conftest import quick_compilation as quick_compilation
 from tests.train.conftest import Indexed, small
 
 RECIPE = train.Recipe(
@@ -117,7 +119,9 @@ def test_rows_tell_each_step_once_and_the_layers_of_watched_steps(whole):
     assert not math.isfinite(kept.calls[1][2].images_per_second)
     assert kept.calls[2][2].images_per_second > 0
     assert untimed(folder / "metrics.jsonl") == json.loads(json.dumps(rows))
-    assert not any("layers" in row for row in fitted.rows)
+    assert list(fitted.rows) == rows and type(rows[0]["layers"]) is dict
+    assert json.loads(json.dumps(fitted.rows, default=dict)) == json.loads(json.dumps(rows))
+    same(train.layer_columns(fitted.rows), train.layer_columns(rows))
     assert kept.calls[0] == ("begin", 0, 11, 8) and kept.calls[-1] == ("end",)
 
 
@@ -180,7 +184,7 @@ def test_the_folder_of_another_run_is_refused(module_pictures, whole, recipe, op
         train.fit(small(**options), source, recipe, folder=folder)
 
 
-def test_the_network_that_was_given_is_left_as_it_was(source):
+def test_the_network_that_was_given_is_left_as_it_was(source, quick_compilation):
     net = small()
     before = jax.tree.map(np.array, nnx.state(net))
     train.fit(net, source, train.Recipe(steps=2, dispatch=2))
@@ -199,7 +203,9 @@ class Poisoned(Indexed):
         return jnp.where(inputs["bad"], jnp.inf, images), labels
 
 
-def test_what_is_not_finite_stops_the_run_and_names_step_unit_and_checkpoint(pictures, tmp_path):
+def test_what_is_not_finite_stops_the_run_and_names_step_unit_and_checkpoint(
+    pictures, tmp_path, quick_compilation
+):
     source = Poisoned(*pictures, batch_size=8)
     source.bad = first = 7
     kept = Kept()
@@ -227,16 +233,62 @@ class Spoiling(nn.Node):
         return x * jnp.where(jnp.abs(self.value[...] - 1) > 1e-3, jnp.inf, self.value[...])
 
 
-def test_the_unit_where_it_began_is_named(source):
+def test_the_unit_where_it_began_is_named(source, quick_compilation):
     net = small()
     spoiled = nn.Chain({**dict(net.items()), "spoiling": Spoiling()})
     with pytest.raises(train.Diverged, match="the activation of unit 'spoiling' is NaN or inf"):
         train.fit(spoiled, source, train.Recipe(steps=9, dispatch=4, learning_rate=0.3))
 
 
-def test_float16_that_only_skips_is_no_divergence(pictures):
+def test_float16_that_only_skips_is_no_divergence(pictures, quick_compilation):
     source = Indexed(pictures[0] * 1e3, pictures[1], batch_size=8)
     recipe = train.Recipe(steps=3, dispatch=3, precision="float16", learning_rate=1e-4)
     rows = train.fit(small("none"), source, recipe).rows
     assert len(rows) == 3 and rows[0]["skipped"] == 1
     assert rows[1]["scale"] == rows[0]["scale"] / 2
+
+
+def rate_that_is_infinite_at(step):
+    return optax.sgd(lambda count: jnp.where(count == step, jnp.inf, 0.1))
+
+
+@pytest.mark.parametrize(("bad", "every"), [(3, 0), (1, 2)])
+def test_an_update_that_is_not_finite_is_found_though_no_step_follows(
+    source, tmp_path, bad, every, quick_compilation
+):
+    recipe = train.Recipe(steps=4, dispatch=4, checkpoint_every=every)
+    optimiser = rate_that_is_infinite_at(bad)
+    with pytest.raises(train.Diverged, match=f"step {bad} is not finite: its update") as caught:
+        train.fit(small("none"), source, recipe, folder=tmp_path, optimiser=optimiser)
+    assert "of a finite loss and gradient. The state before it is checkpoint" in str(caught.value)
+    with train.Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert list(checkpoints.steps) == [bad]
+        _, state = checkpoints.restore(caught.value.state)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_labels_of_more_classes_than_outputs_are_refused_before_the_first_step(pictures):
+    images, labels = pictures
+    source = data.resident(np.asarray(images), np.asarray(labels), batch_size=8, classes=10)
+    with pytest.raises(ValueError, match=r"source has 10 classes.* up to 9; net returns 3 classes"):
+        train.fit(small(), source, train.Recipe(steps=2))
+
+
+def test_labels_of_a_test_are_refused_before_the_first_step(source, pictures):
+    images, labels = pictures
+    kept = Kept()
+    with pytest.raises(ValueError, match=r"test labels\[5\]=7 is no class: there are 3 classes"):
+        train.fit(
+            small(),
+            source,
+            train.Recipe(steps=2),
+            test=(images, labels.at[5].set(7)),
+            observers=[kept],
+        )
+    assert not kept.calls
+
+
+def test_a_source_that_does_not_tell_its_classes_stops_the_run(pictures, quick_compilation):
+    source = Indexed(pictures[0], pictures[1] + 1, batch_size=24)
+    with pytest.raises(train.Diverged, match=r"step 0 .*=3 is no class: there are 3 classes"):
+        train.fit(small("none"), source, train.Recipe(steps=2, dispatch=2))

@@ -233,6 +233,45 @@ def test_any_optimiser_of_optax_can_take_the_recipes_place(pictures):
     assert float(jnp.abs(state.params["dense"]["kernel"] - before["dense"]["kernel"]).max()) > 0.01
 
 
+@pytest.mark.parametrize(
+    ("optimiser", "rates"),
+    [
+        (optax.adam(1e-3), None),
+        (optax.inject_hyperparams(optax.adam)(1e-3), [1e-3, 1e-3]),
+        (
+            optax.chain(
+                optax.clip(1.0),
+                optax.inject_hyperparams(optax.sgd)(optax.linear_schedule(0.5, 0.0, 10)),
+            ),
+            [0.5, 0.45],
+        ),
+    ],
+    ids=["not known", "a number", "a schedule"],
+)
+def test_the_learning_rate_that_is_logged_is_the_one_that_was_used(pictures, optimiser, rates):
+    _, found = taken(small("none"), train.Recipe(steps=2), [pictures] * 2, optimiser=optimiser)
+    if rates is None:
+        assert "learning_rate" not in found[0]
+    else:
+        np.testing.assert_allclose([step["learning_rate"] for step in found], rates, rtol=1e-6)
+
+
+def test_the_learning_rate_stays_where_float16_skips_a_step(pictures):
+    net = small("none")
+    recipe = train.Recipe(
+        steps=4, precision="float16", schedule="linear", options={}, watch=1, weight_decay=0.0
+    )
+    step, state = quick_jit(train.make_step(net, recipe)), train.start(net, recipe)
+    for count, scale in ((0, 1e5), (0, 1.0), (1, 1.0)):
+        state, metrics = step(state, pictures[0] * scale, pictures[1])
+        assert bool(metrics["skipped"]) == (scale > 1)
+        assert float(metrics["learning_rate"]) == pytest.approx(0.1 * (1 - count / 4))
+        if scale == 1:
+            layers = metrics["layers"]
+            used = layers["update"]["dense/bias"] / layers["gradient"]["dense/bias"]
+            assert float(used) == pytest.approx(0.1 * (1 - count / 4), rel=1e-5)
+
+
 @pytest.mark.parametrize("train_mode", [True, False])
 def test_the_tapped_pass_is_the_plain_one(pictures, train_mode):
     net, x = small(), jnp.asarray(pictures[0])
