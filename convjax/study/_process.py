@@ -5,20 +5,15 @@ the parts the last bits of its sums. With one thread they are the same on any nu
 """
 
 import contextlib
-import hashlib
 import os
-import platform as machine
 import signal
-import warnings
 from importlib.metadata import entry_points
-from pathlib import Path
 
 from convjax.study._memory import keeping_memory
+from convjax.study._programs import remember_programs
 
 # The threads of XLA's client of the processor, and of the linear algebra that it calls.
 _ONE_THREAD = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-# What tells processors apart in /proc/cpuinfo, on x86 and on ARM.
-_TELLING = ("vendor_id", "model name", "flags", "CPU implementer", "CPU part", "Features")
 
 
 def variables(platform: str | None = None) -> dict[str, str]:
@@ -54,7 +49,7 @@ def settle(core: int | None = None) -> None:
             os.sched_setaffinity(0, {core})
     with contextlib.suppress(ValueError):  # not the main thread, which is then another's concern
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _remember_programs()
+    remember_programs()
 
 
 def accelerated(platform: str | None) -> bool:
@@ -71,43 +66,3 @@ def _plugins() -> list[str]:
 
         found += ["tpu"] * (importlib.util.find_spec("libtpu") is not None)
     return found
-
-
-def _remember_programs() -> None:
-    """Have JAX keep on disk all that it compiles, if there is room for it."""
-    import jax
-
-    folder = _programs()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    # An entry that cannot be read or written is compiled anew, which is no reader's concern.
-    about = "Error (reading|writing) persistent compilation cache entry"
-    warnings.filterwarnings("ignore", message=about)
-
-
-def _programs() -> Path:
-    """Return where compiled programs are kept.
-
-    JAX does not tell programs apart that it compiled for other processors, or for another number of
-    threads; folders do.
-    """
-    named = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    base = Path(named) if named else Path(cache) / "convjax" / "compiled"
-    threads = os.environ.get("NPROC") or str(os.cpu_count())
-    return base / f"{threads}-{hashlib.sha256(_processor().encode()).hexdigest()[:12]}"
-
-
-def _processor() -> str:
-    """Return what is known of the kind of processor."""
-    found = [machine.machine(), machine.processor()]
-    with contextlib.suppress(OSError):
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        first = text.partition("\n\n")[0].splitlines()
-        found += [line for line in first if line.partition("\t")[0].strip() in _TELLING]
-    return "\n".join(found)

@@ -68,18 +68,6 @@ def test_numbers_are_the_same_on_any_core_compiled_or_found_again_or_by_halves(t
     assert third["missed"] == first["missed"] and third["bits"] == first["bits"] and said == ""
 
 
-def test_programs_of_other_threads_and_processors_lie_apart(tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
-    monkeypatch.setenv("NPROC", "1")
-    one = _process._programs()
-    assert one.parent == tmp_path and one == _process._programs()
-    monkeypatch.setenv("NPROC", "2")
-    assert _process._programs() != one
-    monkeypatch.setenv("NPROC", "1")
-    monkeypatch.setattr(_process, "_processor", lambda: "another")
-    assert _process._programs() != one
-
-
 def test_variables_name_the_platform_and_one_thread(monkeypatch):
     monkeypatch.setattr(_process, "_plugins", list)
     cpu = _process.variables("cpu")
