@@ -198,10 +198,10 @@ def numbers(
     value: Any,
     *,
     length: int | None = None,
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-    below: float | None = None,
+    least: int | float | None = None,
+    above: int | float | None = None,
+    most: int | float | None = None,
+    below: int | float | None = None,
 ) -> tuple[float, ...]:
     """Return a sequence of finite real numbers as a tuple, each within bounds as for ``number``."""
     scalar = isinstance(value, np.ndarray | jax.Array) and value.ndim == 0

@@ -6,6 +6,7 @@ from typing import Any
 
 from flax import nnx
 
+from convjax._check import instance, integer
 from convjax.models._create import create, known
 from convjax.models._network import Network
 from convjax.models._weights._hub import fetch, name_of
@@ -36,6 +37,7 @@ def from_hub(
       The network.
 
     Raises:
+      ImportError: the extra ``weights`` is not installed; and a ValueError.
       ValueError: a name that is not in the zoo; no network, no such repository or file, and then
         the message tells how to fetch the file by hand; weights that do not fit.
 
@@ -48,9 +50,11 @@ def from_hub(
       ValueError: name='resnet5' is not known; did you mean 'resnet50' ...
     """
     name = known(name_of(repo_id))
+    instance("rngs", rngs, nnx.Rngs, "nnx.Rngs, such as nnx.Rngs(0)")
     weights = fetch(repo_id, revision=revision)
     if "num_classes" not in options:
-        options["num_classes"] = timm_config(repo_id, revision).get("num_classes", 1000)
+        classes = timm_config(repo_id, revision).get("num_classes", 1000)
+        options["num_classes"] = integer(f"repo_id={repo_id!r}: num_classes", classes, least=1)
     net = create(name, rngs=rngs, **options)
     load_weights(net, weights, allow=allow)
     return net
@@ -60,6 +64,10 @@ def timm_config(repo_id: str, revision: str | None = None) -> dict[str, Any]:
     """Return what timm wrote beside the weights of a repository."""
     file = fetch(repo_id, filename="config.json", revision=revision)
     try:
-        return json.loads(file.read_text())
-    except json.JSONDecodeError as error:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"repo_id={repo_id!r}: its config.json is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        kind = type(found).__name__
+        raise ValueError(f"repo_id={repo_id!r}: its config.json holds one {kind}, not a mapping")
+    return found

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from flax import nnx
 
 from convjax import nn
-from convjax._check import refuse
+from convjax._check import refuse, wrong_type
 
 REFERENCES = ("torch", "keras")
 
@@ -101,6 +101,8 @@ def named(net: nnx.Module, function: str) -> Network:
     """Return a network whose weights have names; refuse any other for a public function."""
     if isinstance(net, Network):
         return net
+    if not isinstance(net, nnx.Module):
+        wrong_type("net", net, "a network that models.create returned")
     raise ValueError(
         f"net={type(net).__name__} has no names in timm or Keras; {function} takes what "
         "models.create returns"

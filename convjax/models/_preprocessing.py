@@ -4,7 +4,7 @@ import fnmatch
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from convjax._check import refuse
+from convjax._check import choice, instance, integers, number, numbers
 from convjax.models._create import known
 from convjax.models._from_hub import timm_config
 from convjax.models._network import REFERENCES
@@ -18,13 +18,17 @@ _CIFAR = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 class Preprocessing(NamedTuple):
     """How an image becomes a network's input: resize, crop the centre, standardise.
 
+    ``data.image_folder``, ``data.image_splits`` and ``data.stream`` take it as it is:
+    ``image_folder(path, **how)`` hands over the first six, and
+    ``image_folder(path, **{**how, "size": how.test_size})`` another size.
+
     Attributes:
       size: side of the square image, in pixels.
       crop: side of the crop over the shorter side that the image is resized to first.
       interpolation: ``"bicubic"`` or ``"bilinear"``.
-      mean: of each channel, taken from values in [0, 1].
-      std: that each channel is divided by.
-      order: of the channels, ``"RGB"`` or ``"BGR"``.
+      mean: of the channels red, green, blue, taken from values in [0, 1].
+      std: that each channel is divided by, likewise.
+      order: of the channels of the result, ``"RGB"`` or ``"BGR"``.
       test_size: a size at which the weights do better, if there is one.
       test_crop: the crop that belongs to it.
     """
@@ -37,6 +41,14 @@ class Preprocessing(NamedTuple):
     order: str = "RGB"
     test_size: int | None = None
     test_crop: float | None = None
+
+    def keys(self) -> tuple[str, ...]:
+        """Return the names of what the readers of pictures take, for ``**``."""
+        return self._fields[:6]
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return a field by its name, or by its place as any tuple does."""
+        return getattr(self, key) if isinstance(key, str) else tuple.__getitem__(self, key)
 
 
 class _Row(NamedTuple):
@@ -119,13 +131,20 @@ def preprocessing(name: str, *, reference: str = "torch") -> Preprocessing:
       >>> how = models.preprocessing("mobilenetv2_100")
       >>> how.size, how.crop, how.interpolation, how.mean
       (224, 0.875, 'bicubic', (0.485, 0.456, 0.406))
+      >>> {**how}["order"]
+      'RGB'
     """
+    instance("name", name, str, "a network's name, or owner/name of the hub")
+    choice("reference", reference, REFERENCES)
     if "/" in name:
+        default = preprocessing(name_of(name))
         config = timm_config(name).get("pretrained_cfg", {})
-        return _from_timm(config, preprocessing(name_of(name)))
+        try:
+            config = instance("pretrained_cfg", config, dict, "a mapping")
+            return _from_timm(config, default)
+        except ValueError as error:
+            raise ValueError(f"name={name!r}: in its config.json {error}") from error
     name = known(name)
-    if reference not in REFERENCES:
-        refuse("reference", reference, REFERENCES)
     for row in _TORCH if reference == "torch" else _KERAS:
         if any(fnmatch.fnmatchcase(name, glob) for glob in row.names.split()):
             order = "BGR" if row.colours is _BGR else "RGB"
@@ -135,13 +154,14 @@ def preprocessing(name: str, *, reference: str = "torch") -> Preprocessing:
 
 def _from_timm(config: Mapping[str, Any], default: Preprocessing) -> Preprocessing:
     """Read the ``pretrained_cfg`` beside a file of weights; what it lacks is as by default."""
-    size, test = config.get("input_size"), config.get("test_input_size")
+    size, test = (config.get(name) for name in ("input_size", "test_input_size"))
+    test_crop = config.get("test_crop_pct")
     return default._replace(
-        size=int(size[-1]) if size else default.size,
-        crop=float(config.get("crop_pct", default.crop)),
+        size=integers("input_size", size, least=1)[-1] if size else default.size,
+        crop=number("crop_pct", config.get("crop_pct", default.crop), above=0),
         interpolation=str(config.get("interpolation", default.interpolation)),
-        mean=tuple(config.get("mean", default.mean)),
-        std=tuple(config.get("std", default.std)),
-        test_size=int(test[-1]) if test else None,
-        test_crop=config.get("test_crop_pct"),
+        mean=numbers("mean", config.get("mean", default.mean), length=3),
+        std=numbers("std", config.get("std", default.std), length=3, above=0),
+        test_size=integers("test_input_size", test, least=1)[-1] if test else None,
+        test_crop=None if test_crop is None else number("test_crop_pct", test_crop, above=0),
     )

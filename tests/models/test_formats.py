@@ -354,6 +354,9 @@ def test_torch_files_that_are_no_state_dict(tmp_path):
     refused({"a": torch.eye(3).to_sparse()}, "'a' is Tensor, not an array")
     refused(torch.nn.Linear(2, 3), r"torch\.nn\.modules\.linear\.Linear")
     refused({"w": torch.float32}, "'w' is dtype")
+    endless = {}
+    endless["state_dict"] = endless
+    refused(endless, "its 'state_dict' holds itself")
     for new in (True, False):
         path = saved(torch, tmp_path / "cut.pt", state, _use_new_zipfile_serialization=new)
         path.write_bytes(path.read_bytes()[:-20])

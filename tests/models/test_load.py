@@ -71,6 +71,11 @@ def test_gradients_are_exported_by_the_same_names(donor):
     other = nnx.eval_shape(lambda: models.resnet_cifar(14, rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match=r"holds 'stage1/rest.*give a state of this network"):
         models.export_weights(net, nnx.state(other, nnx.Param))
+    gradients["stem"]["norm"]["bias"] = jnp.ones((8, 2))
+    with pytest.raises(
+        ValueError, match=r"'stem/norm/bias' of the shape \(8, 2\), and it is \(8,\)"
+    ):
+        models.export_weights(net, gradients)
 
 
 @pytest.mark.parametrize("shortcut", ["identity", "gated"])
@@ -100,6 +105,46 @@ def test_values_take_the_network_s_dtype(donor):
     assert kernel.dtype == jnp.bfloat16
     right = half["conv1.weight"].transpose(2, 3, 1, 0).astype(jnp.bfloat16)
     np.testing.assert_array_equal(kernel, right)
+
+
+@pytest.mark.parametrize(
+    "dtype, value, words",
+    [
+        (np.float64, 1e300, r"'bn1.weight' holds 1e\+300, and the largest float32 is 3.4e\+38"),
+        (np.float64, -3.5e38, r"'bn1.weight' holds -3\.5e\+38, and"),
+        (np.complex64, 1 + 2j, "'bn1.weight' is complex64, and weights are real numbers"),
+        (np.bool_, True, "'bn1.weight' is bool, and weights are real numbers"),
+        (
+            np.int64,
+            2**24 + 1,
+            "'bn1.weight' holds 16777217, and float32 holds all integers up to 16777216",
+        ),
+        (np.uint64, 2**64 - 1, "'bn1.weight' holds 18446744073709551615, and float32"),
+    ],
+)
+def test_values_that_the_network_cannot_hold_are_refused(donor, dtype, value, words):
+    _, arrays = donor
+    wrong = np.ones(arrays["bn1.weight"].shape, dtype)
+    wrong[3] = value
+    net = small()
+    before = state(net)
+    with pytest.raises(ValueError, match=f"does not fit .* is unchanged; {words}"):
+        models.load_weights(net, {**arrays, "bn1.weight": wrong})
+    assert same(state(net), before)
+
+
+def test_values_that_it_can_hold_are_loaded_as_they_are(donor):
+    _, arrays = donor
+    net = small()
+    given = np.array([np.nan, np.inf, -np.inf, 3.4e38, 1e-300, 0.1, -0.0, 2.0])
+    models.load_weights(net, {**arrays, "bn1.weight": given, "bn1.bias": np.arange(-4, 4)})
+    scale, bias = np.asarray(net.stem.norm.scale[...]), np.asarray(net.stem.norm.bias[...])
+    with np.errstate(under="ignore"):
+        np.testing.assert_array_equal(scale, given.astype(np.float32))
+    np.testing.assert_array_equal(bias, np.arange(-4, 4))
+    half = small(param_dtype=jnp.float16)
+    with pytest.raises(ValueError, match=r"holds 70000\.0, and the largest float16 is 6\.55e\+04"):
+        models.load_weights(half, {**arrays, "fc.bias": np.full(5, 7e4, np.float32)})
 
 
 def test_counters_are_passed_over(donor):

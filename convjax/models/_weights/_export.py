@@ -38,12 +38,15 @@ def export_weights(net: nnx.Module, tree: Any = None) -> dict[str, np.ndarray]:
       (16, 3, 3, 3)
     """
     net = named(net, "export_weights")
-    whole = tree
-    if whole is None:
-        whole = nnx.merge_state(*nnx.state(net, nnx.Param, nnx.BatchStat))
-    arrays = {address: np.asarray(value) for address, value in values(whole).items()}
+    own = values(nnx.merge_state(*nnx.state(net, nnx.Param, nnx.BatchStat)))
+    found = leaves(net, tree)
+    given = own if tree is None else values(tree)
+    arrays = {address: np.asarray(value) for address, value in given.items()}
     exported = {}
-    for leaf in leaves(net, tree):
+    for leaf in found:
+        shape, right = arrays[leaf.address].shape, own[leaf.address].shape
+        if shape != right:
+            raise ValueError(f"tree holds {leaf.name!r} of the shape {shape}, and it is {right}")
         key = key_of(net, leaf)
         array = pick(arrays[leaf.address], leaf.index)
         exported[key.name] = to_reference(array, leaf, key, net.reference)

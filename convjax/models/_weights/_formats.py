@@ -9,13 +9,15 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
+from convjax._check import MissingFileError, MissingPackageError, existing_file, wrong_type
+from convjax._check import path as checked_path
 from convjax.models._weights._keras_file import read_keras
 from convjax.models._weights._torch_file import drop_module_prefix, of_tensor, read_torch
 
@@ -71,8 +73,10 @@ def read(source: str | os.PathLike | Mapping[str, Any]) -> Arrays:
       ``Arrays(kind, arrays, where)``, each array in the dtype and layout of the source.
 
     Raises:
-      ValueError: a file that is absent, empty, truncated, foreign, of an unknown extension, or
-        that needs a package which is not installed; an entry that is no array.
+      FileNotFoundError: a file that is absent.
+      ImportError: a package that reads it is not installed.
+      ValueError: a file that is empty, truncated, foreign or of an unknown extension, or no regular
+        file; an entry that is no array.
 
     Example:
       >>> import numpy as np
@@ -83,13 +87,13 @@ def read(source: str | os.PathLike | Mapping[str, Any]) -> Arrays:
     if isinstance(source, Mapping):
         where = "source (a mapping)"
         return Arrays(None, drop_module_prefix(_arrays(source, where)), where)
-    path = Path(source).expanduser()
+    path = _existing(source)
     where = f"source={str(path)!r}"
-    form = _format(path, str(source), where)
+    form = _format(path, where)
     try:
         found = form.read(path)
     except ImportError as error:
-        raise ValueError(
+        raise MissingPackageError(
             f"{where}: the package {error.name} that reads it is not installed; "
             + (
                 "install it, or convert the file to .safetensors where it is"
@@ -147,13 +151,20 @@ FORMATS = {
 del torch, keras
 
 
-def _format(path: Path, source: str, where: str) -> _Format:
+def _existing(source: Any) -> Path:
+    """Return the path of a file that is there, or say which files are."""
+    if not isinstance(source, str | os.PathLike):
+        wrong_type("source", source, "a file of weights, or a mapping from names to arrays")
+    path = checked_path("source", source)
+    if os.path.isdir(path):
+        within = ", ".join(_weights_in(path)) or "none"
+        raise ValueError(f"source={str(path)!r} is a directory; files of weights in it: {within}")
+    hint = "" if os.path.exists(path) else _nearest(path, os.fspath(source))
+    return existing_file("source", path, hint)
+
+
+def _format(path: Path, where: str) -> _Format:
     """Return the format of a file, after a look at its name and first bytes."""
-    if not path.exists():
-        raise ValueError(f"{where} does not exist; {_nearest(path, source)}")
-    if path.is_dir():
-        within = ", ".join(sorted(_weights_in(path))) or "none"
-        raise ValueError(f"{where} is a directory; files of weights in it: {within}")
     form = next((f for ending, f in FORMATS.items() if path.name.lower().endswith(ending)), None)
     if path.suffix.lower() == ".keras":
         raise ValueError(
@@ -194,18 +205,22 @@ def _content(head: bytes) -> str | None:
     )
 
 
-def _weights_in(folder: Path) -> Iterator[str]:
-    return (p.name for p in folder.iterdir() if p.name.lower().endswith(tuple(FORMATS)))
+def _weights_in(folder: Path) -> list[str]:
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return []
+    return [name for name in names if name.lower().endswith(tuple(FORMATS))]
 
 
 def _nearest(path: Path, source: str) -> str:
     if "://" in source:
         return "an address is not opened: fetch the file, then give its path"
-    if re.fullmatch(r"(hf[-_]hub:)?[\w.-]+/[\w.-]+", source) and not path.parent.exists():
+    if re.fullmatch(r"(hf[-_]hub:)?[\w.-]+/[\w.-]+", source) and not os.path.exists(path.parent):
         return f"if it is a repository of the Hugging Face hub, models.from_hub({source!r}, …)"
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         return f"there is no folder {str(path.parent)!r}"
-    names = sorted(_weights_in(path.parent))
+    names = _weights_in(path.parent)
     near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5) or names[:3]
     return f"in that folder there is {' or '.join(near) or 'no file of weights'}"
 
@@ -258,18 +273,18 @@ def write_safetensors(
       ...     read(f"{folder}/a.safetensors").arrays["bias"].tolist()
       [0.0, 1.0, 2.0]
     """
-    path = Path(path).expanduser()
+    path = checked_path("file", path)
     where = f"file={str(path)!r}"
     if path.suffix != ".safetensors":
         raise ValueError(f"{where} must end in .safetensors, not in {path.suffix!r}")
-    if not path.parent.is_dir():
-        raise ValueError(f"{where}: there is no folder {str(path.parent)!r}; make it first")
-    if path.is_dir():
+    if not os.path.isdir(path.parent):
+        raise MissingFileError(f"{where}: there is no folder {str(path.parent)!r}; make it first")
+    if os.path.isdir(path):
         raise ValueError(f"{where} is a directory")
     try:
         from safetensors import numpy as safetensors
     except ImportError as error:
-        raise ValueError(
+        raise MissingPackageError(
             f"{where}: the package safetensors is not installed; pip install convjax[weights]"
         ) from error
     # ascontiguousarray would make a vector of a scalar; the library reads memory in C order.

@@ -4,6 +4,8 @@ import os
 import re
 from pathlib import Path
 
+from convjax._check import MissingPackageError, instance
+
 PREFIXES = ("hf_hub:", "hf-hub:")  # timm's
 UNREACHABLE = "the hub cannot be reached"
 REASONS = {
@@ -57,8 +59,9 @@ def fetch(
       The file in the cache.
 
     Raises:
-      ValueError: no network, no such repository, file or revision, or huggingface_hub is not
-        installed; the sentence tells how to fetch the file by hand.
+      ImportError: huggingface_hub is not installed; and a ValueError.
+      ValueError: no network, no such repository, file or revision; the sentence tells how to fetch
+        the file by hand.
 
     Example:
       >>> from convjax.models._weights._hub import fetch
@@ -68,6 +71,8 @@ def fetch(
       ValueError: repo_id='resnet50' is not owner/name, such as 'timm/resnet50.a1_in1k'
     """
     repo_id = _plain(repo_id)
+    if revision is not None:
+        instance("revision", revision, str, "a branch, tag or commit, or None for the newest")
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
     page = f"{endpoint or 'https://huggingface.co'}/{repo_id}/tree/{revision or 'main'}"
     remedy = f"fetch {filename} by hand from {page}"
@@ -76,7 +81,7 @@ def fetch(
     try:
         import huggingface_hub as hub
     except ImportError as error:
-        raise ValueError(
+        raise MissingPackageError(
             f"repo_id={repo_id!r}: huggingface_hub is not installed; "
             f"pip install convjax[weights], or {remedy}"
         ) from error
@@ -119,7 +124,7 @@ def _reason(error: Exception) -> str:
 
 def _plain(repo_id: str) -> str:
     """Drop timm's prefix, and refuse what is not ``owner/name``."""
-    plain = repo_id
+    plain = instance("repo_id", repo_id, str, "owner/name, such as 'timm/resnet50.a1_in1k'")
     for prefix in PREFIXES:
         plain = plain.removeprefix(prefix)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", plain):

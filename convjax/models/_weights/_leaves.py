@@ -7,6 +7,7 @@ import numpy as np
 from flax import nnx
 
 from convjax import nn
+from convjax._check import instance
 
 
 class Leaf(NamedTuple):
@@ -36,6 +37,8 @@ def leaves(net: nnx.Module, tree: Any = None) -> list[Leaf]:
     """Return the leaves of a network, or those of them that ``tree``, a state of it, holds."""
     state = nnx.state(net, nnx.Param, nnx.BatchStat)
     flat = dict(nnx.to_flat_state(nnx.merge_state(*state)))
+    if tree is not None:
+        instance("tree", tree, nnx.State, "a state of the network, as nnx.state returns, or None")
     found = flat if tree is None else dict(nnx.to_flat_state(tree))
     if foreign := [address for address in found if address not in flat]:
         raise ValueError(

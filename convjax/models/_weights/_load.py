@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from convjax._check import instance, wrong_type
 from convjax.models._network import Network, named
+from convjax.models._weights._cast import cast
 from convjax.models._weights._formats import read
 from convjax.models._weights._keys import Key, from_reference, key_of, layout_of, renumbered
 from convjax.models._weights._leaves import Leaf, leaves, values
@@ -45,7 +47,7 @@ def load_weights(
     """Set a network's parameters and batch statistics from a file of its reference.
 
     Strict: every array must be there, of the right shape, and no other. The network is changed only
-    after all was checked; values are cast to the dtypes that it has.
+    after all was checked; values are rounded to the dtypes that it has. NaN and infinity stay.
 
     Args:
       net: what ``models.create`` or a family's function returned.
@@ -59,8 +61,11 @@ def load_weights(
       What was set, and what ``allow`` let pass.
 
     Raises:
+      FileNotFoundError: a file that is not there; and a ValueError.
+      ImportError: the package that reads the file is not installed; and a ValueError.
       ValueError: a file that cannot be read; names of another reference; arrays that are missing,
-        unexpected or misshapen, listed in one message. The network is then as it was.
+        unexpected or misshapen, listed in one message; values that the network's dtypes cannot
+        hold: complex ones, or too large. The network is then as it was.
 
     Example:
       >>> from flax import nnx
@@ -70,15 +75,23 @@ def load_weights(
       262
     """
     net = named(net, "load_weights")
+    globs = _globs(allow)
     kind, arrays, where = read(source)
     _check_kind(net, kind, where)
     match = _match(net, _cleaned(net, arrays))
-    globs = (allow,) if isinstance(allow, str) else tuple(allow)
     refused = match.without(globs)
     if refused.missing or refused.unexpected or refused.misshapen:
         raise ValueError(_message(net, where, match, refused))
-    _assign(net, match.pairs)
+    _assign(net, _cast(net, match.pairs, where))
     return Loaded(len(match.pairs), *(tuple(map(str, odd)) for odd in match.odd()))
+
+
+def _globs(allow: Any) -> tuple[str, ...]:
+    if isinstance(allow, str):
+        return (allow,)
+    if not isinstance(allow, Iterable):
+        wrong_type("allow", allow, "a glob, or several")
+    return tuple(instance(f"allow[{i}]", glob, str, "a glob") for i, glob in enumerate(allow))
 
 
 class _Pair(NamedTuple):
@@ -142,8 +155,24 @@ def _match(net: Network, arrays: Mapping[str, np.ndarray]) -> _Match:
     return match
 
 
+def _cast(net: Network, pairs: Iterable[_Pair], where: str) -> list[_Pair]:
+    """Return the values in the dtypes that the network has; refuse those that would change."""
+    dtypes = {address: variable.dtype for address, variable in _variables(net).items()}
+    found, lost = [], []
+    for pair in pairs:
+        try:
+            found.append(pair._replace(value=cast(pair.value, dtypes[pair.leaf.address])))
+        except ValueError as error:
+            lost.append(f"{pair.key.name!r} {error}")
+    if lost:
+        more = f"; and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
+        told = "; ".join(lost[:SHOWN])
+        raise ValueError(f"{where} does not fit {net.name}: the network is unchanged; {told}{more}")
+    return found
+
+
 def _assign(net: Network, pairs: Iterable[_Pair]) -> None:
-    """Write the values, in the dtypes that the network has."""
+    """Write the values."""
     variables = _variables(net)
     whole: dict[Any, np.ndarray] = {}
     for leaf, _, value in pairs:
@@ -151,7 +180,7 @@ def _assign(net: Network, pairs: Iterable[_Pair]) -> None:
         if leaf.index:
             if leaf.address not in whole:
                 whole[leaf.address] = np.array(now)
-            whole[leaf.address][leaf.index] = value.astype(now.dtype)
+            whole[leaf.address][leaf.index] = value
         else:
             whole[leaf.address] = value
     new = [(a, jnp.asarray(v, variables[a].dtype)) for a, v in whole.items()]

@@ -1,5 +1,6 @@
 """PyTorch's files: checkpoints, read by its ``weights_only`` loader alone."""
 
+import itertools
 import pickle
 import re
 import warnings
@@ -14,6 +15,7 @@ import numpy as np
 # timm's order. A moving average of the weights comes first: it is what training scripts evaluate
 # and publish, and what timm itself takes out of the same file.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+CODE = 2**20
 
 
 def read_torch(path: Path) -> dict[str, Any]:
@@ -35,9 +37,7 @@ def read_torch(path: Path) -> dict[str, Any]:
     import torch  # pyright: ignore[reportMissingImports]
 
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if not any(name.endswith("data.pkl") for name in archive.namelist()):
-                raise ValueError("a zip archive that torch.save did not write")
+        _check_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols, and of TorchScript
@@ -54,16 +54,32 @@ def read_torch(path: Path) -> dict[str, Any]:
     return _state_dict(content, torch.Tensor)
 
 
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that torch.save did not write, or that holds less than it declares."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if not any(entry.filename.endswith("data.pkl") for entry in entries):
+        raise ValueError("a zip archive that torch.save did not write")
+    # torch.save compresses nothing but code, and no two of its entries share bytes.
+    declared, size = sum(entry.file_size for entry in entries), path.stat().st_size
+    if declared > size + CODE:
+        raise ValueError(f"its entries declare {declared} bytes, and the whole file has {size}")
+
+
 def _culprit(error: Exception) -> str:
     found = re.search(r"(?:GLOBAL|class|function) ([\w.]+\.[\w.]+)", str(error))
     return f" because of {found[1]}" if found else ""
 
 
 def _state_dict(content: Any, tensor: type) -> dict[str, Any]:
-    while isinstance(content, Mapping):
+    for depth in itertools.count():
+        if not isinstance(content, Mapping):
+            break
         wrapper = next((w for w in WRAPPERS if isinstance(content.get(w), Mapping)), None)
         if wrapper is None:
             break
+        if depth == len(WRAPPERS):
+            raise ValueError(f"its {wrapper!r} holds itself, or another wrapper, again and again")
         beside = [k for k, v in content.items() if isinstance(v, tensor) and v.ndim]
         if beside:
             raise ValueError(f"beside its {wrapper!r} it holds the arrays {', '.join(beside)}")
