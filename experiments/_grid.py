@@ -36,6 +36,8 @@ class Options(_cli.Options):
     """What submitit tells Slurm, such as timeout_min=60 slurm_partition=gpu."""
     retry: bool = False
     """Measure again the cells that failed."""
+    time_limit: float | None = None
+    """Seconds that a cell may take before it counts as failed."""
     dry_run: bool = False
     """List the cells and what they may take, and measure nothing."""
 
@@ -76,6 +78,7 @@ def run_config(experiment: Experiment, config: Any, argv: Sequence[str]) -> int:
                 runner=where,
                 group=experiment.group,
                 retry=config.retry,
+                time_limit=config.time_limit,
                 watch=watch,
             )
     except KeyboardInterrupt:

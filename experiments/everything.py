@@ -62,6 +62,8 @@ class Config(_cli.Options):
     """How many of each; without it, each experiment's own number."""
     retry: bool = False
     """Measure again the cells that failed."""
+    time_limit: float | None = None
+    """Seconds that a cell may take before it counts as failed."""
     dry_run: bool = False
     """List all cells and what they may take, and measure nothing."""
 
@@ -99,11 +101,11 @@ def main(argv: Sequence[str]) -> int:
 def handed_on(config: Config, name: str) -> list[str]:
     """Return the options that an experiment is given."""
     given = ["--out", str(config.out / name)]
-    for option in ("platform", "runner", "workers", "address", "seeds"):
+    for option in ("platform", "runner", "workers", "address", "seeds", "time_limit"):
         value = getattr(config, option)
         if option == "workers" and config.runner is None and name in WHOLE:
             continue
-        given += [] if value is None else [f"--{option}", str(value)]
+        given += [] if value is None else [f"--{option.replace('_', '-')}", str(value)]
     given += ["--slurm", *config.slurm] if config.slurm else []
     given += [
         f"--{option.replace('_', '-')}"

@@ -14,6 +14,7 @@ from convjax.study._environment import environment
 from convjax.study._identity import plain
 from convjax.study._parquet import encode
 from convjax.study._store import Store
+from convjax.study._time_limit import within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Job:
         result itself; None where the process that handed it out does.
       of: what the study measures, for that folder.
       retry: whether to measure what has failed before.
+      time_limit: seconds that the function may take; None is no limit.
     """
 
     key: str
@@ -40,6 +42,7 @@ class Job:
     folder: str | None = None
     of: str = ""
     retry: bool = False
+    time_limit: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,19 +121,28 @@ def lost(job: Job, why: str) -> Done:
 def _measured(job: Job) -> Done:
     start = time.perf_counter()
     try:
-        columns = job.function(job.config)
+        with within(job.time_limit):
+            columns = job.function(job.config)
         seconds = time.perf_counter() - start
         if not isinstance(columns, Mapping):
             raise TypeError(f"{job.function!r} returned {columns!r}, not columns by name")
         about = _about(job, seconds) | {"environment": environment()}
         table = encode(columns, about)
-    except Exception as error:
+    except (KeyboardInterrupt, GeneratorExit):  # the user's, and the runner's
+        raise
+    except BaseException as error:  # sys.exit() among them
         seconds = time.perf_counter() - start
-        words = " ".join(str(error).split()) or "without a word"
-        return _failed(
-            job, f"{type(error).__name__}: {words}", traceback.format_exc(), seconds, environment()
-        )
+        return _failed(job, _told(error), traceback.format_exc(), seconds, environment())
     return Done(job.key, table, seconds=seconds)
+
+
+def _told(error: BaseException) -> str:
+    """Return an error in one line."""
+    try:
+        words = " ".join(str(error).split()) or "without a word"
+    except Exception as another:
+        words = f"what it says cannot be read ({type(another).__name__})"
+    return f"{type(error).__name__}: {words}"
 
 
 def _failed(

@@ -1,9 +1,11 @@
 """Local: cells measured by processes of this machine."""
 
 import collections
+import math
 import os
 import pickle
 import sys
+import time
 from collections.abc import Generator, Iterator
 from multiprocessing.connection import wait
 from typing import Any
@@ -11,9 +13,11 @@ from typing import Any
 from convjax.study._job import Done, Job, lost
 from convjax.study._jobs import Jobs
 from convjax.study._process import accelerated
+from convjax.study._time_limit import said
 from convjax.study._worker import EndedError, Worker, uninterrupted
 
 TRIES = 2
+LATE = 5.0  # seconds after a limit of time in which a process ends its cell itself
 PLATFORMS = ("cpu", "gpu", "tpu")
 # Cells that take less than so many seconds are sent ahead, so that no process waits for the next.
 BRIEF, AHEAD = 0.1, 4
@@ -92,18 +96,47 @@ class _Running:
         self.again: collections.deque[Job] = collections.deque()
         self.tries: collections.Counter[str] = collections.Counter()
         self.ahead = 1
+        self.begun = [0.0] * local.workers  # when each began with what it is at
         self.unborn = 0  # processes that ended before they had begun, one after the other
 
     def outcomes(self) -> Iterator[Done]:
         """Yield what becomes of all jobs."""
         self.feed()
         while busy := {w.connection: i for i, w in enumerate(self.workers) if w and w.jobs}:
-            for connection in wait(list(busy)):
+            for connection in wait(list(busy), self.patience()):
                 done = self.heard(busy[connection])  # pyright: ignore[reportArgumentType]
                 # Before the answer is kept, so that no process waits for that.
                 self.feed()
                 if done is not None:
                     yield done
+            for done in self.overdue():
+                self.feed()
+                yield done
+
+    def patience(self) -> float | None:
+        """Return how long to wait for answers before some process is overdue."""
+        left = [self.left(place) for place in range(len(self.workers))]
+        return max(0.0, min(left)) if min(left) < math.inf else None
+
+    def left(self, place: int) -> float:
+        """Return the seconds after which a process is ended: it did not end its cell itself."""
+        worker = self.workers[place]
+        if worker is None or not (worker.ready and worker.jobs):
+            return math.inf
+        limit = worker.jobs[0].time_limit
+        return math.inf if limit is None else self.begun[place] + limit + LATE - time.monotonic()
+
+    def overdue(self) -> Iterator[Done]:
+        """End the processes that are overdue, and return their cells as failed."""
+        for place, worker in enumerate(self.workers):
+            if worker is None or self.left(place) > 0:
+                continue
+            self.workers[place] = None
+            worker.kill()
+            worker.end()
+            job = worker.jobs.popleft()
+            self.again.extend(worker.jobs)
+            yield lost(job, f"TimeLimitError: {said(job.time_limit or 0)}")
 
     def feed(self) -> None:
         """Give every process something to do, and only then anyone more than that."""
@@ -119,6 +152,8 @@ class _Running:
                 if worker is None:
                     with uninterrupted():
                         self.workers[place] = worker = self.local.start(place)
+                if not worker.jobs:
+                    self.begun[place] = time.monotonic()
                 worker.give(job, sent)
 
     def next(self, group: str) -> Job | None:
@@ -138,6 +173,7 @@ class _Running:
             worker.end()
             return self.bereaved(worker, str(error))
         self.unborn = 0
+        self.begun[place] = time.monotonic()
         if done is not None:
             self.ahead = AHEAD if done.seconds < BRIEF else 1
         return done

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from convjax import _check
 from convjax.study._here import Here
 from convjax.study._identity import canonical, key
 from convjax.study._job import Done, Job, Runner, over
@@ -73,6 +74,7 @@ def run(
     version: str | None = None,
     group: Callable[[Any], Hashable] | None = None,
     retry: bool = False,
+    time_limit: int | float | None = None,
     watch: Watch | None = None,
 ) -> Ran:
     """Measure every cell of a grid that has no result yet, and keep each as soon as it is there.
@@ -94,6 +96,9 @@ def run(
       group: ``group(config)``, the same for cells whose programs are the same: runners give such
         cells to one process, one after the other, so that it compiles once.
       retry: whether to measure again what has failed.
+      time_limit: seconds that a cell may take, after which it has failed; None is no limit.
+        ``Local`` ends its process if need be, other runners when the cell's code next comes back to
+        Python.
       watch: who is told how it comes along.
 
     Returns:
@@ -122,6 +127,8 @@ def run(
       (2, 0, [1.0, 0.9, 1.0, 0.9, 0.81])
     """
     runner, watch = runner or Here(), watch or Silent()
+    if time_limit is not None:
+        time_limit = _check.number("time_limit", time_limit, above=0)
     of = name_of(function)
     cells = keyed(function, configs, version)
     with Store(folder, of) as store:
@@ -140,6 +147,7 @@ def run(
                 folder=str(store.folder) if runner.keeps else None,
                 of=of,
                 retry=retry,
+                time_limit=time_limit,
             )
             for one in waiting
             if one not in failed

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from convjax import study
-from convjax.study import _process
+from convjax.study import _local, _process
 from convjax.study._job import Job
 from convjax.study._jobs import Jobs
 from convjax.study._store import Store
@@ -69,18 +69,36 @@ def by_index(folder, keys):
     return {key["index"]: rows for key, rows in study.groups(table, ["index"])}
 
 
+def test_a_cell_that_takes_too_long_has_failed_and_its_process_is_replaced(
+    cache, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(_local, "LATE", 0.5)
+    kinds = ["trivial", "waits", "stuck", "trivial"]
+    cells = [Cell(i, kind=kind, folder=str(tmp_path)) for i, kind in enumerate(kinds)]
+    how = {"runner": study.Local(1), "version": "1", "time_limit": 1.0}
+    ran = study.run(functions.behaving, cells, tmp_path / "slow", **how)
+    error = "TimeLimitError: it took longer than time_limit=1 s"
+    assert ran.failed == {ran.keys[1]: error, ran.keys[2]: error} and ran.measured == 2
+    first, waits, stuck, last = (calls(tmp_path, i) for i in range(4))
+    assert first == waits == stuck != last  # what can be ended in its process is
+    traceback = study.read_parquet(tmp_path / "slow" / "failed" / f"{ran.keys[1]}.parquet")[0]
+    assert "time.sleep(600)" in traceback["traceback"][0]
+
+
 def test_cells_end_exactly_once_whatever_their_processes_do(cache, tmp_path):
     shared = str(tmp_path)
-    kinds = ["sums"] * 4 + ["raises", "kills once", "kills", "sums"]
+    kinds = ["sums"] * 4 + ["raises", "kills once", "kills", "sums", "exits", "mute"]
     cells = [Cell(i, kind=kind, folder=shared) for i, kind in enumerate(kinds)]
     ran = study.run(functions.behaving, cells, tmp_path / "two", runner=study.Local(2), version="1")
     killed = ran.keys[6]
     assert ran.finished == ran.measured == 6
     assert ran.failed == {
         ran.keys[4]: "ArithmeticError: no such number",
+        ran.keys[8]: "SystemExit: 3",
+        ran.keys[9]: "MuteError: what it says cannot be read (RuntimeError)",
         killed: "its process was killed by SIGKILL (out of memory?), 2 times",
     }
-    assert [len(calls(shared, i)) for i in range(8)] == [1, 1, 1, 1, 1, 2, 2, 1]
+    assert [len(calls(shared, i)) for i in range(10)] == [1, 1, 1, 1, 1, 2, 2, 1, 1, 1]
     row, about = study.read_parquet(tmp_path / "two" / "failed" / f"{killed}.parquet")
     assert row["error"] == [ran.failed[killed]] and about["config"]["kind"] == "kills"
 

@@ -1,5 +1,8 @@
+import concurrent.futures
 import dataclasses
 import functools
+import signal
+import sys
 import threading
 import time
 
@@ -11,6 +14,7 @@ from convjax.study import _run
 from convjax.study._job import perform
 from convjax.study._parquet import encode
 from convjax.study._store import Store
+from tests.study import functions
 
 pytest.importorskip("fcntl")
 
@@ -122,6 +126,32 @@ def test_what_a_cell_was_measured_by_is_kept_with_it(tmp_path):
     assert said["cell"] == ran.keys[0] and said["version"] == "1"
     assert 0.02 <= said["seconds"] < 5
     assert {"jax", "device_kind", "time"} <= set(said["environment"])
+
+
+def test_cells_that_exit_or_cannot_say_why_have_failed(tmp_path):
+    measured = Measured(depth2=lambda: sys.exit("enough"), depth4=raising(functions.MuteError()))
+    ran = run(measured, tmp_path)
+    errors = ["SystemExit: enough", "MuteError: what it says cannot be read (RuntimeError)"]
+    assert list(ran.failed.values()) == errors and ran.finished == 2
+    with pytest.raises(KeyboardInterrupt):
+        run(Measured(depth3=raising(KeyboardInterrupt())), tmp_path / "mine")
+
+
+def test_a_cell_may_take_so_long_and_no_longer(tmp_path):
+    def swallowing():
+        try:
+            time.sleep(60)
+        except Exception:
+            time.sleep(60)
+
+    ran = run(Measured(depth2=swallowing), tmp_path, time_limit=0.2)
+    assert list(ran.failed.values()) == ["TimeLimitError: it took longer than time_limit=0.2 s"]
+    assert ran.finished == 3 and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        ran = pool.submit(run, Measured(), tmp_path / "thread", CELLS[:1], time_limit=9).result()
+    assert "time_limit=9 needs the main thread" in ran.failed[ran.keys[0]]
+    with pytest.raises(ValueError, match="time_limit=0 must be greater than 0"):
+        run(Measured(), tmp_path, time_limit=0)
 
 
 def test_a_failed_cell_is_a_row_and_is_retried_when_asked(tmp_path):
