@@ -21,8 +21,9 @@ from convjax.study._results import about as about
 from convjax.study._results import results as results
 from convjax.study._results import states as states
 from convjax.study._run import Ran as Ran
-from convjax.study._run import Silent as Silent
-from convjax.study._run import Watch as Watch
 from convjax.study._run import run as run
 from convjax.study._slurm import Slurm as Slurm
 from convjax.study._version import version as version
+from convjax.study._watch import Progress as Progress
+from convjax.study._watch import Silent as Silent
+from convjax.study._watch import Watch as Watch

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
@@ -20,29 +20,9 @@ from convjax.study._keeping import keeping
 from convjax.study._store import Store
 from convjax.study._version import plain_function
 from convjax.study._version import version as version_of
+from convjax.study._watch import Progress, Watch
 
 POLL = 0.5  # seconds between two looks at what another runner is at
-
-
-@runtime_checkable
-class Watch(Protocol):
-    """Who is told how a study comes along; ``Silent`` is one who does not care."""
-
-    def begin(self, total: int, finished: int, failed: int) -> None:
-        """Tell how many cells there are, how many had a result, how many had failed."""
-
-    def finish(self, config: Any, done: Done) -> None:
-        """Tell what became of a cell, as soon as it is kept."""
-
-
-class Silent:
-    """Says nothing."""
-
-    def begin(self, total: int, finished: int, failed: int) -> None:
-        """Say nothing."""
-
-    def finish(self, config: Any, done: Done) -> None:
-        """Say nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +79,8 @@ def run(
       time_limit: seconds that a cell may take, after which it has failed; None is no limit.
         ``Local`` ends its process if need be, other runners when the cell's code next comes back to
         Python.
-      watch: who is told how it comes along.
+      watch: who is told how it comes along; ``study.Progress()`` without one, ``study.Silent()``
+        for nobody.
 
     Returns:
       How the study stands.
@@ -126,7 +107,7 @@ def run(
       >>> ran.measured, again.measured, table["norm"].to_pylist()
       (2, 0, [1.0, 0.9, 1.0, 0.9, 0.81])
     """
-    runner, watch = runner or Here(), watch or Silent()
+    runner, watch = runner or Here(), watch or Progress()
     if time_limit is not None:
         time_limit = _check.number("time_limit", time_limit, above=0)
     of = name_of(function)
