@@ -37,8 +37,9 @@ class Resident:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What a run that is resumed must find again."""
-        return {"seed": self.seed, "augment": dataclasses.asdict(self.augment)}
+        """What a run that is resumed must find again, beside ``arrays``."""
+        augment = dataclasses.asdict(self.augment)
+        return {"seed": self.seed, "classes": self.classes, "augment": augment}
 
     def inputs(self, first: int, steps: int) -> dict[str, np.ndarray]:
         """Return which examples form the batches of ``steps`` steps from ``first`` on.

@@ -47,10 +47,16 @@ class Stream:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What a run that is resumed must find again."""
+        """What a run that is resumed must find again, beside ``arrays``.
+
+        Files are told by names below the folder, sizes and labels: the folder may be copied or
+        moved. A file that was overwritten by another of the same size is not noticed.
+        """
         pictures = self.pictures
         cut = {"size": pictures.size, "crop": pictures.crop, "flip": pictures.flip}
-        return {"seed": pictures.seed, **cut, "augment": dataclasses.asdict(self.augment)}
+        cut |= {"interpolation": pictures.interpolation, "classes": list(self.classes)}
+        cut |= {"files": pictures.digest(), "augment": dataclasses.asdict(self.augment)}
+        return {"seed": pictures.seed, **cut}
 
     def __enter__(self) -> "Stream":
         """Return the stream itself."""

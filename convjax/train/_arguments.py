@@ -1,12 +1,13 @@
-"""What the functions of this room are given: networks, recipes, optimisers, sources, rows."""
+"""What the functions of this room are given: networks, recipes, optimisers, sources, rows, …."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import optax
 from flax import nnx
 
 from convjax import _check
+from convjax.train._observe import Observer
 from convjax.train._recipe import Recipe
 from convjax.train._source import Source
 
@@ -23,8 +24,21 @@ def recipe(given: Any) -> Recipe:
 
 def optimiser(given: Any) -> optax.GradientTransformation | None:
     """Return an optimiser, or None."""
-    kinds = (optax.GradientTransformation, type(None))
-    return _check.instance("optimiser", given, kinds, "an optax transformation, or None")
+    # optax.MultiSteps is one by its methods alone.
+    methods = (getattr(given, name, None) for name in ("init", "update"))
+    if given is not None and (isinstance(given, type) or not all(map(callable, methods))):
+        _check.wrong_type("optimiser", given, "an optax transformation, or None")
+    return given
+
+
+def optimiser_name(name: Any, optimiser: Any) -> str | None:
+    """Return what an optimiser is called, or None."""
+    _check.instance("optimiser_name", name, (str, type(None)), "a string, or None")
+    if name is not None and optimiser is None:
+        raise ValueError(
+            f"optimiser_name={name!r} is given without an optimiser; that of the recipe has a name"
+        )
+    return name
 
 
 def source(given: Any) -> Source:
@@ -34,6 +48,15 @@ def source(given: Any) -> Source:
         _check.wrong_type("source", given, "a source of batches, such as data.resident(…)")
     _check.integer("source.count", given.count, 1)
     _check.integer("source.batch_size", given.batch_size, 1)
+    return given
+
+
+def observers(given: Any) -> Sequence[Observer]:
+    """Return observers."""
+    _check.instance("observers", given, Sequence, "a sequence of observers")
+    for i, one in enumerate(given):
+        if isinstance(one, type) or not isinstance(one, Observer):
+            _check.wrong_type(f"observers[{i}]", one, "an observer: begin, record and end")
     return given
 
 

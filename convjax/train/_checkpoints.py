@@ -1,8 +1,8 @@
 """Checkpoints: the state of a run on disk, whole or not at all, and never another one's."""
 
 import contextlib
+import errno
 import json
-import operator
 import os
 import re
 import shutil
@@ -14,14 +14,16 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
+from convjax._check import instance, integer, wrong_type
 from convjax.train import _damage, _host
 
 WHOLE = re.compile(r"0|[1-9]\d*")
 # What a killed process left: checkpoints half written or half removed.
 STRAY = re.compile(r"\d+\..+")
 STATE = "state"
+# What is said below Python, where an error has no number.
+FULL = ("No space left on device", "Disk quota exceeded")
 
 
 class Checkpoints:
@@ -64,14 +66,15 @@ class Checkpoints:
         keep: int = 2,
         about: Mapping[str, Any] | None = None,
     ):
-        if keep < 1:
-            raise ValueError(f"keep={keep} must be 1 or more")
+        instance("folder", folder, (str, os.PathLike), "a path")
+        self._keep = integer("keep", keep, 1)
+        if about is not None:
+            instance("about", about, Mapping, "a mapping, or None")
         try:
             self._about = json.loads(json.dumps(about))
         except (TypeError, ValueError) as error:
             raise ValueError(f"about must be what JSON can hold: {error}") from error
-        self._folder = _writable(Path(folder))
-        self._keep = keep
+        self._folder = writable(Path(folder))
         self._refused: set[int] = set()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._under_way: Future[None] | None = None
@@ -98,14 +101,14 @@ class Checkpoints:
           state: a pytree of JAX arrays.
 
         Raises:
+          OSError: there was no space for the save before, see ``wait``.
           ValueError: a negative step; a leaf of which this process holds only a part.
         """
-        step = operator.index(step)
-        if step < 0:
-            raise ValueError(f"step={step} must not be negative")
-        self._wait()
+        step = integer("step", step, 0)
+        self.wait()
         leaves = _host.leaves_of(state)
         for name, leaf in leaves.items():
+            instance(f"state{name}", leaf, jax.Array, "a JAX array")
             if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
                 raise ValueError(f"state{name} must be held whole by every process, not in parts")
         if jax.process_index() == 0:
@@ -116,7 +119,7 @@ class Checkpoints:
     def restore(self, like: Any) -> tuple[int, Any] | None:
         """Return step and state of the newest checkpoint that is whole, or None.
 
-        One that is not, or does not have the leaves of ``like``, is named in a UserWarning.
+        One that is not is named in a UserWarning, and may be overwritten by a later ``save``.
 
         Args:
           like: a pytree of arrays or ``jax.ShapeDtypeStruct``; the state returned has its
@@ -126,19 +129,23 @@ class Checkpoints:
           ``(step, state)``, or None where there is none.
 
         Raises:
-          ValueError: the checkpoint is another run's, by ``about``; the message names the first
-            key that differs and both values.
+          ValueError: the checkpoint is another run's, by ``about`` or by its leaves; the message
+            names the first that differs and both values. Nothing is changed.
         """
-        self._wait()
-        _least(0)  # no process looks before the first one has written
+        wanted = _host.leaves_of(like)
+        for name, leaf in wanted.items():
+            if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
+                wrong_type(f"like{name}", leaf, "an array or a jax.ShapeDtypeStruct")
+        self.wait()
+        _host.least(0)  # no process looks before the first one has written
         untried, refused, arrays = list(self.steps), {}, None
-        while (step := _least(untried[-1] if untried else -1)) >= 0:
+        while (step := _host.least(untried[-1] if untried else -1)) >= 0:
             untried = [other for other in untried if other < step]
             try:
-                arrays, why = self._read(step, _host.leaves_of(like)), "another process says so"
+                arrays, why = self._read(step, wanted), "another process says so"
             except _damage.DamagedError as error:
                 arrays, why = None, str(error)
-            if _least(arrays is not None):
+            if _host.least(arrays is not None):
                 break
             refused[step], arrays = why, None
         self._refused |= set(refused)
@@ -157,7 +164,7 @@ class Checkpoints:
     def close(self) -> None:
         """Wait for what is under way; raise what went wrong in it."""
         try:
-            self._wait()
+            self.wait()
         finally:
             self._worker.shutdown()
 
@@ -167,14 +174,38 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Return when what is under way is on the disk; raise what went wrong in it.
+
+        Raises:
+          OSError: the disk is full; the message names the folder, what is needed and what is free,
+            and the checkpoints from before stay.
+        """
         under_way, self._under_way = self._under_way, None
         if under_way is not None:
             under_way.result()
 
     def _write(self, step: int, kinds: dict[str, str], arrays: dict[str, np.ndarray]) -> None:
-        path = self._folder.absolute() / str(step)
-        unborn = path.with_name(f"{step}.saving")
+        unborn = self._folder.absolute() / f"{step}.saving"
+        try:
+            self._write_whole(step, unborn, kinds, arrays)
+        except Exception as error:
+            if not full(error):
+                raise
+            shutil.rmtree(unborn, ignore_errors=True)
+            needed = sum(array.nbytes for array in arrays.values())
+            kept = f"; that of step {self.steps[-1]} stays" if self.steps else ""
+            raise OSError(
+                errno.ENOSPC,
+                f"No space left on device: the checkpoint of step {step} needs {needed:,} bytes, "
+                f"of which {shutil.disk_usage(self._folder).free:,} are free{kept}",
+                str(self._folder),
+            ) from error
+
+    def _write_whole(
+        self, step: int, unborn: Path, kinds: dict[str, str], arrays: dict[str, np.ndarray]
+    ) -> None:
+        path = unborn.with_name(str(step))
         shutil.rmtree(unborn, ignore_errors=True)
         with _orbax() as (orbax, ocp):
             # orbax refuses arrays without elements.
@@ -209,20 +240,25 @@ class Checkpoints:
         """Return the leaves of a checkpoint in the order of ``like``, all verified."""
         path = self._folder.absolute() / str(step)
         record = _damage.read_record(path, step)
-        if self._about is not None and (
-            found := _damage.first_difference(record["about"] or {}, self._about)
-        ):
-            key, saved, given = found
+        if why := self._foreign(record, like):
             raise ValueError(
-                f"the checkpoint of step {step} in {str(self._folder)!r} is another run's: {key!r} "
-                f"is {saved} there and {given} here; choose another folder"
+                f"the checkpoint of step {step} in {str(self._folder)!r} is another run's: {why}; "
+                "choose another folder"
             )
-        _damage.check_kinds(record["leaves"], like)
         with _orbax() as (orbax, ocp):
             full = {k: ocp.RestoreArgs(restore_type=np.ndarray) for k in like if like[k].size}
             read = orbax.restore(path / STATE, args=ocp.args.PyTreeRestore(restore_args=full))
         empty = {k: np.zeros(leaf.shape, leaf.dtype) for k, leaf in like.items() if not leaf.size}
         return {name: (empty if name in empty else read)[name] for name in like}
+
+    def _foreign(self, record: Mapping[str, Any], like: Mapping[str, Any]) -> str:
+        """Say in what a checkpoint, which is whole, differs from what is expected here, or ""."""
+        about = record["about"] or {}
+        if self._about is None or not (found := _damage.first_difference(about, self._about)):
+            return _damage.other_leaf(record["leaves"], like)
+        key, saved, given = found
+        unknown = " (an earlier version of convjax may not have noted it)"
+        return f"{key!r} is {saved} there and {given} here{unknown if saved == 'absent' else ''}"
 
 
 @contextlib.contextmanager
@@ -238,14 +274,18 @@ def _orbax() -> Iterator[tuple[Any, Any]]:
         yield orbax, ocp
 
 
-def _least(value: int) -> int:
-    """Return the least of what the processes say."""
-    if jax.process_count() == 1:
-        return int(value)
-    return int(np.min(multihost_utils.process_allgather(np.int32(value))))
+def full(error: BaseException | None) -> bool:
+    """Tell whether an error, or one that it comes from, says that there is no space on the disk."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(words in str(error) for words in FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
-def _writable(folder: Path) -> Path:
+def writable(folder: Path) -> Path:
     """Make a folder if it is not there, and see that a file can be written in it."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"folder={str(folder)!r} is a file; checkpoints need a folder")

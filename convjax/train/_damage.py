@@ -56,16 +56,17 @@ def read_record(path: Path, step: int) -> dict[str, Any]:
     return record
 
 
-def check_kinds(saved: Mapping[str, str], like: Mapping[str, Any]) -> None:
-    """Raise DamagedError unless a checkpoint has just the leaves of ``like``, of their kinds."""
+def other_leaf(saved: Mapping[str, str], like: Mapping[str, Any]) -> str:
+    """Say in what the leaves of a checkpoint first differ from those of ``like``, or ""."""
     for name, leaf in like.items():
         if name not in saved:
-            raise DamagedError(f"it has no leaf {name}")
+            return f"it has no leaf {name}, which is {kind_of(leaf)} here"
         if saved[name] != kind_of(leaf):
-            raise DamagedError(f"{name} is {saved[name]} there and {kind_of(leaf)} here")
+            return f"{name} is {saved[name]} there and {kind_of(leaf)} here"
     for name in saved:
         if name not in like:
-            raise DamagedError(f"it has a leaf {name}, which is not known here")
+            return f"it has a leaf {name}, which is not known here"
+    return ""
 
 
 def first_difference(saved: Any, given: Any, key: str = "") -> tuple[str, str, str] | None:

@@ -9,6 +9,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
+from convjax import models
 from convjax.train._mesh import AXIS
 from convjax.train._recipe import Recipe
 from convjax.train._source import Source, classes_of
@@ -24,6 +25,7 @@ def make_dispatch(
     recipe: Recipe,
     *,
     optimiser: optax.GradientTransformation | None = None,
+    frozen: models.Split | None = None,
     mesh: Mesh | None = None,
 ) -> Dispatch:
     """Return ``dispatch(state, arrays, inputs, count) -> (state, metrics)``, compiled when called.
@@ -36,6 +38,7 @@ def make_dispatch(
       source: gives the batch of each step inside the program.
       recipe: how to train.
       optimiser: any optax transformation, in the place of the recipe's.
+      frozen: what ``models.freeze`` returns, or None.
       mesh: devices that share each batch; None is the default device.
 
     Returns:
@@ -58,6 +61,7 @@ def make_dispatch(
         net,
         recipe,
         optimiser=optimiser,
+        frozen=frozen,
         axis_name=None if mesh is None else AXIS,
         classes=classes_of(source),
     )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from convjax import gradflow
+from convjax import gradflow, models
 from convjax.train._checkpoints import Checkpoints
 from convjax.train._losses import check_labels, cross_entropy
 from convjax.train._precision import lower
@@ -54,6 +54,7 @@ class Replay:
     dispatch: Callable[..., Any]
     arrays: Any
     inputs: Callable[[int, int], Any]
+    frozen: models.Split | None = None
 
     def explained(
         self,
@@ -93,6 +94,8 @@ class Replay:
             return f"its update makes {made[0]!r} NaN or infinite, of a finite loss and gradient."
         images, labels = self.batch(state)
         net = assembled(self.graphdef, *jax.tree.map(jnp.asarray, (state.params, state.rest)))
+        if self.frozen is not None:
+            self.frozen.keep_statistics(net)
         lower(net, self.recipe.precision)
         if self.recipe.precision != "float32":
             images = images.astype(self.recipe.precision)

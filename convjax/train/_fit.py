@@ -2,33 +2,38 @@
 
 import dataclasses
 import functools
-import hashlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from convjax import nn
-from convjax.train._checkpoints import Checkpoints
+from convjax import models
+from convjax._check import instance
+from convjax.train import _arguments
+from convjax.train._checkpoints import Checkpoints, writable
 from convjax.train._dispatch import make_dispatch
 from convjax.train._diverged import Replay, not_finite
 from convjax.train._evaluate import Evaluation, Held
+from convjax.train._identity import identity
 from convjax.train._json_lines import JsonLines
+from convjax.train._lock import locked
 from convjax.train._mesh import check_divides, everywhere, here, mesh_of, spread
 from convjax.train._observe import Observer, Pace, Row
 from convjax.train._order import network_order
 from convjax.train._recipe import Recipe
+from convjax.train._rows import finite, rows_of
 from convjax.train._source import Source, padded
+from convjax.train._spans import due, spans
 from convjax.train._state import State, assembled, parts, start
-from convjax.train._watch import Watched, plain
+from convjax.train._termination import Termination
+from convjax.train._watch import plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,18 +67,34 @@ def fit(
     observers: Sequence[Observer] = (),
     devices: int | Sequence[Any] | Mesh | None = None,
     optimiser: optax.GradientTransformation | None = None,
+    optimiser_name: str | None = None,
+    frozen: models.Split | None = None,
 ) -> Fitted:
     """Train a network by a recipe; with a folder, go on where an earlier call stopped.
 
-    A run is a function of network, initial values, source and recipe: it may be stopped at any
-    instant and taken up again with the same arguments, and ends with the same bits on the same
-    machine.
+    A run is a function of network, initial values, source, recipe, optimiser and what is frozen:
+    it may be stopped at any instant and taken up again with the same arguments, and ends with the
+    same bits on the same machine. All of them are noted beside every checkpoint: arrays of the
+    source and initial values by digests, a stream's files by names, sizes and labels, functions by
+    their code and what they close over. Another run's folder is refused by the first that differs,
+    and stays as it is; of one's own, a damaged checkpoint is passed over.
+
+    What is not noted: ``test`` and ``observers``, which do not change the run; the bytes inside a
+    stream's files; what a source of your own computes, unless its ``about`` says so; the methods of
+    your own classes; what an object holds outside of Python; the versions of the libraries, though
+    a newer one may describe its optimiser in other words. A function that refers to what changes
+    from call to call, such as a counter, is another each time: give ``optimiser_name`` then.
+
+    A folder belongs to one run at a time: a second is refused at once. On SIGTERM the run ends
+    after the dispatch under way, with a checkpoint, by that signal; a handler that you installed is
+    called in its place, and where it returns the run goes on. In a run of several processes all of
+    them end so, with the exit code 143.
 
     Args:
       net: the network with its initial values; it is not changed.
       source: where batches come from, such as ``data.resident(…)``.
       recipe: how to train.
-      folder: where checkpoints and ``metrics.jsonl`` are kept; None keeps nothing.
+      folder: where checkpoints, ``metrics.jsonl`` and a lock are kept; None keeps nothing.
       test: ``(images, labels)``, or a function that returns an iterable of such batches.
       observers: told of every dispatch: ``train.ProgressBar()``, ``train.TensorBoard(…)``, ….
       devices: how many, or which, share each batch; None is one, or all in a run of several
@@ -81,13 +102,20 @@ def fit(
         with two exceptions: dropout and stochastic depth draw on each device for itself, and so
         does ``batch_norm="per_device"`` take its statistics.
       optimiser: any optax transformation, in the place of the recipe's.
+      optimiser_name: what ``optimiser`` is called; the folder's run is told by it and not by what
+        the transformation consists of.
+      frozen: what ``models.freeze`` returns. Frozen parameters stay: they get no gradient, have no
+        part in its norm, and the optimiser does not see them. Frozen batch norms run in evaluation,
+        unless the split was made with ``statistics="moving"``.
 
     Returns:
       The trained network, its averages, the state, and the rows that were measured.
 
     Raises:
       Diverged: the loss or the gradient became NaN or infinite; the message names step and unit.
-      ValueError: a batch that the devices or ``accumulate`` do not divide, a folder of another run.
+      OSError: the disk is full; the message says what a checkpoint needs.
+      ValueError: a batch that the devices or ``accumulate`` do not divide, a folder of another run
+        or one in use, a split of another network.
 
     Example:
       >>> from flax import nnx
@@ -98,15 +126,35 @@ def fit(
       >>> fitted.test["accuracy"] > 0.5
       True
     """
+    _arguments.network(net)
+    _arguments.source(source)
+    _arguments.recipe(recipe)
+    _arguments.observers(observers)
+    _arguments.optimiser(optimiser)
+    _arguments.optimiser_name(optimiser_name, optimiser)
     mesh = mesh_of(devices)
     check_divides(source.batch_size, mesh)
-    run = _Run(net, source, recipe, mesh, optimiser, test)
+    run = _Run(net, source, recipe, mesh, optimiser, frozen, test)
     if folder is None:
         return run.go(observers, None)
-    folder = Path(folder)
-    with Checkpoints(folder / "checkpoints", about=_about(net, source, recipe)) as checkpoints:
+    instance("folder", folder, (str, os.PathLike), "a path, or None")
+    folder = writable(Path(folder))
+    about = identity(
+        net,
+        source,
+        recipe,
+        mesh,
+        optimiser=optimiser,
+        optimiser_name=optimiser_name,
+        frozen=frozen,
+    )
+    with (
+        locked(folder),
+        Termination(folder) as termination,
+        Checkpoints(folder / "checkpoints", about=about) as checkpoints,
+    ):
         lines = [JsonLines(folder / "metrics.jsonl")] if jax.process_index() == 0 else []
-        return run.go([*lines, *observers], checkpoints)
+        return run.go([*lines, *observers], checkpoints, termination)
 
 
 class _Run:
@@ -119,6 +167,7 @@ class _Run:
         recipe: Recipe,
         mesh: Mesh | None,
         optimiser: optax.GradientTransformation | None,
+        frozen: models.Split | None,
         test: Held | None,
     ):
         self.graphdef, *_ = parts(net)
@@ -126,14 +175,21 @@ class _Run:
         self.recipe = recipe
         self.mesh = mesh
         self.arrays = everywhere(source.arrays, mesh)
-        self.dispatch = make_dispatch(net, source, recipe, optimiser=optimiser, mesh=mesh)
+        self.frozen = frozen
+        chosen = {"optimiser": optimiser, "frozen": frozen}
+        self.dispatch = make_dispatch(net, source, recipe, mesh=mesh, **chosen)
         self.evaluation = None if test is None else Evaluation(self.graphdef, test, mesh=mesh)
         if self.evaluation is not None:
             self.evaluation.check(*parts(net)[1:])
         self.order = functools.cache(network_order(net))
-        self.start = lambda: everywhere(start(net, recipe, optimiser=optimiser), mesh)
+        self.start = lambda: everywhere(start(net, recipe, **chosen), mesh)
 
-    def go(self, observers: Sequence[Observer], checkpoints: Checkpoints | None) -> Fitted:
+    def go(
+        self,
+        observers: Sequence[Observer],
+        checkpoints: Checkpoints | None,
+        termination: Termination | None = None,
+    ) -> Fitted:
         """Run to the end."""
         state = self.start()
         first = 0
@@ -145,7 +201,7 @@ class _Run:
             for observer in observers:
                 observer.begin(first, self.recipe.steps, self.source.batch_size)
                 begun.append(observer)
-            state = self._loop(state, first, log, checkpoints)
+            state = self._loop(state, first, log, checkpoints, termination)
         finally:
             for observer in begun:
                 observer.end()
@@ -157,21 +213,33 @@ class _Run:
         net = assembled(self.graphdef, state.params, state.rest)
         return Fitted(net, averaged, state, tuple(log.rows), tested)
 
-    def _loop(self, state: State, first: int, log: "_Log", checkpoints: Checkpoints | None):
+    def _loop(
+        self,
+        state: State,
+        first: int,
+        log: "_Log",
+        checkpoints: Checkpoints | None,
+        termination: Termination | None,
+    ) -> State:
         recipe = self.recipe
         for begin, end in spans(first, recipe):
             state, metrics = self.dispatch(state, self.arrays, self.inputs(begin, end), end - begin)
             # Of the dispatch before: the device is busy while it is read.
             log.add(begin, end, metrics)
             last = end == recipe.steps
-            if last or (checkpoints is not None and _due(end, recipe.checkpoint_every)):
+            stop = termination is not None and termination.due() and not last
+            keep = checkpoints is not None and (stop or due(end, recipe.checkpoint_every))
+            if last or keep:
                 log.check(state, end)
-            if self.evaluation is not None and (last or _due(end, recipe.test_every)):
+            if self.evaluation is not None and (last or due(end, recipe.test_every)):
                 log.flush()
                 log.test(self.test(state))
-            if checkpoints is not None and (last or _due(end, recipe.checkpoint_every)):
+            if checkpoints is not None and (last or keep):
                 log.sync()
                 checkpoints.save(end, state)
+            if checkpoints is not None and termination is not None and stop:
+                checkpoints.wait()
+                termination.obey(end)
         log.flush()
         return state
 
@@ -239,9 +307,9 @@ class _Log:
     def _hand_on(self, begin: int, end: int, metrics: Any) -> None:
         metrics = jax.device_get(metrics)
         now = time.perf_counter()
-        rows = list(_rows(metrics, begin, end, self.run.recipe.watch, self.run.order))
+        rows = list(rows_of(metrics, begin, end, self.run.recipe.watch, self.run.order))
         took, self.clock = now - self.clock, now
-        bad = next((row["step"] for row in rows if not _finite(row)), None)
+        bad = next((row["step"] for row in rows if not finite(row)), None)
         # The first dispatch compiles: its time tells nothing of the others.
         self._tell(rows, end, math.nan if self.first else took / (end - begin))
         self.first = False
@@ -257,65 +325,6 @@ class _Log:
 
     def _stop(self, step: int, made: Sequence[str] = ()) -> None:
         run = self.run
-        replay = Replay(run.graphdef, run.source, run.recipe, run.dispatch, run.arrays, run.inputs)
+        of = (run.graphdef, run.source, run.recipe, run.dispatch, run.arrays, run.inputs)
+        replay = Replay(*of, run.frozen)
         raise replay.explained(step, run.start(), self.checkpoints, made)
-
-
-def spans(first: int, recipe: Recipe) -> Iterator[tuple[int, int]]:
-    """Yield the first step and the one after the last of every dispatch.
-
-    Where one ends is a function of the step alone, whatever the first is.
-    """
-    while first < recipe.steps:
-        ends = [first - first % recipe.dispatch + recipe.dispatch, recipe.steps]
-        for every in (recipe.test_every, recipe.checkpoint_every):
-            if every:
-                ends.append(first - first % every + every)
-        yield first, min(ends)
-        first = min(ends)
-
-
-def _due(step: int, every: int) -> bool:
-    return bool(every) and step % every == 0
-
-
-def _rows(
-    metrics: Any, begin: int, end: int, watch: int, order: Callable[[str], Any]
-) -> Iterator[dict[str, Any]]:
-    layers = Watched.of_steps(metrics.pop("layers"), order) if watch else []
-    for i, step in enumerate(range(begin, end)):
-        row: dict[str, Any] = {"kind": "train", "step": step}
-        row |= {name: metrics[name][i].item() for name in sorted(metrics, key=_place)}
-        if watch and step % watch == 0:
-            row["layers"] = layers[i]
-        yield row
-
-
-def _place(name: str) -> tuple[int, str]:
-    known = ("loss", "accuracy", "gradient_norm", "learning_rate")
-    return (known.index(name) if name in known else len(known), name)
-
-
-def _finite(row: Row) -> bool:
-    # With loss scaling a gradient out of range is no harm: the step is skipped.
-    if not math.isfinite(row["loss"]):
-        return False
-    return bool(row.get("skipped")) or math.isfinite(row["gradient_norm"])
-
-
-def _about(net: nnx.Module, source: Source, recipe: Recipe) -> dict[str, Any]:
-    """Return what tells this run from another."""
-    values = hashlib.sha256()
-    for leaf in jax.tree.leaves(parts(net)[1:]):
-        values.update(np.asarray(leaf).tobytes())
-    return {
-        "recipe": dataclasses.asdict(recipe),
-        "examples": source.count,
-        "batch_size": source.batch_size,
-        "data": dict(getattr(source, "about", {})),
-        "network": {
-            path or "(the whole)": f"{getattr(node, 'name', None) or type(node).__name__}"
-            for path, node, _ in nn.walk(net)
-        },
-        "initial values": values.hexdigest()[:16],
-    }

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 
 def leaves_of(tree: Any) -> dict[str, Any]:
@@ -33,6 +34,13 @@ def placed(host: np.ndarray, like: Any) -> jax.Array:
     array = jnp.asarray(host)
     # Left uncommitted on the default device, as the arrays of a new run are.
     return array if sharding in (None, array.sharding) else jax.device_put(array, sharding)
+
+
+def least(value: int) -> int:
+    """Return the least of what the processes say."""
+    if jax.process_count() == 1:
+        return int(value)
+    return int(np.min(multihost_utils.process_allgather(np.int32(value))))
 
 
 def _is_key(leaf: Any) -> bool:

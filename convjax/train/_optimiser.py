@@ -10,7 +10,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from convjax import nn
+from convjax import models, nn
+from convjax.train._frozen import check_frozen, divided
 from convjax.train._precision import NORM_LEAVES
 from convjax.train._recipe import Recipe
 
@@ -56,15 +57,19 @@ def schedule_of(recipe: Recipe) -> optax.Schedule:
     return optax.join_schedules([rising, main], [warmup])
 
 
-def optimiser_of(net: nnx.Module, recipe: Recipe) -> optax.GradientTransformation:
+def optimiser_of(
+    net: nnx.Module, recipe: Recipe, *, frozen: models.Split | None = None
+) -> optax.GradientTransformation:
     """Return the optimiser of a recipe for a network: clip, decay, and the rule itself.
 
     Args:
       net: the network, whose norms, biases and scales may be left out of the decay.
       recipe: how to train.
+      frozen: what ``models.freeze`` returns, or None.
 
     Returns:
-      An optax transformation of gradients in the form of ``train.State``'s ``params``.
+      An optax transformation of gradients in the form of ``train.State``'s ``params``; of the
+      trainable ones alone, where some are frozen.
 
     Raises:
       ValueError: options that the optimiser does not take.
@@ -77,6 +82,7 @@ def optimiser_of(net: nnx.Module, recipe: Recipe) -> optax.GradientTransformatio
       >>> type(train.optimiser_of(net, adamw)).__name__
       'GradientTransformationExtraArgs'
     """
+    check_frozen(frozen, net)
     make = getattr(optax, recipe.optimiser)
     takes = inspect.signature(make).parameters
     options = dict(recipe.options)
@@ -86,7 +92,7 @@ def optimiser_of(net: nnx.Module, recipe: Recipe) -> optax.GradientTransformatio
             f"{', '.join(name for name in takes if name != 'learning_rate')}"
         )
     parts = [] if recipe.clip is None else [optax.clip_by_global_norm(recipe.clip)]
-    mask = decayed(net) if recipe.decayed == "kernels" else None
+    mask = divided(decayed(net), frozen)[0] if recipe.decayed == "kernels" else None
     masks = {"mask", "weight_decay_mask"} & set(takes)
     if "weight_decay" in takes:
         options.setdefault("weight_decay", recipe.weight_decay)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from convjax import models
+from convjax.train._frozen import check_frozen, divided
 from convjax.train._optimiser import optimiser_of
 from convjax.train._precision import first_scale
 from convjax.train._recipe import Recipe
@@ -45,7 +47,11 @@ class State:
 
 
 def start(
-    net: nnx.Module, recipe: Recipe, *, optimiser: optax.GradientTransformation | None = None
+    net: nnx.Module,
+    recipe: Recipe,
+    *,
+    optimiser: optax.GradientTransformation | None = None,
+    frozen: models.Split | None = None,
 ) -> State:
     """Return the state before the first step; its arrays are copies of the network's.
 
@@ -53,6 +59,7 @@ def start(
       net: the network, with the initial values.
       recipe: says which optimiser, precision and average.
       optimiser: any optax transformation, in the place of the recipe's.
+      frozen: what ``models.freeze`` returns, or None; the optimiser sees the other parameters.
 
     Returns:
       The state.
@@ -64,8 +71,9 @@ def start(
       >>> sorted(train.start(net, train.Recipe(average=0.99)).average)
       ['params', 'rest']
     """
+    check_frozen(frozen, net)
     if optimiser is None:
-        optimiser = optimiser_of(net, recipe)
+        optimiser = optimiser_of(net, recipe, frozen=frozen)
     _, params, rest = parts(net)
     # Copies: a state is donated to the step, and the network stays as it is.
     params, rest = jax.tree.map(jnp.array, (params, rest))
@@ -76,7 +84,7 @@ def start(
         step=jnp.int32(0),
         params=params,
         rest=rest,
-        optimiser=jax.tree.map(jnp.array, optimiser.init(params)),
+        optimiser=jax.tree.map(jnp.array, optimiser.init(divided(params, frozen)[0])),
         average=average,
         scale=first_scale(recipe.precision),
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +10,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from convjax import gradflow, nn
+from convjax import gradflow, models, nn
+from convjax.train._frozen import check_frozen, divided, joined
 from convjax.train._losses import accuracy, cross_entropy
 from convjax.train._optimiser import injected_rate, optimiser_of, recipe_rate
 from convjax.train._precision import all_finite, chosen, lower, next_scale
@@ -25,6 +27,7 @@ def make_step(
     recipe: Recipe,
     *,
     optimiser: optax.GradientTransformation | None = None,
+    frozen: models.Split | None = None,
     axis_name: str | None = None,
 ) -> Step:
     """Return the step of a recipe: ``step(state, images, labels) -> (state, metrics)``.
@@ -35,6 +38,9 @@ def make_step(
       net: the network; only its structure is used.
       recipe: how to train.
       optimiser: any optax transformation, in the place of the recipe's.
+      frozen: what ``models.freeze`` returns, or None. Frozen parameters get no gradient, and the
+        optimiser does not see them; frozen batch norms run in evaluation, unless the split says
+        otherwise.
       axis_name: mapped axis over which the batch is spread, as inside ``shard_map``; gradients,
         metrics and running statistics are averaged over it. Dropout and stochastic depth draw with
         the network's key of the step, folded with the device's place on that axis.
@@ -67,7 +73,7 @@ def make_step(
       >>> losses[-1] < losses[0]
       True
     """
-    return step_of(net, recipe, optimiser=optimiser, axis_name=axis_name)
+    return step_of(net, recipe, optimiser=optimiser, frozen=frozen, axis_name=axis_name)
 
 
 def step_of(
@@ -75,16 +81,19 @@ def step_of(
     recipe: Recipe,
     *,
     optimiser: optax.GradientTransformation | None,
+    frozen: models.Split | None,
     axis_name: str | None,
     classes: int | None = None,
 ) -> Step:
     """Return what ``make_step`` does; it refuses a network of fewer outputs than ``classes``."""
     rate = recipe_rate(recipe) if optimiser is None else injected_rate
+    check_frozen(frozen, net)
     if optimiser is None:
-        optimiser = optimiser_of(net, recipe)
+        optimiser = optimiser_of(net, recipe, frozen=frozen)
     graphdef, *_ = parts(net)
     names = Names(net) if recipe.watch else None
-    run = _Pass(graphdef, recipe, axis_name, {} if names is None else names.places, classes)
+    places = {} if names is None else names.places
+    run = _Pass(graphdef, recipe, axis_name, places, classes, frozen)
 
     def step(state: State, images: jax.Array, labels: jax.Array):
         key = keys_of(recipe, state.step)[1]
@@ -93,8 +102,9 @@ def step_of(
         # A power of two: nothing rounds.
         gradients = jax.tree.map(lambda g: g / scale.astype(g.dtype), gradients)
         with jax.numpy_dtype_promotion("standard"):  # as optax needs, whatever the caller's is
-            updates, moved = optimiser.update(gradients, state.optimiser, state.params)
-            params = optax.apply_updates(state.params, updates)
+            own, kept = divided(state.params, frozen)
+            updates, moved = optimiser.update(gradients, state.optimiser, own)
+            params = joined(optax.apply_updates(own, updates), kept)
             learning_rate = rate(state.optimiser, moved)
         after = dataclasses.replace(
             state,
@@ -149,24 +159,27 @@ class _Pass:
         axis_name: str | None,
         places: Any,
         classes: int | None,
+        frozen: models.Split | None,
     ):
         self.graphdef = graphdef
         self.classes = classes
         self.recipe = recipe
         self.axis_name = axis_name
         self.places = places
+        self.frozen = frozen
 
     def gradients(self, state: State, images, labels, key, scale) -> Any:
         """Return ``(scaled loss, found), (gradients, tokens)``, means over all devices."""
         tokens = gradflow.tokens(self.places)
         count = self.recipe.accumulate
-        take = jax.value_and_grad(self._loss, argnums=(0, 1), has_aux=True)
+        own, kept = divided(state.params, self.frozen)
+        take = jax.value_and_grad(partial(self._loss, kept), argnums=(0, 1), has_aux=True)
         if self.axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(self.axis_name))
         if count == 1:
-            result = take(state.params, tokens, state.rest, images, labels, key, scale)
+            result = take(own, tokens, state.rest, images, labels, key, scale)
         else:
-            result = self._in_parts(take, state, tokens, images, labels, key, scale)
+            result = self._in_parts(take, own, state.rest, tokens, images, labels, key, scale)
         if self.axis_name is None:
             return result
         (loss, found), (gradients, tokens) = result
@@ -176,8 +189,10 @@ class _Pass:
         averaged = jax.lax.pmean((loss, found, gradients), self.axis_name)
         return averaged[:2], (averaged[2], tokens)
 
-    def _loss(self, params, tokens, rest, images, labels, key, scale):
-        net = assembled(self.graphdef, params, rest)
+    def _loss(self, kept, params, tokens, rest, images, labels, key, scale):
+        net = assembled(self.graphdef, joined(params, kept), rest)
+        if self.frozen is not None:
+            self.frozen.keep_statistics(net)
         _set_up(net, self.recipe, self.axis_name)
         rngs = nnx.Rngs(dropout=key)
         images = images.astype(_dtype(images, self.recipe))
@@ -195,7 +210,7 @@ class _Pass:
         }
         return loss * scale.astype(loss.dtype), found
 
-    def _in_parts(self, take, state, tokens, images, labels, key, scale):
+    def _in_parts(self, take, params, rest, tokens, images, labels, key, scale):
         count = self.recipe.accumulate
         if images.shape[0] % count:
             raise ValueError(
@@ -210,14 +225,14 @@ class _Pass:
             rest, total = carry
             i, images, labels = part
             inner = jax.random.fold_in(key, i)
-            result = take(state.params, tokens, rest, images, labels, inner, scale)
+            result = take(params, tokens, rest, images, labels, inner, scale)
             (loss, found), gradients = result
             rest = found.pop("rest")
             added = jax.tree.map(jnp.add, total, ((loss, found), gradients))
             return (rest, added), None
 
         shapes = jax.eval_shape(
-            lambda *a: take(state.params, tokens, state.rest, *a, key, scale),
+            lambda *a: take(params, tokens, rest, *a, key, scale),
             split(images)[0],
             split(labels)[0],
         )
@@ -225,7 +240,7 @@ class _Pass:
         found = {name: value for name, value in found.items() if name != "rest"}
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), ((loss, found), gradients))
         xs = (jnp.arange(count), split(images), split(labels))
-        (rest, total), _ = jax.lax.scan(one, (state.rest, zeros), xs)
+        (rest, total), _ = jax.lax.scan(one, (rest, zeros), xs)
         (loss, found), (gradients, received) = jax.tree.map(lambda a: a / count, total)
         # A mean over parts of the batch: squares add up, and each was count times too large.
         received = jax.tree.map(lambda t: t / count, received)

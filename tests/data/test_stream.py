@@ -54,6 +54,30 @@ def edges(image):
     return found, red[-1] < red[0]
 
 
+def test_what_a_run_is_told_by_are_the_files_and_how_they_are_read(tmp_path):
+    folder = write(tmp_path / "here", {"a": 2, "b": 1})
+    about = streamed(folder, batch_size=2).about
+    for name, changes in {
+        "seed": {"seed": 6},
+        "interpolation": {"interpolation": "bicubic"},
+        "crop": {"crop": 0.5},
+        "flip": {"flip": False},
+        "size": {"size": 9},
+        "augment": {"augment": data.Augment(crop=1)},
+        "classes": {"classes": ("b", "a")},
+    }.items():
+        other = streamed(folder, batch_size=2, **changes).about
+        assert {key for key in about if about[key] != other[key]} - {"files"} == {name}
+    folder = folder.rename(tmp_path / "there")
+    assert streamed(folder, batch_size=2).about == about
+    with (folder / "a/1.png").open("ab") as file:
+        file.write(b"\0")
+    longer = streamed(folder, batch_size=2).about
+    (folder / "b/0.png").rename(folder / "b/1.png")
+    renamed = streamed(folder, batch_size=2).about
+    assert len({one["files"] for one in (about, longer, renamed)}) == 3
+
+
 def test_the_order_is_that_of_the_indices_and_labels_belong_to_their_pictures(tmp_path):
     source = streamed(write(tmp_path))
     assert (source.count, source.classes) == (11, ("a", "b", "c"))
