@@ -175,16 +175,8 @@ def divided(whole: Pair, share: float | int, seed: int) -> tuple[Pair, Pair]:
 def folder(path: Path, network: str, cut: Cut, share: float) -> Sets:
     """Return a folder of pictures, held in memory, cut as the network's weights want them."""
     how = models.preprocessing(network)
-    found, test = data.image_splits(
-        path,
-        size=how.size if cut.size is None else cut.size,
-        share=share,
-        seed=cut.seed,
-        crop=how.crop,
-        interpolation=how.interpolation,
-        mean=how.mean,
-        std=how.std,
-    )
+    options = {**how, "size": how.size if cut.size is None else cut.size}
+    found, test = data.image_splits(path, share=share, seed=cut.seed, **options)
     if found.labels is None or test.labels is None:
         raise ValueError(f"{str(path)!r} has no class folders")
     skipped = f"; {len(found.skipped) + len(test.skipped)} files skipped"
@@ -214,6 +206,7 @@ def stream(path: Path, network: str, cut: Cut, workers: int) -> Iterator[Sets]:
         "mean": how.mean,
         "std": how.std,
         "interpolation": how.interpolation,
+        "order": how.order,
         "workers": workers,
     }
     with data.stream(

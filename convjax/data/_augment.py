@@ -1,10 +1,15 @@
 """Augment: random cuts, flips, holes and mixtures of images, inside the compiled step."""
 
 import dataclasses
-import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from convjax._check import array, flag, instance, integer, number
+from convjax._check import key as check_key
+
+LARGEST = 2**20  # pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +33,8 @@ class Augment:
         of their labels likewise. 0 mixes nothing. Sources of batches apply it; a call does not.
 
     Raises:
-      ValueError: a negative or infinite number; in the call, images not of four axes.
+      ValueError: a number that is negative, infinite or NaN, pixels that are no integer; in the
+        call, images not of four axes, or a key or places that are none.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -48,10 +54,14 @@ class Augment:
     mixup: int | float = 0.0
 
     def __post_init__(self):
-        for name in ("crop", "cutout", "mixup"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name}={value} must be a finite number of at least 0")
+        checked = {
+            "crop": integer("crop", self.crop, 0, LARGEST),
+            "flip": flag("flip", self.flip),
+            "cutout": integer("cutout", self.cutout, 0, LARGEST),
+            "mixup": number("mixup", self.mixup, least=0),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     def __call__(self, images: jax.Array, key: jax.Array, places: jax.Array) -> jax.Array:
         """Return the images cut, flipped and with holes, but not mixed.
@@ -64,8 +74,8 @@ class Augment:
         Returns:
           Images of the same shape and dtype.
         """
-        if images.ndim != 4:
-            raise ValueError(f"images have the shape {images.shape}; it must be (N, H, W, C)")
+        images, places = array("images", images, ndim=4), checked_places(places, len(images))
+        key = check_key("key", key)
         if not (self.crop or self.flip or self.cutout):
             return images
         # Five numbers of every place: two of the position, one of the flip, two of the hole. They
@@ -109,6 +119,24 @@ class Augment:
             return weight * a + (1 - weight) * b
 
         return mixed(own[0], other[0]), mixed(own[1], other[1])
+
+
+def checked_augment(augment: Any) -> Augment:
+    """Return what changes images; None changes nothing."""
+    if augment is None:
+        return Augment()
+    return instance("augment", augment, Augment, "a data.Augment, or None")
+
+
+def checked_places(places: Any, count: int) -> jax.Array:
+    """Return the places of some images in the whole batch."""
+    places = array("places", places, ndim=1)
+    if len(places) != count or not jnp.issubdtype(places.dtype, jnp.integer):
+        raise ValueError(
+            f"places are {places.dtype} of the shape {places.shape}; {count} images need integers "
+            f"of the shape ({count},)"
+        )
+    return places
 
 
 def _keys(key: jax.Array, places: jax.Array) -> jax.Array:

@@ -1,8 +1,11 @@
 """batch_indices: which examples make up a batch, as a function of seed and step alone."""
 
 import functools
+from typing import Any
 
 import numpy as np
+
+from convjax._check import integer
 
 
 def batch_indices(count: int, batch_size: int, *, seed: int, step: int) -> np.ndarray:
@@ -31,27 +34,26 @@ def batch_indices(count: int, batch_size: int, *, seed: int, step: int) -> np.nd
       >>> sorted([*first.tolist(), *second.tolist()])
       [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
-    check_order(count, batch_size, seed)
-    if step < 0:
-        raise ValueError(f"step={step} must not be negative")
+    count = integer("count", count, 1)
+    batch_size, seed = check_order(count, batch_size, seed)
+    step = integer("step", step, 0)
     epoch, place = divmod(step, count // batch_size)
     return _order(count, seed, epoch)[place * batch_size : (place + 1) * batch_size].copy()
 
 
-def check_order(count: int, batch_size: int, seed: int) -> None:
-    """Refuse what cannot be cut into batches."""
-    if not 1 <= batch_size <= count:
-        raise ValueError(f"batch_size={batch_size} must lie between 1 and the {count} examples")
-    if seed < 0:
-        raise ValueError(f"seed={seed} must not be negative")
+def check_order(count: int, batch_size: Any, seed: Any) -> tuple[int, int]:
+    """Return size of a batch and seed; refuse what cannot be cut into batches."""
+    size = integer("batch_size", batch_size)
+    if not 1 <= size <= count:
+        raise ValueError(f"batch_size={size} must lie between 1 and the {count} examples")
+    return size, integer("seed", seed, 0)
 
 
 def indices_of_steps(
     count: int, batch_size: int, *, seed: int, first: int, steps: int
 ) -> np.ndarray:
     """Return the batches of ``steps`` steps from ``first`` on, int32 ``(steps, batch_size)``."""
-    if steps < 1:
-        raise ValueError(f"steps={steps} must be at least 1")
+    first, steps = integer("first", first, 0), integer("steps", steps, 1)
     found = [
         batch_indices(count, batch_size, seed=seed, step=step)
         for step in range(first, first + steps)

@@ -2,10 +2,11 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from convjax._check import refuse
+from convjax._check import choice, existing_file, flag, path
 from convjax.data._labels import checked_labels
 
 PIXELS = 3 * 32 * 32
@@ -34,7 +35,8 @@ def cifar10(
       bird, cat, deer, dog, frog, horse, ship, truck.
 
     Raises:
-      ValueError: a file that is missing, cut short or of the wrong size, or holds a label out of
+      FileNotFoundError: a file that is missing, named; and a ValueError.
+      ValueError: a file that is cut short or of the wrong size, or holds a label out of
         range, named; or an unknown split.
 
     Example:
@@ -51,9 +53,8 @@ def cifar10(
 
     Reference: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
     """
-    if split not in CIFAR10:
-        refuse("split", split, CIFAR10)
-    return _read(Path(folder), CIFAR10[split], whole, 1, 0, 10)
+    files = CIFAR10[choice("split", split, CIFAR10)]
+    return _read(folder, files, whole, 1, 0, 10)
 
 
 def cifar100(
@@ -86,17 +87,16 @@ def cifar100(
 
     Reference: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
     """
-    if split not in CIFAR100:
-        refuse("split", split, CIFAR100)
-    if labels not in CIFAR100_LABELS:
-        refuse("labels", labels, CIFAR100_LABELS)
-    return _read(Path(folder), CIFAR100[split], whole, 2, *CIFAR100_LABELS[labels])
+    files = CIFAR100[choice("split", split, CIFAR100)]
+    place, classes = CIFAR100_LABELS[choice("labels", labels, CIFAR100_LABELS)]
+    return _read(folder, files, whole, 2, place, classes)
 
 
 def _read(
-    folder: Path, files: dict[str, int], whole: bool, before: int, place: int, classes: int
+    folder: Any, files: dict[str, int], whole: Any, before: int, place: int, classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what files of records hold: ``before`` bytes of labels, then red, green and blue."""
+    folder, whole = path("folder", folder), flag("whole", whole)
     images, labels = [], []
     for name, count in files.items():
         file = folder / name
@@ -109,10 +109,7 @@ def _read(
 
 
 def _records(file: Path, length: int, count: int | None) -> np.ndarray:
-    if not file.is_file():
-        raise ValueError(
-            f"file={str(file)!r} is missing; folder must hold the files of CIFAR's binary version"
-        )
+    existing_file("file", file, "folder must hold the files of CIFAR's binary version")
     size = file.stat().st_size
     if count is not None and size != count * length:
         how = "cut short" if size < count * length else "too long"

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from convjax._check import MissingPackageError, choice
+
 TRAIN = 1437
 
 
@@ -20,7 +22,7 @@ def digits(split: str | None = None) -> tuple[np.ndarray, np.ndarray]:
 
     Raises:
       ValueError: an unknown split.
-      ImportError: scikit-learn is not installed.
+      ImportError: scikit-learn is not installed; and a ValueError.
 
     Example:
       >>> from convjax import data
@@ -31,12 +33,12 @@ def digits(split: str | None = None) -> tuple[np.ndarray, np.ndarray]:
     Reference: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, 1998 (UCI).
     """
     parts = {None: slice(None), "train": slice(TRAIN), "test": slice(TRAIN, None)}
-    if split not in parts:
-        raise ValueError(f"split={split!r} is not known; choose 'train', 'test' or None")
+    if split is not None:
+        choice("split", split, ("train", "test"))
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             "the digits come with scikit-learn, which is missing: pip install convjax[experiments]"
         ) from error
     # Where pandas is installed, its types count as possible here.

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from convjax._check import integer, integers
+
 
 def gaussian(
     count: int = 1797, shape: tuple[int, ...] = (8, 8, 1), *, classes: int = 10, seed: int = 0
@@ -18,7 +20,8 @@ def gaussian(
       Images, float32 ``(count, *shape)``, and labels, int32 ``(count,)``.
 
     Raises:
-      ValueError: a count or a number of classes below one.
+      ValueError: a count, a size or a number of classes below one, a negative seed, or more numbers
+        than memory holds.
 
     Example:
       >>> from convjax import data
@@ -26,8 +29,11 @@ def gaussian(
       >>> images.shape, labels.shape
       ((5, 4, 3, 2), (5,))
     """
-    if count < 1 or classes < 1:
-        raise ValueError(f"count={count} and classes={classes} must both be at least 1")
-    random = np.random.default_rng(seed)
-    images = random.standard_normal((count, *shape), dtype=np.float32)
+    count, classes = integer("count", count, 1), integer("classes", classes, 1, 2**31 - 1)
+    whole = (count, *integers("shape", shape, least=1))
+    random = np.random.default_rng(integer("seed", seed, 0))
+    try:
+        images = random.standard_normal(whole, dtype=np.float32)
+    except (MemoryError, ValueError) as error:  # more axes or more bytes than there can be
+        raise ValueError(f"count={count} and shape={shape!r} cannot be held: {error}") from error
     return images, random.integers(0, classes, count, dtype=np.int32)

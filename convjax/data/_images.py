@@ -7,40 +7,31 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from convjax._check import refuse
+from convjax._check import MissingPackageError, choice, integer, number, numbers
+from convjax.data._folder import EXTENSIONS, FORMATS, Listed, listed
+from convjax.data._given import check_divisor
 
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
-
-# Pillow looks at what a file holds, not at its name: without a list, a .jpg that holds PostScript
-# would be handed to Ghostscript.
-FORMATS = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png",),
-    "GIF": (".gif",),
-    "BMP": (".bmp",),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-    "JPEG2000": (".jp2", ".j2k"),
-    "AVIF": (".avif",),
-}
-EXTENSIONS = frozenset(extension for each in FORMATS.values() for extension in each)
+ORDERS = ("RGB", "BGR")
+LARGEST = 2**14  # pixels of a side
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageFolder:
-    """Pictures of a folder, in the order of their paths.
+    """Pictures of a folder, in the order of their class folders and paths.
 
     Attributes:
       images: float32 ``(N, size, size, 3)``, standardised.
       labels: int32 ``(N,)``, places in ``classes``; None where the folder has no class folders.
-      classes: names of the class folders, sorted; a folder without image files is none.
+      classes: names of the class folders, sorted or as given.
       files: path of each picture, relative to the folder, with ``/``.
-      skipped: path and reason of each file that was no picture to be read.
+      skipped: path and reason of each file that was no picture to be read, and of each link that
+        was not followed.
+      others: extension of the files that were passed over, and how many there were.
     """
 
     images: np.ndarray
@@ -48,12 +39,16 @@ class ImageFolder:
     classes: tuple[str, ...]
     files: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
+    others: tuple[tuple[str, int], ...] = ()
 
     def __str__(self) -> str:
         """Say how many there are, and name what was skipped."""
         count, size = len(self.images), self.images.shape[1]
         of = f" of {len(self.classes)} classes" if self.classes else ""
         lines = [f"{count} images{of}, {size}x{size}; {len(self.skipped)} skipped"]
+        if self.others:
+            told = ", ".join(f"{count} {suffix or 'without'}" for suffix, count in self.others)
+            lines[0] += f"; files of other extensions: {told}"
         return "\n".join([*lines, *(f"  {file}: {reason}" for file, reason in self.skipped)])
 
 
@@ -65,8 +60,11 @@ def image_folder(
     interpolation: str = "bicubic",
     mean: Sequence[float],
     std: Sequence[float],
+    order: str = "RGB",
     limit: int | None = None,
     seed: int = 0,
+    classes: Sequence[str] | None = None,
+    allow_empty: bool = False,
 ) -> ImageFolder:
     """Return the pictures of a folder, prepared as pretrained weights were evaluated.
 
@@ -79,7 +77,8 @@ def image_folder(
 
     A file with the extension of an image that cannot be read (truncated, empty, of another kind, or
     so many pixels that Pillow takes it for a decompression bomb) is skipped and named in the
-    result. Hidden files and other extensions are passed over.
+    result. Files of other extensions are counted there; hidden files are passed over. Links are
+    followed, but for one that leads into a folder around it.
 
     Args:
       path: a folder of class folders, as ImageNet's, or a folder of pictures. Beside class folders,
@@ -89,16 +88,23 @@ def image_folder(
       interpolation: ``"nearest"``, ``"box"``, ``"bilinear"``, ``"hamming"``, ``"bicubic"`` or
         ``"lanczos"``.
       mean: of the channels red, green, blue, in [0, 1].
-      std: of the channels, likewise; ``models.preprocessing(name)`` knows these for a network.
+      std: of the channels, likewise. ``**models.preprocessing(name)`` gives a network's size, crop,
+        interpolation, mean, std and order.
+      order: of the channels of the result: ``"RGB"``, or ``"BGR"`` for some of Keras's networks.
       limit: most pictures to read, as evenly from the classes as there are; None reads all.
       seed: of the draw, where there is a limit.
+      classes: names of the class folders in the order of their labels, such as those trained on;
+        None sorts those there are.
+      allow_empty: whether a class folder may hold no picture; its label is then kept for it.
 
     Returns:
       The ``ImageFolder``; the same files give the same arrays in the same order.
 
     Raises:
-      ValueError: no such folder, no picture that can be read, an argument out of its range.
-      ImportError: Pillow is not installed.
+      FileNotFoundError: no such folder; and a ValueError.
+      ImportError: Pillow is not installed; and a ValueError.
+      ValueError: no picture that can be read; an empty class folder, or one that ``classes`` lacks;
+        a folder that holds ``train`` and ``val``; an argument out of its range.
 
     Example:
       >>> import pathlib, tempfile
@@ -119,93 +125,88 @@ def image_folder(
 
     Reference: torchvision's ``Resize`` and ``CenterCrop``, as timm composes them for evaluation.
     """
-    check_cut(size, crop, interpolation, mean, std, limit)
-    root = Path(path)
-    if not root.is_dir():
-        raise ValueError(f"path={str(path)!r} is not a folder; give one that holds pictures")
+    how = checked_how(size, crop, interpolation, mean, std, order)
+    limit = None if limit is None else integer("limit", limit, 1)
+    seed = integer("seed", seed, 0)
     pillow = load_pillow()
-    classes, listed, loose = listed_images(root)
-    skipped = dict.fromkeys(loose, "outside the class folders")
+    found = listed("path", path, classes, allow_empty)
+    skipped = dict(found.skipped)
 
-    def readable(names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+    def readable(names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
         for file in names:
             try:
-                found = _read(pillow, root / file, size, math.floor(size / crop), interpolation)
+                pixels = _read(pillow, found.root / file, how)
             except Exception as error:  # a broken file breaks a decoder in any way there is
                 skipped[file] = reason_of(error)
             else:
-                yield file, found
+                yield file, pixels
 
-    drawn = listed if limit is None else _shuffled(listed, seed)
-    pixels = dict(itertools.islice(_by_turns(map(readable, drawn)), limit))
+    sources = _by_class(found) if limit is None else _shuffled(_by_class(found), seed)
+    pixels = dict(itertools.islice(_by_turns(map(readable, sources)), limit))
     if not pixels:
-        raise ValueError(_nothing(str(path), skipped))
-    files = tuple(sorted(pixels))
-    images = np.stack([pixels[file] for file in files]).astype(np.float32)
+        raise ValueError(_nothing(str(found.root), skipped))
+    places = [place for place, file in enumerate(found.files) if file in pixels]
+    files = tuple(found.files[place] for place in places)
+    return ImageFolder(
+        images=_standardised([pixels[file] for file in files], how),
+        labels=found.labels[places] if found.classes else None,
+        classes=found.classes,
+        files=files,
+        skipped=tuple(sorted(skipped.items())),
+        others=tuple(sorted(found.others.items())),
+    )
+
+
+class How(NamedTuple):
+    """How pictures are cut and standardised: plain values that have been checked."""
+
+    size: int
+    crop: float
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    order: str
+
+
+def checked_how(size: Any, crop: Any, interpolation: Any, mean: Any, std: Any, order: Any) -> How:
+    """Return how pictures are cut and standardised; refuse what cannot be."""
+    how = How(
+        size=integer("size", size, 1, LARGEST),
+        crop=number("crop", crop, above=0, most=1),
+        interpolation=choice("interpolation", interpolation, INTERPOLATIONS),
+        mean=numbers("mean", mean, length=3, least=0, most=1),
+        std=numbers("std", std, length=3, above=0),
+        order=choice("order", order, ORDERS),
+    )
+    check_divisor("std", how.std)
+    return how
+
+
+def _standardised(pictures: Sequence[np.ndarray], how: How) -> np.ndarray:
+    images = np.stack(pictures).astype(np.float32)
     images /= np.float32(255)
-    images -= np.asarray(mean, np.float32)
-    images /= np.asarray(std, np.float32)
-    places = [classes.index(file.partition("/")[0]) for file in files] if classes else None
-    labels = None if places is None else np.array(places, np.int32)
-    return ImageFolder(images, labels, classes, files, tuple(sorted(skipped.items())))
-
-
-def check_cut(
-    size: int,
-    crop: float,
-    interpolation: str,
-    mean: Sequence[float],
-    std: Sequence[float],
-    limit: int | None,
-) -> None:
-    if size < 1:
-        raise ValueError(f"size={size} must be at least 1")
-    if not 0 < crop <= 1:
-        raise ValueError(f"crop={crop} must be above 0 and at most 1")
-    if interpolation not in INTERPOLATIONS:
-        refuse("interpolation", interpolation, INTERPOLATIONS)
-    for name, values in (("mean", mean), ("std", std)):
-        if len(values) != 3 or not np.isfinite(values).all():
-            raise ValueError(f"{name}={values!r} must be three numbers, for red, green and blue")
-    if min(std) <= 0:
-        raise ValueError(f"std={std!r} must be positive")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit} must be at least 1, or None for all")
+    images -= np.asarray(how.mean, np.float32)
+    images /= np.asarray(how.std, np.float32)
+    return images if how.order == "RGB" else np.ascontiguousarray(images[..., ::-1])
 
 
 def load_pillow() -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             "images are read by Pillow, which is missing: pip install convjax[experiments]"
         ) from error
     Image.init()
     return Image
 
 
-def listed_images(root: Path) -> tuple[tuple[str, ...], list[list[str]], list[str]]:
-    """Return the classes, the files of each (or of the whole), and the files beside them."""
-    below: dict[str, list[str]] = {}
-    for folder in sorted(entry for entry in root.iterdir() if entry.is_dir()):
-        if not folder.name.startswith(".") and (found := sorted(_images_below(root, folder))):
-            below[folder.name] = found
-    loose = sorted(e.name for e in root.iterdir() if _is_image(e.name) and not e.is_dir())
-    if below:
-        return tuple(below), list(below.values()), loose
-    return (), [loose], []
-
-
-def _images_below(root: Path, folder: Path) -> Iterator[str]:
-    for here, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if _is_image(name):
-                yield Path(here, name).relative_to(root).as_posix()
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
+def _by_class(found: Listed) -> list[list[str]]:
+    """Return the files of each class, or of the whole."""
+    kept: dict[int, list[str]] = {}
+    for file, label in zip(found.files, found.labels.tolist(), strict=True):
+        kept.setdefault(label, []).append(file)
+    return list(kept.values())
 
 
 def _shuffled(listed: list[list[str]], seed: int) -> list[list[str]]:
@@ -225,9 +226,10 @@ def _by_turns(sources: Iterable[Iterator[Any]]) -> Iterator[Any]:
                 yield found
 
 
-def _read(pillow: Any, file: Path, size: int, shorter: int, interpolation: str) -> np.ndarray:
+def _read(pillow: Any, file: Path, how: How) -> np.ndarray:
     """Return the picture's pixels, uint8 ``(size, size, 3)``."""
-    return centred(pillow, opened_rgb(pillow, file), size, shorter, interpolation)
+    image, shorter = opened_rgb(pillow, file), math.floor(how.size / how.crop)
+    return centred(pillow, image, how.size, shorter, how.interpolation)
 
 
 def opened_rgb(pillow: Any, file: Path) -> Any:

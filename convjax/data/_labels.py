@@ -4,16 +4,20 @@ from typing import Any
 
 import numpy as np
 
+from convjax._check import wrong_type
+
 
 def checked_labels(name: str, labels: Any, count: int, classes: int | None = None) -> np.ndarray:
     """Return labels as int32 ``(count,)``; ``name`` says in an error which labels they are."""
-    labels = np.asarray(labels)
+    given = labels
+    try:
+        labels = np.asarray(labels)
+    except (TypeError, ValueError):  # of no one shape, or known only to a trace
+        wrong_type(name, given, "an array of whole numbers, 0, 1, …")
     if labels.shape != (count,):
         raise ValueError(f"{name} have the shape {labels.shape}; {count} images need ({count},)")
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{name} are {labels.dtype}; they must be whole numbers, 0, 1, …")
-    if classes is not None and classes < 1:
-        raise ValueError(f"classes={classes} must be at least 1")
     # At most as large as int32 goes, where nothing is said.
     end = 2**31 - 1 if classes is None else classes
     wrong = np.flatnonzero((labels < 0) | (labels >= end))

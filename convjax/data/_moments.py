@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from convjax.data._given import checked_images
+
 TOGETHER = 256
 
 
@@ -11,13 +13,13 @@ def moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     Take them from the training split, and use them for the test split as well.
 
     Args:
-      images: ``(N, H, W, C)``; uint8 counts as brightness in [0, 1].
+      images: ``(N, H, W, C)``, floating point, or uint8, which counts as brightness in [0, 1].
 
     Returns:
       The means and the standard deviations, summed up in float64.
 
     Raises:
-      ValueError: no images, or not of four axes.
+      ValueError: no images, or not of four axes, of another dtype, or not finite.
 
     Example:
       >>> import numpy as np
@@ -27,10 +29,7 @@ def moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
       >>> [round(m, 3) for m in mean], [round(s, 3) for s in std]
       ([0.4, 0.4], [0.432, 0.432])
     """
-    if images.ndim != 4 or not images.size:
-        raise ValueError(
-            f"images have the shape {images.shape}; it must be (N, H, W, C), N above 0"
-        )
+    images = np.asarray(checked_images("images", images))
     unit = 255.0 if images.dtype == np.uint8 else 1.0
     # In parts: float64 is eight times as large as what a set of bytes takes.
     parts = range(0, len(images), TOGETHER)

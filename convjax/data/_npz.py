@@ -1,13 +1,18 @@
 """npz: images and labels from a file of NumPy arrays, checked as they enter."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from convjax._check import choice, existing_file, instance, integer
 from convjax.data._labels import checked_labels
 
+# An array that unpacks to more than this many times its bytes, beyond a small one, is a bomb.
+LARGEST_RATIO = 256
+SMALL = 2**28
 FLOATS = (np.float16, np.float32, np.float64)
 
 
@@ -34,8 +39,10 @@ def npz(
       ``(N,)``. Nothing is standardised.
 
     Raises:
-      ValueError: a file that is missing, damaged or of another kind, a name that it does not hold,
-        or arrays of the wrong shape, dtype or range; always with the name of the file.
+      FileNotFoundError: a file that is missing; and a ValueError.
+      ValueError: a file that is damaged, of another kind, or declares more than it holds, a name
+        that it does not hold, or arrays of the wrong shape, dtype or range; always with the name of
+        the file.
 
     Example:
       >>> import tempfile
@@ -48,27 +55,33 @@ def npz(
       >>> images.shape, labels.tolist()
       ((5, 4, 3, 1), [0, 1, 2, 3, 4])
     """
-    if split not in (None, "train", "test"):
-        raise ValueError(f"split={split!r} is not known; choose 'train', 'test' or None")
+    if split is not None:
+        choice("split", split, ("train", "test"))
+    classes = None if classes is None else integer("classes", classes, 1)
+    file = existing_file("path", path, "give an .npz file")
     known = ("images", "labels") if split is None else (f"x_{split}", f"y_{split}")
-    names = (images or known[0], labels or known[1])
-    x, y = _loaded(Path(path), names)
-    x_name, y_name = (f"path={str(path)!r}: {name}" for name in names)
+    names = (_name("images", images, known[0]), _name("labels", labels, known[1]))
+    x, y = _loaded(file, names)
+    x_name, y_name = (f"path={str(file)!r}: {name}" for name in names)
     x = _checked_images(x_name, x)
     if y.shape == (len(x), 1):
         y = y[:, 0]
     return x, checked_labels(y_name, y, len(x), classes)
 
 
+def _name(argument: str, given: Any, default: str) -> str:
+    return default if given is None else instance(argument, given, str, "a name, or None")
+
+
 def _loaded(path: Path, names: tuple[str, str]) -> list[np.ndarray]:
-    if not path.is_file():
-        raise ValueError(f"path={str(path)!r} is not there; give an .npz file")
     try:
         with open(path, "rb") as opened:
             file: Any = np.load(opened, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("it holds one array, as .npy files do")
             held = list(file.keys())
+            for name in names:
+                _check_size(file.zip, f"{name}.npy", path.stat().st_size)
             # What is not an array of NumPy's comes as bytes.
             found = [np.asarray(file[name]) for name in names if name in held]
     except Exception as error:  # damage breaks zip, zlib and headers in any way there is
@@ -80,6 +93,29 @@ def _loaded(path: Path, names: tuple[str, str]) -> list[np.ndarray]:
             f"path={str(path)!r} holds no {missing[0]!r}; it holds {', '.join(sorted(held))}"
         )
     return found
+
+
+def _check_size(archive: Any, name: str, size: int) -> None:
+    """Refuse an array that declares more than is stored of it, before memory is taken for it."""
+    if name not in archive.namelist():
+        return
+    entry = archive.getinfo(name)
+    most = max(LARGEST_RATIO * min(entry.compress_size, size), SMALL)
+    with archive.open(name) as opened:
+        version = np.lib.format.read_magic(opened)
+        read = np.lib.format.read_array_header_1_0
+        shape, _, dtype = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(
+            opened
+        )
+        declared = math.prod(shape) * dtype.itemsize
+        held = entry.file_size - opened.tell()
+    if dtype.hasobject:
+        return  # refused by the loader
+    if declared > held or declared > most:
+        raise ValueError(
+            f"{name!r} declares the shape {shape}, {declared} bytes, and {min(held, most)} can be "
+            f"stored in {entry.compress_size}"
+        )
 
 
 def _checked_images(name: str, images: np.ndarray) -> np.ndarray:

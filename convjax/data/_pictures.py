@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from convjax._check import MissingPackageError
 from convjax.data._batches import batch_indices
 from convjax.data._images import centred, load_pillow, opened_rgb, reason_of
 
@@ -35,6 +36,7 @@ class Pictures:
       crop: shares of area for a random cut, or the share of the side for one of the centre.
       flip: whether random cuts are mirrored by chance.
       interpolation: by which pixels are resized.
+      order: of the channels, ``"RGB"`` or ``"BGR"``.
     """
 
     root: Path
@@ -46,6 +48,7 @@ class Pictures:
     crop: tuple[float, float] | float
     flip: bool
     interpolation: str
+    order: str = "RGB"
 
     def read(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the images, uint8 ``(batch_size, size, size, 3)``, and labels of one step."""
@@ -83,7 +86,7 @@ class Pictures:
                 raise ValueError(
                     f"file={str(file)!r} cannot be read as a picture: {reason_of(error)}"
                 ) from error
-        return images, self.labels[chosen]
+        return images if self.order == "RGB" else images[..., ::-1], self.labels[chosen]
 
     def _cut(self, pillow: Any, file: Path, position: int) -> np.ndarray:
         image = opened_rgb(pillow, file)
@@ -152,7 +155,7 @@ def load_grain() -> Any:
     try:
         import grain
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             "pictures are streamed by grain, which is missing: pip install convjax[grain]"
         ) from error
     return grain

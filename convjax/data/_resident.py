@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convjax.data._augment import Augment
+from convjax._check import integer, shown
+from convjax.data._augment import Augment, checked_augment
 from convjax.data._batches import check_order, indices_of_steps
+from convjax.data._given import check_divisor, checked_images, reals
 from convjax.data._labels import checked_labels
 
 Moments = Sequence[int | float] | np.ndarray | int | float | None
@@ -121,7 +123,7 @@ def resident(
     before they are augmented. The order is that of ``batch_indices``.
 
     Args:
-      images: ``(N, H, W, C)``, uint8 or float32.
+      images: ``(N, H, W, C)``, uint8 or floating point, which becomes float32.
       labels: whole numbers ``(N,)``.
       batch_size: examples in a batch, over all devices.
       seed: of the order.
@@ -149,15 +151,12 @@ def resident(
       >>> x.shape, y.tolist() == labels[data.batch_indices(1437, 32, seed=0, step=5)].tolist()
       ((32, 8, 8, 1), True)
     """
-    if images.ndim != 4 or images.dtype not in (np.uint8, np.float32):
-        raise ValueError(
-            f"images are {images.dtype} of the shape {images.shape}; they must be uint8 or float32 "
-            "of the shape (N, H, W, C)"
-        )
-    check_order(len(images), batch_size, seed)
+    images = checked_images("images", images)
+    batch_size, seed = check_order(len(images), batch_size, seed)
+    classes = None if classes is None else integer("classes", classes, 1)
     labels = checked_labels("labels", labels, len(images), classes)
-    if images.dtype == np.float32 and not jnp.isfinite(images).all():
-        raise ValueError("images hold NaN or infinity; they must be finite")
+    if images.dtype != np.uint8:
+        images = images.astype(np.float32)
     arrays = {"images": jnp.asarray(images), "labels": jnp.asarray(labels)}
     arrays |= standard(images.dtype, images.shape[1:], mean, std)
     return Resident(
@@ -165,7 +164,7 @@ def resident(
         batch_size=batch_size,
         classes=int(labels.max()) + 1 if classes is None else classes,
         seed=seed,
-        augment=augment or Augment(),
+        augment=checked_augment(augment),
         arrays=arrays,
     )
 
@@ -181,23 +180,28 @@ def standard(dtype: Any, shape: tuple[int, ...], mean: Moments, std: Moments) ->
         return {}
     if mean is None or std is None:
         raise ValueError(
-            f"mean={mean!r} and std={std!r} must both be given for {dtype} images, or both left "
-            "out for float32 ones; data.moments(images) finds them"
+            f"mean={shown(mean)} and std={shown(std)} must both be given for {dtype} images, or "
+            "both left out for float32 ones; data.moments(images) finds them"
         )
-    unit = 255.0 if dtype == np.uint8 else 1.0
-    shift = _spread("mean", mean, shape) * unit
-    divisor = _spread("std", std, shape) * unit
-    if divisor.min() <= 0:
-        raise ValueError(f"std={std!r} must be positive")
-    return {"mean": jnp.asarray(shift, jnp.float32), "scale": jnp.asarray(1 / divisor, jnp.float32)}
+    mean, std = _spread("mean", mean, shape), _spread("std", std, shape)
+    check_divisor("std", std)
+    unit = 1.0
+    if dtype == np.uint8:
+        unit = 255.0
+        if mean.min() < 0 or mean.max() > 1:
+            raise ValueError(f"mean={mean.ravel().tolist()!r} of uint8 images must lie in [0, 1]")
+    return {
+        "mean": jnp.asarray(mean * unit, jnp.float32),
+        "scale": jnp.asarray(1 / (std * unit), jnp.float32),
+    }
 
 
 def _spread(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
-    found = np.asarray(values, np.float64)
-    if found.shape not in ((), shape[-1:], shape) or not np.isfinite(found).all():
+    found = reals(name, values)
+    if found.shape not in ((), shape[-1:], shape):
         raise ValueError(
-            f"{name} of the shape {found.shape} must be finite, for {shape[-1]} channels "
-            f"or for pixels of the shape {shape}"
+            f"{name} of the shape {found.shape} must be for {shape[-1]} channels or for pixels of "
+            f"the shape {shape}"
         )
     return found.reshape((1,) * (4 - found.ndim) + found.shape)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from convjax._check import existing_folder, integer, number
 from convjax.data._images import ImageFolder, image_folder
 
 TESTS = ("test", "val")
@@ -22,6 +23,8 @@ def image_splits(
     interpolation: str = "bicubic",
     mean: Sequence[float],
     std: Sequence[float],
+    order: str = "RGB",
+    allow_empty: bool = False,
 ) -> tuple[ImageFolder, ImageFolder]:
     """Return the pictures of a folder in two parts, to train on and to test on.
 
@@ -37,11 +40,15 @@ def image_splits(
       interpolation: as for ``image_folder``.
       mean: as for ``image_folder``.
       std: as for ``image_folder``.
+      order: as for ``image_folder``.
+      allow_empty: as for ``image_folder``.
 
     Returns:
       Two ``ImageFolder`` with the same classes, for ``resident``.
 
     Raises:
+      FileNotFoundError: no such folder; and a ValueError.
+      ImportError: Pillow is not installed; and a ValueError.
       ValueError: no class folders, a class to test that is not trained, a class of one picture that
         cannot be shared, a share out of range; or what ``image_folder`` refuses.
 
@@ -58,13 +65,19 @@ def image_splits(
       >>> len(train.images), test.labels.tolist(), test.classes
       (3, [0, 1], ('cat', 'dog'))
     """
-    root = Path(path)
-    if not 0 < share < 1:
-        raise ValueError(f"share={share} must lie between 0 and 1")
+    root = existing_folder("path", path)
+    share, seed = number("share", share, above=0, below=1), integer("seed", seed, 0)
 
     def read(folder: Path) -> ImageFolder:
         found = image_folder(
-            folder, size=size, crop=crop, interpolation=interpolation, mean=mean, std=std
+            folder,
+            size=size,
+            crop=crop,
+            interpolation=interpolation,
+            mean=mean,
+            std=std,
+            order=order,
+            allow_empty=allow_empty,
         )
         if found.labels is None:
             raise ValueError(f"path={str(folder)!r} has no class folders, so there are no labels")
@@ -76,7 +89,7 @@ def image_splits(
         return train, _relabelled(read(root / tests[0]), train.classes, root / tests[0])
     whole = read(root)
     chosen = _chosen(whole, share, seed)
-    return _part(whole, ~chosen, whole.skipped), _part(whole, chosen, ())
+    return _part(whole, ~chosen), dataclasses.replace(_part(whole, chosen), skipped=(), others=())
 
 
 def _relabelled(found: ImageFolder, classes: tuple[str, ...], folder: Path) -> ImageFolder:
@@ -104,11 +117,10 @@ def _chosen(whole: ImageFolder, share: float, seed: int) -> np.ndarray:
     return chosen
 
 
-def _part(whole: ImageFolder, of: np.ndarray, skipped: tuple[tuple[str, str], ...]) -> ImageFolder:
-    return ImageFolder(
+def _part(whole: ImageFolder, of: np.ndarray) -> ImageFolder:
+    return dataclasses.replace(
+        whole,
         images=whole.images[of],
         labels=None if whole.labels is None else whole.labels[of],
-        classes=whole.classes,
         files=tuple(file for file, chosen in zip(whole.files, of, strict=True) if chosen),
-        skipped=skipped,
     )

@@ -4,17 +4,17 @@ import dataclasses
 import gc
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convjax._check import refuse
-from convjax.data._augment import Augment
+from convjax._check import flag, integer, numbers
+from convjax.data._augment import Augment, checked_augment
 from convjax.data._batches import check_order
-from convjax.data._images import check_cut, listed_images, load_pillow
+from convjax.data._folder import listed
+from convjax.data._images import checked_how, load_pillow
 from convjax.data._pictures import InOrder, Pictures, Steps, load_grain, reader
 from convjax.data._resident import places, standard, standardised
 
@@ -33,6 +33,9 @@ class Stream:
       arrays: what standardises the images.
       pictures: files, labels, and how they are cut.
       workers: how many processes read.
+      skipped: path and reason of each picture that lies outside the class folders, and of each link
+        that was not followed.
+      others: extension of the files that were passed over, and how many there were.
     """
 
     count: int
@@ -42,6 +45,8 @@ class Stream:
     arrays: dict[str, Any]
     pictures: Pictures
     workers: int
+    skipped: tuple[tuple[str, str], ...] = ()
+    others: tuple[tuple[str, int], ...] = ()
     _reader: Any = dataclasses.field(default=None, init=False, repr=False)
     _next: int = dataclasses.field(default=0, init=False, repr=False)
 
@@ -89,8 +94,7 @@ class Stream:
         Raises:
           ValueError: a file that cannot be read as a picture, named.
         """
-        if steps < 1 or first < 0:
-            raise ValueError(f"steps={steps} must be at least 1 and first={first} not negative")
+        first, steps = integer("first", first, 0), integer("steps", steps, 1)
         if self._reader is None or first != self._next:
             self.close()
             self._reader = reader(Steps(self.pictures, first), self.workers, steps)
@@ -173,8 +177,10 @@ def stream(
     crop: Sequence[float] | float = (0.08, 1.0),
     flip: bool = True,
     interpolation: str = "bilinear",
+    order: str = "RGB",
     augment: Augment | None = None,
     classes: Sequence[str] | None = None,
+    allow_empty: bool = False,
 ) -> Stream:
     """Return a source of batches from a folder of class folders, as ImageNet's ``train``.
 
@@ -199,16 +205,19 @@ def stream(
       flip: whether every random cut is mirrored with probability one half; one of the centre never
         is.
       interpolation: as for ``image_folder``.
+      order: as for ``image_folder``.
       augment: what changes the images besides, within the step.
       classes: names of the class folders in the order of their labels, such as those of the folder
         trained on; None sorts what is there.
+      allow_empty: whether a class folder may hold no picture; its label is then kept for it.
 
     Returns:
       The ``Stream``, for ``train.fit``.
 
     Raises:
+      FileNotFoundError: no such folder; and a ValueError.
+      ImportError: grain or Pillow is not installed; and a ValueError.
       ValueError: no class folders, an empty or unknown one, or an argument out of range.
-      ImportError: grain or Pillow is not installed.
 
     Example:
       >>> import pathlib, tempfile
@@ -228,54 +237,43 @@ def stream(
     """
     load_grain()
     load_pillow()
-    crop = _checked_crop(crop)
-    check_cut(size, 1.0 if isinstance(crop, tuple) else crop, interpolation, mean, std, None)
-    if workers < 0:
-        raise ValueError(f"workers={workers} must not be negative")
-    root = Path(folder)
-    names, files, labels = _labelled(root, classes)
-    check_order(len(files), batch_size, seed)
+    shares = _shares(crop)
+    how = checked_how(size, crop if shares is None else 1, interpolation, mean, std, order)
+    workers, flip = integer("workers", workers, 0, 2**10), flag("flip", flip)
+    found = listed("folder", folder, classes, allow_empty)
+    if not found.classes or not found.files:
+        raise ValueError(f"folder={str(found.root)!r} holds no class folders with pictures in them")
+    batch_size, seed = check_order(len(found.files), batch_size, seed)
+    turn = slice(None) if order == "RGB" else slice(None, None, -1)
     return Stream(
-        count=len(files),
+        count=len(found.files),
         batch_size=batch_size,
-        classes=names,
-        augment=augment or Augment(),
-        arrays=standard(np.dtype(np.uint8), (size, size, 3), mean, std),
-        pictures=Pictures(root, files, labels, batch_size, seed, size, crop, flip, interpolation),
+        classes=found.classes,
+        augment=checked_augment(augment),
+        arrays=standard(np.dtype(np.uint8), (how.size, how.size, 3), how.mean[turn], how.std[turn]),
+        pictures=Pictures(
+            found.root,
+            found.files,
+            found.labels,
+            batch_size,
+            seed,
+            how.size,
+            how.crop if shares is None else shares,
+            flip,
+            how.interpolation,
+            how.order,
+        ),
         workers=workers,
+        skipped=tuple(sorted(found.skipped.items())),
+        others=tuple(sorted(found.others.items())),
     )
 
 
-def _checked_crop(crop: Sequence[float] | float) -> tuple[float, float] | float:
-    if not isinstance(crop, Sequence):
-        return crop
-    if len(crop) != 2 or not 0 < crop[0] <= crop[1] <= 1:
-        raise ValueError(f"crop={crop!r} must be two shares of area, 0 < low <= high <= 1")
-    return crop[0], crop[1]
-
-
-def _labelled(
-    root: Path, classes: Sequence[str] | None
-) -> tuple[tuple[str, ...], tuple[str, ...], np.ndarray]:
-    """Return the classes, the files below the folder, and their labels."""
-    if not root.is_dir():
-        raise ValueError(f"folder={str(root)!r} is not a folder; give one that holds class folders")
-    found, listed, _ = listed_images(root)
-    if not found:
-        raise ValueError(f"folder={str(root)!r} holds no class folders with pictures in them")
-    splits = sorted({"train", "val", "test"} & set(found))
-    if splits and set(splits) == set(found):
-        raise ValueError(f"folder={str(root)!r} holds {' and '.join(splits)}; give one of them")
-    visible = sorted(e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith("."))
-    empty = [name for name in visible if name not in found]
-    if empty:
-        raise ValueError(f"folder={str(root / empty[0])!r} is a class without a picture")
-    names = found if classes is None else tuple(classes)
-    if len(set(names)) != len(names):
-        raise ValueError(f"classes={names!r} must be different")
-    for name in found:
-        if name not in names:
-            refuse("class folder", name, names)
-    files = tuple(file for each in listed for file in each)
-    labels = [names.index(name) for name in found]
-    return names, files, np.repeat(np.array(labels, np.int32), [len(each) for each in listed])
+def _shares(crop: Any) -> tuple[float, float] | None:
+    """Return two shares of area, or None where there are not two of them but one number."""
+    if isinstance(crop, str) or not isinstance(crop, Sequence | np.ndarray) or np.ndim(crop) == 0:
+        return None
+    found = numbers("crop", crop)
+    if len(found) != 2 or not 0 < found[0] <= found[1] <= 1:
+        raise ValueError(f"crop={found!r} must be two shares of area, 0 < low <= high <= 1")
+    return found

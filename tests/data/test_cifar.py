@@ -83,7 +83,9 @@ def test_a_file_that_is_too_long_is_refused_by_name(tmp_path):
 def test_a_missing_file_is_refused_by_name(tmp_path):
     ten(tmp_path)
     (tmp_path / "data_batch_4.bin").unlink()
-    with pytest.raises(ValueError, match=r"data_batch_4.bin' is missing"):
+    with pytest.raises(
+        ValueError, match=r"data_batch_4.bin' does not exist; folder must hold the files"
+    ):
         data.cifar10(tmp_path, whole=False)
 
 

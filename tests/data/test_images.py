@@ -154,18 +154,22 @@ def picture(path, colour=(1, 2, 3)):
 
 
 def test_class_folders_give_labels_in_sorted_order(tmp_path):
-    for name in ("b/2.png", "b/10.png", "a/x.png", "c/deep/er/1.png", ".hidden/1.png", "a/.h.png"):
+    for name in ("b/2.png", "b/10.png", "a/x.png", "c/deep/er/1.PNG", ".hidden/1.png", "a/.h.png"):
         picture(tmp_path / name)
-    for name in ("b/Thumbs.db", "notes.txt", "empty/readme.md"):
+    for name in ("b/Thumbs.db", "notes.txt", "b/more.TXT", "a/noext"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("no picture")
     picture(tmp_path / "loose.png")
     _, found = bytes_of(tmp_path)
     assert found.classes == ("a", "b", "c")
-    assert found.files == ("a/x.png", "b/10.png", "b/2.png", "c/deep/er/1.png")
+    assert found.files == ("a/x.png", "b/10.png", "b/2.png", "c/deep/er/1.PNG")
     assert found.labels is not None
     assert (found.labels.dtype, found.labels.tolist()) == (np.int32, [0, 1, 1, 2])
     assert found.skipped == (("loose.png", "outside the class folders"),)
+    assert found.others == (("", 1), (".db", 1), (".txt", 2))
+    assert str(found).splitlines()[0] == (
+        "4 images of 3 classes, 8x8; 1 skipped; files of other extensions: 1 without, 1 .db, 2 .txt"
+    )
 
 
 def test_a_limit_draws_evenly_from_the_classes_and_passes_over_broken_files(tmp_path):
@@ -187,11 +191,17 @@ def test_a_limit_draws_evenly_from_the_classes_and_passes_over_broken_files(tmp_
     ("changes", "message"),
     [
         ({"size": 0}, "size=0 must be at least 1"),
-        ({"crop": 0.0}, "crop=0.0 must be above 0"),
-        ({"crop": 1.5}, "crop=1.5 must be above 0 and at most 1"),
+        ({"crop": 0.0}, "crop=0.0 must be greater than 0"),
+        ({"crop": 1.5}, "crop=1.5 must be greater than 0 and at most 1"),
         ({"interpolation": "bicubik"}, "did you mean 'bicubic'"),
-        ({"mean": (0.5,)}, r"mean=\(0.5,\) must be three numbers"),
-        ({"std": (1.0, 0.0, 1.0)}, r"std=\(1.0, 0.0, 1.0\) must be positive"),
+        ({"mean": (0.5,)}, r"mean=\(0.5,\) has 1 entries; it must have 3"),
+        ({"std": (1.0, 0.0, 1.0)}, r"std\[1\]=0.0 must be greater than 0"),
+        ({"mean": (123.7, 116.3, 103.5)}, r"mean\[0\]=123.7 must be at least 0 and at most 1"),
+        ({"std": (1.0, 1.0, 1e-45)}, r"std=.* must be positive, within the range of float32"),
+        ({"std": (1.0, 1e300, 1.0)}, r"std=.* must be positive, within the range of float32"),
+        ({"size": 2**14 + 1}, "size=16385 must be at most 16384"),
+        ({"order": "rgb"}, "order='rgb' is not known; did you mean 'RGB'|choose from BGR, RGB"),
+        ({"seed": -1}, "seed=-1 must be at least 0"),
         ({"limit": 0}, "limit=0 must be at least 1"),
     ],
 )
@@ -204,7 +214,7 @@ def test_what_cannot_be_done_is_refused(tmp_path, changes, message):
 def test_a_folder_without_pictures_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"holds no picture: no file ends in \.avif, \.bmp"):
         bytes_of(tmp_path)
-    with pytest.raises(ValueError, match="is not a folder"):
+    with pytest.raises(ValueError, match="nowhere' does not exist"):
         bytes_of(tmp_path / "nowhere")
 
 

@@ -99,5 +99,5 @@ def test_files_of_another_kind_are_refused_by_name(tmp_path):
     for name in ("one.npy", "text.npz"):
         with pytest.raises(ValueError, match=f"{name}' is not an .npz file"):
             data.npz(tmp_path / name)
-    with pytest.raises(ValueError, match=r"none.npz' is not there"):
+    with pytest.raises(ValueError, match=r"none.npz' does not exist; give an .npz file"):
         data.npz(tmp_path / "none.npz")

@@ -84,6 +84,17 @@ def test_floats_come_as_they_are_or_standardised_by_pixel():
     np.testing.assert_allclose(batch_of(by_pixel, 2)[0], expected, rtol=1e-5, atol=1e-5)
 
 
+def test_floats_of_numpy_s_default_kind_become_float32():
+    images, labels = bytes_of()
+    wide = images / 255
+    source = data.resident(wide, labels, batch_size=5)
+    assert source.arrays["images"].dtype == jnp.float32
+    np.testing.assert_array_equal(source.arrays["images"], wide.astype(np.float32))
+    np.testing.assert_allclose(data.moments(wide)[0], data.moments(images)[0], rtol=1e-12)
+    with pytest.raises(ValueError, match="images hold NaN or infinity; they must be finite in fl"):
+        data.resident(wide * 1e300, labels, batch_size=5)
+
+
 def test_padding_is_zero_after_the_mean_is_out():
     images = np.full((4, 3, 5, 3), 255, np.uint8)
     source = data.resident(
@@ -163,7 +174,7 @@ BAD_FLOAT = np.full((23, 6, 4, 3), np.inf, np.float32)
     ("changes", "match"),
     [
         ({"images": np.zeros((23, 6, 4), np.uint8)}, r"uint8 of the shape \(23, 6, 4\)"),
-        ({"images": np.zeros((23, 6, 4, 3))}, "images are float64"),
+        ({"images": np.zeros((23, 6, 4, 3), int)}, "images are int64"),
         ({"images": BAD_FLOAT}, "images hold NaN or infinity"),
         ({"labels": np.zeros(22, int)}, r"labels have the shape \(22,\)"),
         ({"labels": np.zeros(23)}, "labels are float64"),
@@ -174,6 +185,11 @@ BAD_FLOAT = np.full((23, 6, 4, 3), np.inf, np.float32)
         ({"mean": None}, "mean=None"),
         ({"std": None}, "std=None"),
         ({"std": (1.0, 0.0, 1.0)}, "must be positive"),
+        ({"std": 1e-60}, "std=.* must be positive, within the range of float32"),
+        ({"std": 1e60}, "std=.* must be positive, within the range of float32"),
+        ({"std": np.nan}, "std=nan must be finite"),
+        ({"mean": (125.3, 123.0, 113.9)}, r"mean=\[125.3, .* of uint8 images must lie in \[0, 1\]"),
+        ({"classes": 0}, "classes=0 must be at least 1"),
         ({"mean": (0.1, 0.2)}, r"mean of the shape \(2,\)"),
     ],
 )
@@ -187,7 +203,9 @@ def test_what_cannot_be_is_refused(changes, match):
 @pytest.mark.parametrize(("first", "steps"), [(0, 0), (-1, 2)])
 def test_steps_that_cannot_be_are_refused(first, steps):
     source = data.resident(*bytes_of(), batch_size=5, mean=MEAN, std=STD)
-    with pytest.raises(ValueError, match=r"steps?="):
+    with pytest.raises(
+        ValueError, match=r"(steps=0 must be at least 1|first=-1 must be at least 0)"
+    ):
         source.inputs(first, steps)
 
 
