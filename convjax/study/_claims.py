@@ -6,6 +6,8 @@ import os
 import threading
 from pathlib import Path
 
+from convjax._check import MissingPackageError
+
 _BITS = 62  # offsets in a file are of 63 bits
 _BUSY = (errno.EACCES, errno.EAGAIN)  # which of the two depends on the system
 
@@ -37,7 +39,7 @@ class Claims:
         try:
             import fcntl
         except ImportError as error:
-            raise ImportError(
+            raise MissingPackageError(
                 "a study's folder needs the file locks of POSIX, which this system does not have; "
                 "on Windows, run it in WSL"
             ) from error

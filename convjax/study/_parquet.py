@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from convjax._check import existing_file
 from convjax.study._files import put
 
 KEY = b"convjax"
@@ -79,13 +80,16 @@ def read_parquet(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[s
     Returns:
       The columns as arrays, and the metadata.
 
+    Raises:
+      FileNotFoundError: no such file; and a ValueError.
+
     Example:
       >>> from convjax import study
       >>> study.read_parquet("missing.parquet")
       Traceback (most recent call last):
-      FileNotFoundError: [Errno 2] No such file or directory: 'missing.parquet'
+      convjax._check.MissingFileError: path='missing.parquet' does not exist
     """
-    table = read_table(path)
+    table = read_table(existing_file("path", path))
     return as_columns(table), json.loads((table.schema.metadata or {}).get(KEY, b"{}"))
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Generator, Iterator
 from typing import Any
 
+from convjax._check import MissingPackageError
 from convjax.study._job import Done, Job, lost, perform
 from convjax.study._process import settle, variables
 
@@ -76,7 +77,7 @@ class Ray:
       platform: "cpu", "gpu" or "tpu"; without it, accelerators if the cluster has some.
 
     Raises:
-      ImportError: Ray is not installed.
+      ImportError: Ray is not installed; and a ValueError.
       ValueError: no worker, or a platform that is not one of these. ``run`` raises it where a
         cluster cannot be reached or used.
 
@@ -103,7 +104,7 @@ class Ray:
             try:
                 importlib.import_module("ray")
             except ImportError as error:
-                raise ImportError(MISSING) from error
+                raise MissingPackageError(MISSING) from error
         self.address, self.workers, self.platform = address, workers, platform
 
     def run(self, jobs: Iterator[Job]) -> Generator[Done]:

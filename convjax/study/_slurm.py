@@ -12,6 +12,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
+from convjax._check import MissingPackageError
 from convjax.study._job import Done, Job, lost, perform
 from convjax.study._process import settle, variables
 from convjax.study._store import Store
@@ -45,7 +46,7 @@ class Slurm:
       platform: "cpu", "gpu" or "tpu"; with "gpu" each task asks for one.
 
     Raises:
-      ImportError: submitit is not installed.
+      ImportError: submitit is not installed; and a ValueError.
       ValueError: no worker, a platform that is not one of these, an option that is not submitit's,
         or no Slurm on this machine. ``run`` raises it where Slurm does not take the jobs.
 
@@ -78,7 +79,7 @@ class Slurm:
         try:
             importlib.import_module("submitit")
         except ImportError as error:
-            raise ImportError(MISSING) from error
+            raise MissingPackageError(MISSING) from error
         told = dict(_OURS, slurm_array_parallelism=workers or ARRAY)
         if platform == "gpu":
             told["gpus_per_node"] = 1

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from convjax._check import existing_file
 from convjax.train._observe import Pace, Row
 
 # What JSON has no numbers for; these words are those of Protocol Buffers' JSON form.
@@ -91,15 +92,16 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
       One dict for each row, in the order of writing.
 
     Raises:
+      FileNotFoundError: no such file; and a ValueError.
       ValueError: a line that is not a row; the message says which.
 
     Example:
       >>> from convjax import train
       >>> train.read_rows("missing.jsonl")
       Traceback (most recent call last):
-      FileNotFoundError: [Errno 2] No such file or directory: 'missing.jsonl'
+      convjax._check.MissingFileError: path='missing.jsonl' does not exist
     """
-    return [_from_json(row) for _, row in _lines(Path(path))]
+    return [_from_json(row) for _, row in _lines(existing_file("path", path))]
 
 
 def _keep_before(first: int, path: Path) -> None:

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from convjax._check import MissingPackageError
 from convjax.train._observe import Pace, Row
 
 REDRAWS_PER_SECOND = 10
@@ -24,7 +25,7 @@ class ProgressBar:
       name: stands before it; none by default.
 
     Raises:
-      ImportError: on a terminal, rich is not installed.
+      ImportError: on a terminal, rich is not installed; and a ValueError.
 
     Example:
       >>> from convjax import train
@@ -85,7 +86,7 @@ class _Bar:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
             from rich.table import Column
         except ImportError as error:
-            raise ImportError(
+            raise MissingPackageError(
                 "ProgressBar needs rich on a terminal: pip install convjax[experiments]"
             ) from error
         self._progress = Progress(

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from convjax._check import MissingPackageError
 from convjax.train._observe import Pace, Row
 
 
@@ -25,7 +26,7 @@ class TensorBoard:
       folder: where the two runs' folders go.
 
     Raises:
-      ImportError: tensorboardX is not installed.
+      ImportError: tensorboardX is not installed; and a ValueError.
 
     Example:
       >>> import tempfile
@@ -43,7 +44,7 @@ class TensorBoard:
         try:
             import tensorboardX.proto.event_pb2  # noqa: F401 (asked now, not after compilation)
         except ImportError as error:
-            raise ImportError(
+            raise MissingPackageError(
                 "TensorBoard needs tensorboardX: pip install convjax[tensorboard]"
             ) from error
         self.folder = Path(folder)
