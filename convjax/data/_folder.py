@@ -77,7 +77,8 @@ def listed(name: str, folder: Any, classes: Any, allow_empty: Any) -> Listed:
         folders that are splits; a folder that cannot be listed.
     """
     root = existing_folder(name, folder)
-    names, allow_empty = _names(classes), flag("allow_empty", allow_empty)
+    names = None if classes is None else checked_names(classes)
+    allow_empty = flag("allow_empty", allow_empty)
     found = Listed(root)
     named = f"{name}={str(root)!r}"
     below, loose = _divided(found, named)
@@ -112,9 +113,8 @@ def _divided(found: Listed, named: str) -> tuple[dict[str, list[str]], list[str]
     return below, loose
 
 
-def _names(classes: Any) -> tuple[str, ...] | None:
-    if classes is None:
-        return None
+def checked_names(classes: Any) -> tuple[str, ...]:
+    """Return the names of classes; refuse what is none, or is there twice."""
     if isinstance(classes, str | bytes) or not isinstance(classes, Sequence | np.ndarray):
         wrong_type("classes", classes, "names of class folders in the order of their labels")
     names = tuple(instance(f"classes[{i}]", c, str, "a name") for i, c in enumerate(classes))

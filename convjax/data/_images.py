@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convjax._check import MissingPackageError, choice, integer, number, numbers
-from convjax.data._folder import EXTENSIONS, FORMATS, Listed, listed
+from convjax._check import MissingPackageError, choice, instance, integer, number, numbers
+from convjax.data._folder import EXTENSIONS, FORMATS, Listed, checked_names, listed
 from convjax.data._given import check_divisor
+from convjax.data._labels import checked_labels
 
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 ORDERS = ("RGB", "BGR")
@@ -40,6 +41,16 @@ class ImageFolder:
     files: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
     others: tuple[tuple[str, int], ...] = ()
+
+    def __post_init__(self):
+        images = instance("images", self.images, np.ndarray, "an array of NumPy")
+        if images.ndim != 4:
+            raise ValueError(f"images have the shape {images.shape}; it must be (N, H, W, C)")
+        count = len(images)
+        if self.labels is not None:
+            checked_labels("labels", self.labels, count, len(checked_names(self.classes)))
+        if len(instance("files", self.files, tuple, "a tuple of paths")) != count:
+            raise ValueError(f"files={len(self.files)} paths do not belong to {count} images")
 
     def __str__(self) -> str:
         """Say how many there are, and name what was skipped."""

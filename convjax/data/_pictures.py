@@ -73,7 +73,10 @@ class Pictures:
     def _sizes(self, begin: int) -> list[int]:
         root = str(self.root)
         part = self.files[begin : begin + STATS]
-        return [os.stat(f"{root}/{file}").st_size for file in part]
+        try:
+            return [os.stat(f"{root}/{file}").st_size for file in part]
+        except OSError as error:
+            raise ValueError(f"file={error.filename!r} cannot be read: {error.strerror}") from error
 
     def _of(self, chosen: np.ndarray, position: int) -> tuple[np.ndarray, np.ndarray]:
         images = np.empty((len(chosen), self.size, self.size, 3), np.uint8)

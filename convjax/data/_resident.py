@@ -1,14 +1,14 @@
 """resident: a small set that lives on the device, cut into batches inside the compiled step."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convjax._check import integer, shown
+from convjax._check import instance, integer, shown
 from convjax.data._augment import Augment, checked_augment
 from convjax.data._batches import check_order, indices_of_steps
 from convjax.data._given import check_divisor, checked_images, reals
@@ -36,6 +36,19 @@ class Resident:
     seed: int
     augment: Augment
     arrays: dict[str, Any]
+
+    def __post_init__(self):
+        count = integer("count", self.count, 1)
+        size, seed = check_order(count, self.batch_size, self.seed)
+        arrays = instance("arrays", self.arrays, Mapping, "a mapping from names to arrays")
+        for name in ("images", "labels"):
+            if len(arrays.get(name, ())) != count:
+                raise ValueError(f"arrays={sorted(arrays)} must hold {count} {name}, as count says")
+        checked = {"count": count, "batch_size": size, "seed": seed}
+        checked |= {"classes": integer("classes", self.classes, 1)}
+        checked |= {"augment": checked_augment(self.augment)}
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     @property
     def about(self) -> dict[str, Any]:

@@ -3,17 +3,17 @@
 import dataclasses
 import gc
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convjax._check import flag, integer, numbers
+from convjax._check import flag, instance, integer, numbers
 from convjax.data._augment import Augment, checked_augment
 from convjax.data._batches import check_order
-from convjax.data._folder import listed
+from convjax.data._folder import checked_names, listed
 from convjax.data._images import checked_how, load_pillow
 from convjax.data._pictures import InOrder, Pictures, Steps, load_grain, reader
 from convjax.data._resident import places, standard, standardised
@@ -50,6 +50,15 @@ class Stream:
     _reader: Any = dataclasses.field(default=None, init=False, repr=False)
     _next: int = dataclasses.field(default=0, init=False, repr=False)
 
+    def __post_init__(self):
+        instance("pictures", self.pictures, Pictures, "the pictures of data.stream")
+        self.count = integer("count", self.count, 1)
+        self.batch_size, _ = check_order(self.count, self.batch_size, self.pictures.seed)
+        self.classes = checked_names(self.classes)
+        self.augment = checked_augment(self.augment)
+        instance("arrays", self.arrays, Mapping, "a mapping from names to arrays")
+        self.workers = integer("workers", self.workers, 0, 2**10)
+
     @property
     def about(self) -> dict[str, Any]:
         """What a run that is resumed must find again, beside ``arrays``.
@@ -60,6 +69,7 @@ class Stream:
         pictures = self.pictures
         cut = {"size": pictures.size, "crop": pictures.crop, "flip": pictures.flip}
         cut |= {"interpolation": pictures.interpolation, "classes": list(self.classes)}
+        cut["order"] = pictures.order
         cut |= {"files": pictures.digest(), "augment": dataclasses.asdict(self.augment)}
         return {"seed": pictures.seed, **cut}
 
@@ -239,7 +249,7 @@ def stream(
     load_pillow()
     shares = _shares(crop)
     how = checked_how(size, crop if shares is None else 1, interpolation, mean, std, order)
-    workers, flip = integer("workers", workers, 0, 2**10), flag("flip", flip)
+    flip = flag("flip", flip)
     found = listed("folder", folder, classes, allow_empty)
     if not found.classes or not found.files:
         raise ValueError(f"folder={str(found.root)!r} holds no class folders with pictures in them")

@@ -65,6 +65,7 @@ def test_what_a_run_is_told_by_are_the_files_and_how_they_are_read(tmp_path):
         "size": {"size": 9},
         "augment": {"augment": data.Augment(crop=1)},
         "classes": {"classes": ("b", "a")},
+        "order": {"order": "BGR"},
     }.items():
         other = streamed(folder, batch_size=2, **changes).about
         assert {key for key in about if about[key] != other[key]} - {"files"} == {name}
@@ -76,6 +77,10 @@ def test_what_a_run_is_told_by_are_the_files_and_how_they_are_read(tmp_path):
     (folder / "b/0.png").rename(folder / "b/1.png")
     renamed = streamed(folder, batch_size=2).about
     assert len({one["files"] for one in (about, longer, renamed)}) == 3
+    source = streamed(folder, batch_size=2)
+    (folder / "b/1.png").unlink()
+    with pytest.raises(ValueError, match=r"1\.png' cannot be read: No such file"):
+        _ = source.about
 
 
 def test_the_order_is_that_of_the_indices_and_labels_belong_to_their_pictures(tmp_path):

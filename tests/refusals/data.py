@@ -1,5 +1,6 @@
 """Data: folders, files, noise, and sources of batches."""
 
+import dataclasses
 import io
 import os
 import tempfile
@@ -69,6 +70,17 @@ def npz(path=FOLDER / "some.npz", **changes):
 
 def augmented(images=IMAGES, key=KEY, places=PLACES, **changes):
     return lambda: data.Augment(**{"crop": 1, **changes})(images, key, places)
+
+
+def built(kind, make, **changes):
+    """Call the constructor of a source with one field in which it differs from a good one."""
+
+    def call():
+        found = make()()
+        fields = [one.name for one in dataclasses.fields(kind) if one.init]
+        return kind(**{**{name: getattr(found, name) for name in fields}, **changes})
+
+    return call
 
 
 def plain(*values):
@@ -160,6 +172,23 @@ CASES = {
     "an infinite std": (resident(std=float("inf")), "^std=inf must be finite"),
     "a step that is none": (lambda: resident()().inputs(0.0, 1), r"^first=0\.0 \(float\)"),
     "no steps": (lambda: resident()().inputs(0, 0), "^steps=0 must be at least 1"),
+    "Resident: count": (built(data.Resident, resident, count=3), "must hold 3 images, as count"),
+    "Resident: batch_size": (
+        built(data.Resident, resident, batch_size=9),
+        "^batch_size=9 must lie",
+    ),
+    "Resident: arrays": (built(data.Resident, resident, arrays=3), r"^arrays=3 \(int\)"),
+    "Resident: seed": (built(data.Resident, resident, seed=None), r"^seed=None \(NoneType\)"),
+    "Resident: classes": (built(data.Resident, resident, classes=0), "^classes=0 must be at least"),
+    "Stream: pictures": (built(data.Stream, stream, pictures=3), r"^pictures=3 \(int\)"),
+    "Stream: workers": (built(data.Stream, stream, workers=-1), "^workers=-1 must be at least 0"),
+    "Stream: classes": (built(data.Stream, stream, classes=["a", "a"]), "must be different names"),
+    "ImageFolder: labels": (built(data.ImageFolder, folder, labels=[0]), "^labels have the shape"),
+    "ImageFolder: images": (built(data.ImageFolder, folder, images=[0]), r"^images=\[0\] \(list\)"),
+    "ImageFolder: files": (
+        built(data.ImageFolder, folder, files=()),
+        "^files=0 paths do not belong",
+    ),
     # Augment
     "crop": (lambda: data.Augment(crop=1.5), r"^crop=1\.5 \(float\) must be an integer"),
     "a negative crop": (lambda: data.Augment(crop=-1), "^crop=-1 must be at least 0"),
