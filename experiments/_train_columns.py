@@ -210,7 +210,9 @@ def ratios_of(columns: Columns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rows = pick(columns, kind="layer")
     if not len(rows["step"]):
         return np.array([]), np.array([]), np.array([])
-    kernels = np.char.endswith(rows["path"], "kernel") & (rows["weight"] > 0)
+    # What is frozen has no update.
+    moved = np.isfinite(rows["update"]) & (rows["weight"] > 0)
+    kernels = np.char.endswith(rows["path"], "kernel") & moved
     rows = {name: column[kernels] for name, column in rows.items()}
     paths = np.array(list(dict.fromkeys(rows["path"].tolist())), str)
     found = [pick(rows, path=path) for path in paths]

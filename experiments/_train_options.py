@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
+from flax import nnx
 
-from convjax import train
+from convjax import models, train
 from experiments import _cli, _grid
 
 # With the value written out, so that a TOML file can say true and false as well.
@@ -64,6 +65,10 @@ class Training:
     """What the backward pass computes again, to save memory: none, unit, sqrt."""
     batch_norm: str = "synchronised"
     """Statistics on several devices: synchronised, per_device."""
+    freeze_up_to: str | None = None
+    """Path of a unit that is not trained, nor what comes before it, such as stage2."""
+    frozen_statistics: Literal["frozen", "moving"] = "frozen"
+    """What becomes of the running statistics of the batch norms there: frozen, moving."""
     watch: int = 10
     """Steps between two that log the norms of every layer; 0 logs none and draws no waterfall."""
     dispatch: int = 20
@@ -117,6 +122,22 @@ def seeds_of(config: Any) -> range:
     if config.seeds < 1:
         raise ValueError(f"seeds={config.seeds} must be at least 1")
     return range(config.seed, config.seed + config.seeds)
+
+
+def frozen_of(options: Training, net: nnx.Module) -> models.Split | None:
+    """Return what is frozen of a network, or None.
+
+    Raises:
+      ValueError: no such unit.
+    """
+    if options.freeze_up_to is None:
+        if options.frozen_statistics != "frozen":
+            raise _cli.UsageError(
+                f"--frozen-statistics {options.frozen_statistics} has no effect without "
+                "--freeze-up-to."
+            )
+        return None
+    return models.freeze(net, options.freeze_up_to, statistics=options.frozen_statistics)
 
 
 def recipe_of(options: Training) -> train.Recipe:

@@ -20,7 +20,7 @@ from experiments import _cli
 from experiments._columns import Columns
 from experiments._train_columns import columns
 from experiments._train_data import Sets
-from experiments._train_options import APART, Training, pairs, recipe_of
+from experiments._train_options import APART, Training, frozen_of, pairs, recipe_of
 
 # A training step is three passes, and each product two operations.
 OPERATIONS = 6
@@ -78,8 +78,9 @@ def subject(
         return models.create(name, rngs=nnx.Rngs(run.seed), **given)
 
     outline = nnx.eval_shape(draw)
+    frozen = frozen_of(run, outline)
     # Made anew where it is used; here it says what it does not take.
-    train.optimiser_of(outline, recipe)
+    train.optimiser_of(outline, recipe, frozen=frozen)
     try:
         total = convjax.cost(outline, (1, *sets.shape)).total
     except ValueError as error:
@@ -88,6 +89,8 @@ def subject(
             "too small, another --size makes them larger."
         ) from error
     size = f"{total.parameters:,} parameters, {total.multiply_adds:,} multiply-adds an image"
+    if frozen is not None:
+        size += f"; {frozen.count['frozen']:,} parameters up to {run.freeze_up_to} stay as they are"
     every = f"{recipe.steps:,} steps of {run.batch_size} images"
     epochs = recipe.steps * run.batch_size / sets.source.count
     return Subject(
@@ -209,14 +212,16 @@ def trained(what: Subject, run: Training, place: Place) -> Columns:
         observers.append(picture)
     if run.tensorboard:
         observers.append(train.TensorBoard(folder / "tensorboard"))
+    net = what.draw()
     fitted = train.fit(
-        what.draw(),
+        net,
         what.sets.source,
         what.recipe,
         folder=folder,
         test=what.sets.test,
         observers=observers,
         devices=run.devices,
+        frozen=frozen_of(run, net),
     )
     rows = rows_of(folder)
     if not any(row["kind"] == "test" and row["step"] == what.recipe.steps for row in rows):

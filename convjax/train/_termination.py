@@ -45,7 +45,7 @@ class Termination:
 
     def __exit__(self, kind: Any, *_: object) -> None:
         self._give_back()
-        if self._said:
+        if self._said and jax.process_index() == 0:
             print(self._said, file=sys.stderr, flush=True)
         if self.asked:
             self._hand_on()

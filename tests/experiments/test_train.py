@@ -14,7 +14,7 @@ from experiments import __main__ as entry
 from experiments import _cli, _train_columns, train_network
 from experiments import _train_data as sets
 from experiments._columns import joined, pick
-from experiments._train_options import Training, named, pairs, recipe_of
+from experiments._train_options import Training, frozen_of, named, pairs, recipe_of
 from experiments.train_network import Config, Run
 
 CREATE = models.create
@@ -67,7 +67,7 @@ def timeless(folder):
 
 def test_a_run_leaves_metrics_checkpoints_pictures_and_a_table(whole):
     kept = {path.name for path in (whole / RUN).iterdir()}
-    assert kept == {"metrics.jsonl", "checkpoints", "run.json", "waterfall.png"}
+    assert kept == {"metrics.jsonl", "checkpoints", "run.json", "waterfall.png", "lock"}
     assert {path.name for path in whole.iterdir()} >= {
         *("study.json", "cells", RUN),
         *("train.parquet", "train.png", "train.svg"),
@@ -172,6 +172,9 @@ def test_the_folder_of_another_run_is_refused_and_left_alone(whole, capsys):
         (["--data", "stream", "--path", "HERE"], "must hold the folders train and val"),
         (["--reach", "97"], "reach = 97.0 must lie between 0 and 1"),
         (["--size", "0"], "size = 0 is too small"),
+        (["--freeze-up-to", "stage9"], "no node 'stage9'"),
+        (["--freeze-up-to", "head"], "every parameter is frozen"),
+        (["--frozen-statistics", "moving"], "has no effect without --freeze-up-to"),
         (["--seeds", "0"], "seeds=0 must be at least 1"),
         (["--config", "HERE/bad.toml"], "'step_count' is not known"),
     ],
@@ -212,6 +215,35 @@ def test_every_field_of_a_recipe_is_an_option_and_may_stand_in_a_file(tmp_path):
     assert pairs("options", ["nesterov=False", "b=[1, 2]"]) == {"nesterov": False, "b": [1, 2]}
     assert recipe_of(Config()).options == {"momentum": 0.9, "nesterov": True}
     assert recipe_of(Config(optimiser="adamw")).options == {}
+
+
+@pytest.mark.parametrize("statistics", ["frozen", "moving"])
+def test_what_is_frozen_stays_as_it_is(tmp_path, statistics):
+    run = Run(
+        steps=2,
+        dispatch=2,
+        test_every=0,
+        freeze_up_to="norm",
+        frozen_statistics=statistics,
+        out=tmp_path,
+    )
+    train_network.measure(run)
+    with train_network.prepared(run) as subject:
+        net = subject.draw()
+        before = train.start(net, subject.recipe, frozen=frozen_of(run, net))
+    with train.Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        _, after = checkpoints.restore(before)
+
+    def moved(name):
+        pairs = zip(
+            jax.tree.leaves_with_path(getattr(before, name)),
+            jax.tree.leaves(getattr(after, name)),
+            strict=True,
+        )
+        return {path[0].key for (path, old), new in pairs if not np.array_equal(old, new)}
+
+    assert moved("params") == {"head"}
+    assert moved("rest") == ({"norm"} if statistics == "moving" else set())
 
 
 def random_images(count, channels=3, seed=0):
@@ -373,7 +405,7 @@ def test_the_kernels_that_move_most_and_least_are_shown():
             "loss": 1.0,
             "accuracy": 0.5,
             "layers": {f"unit{i}/kernel": {**layer, "update": i + s} for i in range(9)}
-            | {"norm/scale": {**layer, "update": 99.0}},
+            | {"norm/scale": {**layer, "update": 99.0}, "frozen/kernel": {"weight": 4.0}},
         }
         for s in (0, 1, 2)
     ]
