@@ -1,13 +1,13 @@
 """What the functions of this room are given: networks, recipes, optimisers, sources, rows, …."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import optax
 from flax import nnx
 
 from convjax import _check
-from convjax.train._observe import Observer
+from convjax.train._observe import Observer, check_rows
 from convjax.train._recipe import Recipe
 from convjax.train._source import Source
 
@@ -31,6 +31,13 @@ def optimiser(given: Any) -> optax.GradientTransformation | None:
     return given
 
 
+def check_plan(net: Any, how: Any, rule: Any = None) -> None:
+    """Refuse what is no network, no recipe, or neither an optimiser nor None."""
+    network(net)
+    recipe(how)
+    optimiser(rule)
+
+
 def optimiser_name(name: Any, optimiser: Any) -> str | None:
     """Return what an optimiser is called, or None."""
     _check.instance("optimiser_name", name, (str, type(None)), "a string, or None")
@@ -51,24 +58,23 @@ def source(given: Any) -> Source:
     return given
 
 
-def observers(given: Any) -> Sequence[Observer]:
-    """Return observers."""
-    _check.instance("observers", given, Sequence, "a sequence of observers")
-    for i, one in enumerate(given):
-        if isinstance(one, type) or not isinstance(one, Observer):
-            _check.wrong_type(f"observers[{i}]", one, "an observer: begin, record and end")
-    return given
-
-
 def rows(given: Any) -> list[Mapping[str, Any]]:
-    """Return rows of a run, each with its kind and step."""
-    right = "rows, as train.read_rows returns them"
+    """Return rows of a run as a list, each with its kind and step."""
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
-        _check.wrong_type("rows", given, right)
+        _check.wrong_type("rows", given, "rows, as train.read_rows returns them")
     found = list(given)
-    for i, row in enumerate(found):
-        if not isinstance(row, Mapping):
-            _check.wrong_type(f"rows[{i}]", row, right)
-        if missing := {"kind", "step"} - set(row):
-            raise ValueError(f"rows[{i}] lacks {min(missing)!r}: it must be one of {right}")
+    check_rows(found)
+    return found
+
+
+def observers(given: Any) -> list[Observer]:
+    """Return observers as a list."""
+    right = "a sequence of observers, such as [train.ProgressBar()]"
+    if isinstance(given, str | bytes | Observer) or not isinstance(given, Iterable):
+        _check.wrong_type("observers", given, right)
+    found = list(given)
+    for i, one in enumerate(found):
+        # Not by its methods alone: a class has them too.
+        if isinstance(one, type) or not isinstance(one, Observer):
+            _check.wrong_type(f"observers[{i}]", one, "an observer, with begin, record and end")
     return found

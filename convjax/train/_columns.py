@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from convjax import _check
+from convjax.train import _arguments
 from convjax.train._observe import Row
 
 APART = ("kind", "step", "layers", "time")
@@ -21,13 +23,17 @@ def step_columns(rows: Iterable[Row], kind: str = "train") -> dict[str, np.ndarr
     Returns:
       ``step`` as integers and every other number as floats, NaN where a row lacks it.
 
+    Raises:
+      ValueError: another kind, or what are no rows.
+
     Example:
       >>> from convjax import train
       >>> rows = [{"kind": "train", "step": 0, "loss": 2.5}, {"kind": "test", "step": 1}]
       >>> {name: column.tolist() for name, column in train.step_columns(rows).items()}
       {'step': [0], 'loss': [2.5]}
     """
-    kept = [row for row in rows if row["kind"] == kind]
+    _check.choice("kind", kind, ("train", "test"))
+    kept = [row for row in _arguments.rows(rows) if row["kind"] == kind]
     names = dict.fromkeys(
         name
         for row in kept
@@ -47,6 +53,9 @@ def layer_columns(rows: Iterable[Row]) -> dict[str, np.ndarray]:
       ``step`` as integers, ``path`` as text, and every quantity (``gradient``, ``update``,
       ``weight``, …) as floats, NaN where a layer lacks it; steps and layers in the rows' order.
 
+    Raises:
+      ValueError: what are no rows.
+
     Example:
       >>> from convjax import train
       >>> layers = {"stem": {"gradient": 0.5}, "head": {"gradient": 2.0}}
@@ -56,7 +65,7 @@ def layer_columns(rows: Iterable[Row]) -> dict[str, np.ndarray]:
     """
     lines = [
         (row["step"], path, values)
-        for row in rows
+        for row in _arguments.rows(rows)
         for path, values in row.get("layers", {}).items()
     ]
     of_layers = [values for *_, values in lines]

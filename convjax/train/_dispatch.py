@@ -9,7 +9,8 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
-from convjax import models
+from convjax import _check, models
+from convjax.train import _arguments
 from convjax.train._mesh import AXIS
 from convjax.train._recipe import Recipe
 from convjax.train._source import Source, classes_of
@@ -45,6 +46,11 @@ def make_dispatch(
       The function. ``inputs`` have leading axes ``(recipe.dispatch, batch_size)``; metrics have
       the leading axis ``recipe.dispatch``, zeros from ``count`` on.
 
+    Raises:
+      ValueError: what is no network, source, recipe or optimiser, a mesh of other axes; when
+        called, a network of fewer outputs than the source has classes, and what ``make_step``
+        refuses.
+
     Example:
       >>> from flax import nnx
       >>> from convjax import data, models, train
@@ -57,6 +63,10 @@ def make_dispatch(
       >>> int(state.step), metrics["loss"].shape
       (4, (4,))
     """
+    _arguments.source(source)
+    _check.instance("mesh", mesh, (Mesh, type(None)), "a jax.sharding.Mesh, or None")
+    if mesh is not None and mesh.axis_names != (AXIS,):
+        raise ValueError(f"mesh has the axes {mesh.axis_names}; it must have one, {AXIS!r}")
     step = step_of(
         net,
         recipe,

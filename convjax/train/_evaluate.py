@@ -1,5 +1,6 @@
 """evaluate: loss and accuracy of a network on examples that it does not learn from."""
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -57,7 +58,7 @@ class Evaluation:
     def __init__(
         self, graphdef: Any, test: Held, batch_size: int = 256, *, mesh: Mesh | None = None
     ):
-        self.test = test if callable(test) else _pair(test)
+        self.test = _called(test) if callable(test) else _pair(test)
         self.batch_size = batch_size
         self.mesh = mesh
 
@@ -136,6 +137,16 @@ class Evaluation:
 
 def _iterated(batches: Any) -> Batches:
     return _check.instance("test()", batches, Iterable, "an iterable of pairs (images, labels)")
+
+
+def _called(test: Any) -> Callable[[], Batches]:
+    try:
+        inspect.signature(test).bind()
+    except TypeError:
+        _check.wrong_type("test", test, "a pair (images, labels), or a function of no argument")
+    except ValueError:  # it has no signature
+        pass
+    return test
 
 
 def _pair(test: Any, name: str = "test") -> tuple[Any, Any]:

@@ -126,11 +126,9 @@ def fit(
       >>> fitted.test["accuracy"] > 0.5
       True
     """
-    _arguments.network(net)
+    _arguments.check_plan(net, recipe, optimiser)
     _arguments.source(source)
-    _arguments.recipe(recipe)
-    _arguments.observers(observers)
-    _arguments.optimiser(optimiser)
+    observers = _arguments.observers(observers)
     _arguments.optimiser_name(optimiser_name, optimiser)
     mesh = mesh_of(devices)
     check_divides(source.batch_size, mesh)

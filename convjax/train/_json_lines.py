@@ -9,8 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from convjax._check import existing_file
-from convjax.train._observe import Pace, Row
+import numpy as np
+
+from convjax import _check
+from convjax.train._observe import Pace, Row, check_begin, check_record
 
 # What JSON has no numbers for; these words are those of Protocol Buffers' JSON form.
 WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -33,7 +35,7 @@ class JsonLines:
       path: the file; its folder is made.
 
     Raises:
-      ValueError: in ``begin``, a file that holds something else than rows.
+      ValueError: a folder, or a pipe; in ``begin``, a file that holds something else than rows.
 
     Example:
       >>> import tempfile
@@ -49,11 +51,14 @@ class JsonLines:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
+        self.path = _check.path("path", path)
+        if self.path.exists() and not self.path.is_file():  # a folder, a pipe, a device
+            raise ValueError(f"path={str(path)!r} is there already and is no regular file")
         self._file: BinaryIO | None = None
 
     def begin(self, first: int, stop: int, batch_size: int) -> None:
         """Keep what lies before step ``first``, and open the file."""
+        check_begin(first, stop, batch_size)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             _keep_before(first, self.path)
@@ -61,7 +66,10 @@ class JsonLines:
 
     def record(self, rows: Sequence[Row], pace: Pace) -> None:
         """Append whole lines, and hand them to the system."""
-        if self._file is None or not rows:
+        check_record(rows, pace)
+        if self._file is None:
+            raise ValueError(f"{str(self.path)!r} is not open: call begin before record")
+        if not rows:
             return
         timed = {"at": round(time.time(), 3)}
         if math.isfinite(pace.images_per_second):
@@ -95,7 +103,7 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
       One dict for each row, in the order of writing.
 
     Raises:
-      FileNotFoundError: no such file; and a ValueError.
+      MissingFileError: no such file; this is a FileNotFoundError.
       ValueError: a line that is not a row; the message says which.
 
     Example:
@@ -104,7 +112,7 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
       Traceback (most recent call last):
       convjax._check.MissingFileError: path='missing.jsonl' does not exist
     """
-    return [_from_json(row) for _, row in _lines(existing_file("path", path))]
+    return [_from_json(row) for _, row in _lines(_check.existing_file("path", path))]
 
 
 @contextlib.contextmanager
@@ -165,9 +173,17 @@ def _cut_short(line: bytes) -> bool:
 
 def _line(row: Row) -> str:
     try:
-        return json.dumps(row, allow_nan=False) + "\n"
+        return json.dumps(row, allow_nan=False, default=_plain) + "\n"
     except ValueError:
-        return json.dumps(_to_json(row), allow_nan=False) + "\n"
+        return json.dumps(_to_json(row), allow_nan=False, default=_plain) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    _check.wrong_type("a row's entry", value, "what JSON can hold")
 
 
 def _to_json(value: Any) -> Any:
@@ -175,6 +191,8 @@ def _to_json(value: Any) -> Any:
         return {name: _to_json(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_to_json(inner) for inner in value]
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value

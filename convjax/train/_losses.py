@@ -3,10 +3,10 @@
 from typing import Any
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from convjax import _check
 
@@ -102,7 +102,7 @@ def checked(logits: Any, labels: Any) -> tuple[jax.Array, jax.Array]:
             f"labels have shape {labels.shape} and dtype {labels.dtype}; for logits {logits.shape} "
             f"they must be whole numbers {logits.shape[:1]}, or probabilities {logits.shape}"
         )
-    if not isinstance(labels, jax.core.Tracer):
+    if not isinstance(labels, Tracer):
         check_labels("labels", labels, logits.shape[-1])
     # Bytes cannot be compared with the 256th class.
     return logits, labels.astype(jnp.int32) if whole and labels.itemsize < 4 else labels

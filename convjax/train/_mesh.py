@@ -1,11 +1,13 @@
 """Devices: a mesh of one axis, over which the batch is spread and all else is the same."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from convjax import _check
 
 AXIS = "data"
 
@@ -46,13 +48,20 @@ def _chosen(devices: int | Sequence[Any] | Mesh | None) -> list[Any]:
                 f"devices: the mesh has the axes {devices.axis_names}; it must have one, {AXIS!r}"
             )
         return list(devices.devices)
-    if isinstance(devices, int):
-        if not 1 <= devices <= len(there):
-            raise ValueError(f"devices={devices} must lie between 1 and the {len(there)} there are")
-        return there[:devices]
     if devices is None:
         return there if jax.process_count() > 1 else there[:1]
-    return list(devices)
+    right = "how many devices, a sequence of them, a mesh, or None"
+    if hasattr(devices, "__index__"):
+        count = _check.integer("devices", devices)
+        if not 1 <= count <= len(there):
+            raise ValueError(f"devices={count} must lie between 1 and the {len(there)} there are")
+        return there[:count]
+    if isinstance(devices, str | bytes) or not isinstance(devices, Iterable):
+        _check.wrong_type("devices", devices, right)
+    return [
+        _check.instance(f"devices[{i}]", one, jax.Device, "a device, as jax.devices() returns them")
+        for i, one in enumerate(devices)
+    ]
 
 
 def check_divides(batch_size: int, mesh: Mesh | None) -> None:

@@ -1,6 +1,5 @@
 """The optimiser that a recipe asks for, by optax: schedule, clip, and decay of some weights."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +10,10 @@ import optax
 from flax import nnx
 
 from convjax import models, nn
+from convjax.train import _arguments
 from convjax.train._frozen import check_frozen, divided
 from convjax.train._precision import NORM_LEAVES
-from convjax.train._recipe import Recipe
+from convjax.train._recipe import Recipe, arguments_of
 
 
 def schedule_of(recipe: Recipe) -> optax.Schedule:
@@ -25,9 +25,6 @@ def schedule_of(recipe: Recipe) -> optax.Schedule:
     Returns:
       A function of the step (0 is the first) that can be traced.
 
-    Raises:
-      ValueError: a warm-up as long as the run, or that reaches a boundary.
-
     Example:
       >>> import jax
       >>> from convjax import train
@@ -36,13 +33,9 @@ def schedule_of(recipe: Recipe) -> optax.Schedule:
       ...     [round(float(rate(step)), 3) for step in (0, 5, 10, 55, 100)]
       [0.0, 0.1, 0.2, 0.1, 0.0]
     """
-    peak, warmup = recipe.learning_rate, recipe.warmup
+    peak, warmup = _arguments.recipe(recipe).learning_rate, recipe.warmup
     left = recipe.steps - warmup
-    if left < 1:
-        raise ValueError(f"warmup={warmup} must be less than steps={recipe.steps}")
     if recipe.schedule == "steps":
-        if recipe.boundaries[0] < warmup:
-            raise ValueError(f"warmup={warmup} reaches the boundary {recipe.boundaries[0]}")
         after = {step - warmup: recipe.factor for step in recipe.boundaries}
         main = optax.piecewise_constant_schedule(peak, after)
     elif recipe.schedule == "cosine":
@@ -71,9 +64,6 @@ def optimiser_of(
       An optax transformation of gradients in the form of ``train.State``'s ``params``; of the
       trainable ones alone, where some are frozen.
 
-    Raises:
-      ValueError: options that the optimiser does not take.
-
     Example:
       >>> from flax import nnx
       >>> from convjax import models, train
@@ -82,15 +72,9 @@ def optimiser_of(
       >>> type(train.optimiser_of(net, adamw)).__name__
       'GradientTransformationExtraArgs'
     """
+    _arguments.check_plan(net, recipe)
     check_frozen(frozen, net)
-    make = getattr(optax, recipe.optimiser)
-    takes = inspect.signature(make).parameters
-    options = dict(recipe.options)
-    if unknown := sorted(set(options) - set(takes)):
-        raise ValueError(
-            f"options: {recipe.optimiser} does not take {unknown[0]!r}; it takes "
-            f"{', '.join(name for name in takes if name != 'learning_rate')}"
-        )
+    takes, options = arguments_of(recipe.optimiser), dict(recipe.options or {})
     parts = [] if recipe.clip is None else [optax.clip_by_global_norm(recipe.clip)]
     mask = divided(decayed(net), frozen)[0] if recipe.decayed == "kernels" else None
     masks = {"mask", "weight_decay_mask"} & set(takes)
@@ -100,7 +84,7 @@ def optimiser_of(
             options.setdefault(masks.pop(), mask)
     elif recipe.weight_decay:
         parts.append(optax.add_decayed_weights(recipe.weight_decay, mask))
-    return optax.chain(*parts, make(schedule_of(recipe), **options))
+    return optax.chain(*parts, getattr(optax, recipe.optimiser)(schedule_of(recipe), **options))
 
 
 def recipe_rate(recipe: Recipe) -> Callable[[Any, Any], dict[str, jax.Array]]:
@@ -151,7 +135,7 @@ def decayed(net: nnx.Module) -> Any:
       >>> mask["head"]["dense"]
       {'bias': False, 'kernel': True}
     """
-    graphdef, params, rest = nnx.split(net, nnx.Param, ...)
+    graphdef, params, rest = nnx.split(_arguments.network(net), nnx.Param, ...)
     twin = nnx.merge(graphdef, jax.tree.map(lambda _: np.True_, params), rest, copy=True)
     for _, node, _ in nn.walk(twin):
         if isinstance(node, (*NORM_LEAVES, nn.Scale)):

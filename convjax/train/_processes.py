@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 
+from convjax import _check
+
 WAYS = "Slurm, Open MPI, Kubernetes or a TPU pod"
 
 
@@ -50,20 +52,22 @@ def distributed(
       Traceback (most recent call last):
       ValueError: process=2 must lie between 0 and 1, for processes=2
     """
-    explicit = _checked({"address": address, "processes": processes, "process": process})
+    timeout = _check.integer("timeout", timeout, 1)
+    heartbeat = _check.integer("heartbeat", heartbeat, 1)
+    named = _checked({"address": address, "processes": processes, "process": process})
     if jax.distributed.is_initialized():
         return
     limits: dict[str, Any] = {
         "initialization_timeout": timeout,
         "heartbeat_timeout_seconds": heartbeat,
     }
-    if explicit:
+    if named:
         # Else JAX would look for a cluster all the same, to take one device a process.
         limits["cluster_detection_method"] = "deactivate"
     try:
-        jax.distributed.initialize(address, processes, process, **limits)
+        jax.distributed.initialize(*named, **limits)
     except ValueError as error:
-        if explicit:
+        if named:
             raise
         raise ValueError(
             f"no cluster was detected ({WAYS}): {error} Give address='host:port', processes=… and "
@@ -71,22 +75,22 @@ def distributed(
         ) from error
 
 
-def _checked(given: Mapping[str, Any]) -> bool:
-    """Tell whether the processes are named by the caller; refuse what names them in part."""
+def _checked(given: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return how the caller names the processes, or nothing; refuse what names them in part."""
     missing = [name for name, value in given.items() if value is None]
     if len(missing) == len(given):
-        return False
+        return ()
     if missing:
         named = ", ".join(f"{name}={given[name]!r}" for name in given if name not in missing)
         raise ValueError(f"{named} without {' and '.join(missing)}: give all three, or none")
-    address, processes, process = given.values()
+    address = _check.instance("address", given["address"], str, "'host:port'")
+    processes = _check.integer("processes", given["processes"], 1)
+    process = _check.integer("process", given["process"])
     host, _, port = address.rpartition(":")
-    if not (host and port.isdecimal()):
+    if not (host and port.isdecimal() and 0 < int(port) < 2**16):
         raise ValueError(f"address={address!r} must be 'host:port'")
-    if processes < 1:
-        raise ValueError(f"processes={processes} must be at least 1")
     if not 0 <= process < processes:
         raise ValueError(
             f"process={process} must lie between 0 and {processes - 1}, for processes={processes}"
         )
-    return True
+    return address, processes, process

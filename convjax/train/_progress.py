@@ -5,8 +5,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from convjax._check import MissingPackageError
-from convjax.train._observe import Pace, Row
+from convjax import _check
+from convjax.train._observe import Pace, Row, check_begin, check_record
 
 REDRAWS_PER_SECOND = 10
 SHARE = 0.01  # of the time, at most, goes into drawing the bar
@@ -25,7 +25,7 @@ class ProgressBar:
       name: stands before it; none by default.
 
     Raises:
-      ImportError: on a terminal, rich is not installed; and a ValueError.
+      MissingPackageError: on a terminal, rich is not installed; this is an ImportError.
 
     Example:
       >>> from convjax import train
@@ -36,6 +36,7 @@ class ProgressBar:
     """
 
     def __init__(self, name: str = ""):
+        _check.instance("name", name, str, "a string")
         self._draw = _Bar(name) if sys.stderr.isatty() else _Lines(name)
         self._stop = self._done = 0
         self._rows: Sequence[Row] = ()
@@ -44,11 +45,13 @@ class ProgressBar:
 
     def begin(self, first: int, stop: int, batch_size: int) -> None:
         """Start the bar."""
+        check_begin(first, stop, batch_size)
         self._stop, self._done, self._rows, self._tested = stop, first, (), None
         self._draw.begin(first, stop)
 
     def record(self, rows: Sequence[Row], pace: Pace) -> None:
         """Note how far the run is, and draw it if it is time to."""
+        check_record(rows, pace)
         if rows and rows[-1]["kind"] == "train":
             self._done = rows[-1]["step"] + 1
             self._rows, self._pace = rows, pace
@@ -86,7 +89,7 @@ class _Bar:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
             from rich.table import Column
         except ImportError as error:
-            raise MissingPackageError(
+            raise _check.MissingPackageError(
                 "ProgressBar needs rich on a terminal: pip install convjax[experiments]"
             ) from error
         self._progress = Progress(

@@ -1,10 +1,13 @@
 """Recipe: how to train, as numbers and names that a file can hold."""
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from convjax._check import refuse
+import optax
+
+from convjax import _check
 from convjax.train._precision import PRECISIONS
 
 SCHEDULES = ("constant", "linear", "cosine", "steps")
@@ -34,6 +37,21 @@ OPTIMISERS = (
     "yogi",
 )
 
+NAMED = {
+    "optimiser": OPTIMISERS,
+    "schedule": SCHEDULES,
+    "decayed": DECAYED,
+    "precision": PRECISIONS,
+    "remat": REMATS,
+    "batch_norm": BATCH_NORMS,
+}
+MOMENTUM = {"momentum": 0.9, "nesterov": True}
+WHOLE = dict.fromkeys(("steps", "accumulate", "dispatch"), 1) | dict.fromkeys(
+    ("watch", "test_every", "checkpoint_every", "warmup"), 0
+)
+# Steps are counted in int32.
+LARGEST = 2**31 - 1
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -44,7 +62,8 @@ class Recipe:
       seed: of what the step itself draws (augmentation, mixup, dropout); the order of the examples
         has the source's seed.
       optimiser: the name of an optax optimiser, in ``train.OPTIMISERS``.
-      options: further arguments of that optimiser, such as ``{"momentum": 0.9}``.
+      options: further arguments of that optimiser, such as ``{"momentum": 0.9}``; None becomes
+        ``{"momentum": 0.9, "nesterov": True}`` for sgd, and ``{}`` for the others.
       learning_rate: the largest.
       schedule: what becomes of it: ``"constant"``; ``"linear"`` or ``"cosine"``, falling to 0;
         ``"steps"``, multiplied by ``factor`` at each of ``boundaries``.
@@ -71,7 +90,9 @@ class Recipe:
       checkpoint_every: steps between checkpoints; 0 writes one at the end only.
 
     Raises:
-      ValueError: a number out of range, an unknown name.
+      ValueError: a number out of range or not finite, an unknown name, options that the optimiser
+        does not take, a warm-up as long as the run or that reaches a boundary. NumPy's numbers are
+        stored as Python's.
 
     Example:
       >>> from convjax import train
@@ -82,9 +103,7 @@ class Recipe:
     steps: int = 1000
     seed: int = 0
     optimiser: str = "sgd"
-    options: Mapping[str, Any] = dataclasses.field(
-        default_factory=lambda: {"momentum": 0.9, "nesterov": True}
-    )
+    options: Mapping[str, Any] | None = None
     learning_rate: float = 0.1
     schedule: str = "cosine"
     boundaries: tuple[int, ...] = ()
@@ -106,30 +125,22 @@ class Recipe:
     checkpoint_every: int = 0
 
     def __post_init__(self):
-        named = {
-            "optimiser": OPTIMISERS,
-            "schedule": SCHEDULES,
-            "decayed": DECAYED,
-            "precision": PRECISIONS,
-            "remat": REMATS,
-            "batch_norm": BATCH_NORMS,
-        }
-        for name, known in named.items():
-            if getattr(self, name) not in known:
-                refuse(name, getattr(self, name), known)
-        least = {
-            **dict.fromkeys(("steps", "accumulate", "dispatch"), 1),
-            **dict.fromkeys(("watch", "test_every", "checkpoint_every", "warmup"), 0),
-            **dict.fromkeys(("weight_decay", "learning_rate", "warmup_from"), 0),
-        }
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {bound}")
+        for name, known in NAMED.items():
+            self._set(name, _check.choice(name, getattr(self, name), known))
+        for name, least in WHOLE.items():
+            self._set(name, _check.integer(name, getattr(self, name), least, LARGEST))
+        for name in ("weight_decay", "learning_rate", "warmup_from", "factor"):
+            self._set(name, _check.number(name, getattr(self, name), least=0))
         for name in ("label_smoothing", "average"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1)")
-        if self.clip is not None and self.clip <= 0:
-            raise ValueError(f"clip={self.clip} must be positive, or None")
+            self._set(name, _check.number(name, getattr(self, name), least=0, below=1))
+        if self.clip is not None:
+            self._set("clip", _check.number("clip", self.clip, above=0))
+        # Of a larger one JAX keeps the lower half alone.
+        self._set("seed", _check.integer("seed", self.seed, 0, 2**32 - 1))
+        self._set("boundaries", _check.integers("boundaries", self.boundaries, least=0))
+        given = MOMENTUM if self.optimiser == "sgd" else {}
+        given = given if self.options is None else self.options
+        self._set("options", checked_options(self.optimiser, given))
         if (self.schedule == "steps") != bool(self.boundaries):
             raise ValueError(
                 f"boundaries={self.boundaries} and schedule={self.schedule!r}: the schedule "
@@ -137,3 +148,43 @@ class Recipe:
             )
         if list(self.boundaries) != sorted(set(self.boundaries)):
             raise ValueError(f"boundaries={self.boundaries} must rise")
+        if self.warmup >= self.steps:
+            raise ValueError(f"warmup={self.warmup} must be less than steps={self.steps}")
+        if self.boundaries and self.boundaries[0] < self.warmup:
+            raise ValueError(f"warmup={self.warmup} reaches the boundary {self.boundaries[0]}")
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+
+def arguments_of(optimiser: str) -> dict[str, Any]:
+    """Return the further arguments of an optimiser of optax's, with their default values."""
+    takes = inspect.signature(getattr(optax, optimiser)).parameters
+    return {name: taken.default for name, taken in takes.items() if name != "learning_rate"}
+
+
+def checked_options(optimiser: str, options: Any) -> dict[str, Any]:
+    """Return options of an optimiser in their plain form.
+
+    Raises:
+      ValueError: options that it does not take, or numbers that are not finite.
+    """
+    _check.instance("options", options, Mapping, "a mapping, such as {'momentum': 0.9}")
+    takes, plain = arguments_of(optimiser), {}
+    for option, value in options.items():
+        if option not in takes:
+            raise ValueError(
+                f"options: {optimiser} does not take {option!r}; it takes "
+                f"{', '.join(takes) or 'none'}"
+            )
+        plain[option] = _option(f"options[{option!r}]", option, value, takes[option])
+    return plain
+
+
+def _option(name: str, option: str, value: Any, default: Any) -> Any:
+    """Return the value of an option; what it should be is told by its name and default value."""
+    if option.endswith(("mask", "dtype")) or (value is None and default is None):
+        return value
+    if isinstance(default, bool):
+        return _check.flag(name, value)
+    return _check.number(name, value)

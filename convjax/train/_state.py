@@ -9,6 +9,7 @@ import optax
 from flax import nnx
 
 from convjax import models
+from convjax.train import _arguments
 from convjax.train._frozen import check_frozen, divided
 from convjax.train._optimiser import optimiser_of
 from convjax.train._precision import first_scale
@@ -64,6 +65,9 @@ def start(
     Returns:
       The state.
 
+    Raises:
+      WrongTypeError: what is no network, recipe or optimiser; this is a TypeError.
+
     Example:
       >>> from flax import nnx
       >>> from convjax import models, train
@@ -71,6 +75,7 @@ def start(
       >>> sorted(train.start(net, train.Recipe(average=0.99)).average)
       ['params', 'rest']
     """
+    _arguments.check_plan(net, recipe, optimiser)
     check_frozen(frozen, net)
     if optimiser is None:
         optimiser = optimiser_of(net, recipe, frozen=frozen)

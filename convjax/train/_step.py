@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from convjax import gradflow, models, nn
+from convjax import _check, gradflow, models, nn
+from convjax.train import _arguments
 from convjax.train._frozen import check_frozen, divided, joined
 from convjax.train._losses import accuracy, cross_entropy
 from convjax.train._optimiser import injected_rate, optimiser_of, recipe_rate
@@ -73,6 +74,8 @@ def make_step(
       >>> losses[-1] < losses[0]
       True
     """
+    kinds = (str, type(None))
+    _check.instance("axis_name", axis_name, kinds, "the name of a mapped axis, or None")
     return step_of(net, recipe, optimiser=optimiser, frozen=frozen, axis_name=axis_name)
 
 
@@ -86,6 +89,7 @@ def step_of(
     classes: int | None = None,
 ) -> Step:
     """Return what ``make_step`` does; it refuses a network of fewer outputs than ``classes``."""
+    _arguments.check_plan(net, recipe, optimiser)
     rate = recipe_rate(recipe) if optimiser is None else injected_rate
     check_frozen(frozen, net)
     if optimiser is None:

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from convjax._check import MissingPackageError
-from convjax.train._observe import Pace, Row
+from convjax import _check
+from convjax.train._observe import Pace, Row, check_begin, check_record
 
 
 class TensorBoard:
@@ -26,7 +26,8 @@ class TensorBoard:
       folder: where the two runs' folders go.
 
     Raises:
-      ImportError: tensorboardX is not installed; and a ValueError.
+      MissingPackageError: tensorboardX is not installed; this is an ImportError.
+      ValueError: a folder that is a file.
 
     Example:
       >>> import tempfile
@@ -44,14 +45,17 @@ class TensorBoard:
         try:
             import tensorboardX.proto.event_pb2  # noqa: F401 (asked now, not after compilation)
         except ImportError as error:
-            raise MissingPackageError(
+            raise _check.MissingPackageError(
                 "TensorBoard needs tensorboardX: pip install convjax[tensorboard]"
             ) from error
-        self.folder = Path(folder)
+        self.folder = _check.path("folder", folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"folder={str(self.folder)!r} is a file; it must be a folder")
         self._runs: dict[str, _Run] = {}
 
     def begin(self, first: int, stop: int, batch_size: int) -> None:
         """Open new files of events, which hide what older ones say of steps repeated."""
+        check_begin(first, stop, batch_size)
         # A test of step s comes before the checkpoint of step s, a step s after it.
         self._runs = {
             "train": _Run(self.folder / "train", first),
@@ -60,6 +64,9 @@ class TensorBoard:
 
     def record(self, rows: Sequence[Row], pace: Pace) -> None:
         """Write an event for each row."""
+        check_record(rows, pace)
+        if not self._runs:
+            raise ValueError(f"{str(self.folder)!r} is not open: call begin before record")
         for row in rows:
             values = dict(_values(row))
             if row is rows[-1] and math.isfinite(pace.images_per_second):

@@ -9,6 +9,7 @@ import optax
 from flax import nnx
 
 from convjax import data, models, nn, train
+from tests.refusals._train_steps import LOSSES_AND_STEPS
 
 NET = nn.Chain(pool=nn.GlobalPool("avg"), dense=nn.Dense(1, 3, rngs=nnx.Rngs(0)))
 SOURCE = data.resident(np.zeros((4, 2, 2, 1), np.float32), np.array([0, 1, 2, 0]), batch_size=2)
@@ -81,4 +82,6 @@ RUNS = {
     "like numbers": (restored({"w": 2.0}), r"^like\['w'\]=2\.0 \(float\) must be an array"),
 }
 
-CASES = {**RUNS}
+CASES = {**RUNS, **LOSSES_AND_STEPS}
+
+assert len(CASES) == len(RUNS) + len(LOSSES_AND_STEPS)
