@@ -24,11 +24,16 @@ def checked(name: str, columns: Any, numbers: Sequence[str], texts: Sequence[str
     missing = [one for one in (*numbers, *texts) if one not in columns]
     if missing:
         there = ", ".join(map(repr, columns)) or "none"
-        raise ValueError(f"{name} lacks {', '.join(map(repr, missing))}; its columns are {there}")
+        raise ValueError(
+            f"{name} lacks {', '.join(map(repr, missing))}; its columns are {there}, in "
+            f"{_check.shown(columns)}"
+        )
     arrays = {one: np.asarray(column) for one, column in columns.items()}
     shapes = {one: array.shape for one, array in arrays.items()}
     if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
-        raise ValueError(f"{name} must be equally long and have one axis, not {shapes}")
+        raise ValueError(
+            f"{name}={_check.shown(columns)} must be equally long and have one axis, not {shapes}"
+        )
     for one in numbers:
         if arrays[one].dtype.kind not in "biuf":
             _check.wrong_type(f"{name}[{one!r}]", arrays[one], "numbers")

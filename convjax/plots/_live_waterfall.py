@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,9 +58,11 @@ class Waterfall:
         match: str | None = None,
         title: str | None = None,
     ):
-        self.path = Path(_check.instance("path", path, (str, os.PathLike), "a path"))
+        self.path = _check.path("path", path)
+        if self.path.is_dir():
+            raise ValueError(f"path={str(self.path)!r} is a folder; give the file's path")
         self._every = _check.number("every", every, least=0)
-        self._earlier = _check.instance("rows", rows, Iterable, "rows, as train.read_rows reads")
+        self._earlier = _rows(rows)
         wanted(quantity, match, title)
         self._how: Any = {"quantity": quantity, "match": match, "title": title}
         self._forget()
@@ -129,3 +130,14 @@ class Waterfall:
             beside.unlink(missing_ok=True)
         now = time.monotonic()
         self._next = now + max(self._every, (now - start) / SHARE)
+
+
+def _rows(rows: Any) -> list[Mapping[str, Any]]:
+    expected = "rows, as train.read_rows returns them"
+    if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
+        _check.wrong_type("rows", rows, expected)
+    found = list(rows)
+    for i, row in enumerate(found):
+        if not isinstance(row, Mapping) or not {"kind", "step"} <= set(row):
+            _check.wrong_type(f"rows[{i}]", row, expected)
+    return found

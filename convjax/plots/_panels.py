@@ -1,7 +1,7 @@
 """panels: measured points over what theory expects, side by side."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -62,14 +62,15 @@ class Series:
 
     def __post_init__(self):
         _check.instance("label", self.label, str, "text")
-        for name in ("joined", "shaded"):
-            _check.flag(name, getattr(self, name))
         if self.colour is not None and not is_color_like(self.colour):
             raise ValueError(f"colour={_check.shown(self.colour)} must be a colour, as '#30638e'")
+        kept: dict[str, Any] = {n: _check.flag(n, getattr(self, n)) for n in ("joined", "shaded")}
         for name in NUMBERS:
-            _numbers(self, name)
-        if self.names is not None and np.shape(self.names) != np.shape(self.x):
-            raise ValueError(_lengths(self, "names"))
+            kept[name] = _numbers(name, getattr(self, name), self)
+        if self.names is not None:
+            kept["names"] = _texts(self.label, self.names, len(kept["x"]))
+        for name, value in kept.items():
+            object.__setattr__(self, name, value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +102,11 @@ class Panel:
     def __post_init__(self):
         for name in ("title", "xlabel", "ylabel"):
             _check.instance(name, getattr(self, name), str, "text")
-        _every("series", self.series, Series)
+        object.__setattr__(self, "series", _every("series", self.series, Series))
         _check.choice("xscale", self.xscale, ("linear", "log"))
         _check.choice("yscale", self.yscale, ("linear", "log", "powers"))
         if self.level is not None:
-            _check.number("level", self.level)
+            object.__setattr__(self, "level", _check.number("level", self.level))
 
 
 class Sheet(Figure):
@@ -181,7 +182,7 @@ def panels(title: str, drawn: Sequence[Panel], *, columns: int = 3) -> Sheet:
     """
     drawn = _every("drawn", drawn, Panel)
     if not drawn:
-        raise ValueError("drawn is empty; give at least one Panel")
+        raise ValueError(f"drawn={drawn!r} is empty; give at least one Panel")
     wide = min(_check.integer("columns", columns, 1), len(drawn))
     rows = -(-len(drawn) // wide)
     size = (max(4.5, 0.5 + 3.1 * wide), 0.9 + 2.6 * rows)
@@ -238,7 +239,7 @@ def _draw(axes: Axes, panel: Panel, colours: dict[str, str]) -> None:
 def _every(name: str, values: Any, kind: type) -> tuple[Any, ...]:
     """Return a sequence of panels or series as a tuple."""
     what = f"a sequence of plots.{kind.__name__}"
-    if isinstance(values, str) or not isinstance(values, Iterable):
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence):
         _check.wrong_type(name, values, what)
     found = tuple(values)
     for i, value in enumerate(found):
@@ -246,25 +247,35 @@ def _every(name: str, values: Any, kind: type) -> tuple[Any, ...]:
     return found
 
 
-def _numbers(series: Series, name: str) -> None:
-    value = getattr(series, name)
+def _numbers(name: str, value: Any, series: Series) -> np.ndarray | None:
+    """Return an array of a series, as long as its x."""
+    where = f"series {series.label!r}: {name}"
     if value is None and name != "x":
-        return
+        return None
     try:
-        shape = np.asarray(value, float).shape
+        found = np.asarray(value)
+        found = found.astype(float) if found.dtype.kind in "biuf" else None
     except (TypeError, ValueError):
-        _check.wrong_type(f"series {series.label!r}: {name}", value, "an array of numbers")
-    if len(shape) != 1 or shape != np.shape(series.x):
-        raise ValueError(_lengths(series, name))
+        found = None
+    if found is None or not found.ndim:
+        _check.wrong_type(where, value, "an array of numbers")
+    count = np.shape(series.x)
+    if found.ndim != 1 or found.shape != count:
+        raise ValueError(
+            f"{where} has shape {found.shape}, x has {count}; all arrays of a series have one axis "
+            f"and one length, and this is {_check.shown(value)}"
+        )
+    return found
 
 
-def _lengths(series: Series, name: str) -> str:
-    value = getattr(series, name)
-    if name == "x":
-        return f"series {series.label!r}: x={_check.shown(value)} must have one axis"
-    return (
-        f"series {series.label!r}: {name} has shape {np.shape(value)}, x has {np.shape(series.x)}"
-    )
+def _texts(label: str, names: Any, count: int) -> np.ndarray:
+    found = np.asarray(names) if isinstance(names, np.ndarray | Sequence) else np.zeros(())
+    if found.dtype.kind != "U" or found.shape != (count,):
+        raise ValueError(
+            f"series {label!r}: names has shape {found.shape}, x has ({count},); it must be as long as x, and of "
+            f"text, and this is {_check.shown(names)}"
+        )
+    return found
 
 
 def _legend(figure: Sheet) -> None:

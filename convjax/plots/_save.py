@@ -35,7 +35,7 @@ def save(figure: Figure, stem: str | os.PathLike, *, dpi: int = 200) -> tuple[Pa
       ['empty.png', 'empty.svg']
     """
     _check.instance("figure", figure, Figure, "a figure of matplotlib")
-    stem = Path(_check.instance("stem", stem, (str, os.PathLike), "a path without ending"))
+    stem = _check.path("stem", stem)
     dpi = _check.integer("dpi", dpi, 1)
     if not stem.name:
         raise ValueError(f"stem={str(stem)!r} must end in a file's name, without ending")
