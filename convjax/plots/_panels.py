@@ -272,8 +272,8 @@ def _texts(label: str, names: Any, count: int) -> np.ndarray:
     found = np.asarray(names) if isinstance(names, np.ndarray | Sequence) else np.zeros(())
     if found.dtype.kind != "U" or found.shape != (count,):
         raise ValueError(
-            f"series {label!r}: names has shape {found.shape}, x has ({count},); it must be as long as x, and of "
-            f"text, and this is {_check.shown(names)}"
+            f"series {label!r}: names has shape {found.shape}, x has ({count},); names must be as "
+            f"long as x, and of text, and this is {_check.shown(names)}"
         )
     return found
 
