@@ -9,7 +9,8 @@ so that every derivative of every order is one of the three, and each is compute
 is fastest for it where it runs: derivatives never are what JAX would make of a form by itself,
 which is slow for all of them. Under ``vmap`` they stay primitives too.
 
-This file alone touches JAX's half-public modules.
+Where mesh axes are explicit, lax computes and differentiates them: it knows how to spread its own.
+This file, `_shield` and `_remat` alone touch JAX's half-public modules.
 """
 
 import dataclasses
@@ -20,17 +21,27 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental import jet
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching, mlir, xla
 
-from convjax.ops._forms import _choose
+from convjax.ops import _remat
+from convjax.ops._forms import _choose, _lax, _shift
 from convjax.ops._geometry import Geometry
+from convjax.ops._shield import shielded
 
 
 def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """Return F(x, w), shape (batch, *out_spatial, D)."""
+    if is_spread(x) or is_spread(kernel):
+        return shielded(partial(_lax.forward, geometry=geometry), x, kernel)
     varying = jax.typeof(x).manual_axis_type.varying | jax.typeof(kernel).manual_axis_type.varying
     return _forward.bind(_vary(x, varying), _vary(kernel, varying), geometry=geometry)
+
+
+def is_spread(a: jax.Array) -> bool:
+    """Whether the type of an array names axes of a mesh that are explicit."""
+    return any(axis is not None for axis in jax.typeof(a).sharding.spec)
 
 
 def _vary(a: jax.Array, axes: frozenset[str]) -> jax.Array:
@@ -39,13 +50,13 @@ def _vary(a: jax.Array, axes: frozenset[str]) -> jax.Array:
     return lax.pcast(a, missing, to="varying") if missing else a
 
 
-def _primitive(direction: str, shape: Callable[..., tuple[int, ...]], batch: Callable) -> Primitive:
+def _primitive(direction: str, batch: Callable) -> Primitive:
     primitive = Primitive(f"convolution_{direction}")
-    primitive.def_impl(lambda a, b, *, geometry: _apply(primitive, a, b, geometry))
+    primitive.def_impl(partial(xla.apply_primitive, primitive))
 
     def abstract(a, b, *, geometry):
         stack = a.shape[:1] if geometry.stacked else ()
-        inner = shape(a.shape[len(stack)], geometry)
+        inner = _SHAPES[direction](a.shape[len(stack)], geometry)
         return a.update(shape=(*stack, *inner), weak_type=False)
 
     primitive.def_abstract_eval(abstract)
@@ -53,16 +64,16 @@ def _primitive(direction: str, shape: Callable[..., tuple[int, ...]], batch: Cal
         lowered = mlir.lower_fun(partial(_form, direction, platform), multiple_results=False)
         mlir.register_lowering(primitive, lowered, platform=platform)
     batching.primitive_batchers[primitive] = partial(_batch, primitive, batch)
+    jet.jet_rules[primitive] = partial(_series, primitive)
+    _remat.ask_as_lax(primitive, partial(_by_lax, direction))
     return primitive
-
-
-@partial(jax.jit, static_argnums=(0, 3))
-def _apply(primitive: Primitive, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
-    return primitive.bind(a, b, geometry=geometry)
 
 
 def _form(direction: str, platform: str | None, a, b, *, geometry: Geometry) -> jax.Array:
     """Compute by the form that is chosen for a platform (None: any but the CPU)."""
+    if 0 in a.shape or 0 in b.shape:
+        shape = _SHAPES[direction](a.shape[int(geometry.stacked)], geometry)
+        return jnp.zeros((*a.shape[: int(geometry.stacked)], *shape), a.dtype)
     form = _choose.choose(direction, geometry, a.dtype, platform or "other")
 
     def compute(a, b):
@@ -70,9 +81,29 @@ def _form(direction: str, platform: str | None, a, b, *, geometry: Geometry) -> 
             # Else XLA fuses the transposes that many forms begin with and all that made x and g,
             # computing it anew: in a residual network, everything since its stage began.
             a, b = lax.optimization_barrier((a, b))
+        elif platform == "cpu" and form.__module__ != _shift.__name__:
+            # Else a kernel of one repeated number gives a wrong result: see `_shield`. Sums of
+            # shifted images are no products to the compiler.
+            b = lax.optimization_barrier(b)
         return form(a, b, geometry)
 
     return (jax.vmap(compute) if geometry.stacked else compute)(a, b)
+
+
+def _by_lax(direction: str, a, b, *, geometry: Geometry) -> jax.Array:
+    compute = partial(getattr(_lax, direction), geometry=geometry)
+    return (jax.vmap(compute) if geometry.stacked else compute)(a, b)
+
+
+def _series(primitive: Primitive, primals, series, *, geometry: Geometry):
+    """Return the Taylor series of the product of two: of every order, the sum of all pairs."""
+    first, second = ([primal, *terms] for primal, terms in zip(primals, series, strict=True))
+    bind = partial(primitive.bind, geometry=geometry)
+    result, *higher = (
+        sum(bind(a, b) for a, b in zip(first[: k + 1], second[k::-1], strict=True))
+        for k in range(len(first))
+    )
+    return result, higher
 
 
 def _batch(primitive: Primitive, fold: Callable, operands, axes, *, geometry: Geometry):
@@ -95,9 +126,9 @@ def _batch(primitive: Primitive, fold: Callable, operands, axes, *, geometry: Ge
     if not geometry.stacked:
         stacked = dataclasses.replace(geometry, stacked=True)
         return primitive.bind(a, b, geometry=stacked), 0
-    size = a.shape[0]
+    sizes = a.shape[:2]
     y = primitive.bind(_merge(a, 0), _merge(b, 0), geometry=geometry)
-    return _split(y, 0, size), 0
+    return _split(y, 0, sizes), 0
 
 
 def _merge(a: jax.Array, axis: int) -> jax.Array:
@@ -105,13 +136,13 @@ def _merge(a: jax.Array, axis: int) -> jax.Array:
     return a.reshape(*a.shape[:axis], math.prod(a.shape[axis : axis + 2]), *a.shape[axis + 2 :])
 
 
-def _split(a: jax.Array, axis: int, size: int) -> jax.Array:
-    """Undo `_merge`, where the first of the two has this size."""
-    return a.reshape(*a.shape[:axis], size, a.shape[axis] // size, *a.shape[axis + 1 :])
+def _split(a: jax.Array, axis: int, sizes: tuple[int, ...]) -> jax.Array:
+    """Undo `_merge`, where the two have these sizes."""
+    return a.reshape(*a.shape[:axis], *sizes, *a.shape[axis + 1 :])
 
 
 def _into_batch(primitive, a, b, geometry):
-    return _split(primitive.bind(_merge(a, 0), b, geometry=geometry), 0, a.shape[0])
+    return _split(primitive.bind(_merge(a, 0), b, geometry=geometry), 0, a.shape[:2])
 
 
 def _into_groups(a: jax.Array, groups: int) -> jax.Array:
@@ -121,9 +152,9 @@ def _into_groups(a: jax.Array, groups: int) -> jax.Array:
     return moved.reshape(*moved.shape[:-3], math.prod(moved.shape[-3:]))
 
 
-def _out_of_groups(a: jax.Array, groups: int, size: int) -> jax.Array:
-    """Undo `_into_groups`."""
-    split = a.reshape(*a.shape[:-1], groups, size, a.shape[-1] // groups // size)
+def _out_of_groups(a: jax.Array, groups: int, size: int, features: int) -> jax.Array:
+    """Undo `_into_groups`, to (size, ..., features)."""
+    split = a.reshape(*a.shape[:-1], groups, size, features // groups)
     moved = jnp.moveaxis(split, -2, 0)
     return moved.reshape(*moved.shape[:-2], math.prod(moved.shape[-2:]))
 
@@ -142,7 +173,7 @@ def _fold_forward(primitive, x, kernel, mapped, geometry):
     size, groups = kernel.shape[0], geometry.groups
     wide = _into_groups(kernel, groups)
     y = primitive.bind(x, wide, geometry=_more_outputs(geometry, size))
-    return _out_of_groups(y, groups, size)
+    return _out_of_groups(y, groups, size, geometry.out_features)
 
 
 def _fold_input(primitive, g, kernel, mapped, geometry):
@@ -153,7 +184,7 @@ def _fold_input(primitive, g, kernel, mapped, geometry):
     size = kernel.shape[0]
     wide = _merge(jnp.moveaxis(kernel, 0, -3), kernel.ndim - 3)
     x = primitive.bind(g, wide, geometry=_more_inputs(geometry, size))
-    return _out_of_groups(x, 1, size)
+    return _out_of_groups(x, 1, size, geometry.in_features)
 
 
 def _fold_kernel(primitive, x, g, mapped, geometry):
@@ -162,21 +193,23 @@ def _fold_kernel(primitive, x, g, mapped, geometry):
         size = g.shape[0]
         wide = _into_groups(g, groups)
         gradient = primitive.bind(x, wide, geometry=_more_outputs(geometry, size))
-        return _out_of_groups(gradient, groups, size)
+        return _out_of_groups(gradient, groups, size, geometry.out_features)
     if groups > 1:
         return None
     size = x.shape[0]
     gradient = primitive.bind(_into_groups(x, 1), g, geometry=_more_inputs(geometry, size))
-    return jnp.moveaxis(_split(gradient, gradient.ndim - 2, size), -3, 0)
+    sizes = (size, geometry.in_features)
+    return jnp.moveaxis(_split(gradient, gradient.ndim - 2, sizes), -3, 0)
 
 
-_forward = _primitive(
-    "forward", lambda n, geometry: (n, *geometry.out_spatial, geometry.out_features), _fold_forward
-)
-_input = _primitive(
-    "input_gradient", lambda n, geometry: (n, *geometry.spatial, geometry.in_features), _fold_input
-)
-_kernel = _primitive("kernel_gradient", lambda n, geometry: geometry.kernel_shape, _fold_kernel)
+_SHAPES = {
+    "forward": lambda n, geometry: (n, *geometry.out_spatial, geometry.out_features),
+    "input_gradient": lambda n, geometry: (n, *geometry.spatial, geometry.in_features),
+    "kernel_gradient": lambda n, geometry: geometry.kernel_shape,
+}
+_forward = _primitive("forward", _fold_forward)
+_input = _primitive("input_gradient", _fold_input)
+_kernel = _primitive("kernel_gradient", _fold_kernel)
 
 ad.defbilinear(
     _forward,

@@ -6,7 +6,7 @@ import jax
 from jax import lax
 from jaxtyping import Array, Float
 
-from convjax.ops import _bilinear, _lowering, _shapes
+from convjax.ops import _bilinear, _lowering, _precision, _shapes
 from convjax.ops._geometry import Geometry
 from convjax.ops._shapes import Given, Padding, Size
 
@@ -49,7 +49,8 @@ def conv(
             one pair (low, high) per axis: that many zeros on either side.
         kernel_dilation: distance between taps in elements, one integer or one per spatial axis.
         feature_group_count: number of groups that the channels are split into.
-        precision: of the products, as `jax.lax.Precision`; None is the backend's default.
+        precision: of the products, as `jax.lax.Precision`; None is what
+            `jax.default_matmul_precision` says at the call, or else the backend's default.
         lowering: the form to compute by, and to compute its derivatives by where it can serve them.
             "auto": whatever is fastest on the platform, from the shapes;
             "lax": XLA's own convolution; serves everything;
@@ -59,6 +60,7 @@ def conv(
             "winograd": six products for each twelve; serves dense convolutions with three taps
             along some axis, stride 1, at two to three times the rounding error;
             None: as `default_lowering` says, "auto" unless it was called.
+            Arrays that are spread over a mesh by axes of the explicit kind are computed by "lax".
 
     Returns:
         Shape (batch, *out_spatial, D), of x's dtype, where an output axis has
@@ -222,7 +224,7 @@ def convolve(
         groups=groups,
         in_features=x.shape[-1],
         out_features=kernel.shape[-1],
-        precision=precision,
+        precision=_precision.fix(op, precision),
     )
     name = _lowering.resolve(op, lowering, geometry)
     return _bilinear.convolve(x, kernel, dataclasses.replace(geometry, lowering=name))

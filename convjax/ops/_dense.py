@@ -1,10 +1,13 @@
 """The matrix product over the last axis."""
 
+from functools import partial
+
 from jax import lax
 from jaxtyping import Array, Float
 
-from convjax.ops import _shapes
+from convjax.ops import _precision, _shapes
 from convjax.ops._shapes import Given
+from convjax.ops._shield import shielded
 
 
 def dense(
@@ -47,7 +50,11 @@ def dense(
         raise ValueError(
             f"{op}: x has shape {x.shape} and kernel {kernel.shape}; expected (..., C) and (C, D)"
         )
-    y = lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=precision)
+    dimensions = (((x.ndim - 1,), (0,)), ((), ()))
+    product = partial(
+        lax.dot_general, dimension_numbers=dimensions, precision=_precision.fix(op, precision)
+    )
+    y = shielded(product, x, kernel)
     for given in biases:
         if given.shape != kernel.shape[1:]:
             raise ValueError(f"{op}: bias has shape {given.shape}; expected ({kernel.shape[1]},)")

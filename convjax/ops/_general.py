@@ -6,6 +6,7 @@ one, and what `conv` would not take goes to lax, which computes it or says what 
 
 import operator
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,7 +16,9 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
-from convjax.ops import _conv, _shapes
+from convjax.ops import _conv, _precision, _shapes
+from convjax.ops._lowering import LOWERINGS
+from convjax.ops._shield import shielded
 
 _OP = "conv_general_dilated"
 _NAMES = ("SAME", "SAME_LOWER", "VALID")  # of the paddings that lax knows
@@ -70,14 +73,16 @@ def conv_general_dilated(
             default.
         preferred_element_type: dtype of the sums and of the result; None is that of lhs and rhs.
         out_sharding: how the result is spread over a mesh whose axes are explicit.
-        lowering: the form to compute by, as for `conv`; None is what lax's signature knows.
+        lowering: the form to compute by, as for `conv`; None is what lax's signature knows. What is
+            handed to lax is served by "auto" and "lax" alone.
 
     Returns:
         The convolution, its layout `dimension_numbers[2]`, by default (batch, D, *out_spatial).
 
     Raises:
         TypeError: wherever lax does: if `dimension_numbers` do not fit, or dtypes differ.
-        ValueError: wherever lax does: if shapes, groups, strides or paddings disagree.
+        ValueError: wherever lax does: if shapes, groups, strides or paddings disagree; and if the
+            lowering named is unknown or cannot serve the call.
         RuntimeError: wherever lax does: if the padding is of an unknown name.
 
     Example:
@@ -100,6 +105,8 @@ def conv_general_dilated(
     Reference:
         `jax.lax.conv_general_dilated` in JAX's documentation.
     """
+    if lowering is not None:
+        _shapes.check_name(_OP, "lowering", lowering, LOWERINGS)
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     ordinary = (
         (lhs_dilation is None or tuple(lhs_dilation) == (1,) * (lhs.ndim - 2))
@@ -107,23 +114,29 @@ def conv_general_dilated(
         and out_sharding is None
         and _are_plain(lhs, rhs, preferred_element_type)
     )
-    move = (window_strides, padding, rhs_dilation, feature_group_count)
+    move = (window_strides, padding, rhs_dilation, feature_group_count, precision)
     call = _canonical_call(lhs, rhs, numbers, *move) if ordinary else None
     if call is None:
-        return lax.conv_general_dilated(
-            lhs,  # pyright: ignore[reportArgumentType]
-            rhs,  # pyright: ignore[reportArgumentType]
-            window_strides,
-            padding,  # pyright: ignore[reportArgumentType]
-            lhs_dilation,
-            rhs_dilation,
-            numbers,
-            feature_group_count,
-            batch_group_count,
-            precision,
-            preferred_element_type,
-            out_sharding,
+        by_lax = partial(
+            lax.conv_general_dilated,
+            window_strides=window_strides,
+            padding=padding,  # pyright: ignore[reportArgumentType]
+            lhs_dilation=lhs_dilation,
+            rhs_dilation=rhs_dilation,
+            dimension_numbers=numbers,
+            feature_group_count=feature_group_count,
+            batch_group_count=batch_group_count,
+            precision=precision,
+            preferred_element_type=preferred_element_type,
+            out_sharding=out_sharding,
         )
+        y = shielded(by_lax, lhs, rhs)  # which refuses in lax's words what is wrong
+        if lowering not in (None, "auto", "lax"):
+            raise ValueError(
+                f"{_OP}: lowering={lowering!r} cannot serve this call, which is handed to lax; "
+                "'auto' or 'lax' can"
+            )
+        return y
     y = _conv.convolve(_OP, *call, feature_group_count, precision, lowering)
     batch, features, *spatial = numbers.out_spec
     return lax.transpose(y, np.argsort((batch, *spatial, features)))
@@ -152,12 +165,20 @@ class _Call(NamedTuple):
 
 
 def _canonical_call(
-    lhs, rhs, numbers: lax.ConvDimensionNumbers, window_strides, padding, rhs_dilation, groups
+    lhs,
+    rhs,
+    numbers: lax.ConvDimensionNumbers,
+    window_strides,
+    padding,
+    rhs_dilation,
+    groups,
+    precision,
 ) -> _Call | None:
     """Return the channels-last convolution that is meant; None if it is one that `conv` refuses."""
     batch, features, *spatial = numbers.lhs_spec
     outputs, inputs, *window = numbers.rhs_spec
     try:
+        _precision.fix(_OP, precision)
         x = lax.transpose(lhs, (batch, *spatial, features))
         kernel = lax.transpose(rhs, (*window, inputs, outputs))
         # While shapes are symbolic, no comparison can tell whether the output is empty.

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jax import lax
+from convjax.ops import _precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Geometry:
         groups: number of groups that the channels are split into.
         in_features: channels of the image.
         out_features: channels of the output.
-        precision: of the products.
+        precision: of the products, of both operands.
         lowering: the name of the form to compute by, or "auto".
         stacked: whether every array has one more axis in front, and each index its own values.
     """
@@ -31,7 +31,7 @@ class Geometry:
     groups: int
     in_features: int
     out_features: int
-    precision: lax.PrecisionLike = None
+    precision: _precision.Fixed = _precision.DEFAULT
     lowering: str = "auto"
     stacked: bool = False
 

@@ -1,12 +1,15 @@
 """Transposed convolutions: the image is spread out by the stride, then convolved."""
 
+from functools import partial
+
 import jax
 from jax import lax
 from jaxtyping import Array, Float
 
-from convjax.ops import _shapes
+from convjax.ops import _precision, _shapes
 from convjax.ops._forms._lax import LAYOUT
 from convjax.ops._shapes import Given, Padding, Size
+from convjax.ops._shield import shielded
 
 _NAMES = ("SAME", "SAME_LOWER", "VALID", "CAUSAL", "CIRCULAR")
 
@@ -120,17 +123,17 @@ def conv_transpose(
     surplus = tuple(
         int(k == s == 2 and pad == (0, 0)) for k, s, pad in zip(window, steps, pads, strict=True)
     )
-    y = lax.conv_general_dilated(
-        x,
-        kernel,
-        (1,) * rank,
-        tuple((low, high + more) for (low, high), more in zip(pads, surplus, strict=True)),
+    convolve = partial(
+        lax.conv_general_dilated,
+        window_strides=(1,) * rank,
+        padding=tuple((low, high + more) for (low, high), more in zip(pads, surplus, strict=True)),
         lhs_dilation=steps,
         rhs_dilation=spread,
         dimension_numbers=LAYOUT[rank],
         feature_group_count=groups,
-        precision=precision,
+        precision=_precision.fix(op, precision),
     )
+    y = shielded(convolve, x, kernel)
     for axis, more in enumerate(surplus):
         y = lax.slice_in_dim(y, 0, y.shape[1 + axis] - more, axis=1 + axis) if more else y
     return y

@@ -1,6 +1,5 @@
 """Metrics as JSON lines: whole lines on the disk, and none of steps that a resumed run repeats."""
 
-import contextlib
 import json
 import math
 import os
@@ -75,22 +74,20 @@ class JsonLines:
         if math.isfinite(pace.images_per_second):
             timed["images_per_second"] = pace.images_per_second
         lines = [*map(_line, rows[:-1]), _line({**rows[-1], "time": timed})]
-        with _named(self.path):
-            self._file.write("".join(lines).encode())
-            self._file.flush()
+        self._file.write("".join(lines).encode())
+        self._file.flush()
 
     def flush(self) -> None:
         """Return when all that was recorded is on the disk."""
         if self._file is not None:
-            with _named(self.path):
-                os.fsync(self._file.fileno())
+            os.fsync(self._file.fileno())
 
     def end(self) -> None:
         """Bring everything to the disk and close the file."""
         if self._file is not None:
-            file, self._file = self._file, None
-            with _named(self.path), file:
-                os.fsync(file.fileno())
+            self.flush()
+            self._file.close()
+            self._file = None
 
 
 def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -113,16 +110,6 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
       convjax._check.MissingFileError: path='missing.jsonl' does not exist
     """
     return [_from_json(row) for _, row in _lines(_check.existing_file("path", path))]
-
-
-@contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Have what the system says of a file, such as that its disk is full, name the file."""
-    try:
-        yield
-    except OSError as error:
-        said = f"{error.strerror}: rows of metrics cannot be written"
-        raise OSError(error.errno, said, str(path)) from error
 
 
 def _keep_before(first: int, path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from convjax import ops
-from convjax.ops import _lowering
+from convjax.ops import _lowering, _precision
 from convjax.ops._forms import _choose
 from convjax.ops._geometry import Geometry
 
@@ -234,7 +234,7 @@ def _geometry(image, window, features, *, stride=1, groups=1, dilation=1, precis
         groups,
         inputs,
         outputs,
-        precision,
+        _precision.fix("conv", precision),
     )
 
 

@@ -4,6 +4,7 @@ import inspect
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from convjax import ops
 
@@ -11,6 +12,13 @@ X, KERNEL = np.ones((2, 5, 6, 4)), np.ones((3, 3, 4, 8))
 DEEP, MIX = np.ones((3, 3, 1, 4)), np.ones((1, 1, 4, 8))
 COLUMN, ROW = np.ones((3, 1, 4, 2)), np.ones((1, 3, 2, 4))
 CHANNELS = np.ones(4)
+
+
+def drop_in(**options):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    given = {"padding": [(1, 1), (1, 1)], "dimension_numbers": numbers, **options}
+    return ops.conv_general_dilated(jnp.asarray(X), jnp.asarray(KERNEL), (1, 1), **given)
+
 
 # A call of every operation that is right, by NumPy's arrays alone.
 CALLS = {
@@ -130,5 +138,47 @@ CASES = {
         "x is float16, kernel is float32",
     ),
     "an infinite epsilon": (lambda: ops.layer_norm(X, epsilon=np.inf), "epsilon=inf must be fin"),
+    **{
+        f"precision={value!r}": (lambda v=value: ops.conv(X, KERNEL, precision=v), said)
+        for value, said in {
+            "hihgest": "conv: precision='hihgest' is not known; did you mean 'highest'",
+            ("high", "low"): "conv: precision='low' is not known",
+            3: r"conv: precision=3 \(int\) must be None, a name",
+            ("high",): r"conv: precision=\('high',\) \(tuple\) must be None, a name",
+            (None, "high"): r"conv: precision=\(None, 'high'\) \(tuple\)",
+            ("high", lax.Precision.HIGH): r"conv: precision=\('high', Precision.HIGH\)",
+        }.items()
+    },
+    "precision of a dense layer": (
+        lambda: ops.dense(X, MIX[0, 0], precision="hihgest"),
+        "dense: precision='hihgest'",
+    ),
+    "precision of a transposed convolution": (
+        lambda: ops.conv_transpose(X, KERNEL, precision=[]),
+        r"conv_transpose: precision=\[\] \(list\)",
+    ),
+    "a list of precisions": (
+        lambda: (
+            ops.dense(X, MIX[0, 0], precision=["highest", "default"]).shape
+            == ops.conv(X, KERNEL, precision=[lax.Precision.HIGH] * 2).shape
+        ),
+        None,
+    ),
+    "a list of lowerings": (
+        lambda: ops.conv(X, KERNEL, lowering=["lax"]),
+        r"conv: lowering=\['lax'\] \(list\) must be one of",
+    ),
+    "a number for a block's lowering": (
+        lambda: ops.default_lowering(3).__enter__(),
+        r"default_lowering: name=3 \(int\) must be one of",
+    ),
+    "a lowering of what lax computes": (
+        lambda: drop_in(lhs_dilation=(2, 1), lowering="taps"),
+        "conv_general_dilated: lowering='taps' cannot serve this call",
+    ),
+    "an unknown lowering of what lax computes": (
+        lambda: drop_in(lhs_dilation=(2, 1), lowering="tap"),
+        "conv_general_dilated: lowering='tap' is not known",
+    ),
     "an infinite gain": (lambda: ops.standardize_kernel(KERNEL, gain=np.inf), "gain=inf must be"),
 }

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from convjax.ops._forms import _windows
 from convjax.ops._geometry import Geometry
 
 LAYOUT = {1: ("NHC", "HIO", "NHC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NHWDC", "HWDIO", "NHWDC")}
@@ -59,7 +60,8 @@ def exchange(kernel: jax.Array, groups: int) -> jax.Array:
 def kernel_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
     """Convolve the image with the cotangent, examples taking the part of channels."""
     if geometry.groups > 1:
-        like = jax.ShapeDtypeStruct(geometry.kernel_shape, x.dtype)
+        # Varying as x does: else the transpose would sum over a `shard_map`'s devices already.
+        like = _windows.zeros(geometry.kernel_shape, x.dtype, x)
         (gradient,) = jax.linear_transpose(lambda w: forward(x, w, geometry), like)(g)
         return gradient
     pads = [

@@ -98,7 +98,7 @@ def _by_blocks(
             for total, start in zip(sums, plane.starts, strict=True)
         ), None
 
-    zeros = tuple(jnp.zeros((columns, features), dtype) for _ in plane.starts)
+    zeros = tuple(_windows.zeros((columns, features), dtype, g) for _ in plane.starts)
     sums, _ = lax.scan(step, zeros, jnp.arange(batch * tall * broad))
     return jnp.stack([total.sum(0) for total in sums])
 

@@ -43,9 +43,8 @@ def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     starts = np.array(_windows.taps(geometry)) * np.array(geometry.dilation)
     matrices = kernel.reshape(len(starts), *kernel.shape[-2:])
     shape = (batch, *geometry.out_spatial, geometry.out_features)
-    y, _ = lax.scan(
-        add, jnp.zeros(shape, _shapes.at_least_float32(x.dtype)), (jnp.asarray(starts), matrices)
-    )
+    zeros = _windows.zeros(shape, _shapes.at_least_float32(x.dtype), x)
+    y, _ = lax.scan(add, zeros, (jnp.asarray(starts), matrices))
     return y.astype(x.dtype)
 
 

@@ -42,6 +42,16 @@ def under(padded: jax.Array, tap: Tap, geometry: Geometry) -> jax.Array:
     return lax.slice(padded, (0, *starts, 0), (batch, *ends, features), (1, *geometry.strides, 1))
 
 
+def zeros(shape: tuple[int, ...], dtype: jnp.dtype, like: jax.Array) -> jax.Array:
+    """Return zeros that may vary along the axes of a ``shard_map`` that an array varies along.
+
+    Else they could not be the carry of a loop that adds the array up.
+    """
+    axes = tuple(jax.typeof(like).manual_axis_type.varying)
+    empty = jnp.zeros(shape, dtype)
+    return lax.pcast(empty, axes, to="varying") if axes else empty
+
+
 def total(terms: Iterator[jax.Array]) -> jax.Array:
     """Add up at least one term, first to last."""
     result = next(terms)

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from convjax.ops import _shapes
+from convjax.ops import _precision, _shapes
 from convjax.ops._forms import _lax, _product, _windows
 from convjax.ops._geometry import Geometry
 
@@ -71,12 +71,7 @@ def serves(geometry: Geometry) -> bool:
     """Whether the convolution is dense and ungrouped and has an axis with three taps."""
     ones = (1,) * geometry.rank
     ordinary = geometry.strides == geometry.dilation == ones and geometry.groups == 1
-    return ordinary and 3 in geometry.window and not _is_exacting(geometry.precision)
-
-
-def _is_exacting(precision: lax.PrecisionLike) -> bool:
-    """Whether products are asked for that are better than the backend's fastest."""
-    return precision not in (None, lax.Precision.DEFAULT, "default", "fastest")
+    return ordinary and 3 in geometry.window and geometry.precision == _precision.DEFAULT
 
 
 def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
@@ -134,6 +129,8 @@ def _without(axis: int, geometry: Geometry) -> Geometry:
 def _blocks(x: jax.Array) -> int:
     """Into how many equal parts the batch is cut."""
     batch = x.shape[0]
+    if not isinstance(batch, int):  # symbolic, in an export
+        return 1
     image = math.prod(x.shape[1:]) * x.dtype.itemsize
     most = max(1, _BLOCK_BYTES // max(image, 1))
     return next(
