@@ -89,9 +89,11 @@ def _(node: nn.Conv | nn.DepthwiseConv | nn.PointwiseConv, x, y) -> Price:
 def _(node: nn.ConvTranspose, x, y) -> Price:
     kernel = shape_of(node.kernel)
     rank = len(kernel) - 2
+    steps, spread = _spread(node.strides, rank), _spread(node.kernel_dilation, rank)
+    extents = [d * (k - 1) + 1 for d, k in zip(spread, kernel[:-2], strict=True)]
     sees = tuple(
-        Window(k, 1, -_low_of_transposed(node.padding, i, k, s), s)
-        for i, (k, s) in enumerate(zip(kernel[:-2], _spread(node.strides, rank), strict=True))
+        Window(size, 1, -_low_of_transposed(node.padding, i, size, s), s)
+        for i, (size, s) in enumerate(zip(extents, steps, strict=True))
     )
     return _products(node, _places(x) * math.prod(kernel), y, sees)
 

@@ -1,6 +1,7 @@
 """Networks as expressions: four combinators and the leaves, all Flax NNX modules."""
 
 from convjax.nn import initializers as initializers
+from convjax.nn._activations import ACTIVATIONS as ACTIVATIONS
 from convjax.nn._chain import Chain as Chain
 from convjax.nn._chain import Parallel as Parallel
 from convjax.nn._conv import Conv as Conv
@@ -23,7 +24,6 @@ from convjax.nn._repeat import Repeat as Repeat
 from convjax.nn._repeat import rematerialise as rematerialise
 from convjax.nn._residual import Gate as Gate
 from convjax.nn._residual import Residual as Residual
-from convjax.nn._simple import ACTIVATIONS as ACTIVATIONS
 from convjax.nn._simple import Activation as Activation
 from convjax.nn._simple import GlobalPool as GlobalPool
 from convjax.nn._simple import Identity as Identity

@@ -1,13 +1,14 @@
 """Chain and Parallel: units one after the other, and side by side."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from convjax.nn._node import Node, children
+from convjax import _check
+from convjax.nn._node import Node, check_module, children
 
 
 class _Named(Node):
@@ -15,25 +16,25 @@ class _Named(Node):
 
     def __init__(
         self,
-        units: Mapping[str, nnx.Module] | Sequence[nnx.Module] = (),
-        /,
+        *units: nnx.Module | Mapping[str, nnx.Module] | Iterable[nnx.Module],
         **named: nnx.Module,
     ):
-        if not isinstance(units, Mapping):
-            units = {str(i): unit for i, unit in enumerate(units)}
-        if twice := sorted(set(units) & set(named)):
+        given = _by_name(type(self).__name__, units)
+        if twice := sorted(set(given) & set(named)):
             raise ValueError(f"{type(self).__name__}: two units are named {', '.join(twice)}")
-        units = {**units, **named}
-        if not units:
+        given = {**given, **named}
+        if not given:
             raise ValueError(f"{type(self).__name__}: units is empty; give at least one")
-        self.names = tuple(units)
-        for name, unit in units.items():
-            if not isinstance(unit, nnx.Module):
-                raise ValueError(
-                    f"{type(self).__name__}: unit {name!r} is {unit!r}, not a module; "
-                    "wrap a function in nn.Activation"
-                )
-            if not name or "/" in name or "*" in name or hasattr(self, name):
+        self.names = tuple(given)
+        for name, unit in given.items():
+            check_module(f"{type(self).__name__}: unit {name!r}", unit)
+            if (
+                not isinstance(name, str)
+                or not name
+                or "/" in name
+                or "*" in name
+                or hasattr(self, name)
+            ):
                 raise ValueError(
                     f"{type(self).__name__}: {name!r} cannot name a unit; use a name without "
                     "'/' and '*' that is not an attribute of the combinator"
@@ -45,8 +46,11 @@ class _Named(Node):
         return ((name, getattr(self, name)) for name in self.names)
 
     def __getitem__(self, key: str | int) -> Any:
-        if isinstance(key, int):
-            key = self.names[key]
+        if not isinstance(key, str):
+            place = _check.integer("key", key)
+            if not -len(self.names) <= place < len(self.names):
+                raise IndexError(f"key={place}: there are {len(self.names)} units")
+            return getattr(self, self.names[place])
         if key not in self.names:
             raise KeyError(f"{key!r}; there are {', '.join(self.names)}")
         return getattr(self, key)
@@ -58,13 +62,27 @@ class _Named(Node):
         return len(self.names)
 
 
+def _by_name(kind: str, units: tuple[Any, ...]) -> dict[Any, Any]:
+    """Return units by name: as a mapping has them, or numbered, one by one or in a sequence."""
+    if len(units) == 1 and not isinstance(units[0], nnx.Module):
+        (several,) = units
+        if isinstance(several, Mapping):
+            return dict(several)
+        if isinstance(several, str) or not isinstance(several, Iterable):
+            right = "modules one by one, a sequence of them, or a mapping from names to them"
+            _check.wrong_type(f"{kind}: units", several, right)
+        units = tuple(several)
+    return {str(i): unit for i, unit in enumerate(units)}
+
+
 class Chain(_Named):
     """Named units, one after the other.
 
     Formula: ``chain(x) = u_n(… u_2(u_1(x)))``.
 
     Args:
-      units: a mapping from names to nodes, or a sequence (named "0", "1", …).
+      *units: nodes one by one, or a sequence of them (named "0", "1", …), or a mapping from names
+        to nodes.
       **named: further units by keyword, in order.
 
     Raises:
@@ -91,7 +109,8 @@ class Parallel(_Named):
     Formula: ``parallel(x) = concat(b_1(x), …, b_n(x))`` on the last axis.
 
     Args:
-      branches: a mapping from names to nodes, or a sequence (named "0", "1", …).
+      *units: the branches one by one, or a sequence of them (named "0", "1", …), or a mapping from
+        names to nodes.
       **named: further branches by keyword, in order.
 
     Raises:

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from convjax import ops
+from convjax import _check, ops
 from convjax.nn import initializers
 from convjax.nn._chain import Chain
-from convjax.nn._kernel import Kernel, Sizes, check_features, frozen, window
+from convjax.nn._kernel import Kernel, Sizes, check_groups, window
 
 
 class Conv(Kernel):
@@ -63,28 +63,20 @@ class Conv(Kernel):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        check_features(
-            in_features=in_features,
-            out_features=out_features,
-            feature_group_count=feature_group_count,
-        )
-        if in_features % feature_group_count or out_features % feature_group_count:
-            raise ValueError(
-                f"feature_group_count={feature_group_count} must divide "
-                f"in_features={in_features} and out_features={out_features}"
-            )
-        self.strides = frozen(strides)
-        self.padding = frozen(padding)
-        self.kernel_dilation = frozen(kernel_dilation)
-        self.feature_group_count = feature_group_count
-        self.standardize = standardize
-        self.gain = gain
+        size = window(kernel_size)
+        in_features = _check.integer("in_features", in_features, 1)
+        out_features = _check.integer("out_features", out_features, 1)
+        groups = check_groups(feature_group_count, in_features, out_features)
+        self._slide(len(size), strides, padding, kernel_dilation)
+        self.feature_group_count = groups
+        self.standardize = _check.flag("standardize", standardize)
+        self.gain = _check.number("gain", gain)
         self._make(
-            (*window(kernel_size), in_features // feature_group_count, out_features),
+            (*size, in_features // groups, out_features),
             use_bias=use_bias,
             kernel_init=kernel_init,
             bias_init=bias_init,
-            groups=feature_group_count,
+            groups=groups,
             dtype=dtype,
             param_dtype=param_dtype,
             rngs=rngs,
@@ -153,12 +145,12 @@ class DepthwiseConv(Kernel):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        check_features(in_features=in_features, channel_multiplier=channel_multiplier)
-        self.strides = frozen(strides)
-        self.padding = frozen(padding)
-        self.kernel_dilation = frozen(kernel_dilation)
+        size = window(kernel_size)
+        in_features = _check.integer("in_features", in_features, 1)
+        channel_multiplier = _check.integer("channel_multiplier", channel_multiplier, 1)
+        self._slide(len(size), strides, padding, kernel_dilation)
         self._make(
-            (*window(kernel_size), 1, in_features * channel_multiplier),
+            (*size, 1, in_features * channel_multiplier),
             use_bias=use_bias,
             kernel_init=kernel_init,
             bias_init=bias_init,
@@ -223,8 +215,10 @@ class PointwiseConv(Kernel):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        check_features(in_features=in_features, out_features=out_features, rank=rank)
-        self.strides = frozen(strides)
+        in_features = _check.integer("in_features", in_features, 1)
+        out_features = _check.integer("out_features", out_features, 1)
+        rank = _check.integer("rank", rank, 1, 3)
+        self.strides = _check.sizes("strides", strides, rank=rank)
         self._make(
             (*(1,) * rank, in_features, out_features),
             use_bias=use_bias,

@@ -2,17 +2,23 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.lax import PrecisionLike
 from jax.typing import DTypeLike
 
-from convjax import ops
+from convjax import _check, ops
 from convjax.nn import initializers
-from convjax.nn._kernel import Kernel, Sizes, check_features, frozen, window
+from convjax.nn._kernel import Kernel, Sizes, check_groups, window
+
+# Of the paddings of a convolution, all but the mirror have a transpose.
+_PADDINGS = tuple(name for name in _check.PADDINGS if name != "REFLECT")
 
 
 class ConvTranspose(Kernel):
-    """Transposed convolution with a kernel of shape ``(*kernel_size, in_features, out_features)``.
+    """Transposed convolution, its kernel ``(*kernel_size, in_features / groups, out_features)``.
 
     Args:
       in_features: channels of the input.
@@ -20,15 +26,20 @@ class ConvTranspose(Kernel):
       kernel_size: window; an int means a square in two dimensions.
       strides: steps between the inputs in the output.
       padding: as in ``ops.conv_transpose``.
+      kernel_dilation: steps between kernel entries.
+      feature_group_count: groups; must divide both channel counts.
+      output_padding: places added on the far sides of the output, with explicit padding.
       use_bias: whether a bias is added.
       kernel_init: initialiser of the kernel, or its name.
       bias_init: initialiser of the bias, or its name.
       dtype: dtype of the computation; None takes the promotion of input and parameters.
       param_dtype: dtype of the parameters.
+      precision: of the products, as in ``ops.conv_transpose``.
       rngs: source of the initial values (stream ``params``).
 
     Raises:
-      ValueError: a size below one; in the call, what ``ops.conv_transpose`` raises.
+      ValueError: a size below one, groups that do not divide; in the call, what
+        ``ops.conv_transpose`` raises.
 
     Example:
       >>> import jax.numpy as jnp
@@ -46,22 +57,38 @@ class ConvTranspose(Kernel):
         *,
         strides: Sizes = 1,
         padding: Any = "SAME",
+        kernel_dilation: Sizes = 1,
+        feature_group_count: int = 1,
+        output_padding: Sizes = 0,
         use_bias: bool = True,
         kernel_init: str | initializers.Initializer = "lecun",
         bias_init: str | initializers.Initializer = "zero",
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
+        precision: PrecisionLike = None,
         rngs: nnx.Rngs,
     ):
-        check_features(in_features=in_features, out_features=out_features)
-        self.strides = frozen(strides)
-        self.padding = frozen(padding)
+        size = window(kernel_size)
+        in_features = _check.integer("in_features", in_features, 1)
+        out_features = _check.integer("out_features", out_features, 1)
+        groups = check_groups(feature_group_count, in_features, out_features)
+        self._slide(len(size), strides, padding, kernel_dilation, _PADDINGS)
+        self.feature_group_count = groups
+        self.output_padding = _check.sizes(
+            "output_padding", output_padding, rank=len(size), least=0
+        )
+        if isinstance(self.padding, str) and np.any(self.output_padding):
+            raise ValueError(
+                f"output_padding={output_padding} goes with explicit padding only; padding="
+                f"{padding!r} already fixes the output size"
+            )
+        self.precision = _precision(precision)
         self._make(
-            (*window(kernel_size), in_features, out_features),
+            (*size, in_features // groups, out_features),
             use_bias=use_bias,
             kernel_init=kernel_init,
             bias_init=bias_init,
-            groups=1,
+            groups=groups,
             dtype=dtype,
             param_dtype=param_dtype,
             rngs=rngs,
@@ -70,8 +97,26 @@ class ConvTranspose(Kernel):
     def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
         """Convolve, transposed."""
         x, kernel = self._cast(x)
-        y = ops.conv_transpose(x, kernel, strides=self.strides, padding=self.padding)
+        y = ops.conv_transpose(
+            x,
+            kernel,
+            strides=self.strides,
+            padding=self.padding,
+            kernel_dilation=self.kernel_dilation,
+            feature_group_count=self.feature_group_count,
+            output_padding=self.output_padding,
+            precision=self.precision,
+        )
         return self._finish(y)
+
+
+def _precision(precision: PrecisionLike) -> PrecisionLike:
+    """Return what a matrix product takes for its precision."""
+    if precision is not None:
+        one = jax.ShapeDtypeStruct((1, 1), jnp.float32)
+        jax.eval_shape(lambda a: ops.dense(a, a, precision=precision), one)
+    pair = isinstance(precision, list)
+    return tuple(precision) if pair else precision  # pyright: ignore[reportReturnType]
 
 
 class Dense(Kernel):
@@ -110,7 +155,8 @@ class Dense(Kernel):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        check_features(in_features=in_features, out_features=out_features)
+        in_features = _check.integer("in_features", in_features, 1)
+        out_features = _check.integer("out_features", out_features, 1)
         self._make(
             (in_features, out_features),
             use_bias=use_bias,

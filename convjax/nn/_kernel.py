@@ -1,52 +1,55 @@
 """What the leaves with a kernel share: making it, casting it, adding a bias."""
 
+import pickle
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from convjax import _check
 from convjax.nn import initializers
-from convjax.nn._node import Node
+from convjax.nn._held import check_held
+from convjax.nn._node import Node, check_streams
 
 Sizes = int | Sequence[int]
 
 
 def window(kernel_size: Sizes) -> tuple[int, ...]:
     """Read a kernel size: an int means a square window of two axes, a sequence one per axis."""
-    size = (kernel_size,) * 2 if isinstance(kernel_size, int) else tuple(kernel_size)
-    if not size or any(side < 1 for side in size):
-        raise ValueError(f"kernel_size={kernel_size} must hold positive integers, one per axis")
+    found = _check.sizes("kernel_size", kernel_size)
+    size = (found,) * 2 if isinstance(found, int) else found
+    if len(size) > 3:
+        raise ValueError(f"kernel_size={size} has {len(size)} entries; a window has 1 to 3 axes")
     return size
 
 
-def check_features(**features: int) -> None:
-    """Refuse a channel count below one, by its name."""
-    for name, value in features.items():
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
-
-
-def frozen(sizes: Any) -> Any:
-    """Make strides or padding hashable, so that a network's structure can key a compilation."""
-    if isinstance(sizes, str | int):
-        return sizes
-    return tuple(tuple(p) if isinstance(p, Sequence) else p for p in sizes)
+def check_groups(feature_group_count: int, in_features: int, out_features: int) -> int:
+    """Return the groups of a convolution; they must divide its channels."""
+    groups = _check.integer("feature_group_count", feature_group_count, 1)
+    if in_features % groups or out_features % groups:
+        raise ValueError(
+            f"feature_group_count={groups} must divide in_features={in_features} and "
+            f"out_features={out_features}"
+        )
+    return groups
 
 
 class Origin:
     """Where a leaf's values came from; theory asks for it.
 
     All origins are equal and hash alike: a network's structure keys compilations, and what its
-    initial values were drawn by does not change what it computes.
+    initial values were drawn by does not change what it computes. An initialiser that cannot be
+    pickled, such as a closure, is None in a network that was.
     """
 
     def __init__(
         self,
-        kernel_init: initializers.Initializer,
-        bias_init: initializers.Initializer,
+        kernel_init: initializers.Initializer | None,
+        bias_init: initializers.Initializer | None,
         groups: int,
     ):
         self.kernel_init = kernel_init
@@ -58,6 +61,43 @@ class Origin:
 
     def __hash__(self) -> int:
         return hash(Origin)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Origin":
+        return self
+
+    def __reduce__(self):
+        return Origin, (_picklable(self.kernel_init), _picklable(self.bias_init), self.groups)
+
+
+def _picklable(init: initializers.Initializer | None) -> initializers.Initializer | None:
+    try:
+        pickle.dumps(init)
+    except Exception:
+        return None
+    return init
+
+
+def drawn(
+    argument: str,
+    init: initializers.Initializer,
+    key: jax.Array,
+    shape: tuple[int, ...],
+    dtype: DTypeLike,
+) -> jax.Array:
+    """Return an initialiser's array; refuse what is none, such as one that was not called yet."""
+    right = "an initialiser, which init(key, shape, dtype) makes an array of, or its name"
+    try:
+        values = init(key, shape, dtype)
+    except TypeError as error:
+        if isinstance(error, _check.WrongTypeError):
+            raise
+        raise _check.WrongTypeError(f"{argument}={_check.shown(init)} must be {right}") from error
+    if isinstance(values, np.ndarray):
+        values = jnp.asarray(values)
+    if not isinstance(values, jax.Array) or values.shape != shape:
+        made = _check.shown(values)
+        raise ValueError(f"{argument}={_check.shown(init)} must be {right}; it made {made}")
+    return values
 
 
 class Kernel(Node):
@@ -75,17 +115,43 @@ class Kernel(Node):
         param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
-        kernel_init = initializers.for_groups(initializers.get(kernel_init), groups)
-        bias_init = initializers.get(bias_init)
-        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
+        kernel_init = initializers.get(kernel_init, argument="kernel_init")
+        kernel_init = initializers.for_groups(kernel_init, groups)
+        bias_init = initializers.get(bias_init, argument="bias_init")
+        use_bias = _check.flag("use_bias", use_bias)
+        self.dtype = None if dtype is None else _check.dtype("dtype", dtype)
+        param_dtype = _check.dtype("param_dtype", param_dtype)
+        rngs = check_streams(rngs)
+        *sides, in_features, out_features = shape
+        what = f"in_features={in_features * groups}, out_features={out_features}"
+        what = f"kernel_size={tuple(sides)}, {what}" if sides else what
         key = rngs.params()
-        self.bias = nnx.Param(bias_init(key, shape[-1:], param_dtype)) if use_bias else None
-        self.dtype = dtype
+        check_held(what, shape, param_dtype, key)
+        self.kernel = nnx.Param(drawn("kernel_init", kernel_init, key, shape, param_dtype))
+        key, bias = rngs.params(), None
+        if use_bias:
+            bias = nnx.Param(drawn("bias_init", bias_init, key, shape[-1:], param_dtype))
+        self.bias = bias
         self.origin = Origin(kernel_init, bias_init, groups)
+
+    def _slide(
+        self,
+        rank: int,
+        strides: Sizes,
+        padding: Any,
+        kernel_dilation: Sizes,
+        paddings: Sequence[str] = _check.PADDINGS,
+    ) -> None:
+        self.strides = _check.sizes("strides", strides, rank=rank)
+        self.padding = _check.padding("padding", padding, rank=rank, known=paddings)
+        self.kernel_dilation = _check.sizes("kernel_dilation", kernel_dilation, rank=rank)
 
     def _cast(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return input and kernel in the dtype of the computation."""
-        dtype = self.dtype or jnp.promote_types(x.dtype, self.kernel[...].dtype)
+        x = _check.array("x", x)
+        dtype = self.dtype
+        if dtype is None:
+            dtype = jnp.promote_types(x.dtype, self.kernel[...].dtype)
         return x.astype(dtype), self.kernel[...].astype(dtype)
 
     def _finish(self, y: jax.Array) -> jax.Array:

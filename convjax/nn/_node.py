@@ -7,6 +7,10 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
+from convjax import _check
+
+MODULE = "a module, such as a node of convjax.nn"
+
 
 class Node(nnx.Module):
     """Base of every leaf and combinator; a node is called ``node(x, train=False, rngs=None)``.
@@ -41,7 +45,26 @@ def children(node: nnx.Module) -> Iterator[tuple[str, nnx.Module]]:
       >>> [name for name, _ in nn.children(net)]
       ['a', 'b']
     """
+    check_module("node", node)
     return iter(())
+
+
+def check_module(argument: str, node: Any) -> Any:
+    """Return a module; refuse anything else, a function among it."""
+    hint = (
+        "an instance, not a class" if isinstance(node, type) else "wrap a function in nn.Activation"
+    )
+    right = f"{MODULE}; {hint}" if callable(node) else MODULE
+    return _check.instance(argument, node, nnx.Module, right)
+
+
+def check_streams(rngs: Any, stream: str = "params") -> nnx.Rngs:
+    """Return a source of random numbers; refuse one that has no such stream."""
+    example = "nnx.Rngs(0)" if stream == "params" else f"nnx.Rngs({stream}=0)"
+    _check.instance("rngs", rngs, nnx.Rngs, f"an nnx.Rngs, such as {example}")
+    if not hasattr(rngs, stream):
+        raise ValueError(f"rngs has no stream {stream!r}; give {example}")
+    return rngs
 
 
 class Visit(NamedTuple):
@@ -67,6 +90,8 @@ def join(path: str, name: str) -> str:
       >>> nn.join("stage2/3", "branch"), nn.join("", "stem")
       ('stage2/3/branch', 'stem')
     """
+    _check.instance("path", path, str, "names joined by '/'")
+    _check.instance("name", name, str, "a name")
     return f"{path}/{name}" if path else name
 
 
@@ -84,15 +109,24 @@ def walk(node: nnx.Module, path: str = "", repeats: tuple[int, ...] = ()) -> Ite
     Returns:
       An iterator over ``Visit(path, node, repeats)``.
 
+    Raises:
+      ValueError: what is no module, or no path.
+
     Example:
       >>> from convjax import nn
       >>> net = nn.Chain(a=nn.Activation("relu"), b=nn.Chain(c=nn.Identity()))
       >>> [visit.path for visit in nn.walk(net)]
       ['a', 'b/c', 'b', '']
     """
+    check_module("node", node)
+    _check.instance("path", path, str, "names joined by '/'")
+    return _visits(node, path, _check.integers("repeats", repeats, least=1))
+
+
+def _visits(node: nnx.Module, path: str, repeats: tuple[int, ...]) -> Iterator[Visit]:
     for name, child in children(node):
         inner = (*repeats, node.n) if name == "*" else repeats  # pyright: ignore
-        yield from walk(child, join(path, name), inner)
+        yield from _visits(child, join(path, name), inner)
     yield Visit(path, node, repeats)
 
 
@@ -117,6 +151,8 @@ def at(node: nnx.Module, path: str) -> nnx.Module:
       >>> nn.at(nn.Chain(a=nn.Activation("tanh")), "a").name
       'tanh'
     """
+    check_module("node", node)
+    _check.instance("path", path, str, "names joined by '/'")
     for name in filter(None, path.split("/")):
         known = dict(children(node))
         if name in known:

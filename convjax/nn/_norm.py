@@ -1,16 +1,18 @@
 """Norms: batch, group and layer normalisation, statistics in float32 or better."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from convjax import ops
-from convjax._check import refuse
+from convjax import _check, ops
 from convjax.nn import initializers
 from convjax.nn._draw import full
-from convjax.nn._kernel import check_features
-from convjax.nn._node import Node
+from convjax.nn._held import check_held
+from convjax.nn._kernel import drawn
+from convjax.nn._node import Node, check_streams
 from convjax.nn._simple import Identity
 
 NORMS = ("none", "batch", "group", "layer")
@@ -31,15 +33,19 @@ class _Affine(Node):
         param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
-        check_features(num_features=features)
-        if epsilon < 0:
-            raise ValueError(f"epsilon={epsilon} must not be negative")
-        init = initializers.ones() if scale_init is None else initializers.get(scale_init)
-        key = rngs.params()
-        self.scale = nnx.Param(init(key, (features,), param_dtype)) if use_scale else None
-        self.bias = nnx.Param(full((features,), 0.0, param_dtype)) if use_bias else None
-        self.epsilon = epsilon
-        self.dtype = dtype
+        self.epsilon = _check.number("epsilon", epsilon, least=0)
+        self.dtype = None if dtype is None else _check.dtype("dtype", dtype)
+        init = initializers.ones() if scale_init is None else scale_init
+        init = initializers.get(init, argument="scale_init")
+        use_scale, use_bias = _check.flag("use_scale", use_scale), _check.flag("use_bias", use_bias)
+        param_dtype = _check.dtype("param_dtype", param_dtype)
+        shape, key = (features,), check_streams(rngs).params()
+        check_held(f"num_features={features}", shape, param_dtype, key)
+        scale = None
+        if use_scale:
+            scale = nnx.Param(drawn("scale_init", init, key, shape, param_dtype))
+        self.scale = scale
+        self.bias = nnx.Param(full(shape, 0.0, param_dtype)) if use_bias else None
 
     def _affine(self) -> tuple[jax.Array | None, jax.Array | None]:
         return (
@@ -64,7 +70,8 @@ class BatchNorm(_Affine):
       use_bias: whether a bias is learned.
       scale_init: initialiser of the scale, or its name; None means ones. ``"zero"`` silences a
         branch at birth.
-      axis_name: mapped axis over which the statistics are averaged as well, or None.
+      axis_name: mapped axis, or a tuple of them, over which the statistics are averaged as well;
+        None for none.
       dtype: dtype of the output; None takes the input's. Statistics never drop below float32.
       param_dtype: dtype of parameters and statistics.
       rngs: source of the initial values.
@@ -100,13 +107,14 @@ class BatchNorm(_Affine):
         use_scale: bool = True,
         use_bias: bool = True,
         scale_init: str | initializers.Initializer | None = None,
-        axis_name: str | None = None,
+        axis_name: str | tuple[str, ...] | None = None,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum={momentum} must lie between 0 and 1")
+        num_features = _check.integer("num_features", num_features, 1)
+        self.momentum = _check.number("momentum", momentum, least=0, most=1)
+        self.axis_name = _axis_name(axis_name)
         self._make(
             num_features,
             use_scale=use_scale,
@@ -119,11 +127,10 @@ class BatchNorm(_Affine):
         )
         self.mean = nnx.BatchStat(full((num_features,), 0.0, param_dtype))
         self.var = nnx.BatchStat(full((num_features,), 1.0, param_dtype))
-        self.momentum = momentum
-        self.axis_name = axis_name
 
     def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
         """Normalise."""
+        x = _check.array("x", x)
         mean, var = self.mean[...], self.var[...]
         if x.shape[-1:] != mean.shape:
             raise ValueError(f"BatchNorm: x has {x.shape[-1]} channels, the norm {mean.shape[0]}")
@@ -145,6 +152,14 @@ class BatchNorm(_Affine):
     def _moved(self, running: jax.Array, batch: jax.Array) -> jax.Array:
         moved = self.momentum * running + (1 - self.momentum) * batch.astype(running.dtype)
         return jax.lax.stop_gradient(moved)
+
+
+def _axis_name(axis_name: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+    if axis_name is None or isinstance(axis_name, str):
+        return axis_name
+    right = "the name of a mapped axis, a tuple of them, or None"
+    _check.instance("axis_name", axis_name, (tuple, list), right)
+    return tuple(_check.instance("axis_name", name, str, right) for name in axis_name)
 
 
 class GroupNorm(_Affine):
@@ -189,7 +204,8 @@ class GroupNorm(_Affine):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        check_features(num_features=num_features, num_groups=num_groups)
+        num_features = _check.integer("num_features", num_features, 1)
+        num_groups = _check.integer("num_groups", num_groups, 1)
         if num_features % num_groups:
             raise ValueError(f"num_groups={num_groups} must divide num_features={num_features}")
         self.num_groups = num_groups
@@ -251,7 +267,7 @@ class LayerNorm(_Affine):
         rngs: nnx.Rngs,
     ):
         self._make(
-            num_features,
+            _check.integer("num_features", num_features, 1),
             use_scale=use_scale,
             use_bias=use_bias,
             scale_init=scale_init,
@@ -289,12 +305,17 @@ def norm(name: str, num_features: int, *, rngs: nnx.Rngs, **options) -> Node:
       >>> type(nn.norm("batch", 8, rngs=nnx.Rngs(0))).__name__
       'BatchNorm'
     """
-    if name not in NORMS:
-        refuse("norm", name, NORMS)
+    _check.choice("name", name, NORMS)
+    num_features = _check.integer("num_features", num_features, 1)
     if name == "none":
+        check_streams(rngs)
         return Identity()
     if name == "group":
         divisors = (g for g in range(min(32, num_features), 0, -1) if num_features % g == 0)
         options.setdefault("num_groups", next(divisors))
     kind = {"batch": BatchNorm, "group": GroupNorm, "layer": LayerNorm}[name]
+    known = {*inspect.signature(kind.__init__).parameters} - {"self", "num_features", "rngs"}
+    for option in options:
+        if option not in known:
+            _check.refuse(f"{name}: option", option, known)
     return kind(num_features, rngs=rngs, **options)

@@ -8,8 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from convjax._check import refuse
-
 REMAT = ("none", "unit", "sqrt")
 
 # Blocks without a remainder are taken where they need at most so much more memory than square
@@ -17,13 +15,6 @@ REMAT = ("none", "unit", "sqrt")
 UNEVEN = 1.25
 # Fewer units have so few inputs that keeping a third less is not worth a third run.
 FEWEST = 9
-
-
-def check_remat(remat: str) -> str:
-    """Return the name, or refuse it."""
-    if remat not in REMAT:
-        refuse("remat", remat, REMAT)
-    return remat
 
 
 def scan(

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from convjax import _check
 from convjax.nn._chain import Chain
-from convjax.nn._node import Node, children
-from convjax.nn._remat import check_remat, scan
+from convjax.nn._held import check_held
+from convjax.nn._node import Node, check_module, check_streams, children
+from convjax.nn._remat import REMAT, scan
 
 
 class Repeat(Node):
@@ -46,11 +48,13 @@ class Repeat(Node):
         rngs: nnx.Rngs,
         remat: str = "none",
     ):
-        self.remat = check_remat(remat)
-        if n < 1:
-            raise ValueError(f"n={n} must be at least 1")
-        before = _counts(rngs)
-        graphdef, first = nnx.split(make_unit(rngs))
+        self.remat = _check.choice("remat", remat, REMAT)
+        n = _check.integer("n", n, 1)
+        _check.function("make_unit", make_unit, "a function of rngs that returns a module")
+        before = _counts(check_streams(rngs))
+        graphdef, first = nnx.split(check_module("make_unit(rngs)", make_unit(rngs)))
+        for leaf in jax.tree.leaves(first):
+            check_held(f"n={n}", (n, *leaf.shape), leaf.dtype, leaf)
         draws = jax.tree.map(jnp.subtract, _counts(rngs), before)
 
         def make(i):
@@ -123,6 +127,7 @@ class Repeat(Node):
 
     def __getitem__(self, i: int) -> nnx.Module:
         """Return unit i, a copy with its own slice of the parameters."""
+        i = _check.integer("i", i)
         if not -self.n <= i < self.n:
             raise IndexError(f"unit {i} of a Repeat of {self.n}")
         graphdef, state = nnx.split(self.unit)
@@ -148,6 +153,7 @@ class Repeat(Node):
         Raises:
           ValueError: units of different structure, shape or dtype; the message names the first.
         """
+        _check.instance("chain", chain, Chain, "an nn.Chain")
         split = [nnx.split(unit) for unit in chain]
         for name, (graphdef, state) in zip(chain.names, split, strict=True):
             if graphdef != split[0][0] or _kind(state) != _kind(split[0][1]):
@@ -206,7 +212,8 @@ def rematerialise(net: nnx.Module, remat: str) -> None:
 
     Reference: Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016.
     """
-    check_remat(remat)
+    check_module("net", net)
+    _check.choice("remat", remat, REMAT)
     for _, module in nnx.iter_modules(net):
         if isinstance(module, Repeat):
             module.remat = remat

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from convjax._check import refuse
+from convjax import _check
 from convjax.nn import initializers
 from convjax.nn._conv import Conv
-from convjax.nn._node import Node, children
+from convjax.nn._kernel import Sizes
+from convjax.nn._node import Node, check_module, children
 from convjax.nn._simple import Identity
 
 
@@ -43,19 +44,20 @@ class Gate(Node):
         self,
         features: int,
         *,
-        kernel_size: int | tuple[int, ...] = (1, 1),
+        kernel_size: Sizes = (1, 1),
         bias: float = -2.0,
         kernel_init: str | initializers.Initializer = "lecun",
         dtype: jax.typing.DTypeLike | None = None,
         param_dtype: jax.typing.DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        features = _check.integer("features", features, 1)
         self.conv = Conv(
             features,
             features,
             kernel_size,
             kernel_init=kernel_init,
-            bias_init=initializers.Constant(bias),
+            bias_init=initializers.Constant(_check.number("bias", bias)),
             dtype=dtype,
             param_dtype=param_dtype,
             rngs=rngs,
@@ -107,16 +109,15 @@ class Residual(Node):
         scale: float = 1.0,
         activation: nnx.Module | None = None,
     ):
-        if isinstance(shortcut, str):
-            if shortcut not in ("identity", "none"):
-                refuse("shortcut", shortcut, ["identity", "none"])
-            beside = Identity() if shortcut == "identity" else None
-        else:
+        beside: nnx.Module | None = None
+        if isinstance(shortcut, nnx.Module):
             beside = shortcut
-        self.branch = branch
+        elif _check.choice("shortcut", shortcut, ("identity", "none")) == "identity":
+            beside = Identity()
+        self.branch: nnx.Module = check_module("branch", branch)
         self.shortcut = beside
-        self.scale = float(scale)
-        self.activation = activation
+        self.scale = _check.number("scale", scale)
+        self.activation = None if activation is None else check_module("activation", activation)
 
     def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
         """Add branch and shortcut."""

@@ -8,30 +8,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from convjax import ops
-from convjax._check import refuse
+from convjax import _check, ops
+from convjax.nn._activations import ACTIVATIONS, keepable
 from convjax.nn._draw import full
-from convjax.nn._kernel import Sizes, check_features, frozen
+from convjax.nn._held import check_held
+from convjax.nn._kernel import Sizes
 from convjax.nn._node import Node
 
-# "gelu" is the approximation by tanh; the function itself, x Phi(x), is "exact_gelu".
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "relu": jax.nn.relu,
-    "relu6": jax.nn.relu6,
-    "leaky_relu": jax.nn.leaky_relu,
-    "elu": jax.nn.elu,
-    "selu": jax.nn.selu,
-    "gelu": jax.nn.gelu,
-    "exact_gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "silu": jax.nn.silu,
-    "hard_swish": jax.nn.hard_swish,
-    "mish": jax.nn.mish,
-    "softplus": jax.nn.softplus,
-    "sigmoid": jax.nn.sigmoid,
-    "hard_sigmoid": jax.nn.hard_sigmoid,
-    "tanh": jnp.tanh,
-    "linear": lambda x: x,
-}
+KINDS = ("max", "avg")
 
 
 class Identity(Node):
@@ -85,19 +69,28 @@ class Scale(Node):
         features: int | None = None,
         param_dtype: DTypeLike = jnp.float32,
     ):
+        value = _check.number("value", value)
+        param_dtype = _check.dtype("param_dtype", param_dtype)
+        shape = ()
         if features is not None:
-            check_features(features=features)
-            if not learnable:
+            features = _check.integer("features", features, 1)
+            shape = (features,)
+        if not _check.flag("learnable", learnable):
+            if features is not None:
                 raise ValueError(
                     f"features={features} is for numbers that are learned; give learnable=True, or "
                     "no features"
                 )
-        shape = () if features is None else (features,)
-        self.value = nnx.Param(full(shape, value, param_dtype)) if learnable else float(value)
+            self.value = value
+        else:
+            one = jnp.zeros((), param_dtype)
+            check_held(f"features={features}", shape, param_dtype, one)
+            self.value = nnx.Param(full(shape, value, param_dtype))
         self.features = features
 
     def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
         """Multiply."""
+        x = _check.array("x", x)
         value = self.value[...] if isinstance(self.value, nnx.Param) else self.value
         value = jnp.asarray(value, x.dtype)
         if self.features is None:
@@ -126,18 +119,20 @@ class Activation(Node):
 
     def __init__(self, function: str | Callable[[jax.Array], jax.Array]):
         if isinstance(function, str):
-            if function not in ACTIVATIONS:
-                refuse("activation", function, ACTIVATIONS)
-            self.name, self.function = function, ACTIVATIONS[function]
+            self.name = _check.choice("function", function, ACTIVATIONS)
+            self.function = keepable(ACTIVATIONS[function])
         else:
+            right = f"a function of an array, or one of {', '.join(ACTIVATIONS)}"
+            _check.function("function", function, right)
             name = getattr(function, "__name__", "function")
             # A function that bears a known name is not that function.
             own = ACTIVATIONS.get(name, function) is not function
-            self.name, self.function = f"{name} (own)" if own else name, function
+            self.name = f"{name} (own)" if own else name
+            self.function = keepable(function)
 
     def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
         """Apply the function."""
-        return self.function(x)
+        return self.function(_check.array("x", x))
 
 
 class Pool(Node):
@@ -145,7 +140,7 @@ class Pool(Node):
 
     Args:
       kind: ``"max"`` or ``"avg"``.
-      window_shape: window, one integer per spatial axis.
+      window_shape: window, one integer, or one per spatial axis.
       strides: steps between windows; None means the window, so that windows are disjoint.
       padding: as in ``ops.max_pool``.
       count_include_pad: whether padded zeros count in a mean.
@@ -164,21 +159,20 @@ class Pool(Node):
     def __init__(
         self,
         kind: str,
-        window_shape: tuple[int, ...],
+        window_shape: Sizes,
         *,
         strides: Sizes | None = None,
         padding: Any = "VALID",
         count_include_pad: bool = True,
         zero_pad: bool = False,
     ):
-        if kind not in ("max", "avg"):
-            refuse("kind", kind, ["max", "avg"])
-        self.kind = kind
-        self.window_shape = frozen(window_shape)
-        self.strides = None if strides is None else frozen(strides)
-        self.padding = frozen(padding)
-        self.count_include_pad = count_include_pad
-        self.zero_pad = zero_pad
+        self.kind = _check.choice("kind", kind, KINDS)
+        self.window_shape = _check.sizes("window_shape", window_shape)
+        rank = len(self.window_shape) if isinstance(self.window_shape, tuple) else None
+        self.strides = None if strides is None else _check.sizes("strides", strides, rank=rank)
+        self.padding = _check.padding("padding", padding, rank=rank)
+        self.count_include_pad = _check.flag("count_include_pad", count_include_pad)
+        self.zero_pad = _check.flag("zero_pad", zero_pad)
 
     def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
         """Pool."""
@@ -206,10 +200,8 @@ class GlobalPool(Node):
     """
 
     def __init__(self, kind: str = "avg", *, keepdims: bool = False):
-        if kind not in ("max", "avg"):
-            refuse("kind", kind, ["max", "avg"])
-        self.kind = kind
-        self.keepdims = keepdims
+        self.kind = _check.choice("kind", kind, KINDS)
+        self.keepdims = _check.flag("keepdims", keepdims)
 
     def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
         """Pool."""
@@ -240,7 +232,9 @@ class ZeroPadShortcut(Node):
     """
 
     def __init__(self, in_features: int, out_features: int, *, strides: int = 1):
-        check_features(in_features=in_features, strides=strides)
+        in_features = _check.integer("in_features", in_features, 1)
+        out_features = _check.integer("out_features", out_features, 1)
+        strides = _check.integer("strides", strides, 1)
         if out_features < in_features:
             raise ValueError(
                 f"out_features={out_features} must be at least in_features={in_features}: "
@@ -251,5 +245,6 @@ class ZeroPadShortcut(Node):
 
     def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
         """Subsample and pad."""
+        x = _check.array("x", x)
         x = x[:, *(slice(None, None, self.strides),) * (x.ndim - 2), :]
         return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, self.extra)])

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from convjax import ops
+from convjax import _check, ops
+from convjax.nn._activations import ACTIVATIONS
 from convjax.nn._conv import PointwiseConv
 from convjax.nn._node import Node
 from convjax.nn._simple import Activation
@@ -48,6 +49,10 @@ class SqueezeExcite(Node):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        features = _check.integer("features", features, 1)
+        reduced_features = _check.integer("reduced_features", reduced_features, 1)
+        _check.choice("activation", activation, ACTIVATIONS)
+        _check.choice("gate", gate, ACTIVATIONS)
         shared = {"rank": rank, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.reduce = PointwiseConv(features, reduced_features, **shared)
         self.expand = PointwiseConv(reduced_features, features, **shared)
@@ -56,6 +61,7 @@ class SqueezeExcite(Node):
 
     def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
         """Weigh the channels."""
+        x = _check.array("x", x)
         squeezed = ops.global_avg_pool(x, keepdims=True)
         weight = self.gate(self.expand(self.activation(self.reduce(squeezed))))
         return x * weight.astype(x.dtype)

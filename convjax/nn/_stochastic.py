@@ -4,26 +4,27 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from convjax.nn._node import Node
+from convjax import _check
+from convjax.nn._node import Node, check_streams
 
 
 class _Drop(Node):
     """Drop with probability ``rate``, and divide what stays by the probability to stay."""
 
     def __init__(self, rate: float):
-        if not 0 <= rate < 1:
-            raise ValueError(f"rate={rate} must lie in [0, 1)")
-        self.rate = rate
+        self.rate = _check.number("rate", rate, least=0, below=1)
 
     def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
         """Drop, if ``train``."""
-        if not train or self.rate == 0:
+        x = _check.array("x", x)
+        if not _check.flag("train", train) or self.rate == 0:
             return x
         if rngs is None:
             raise ValueError(
                 f"{type(self).__name__}(rate={self.rate}) with train=True needs rngs, for example "
                 "rngs=nnx.Rngs(dropout=0)"
             )
+        check_streams(rngs, "dropout")
         keep = jax.random.bernoulli(rngs.dropout(), 1 - self.rate, self._mask_shape(x))
         return jnp.where(keep, x / jnp.asarray(1 - self.rate, x.dtype), jnp.zeros((), x.dtype))
 

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from convjax._check import refuse
+from convjax import _check
+from convjax.nn._asked import WithGain, asked, groups_of, store
 from convjax.nn._draw import draw, full
 
 Initializer = Callable[..., jax.Array]
@@ -34,7 +35,7 @@ def fans(shape: tuple[int, ...], feature_group_count: int = 1) -> tuple[float, f
       stride-1 convolution) one input reaches.
 
     Raises:
-      ValueError: fewer than two axes.
+      ValueError: fewer than two axes, sizes or groups that are no positive integers.
 
     Example:
       >>> from convjax.nn import initializers
@@ -43,6 +44,8 @@ def fans(shape: tuple[int, ...], feature_group_count: int = 1) -> tuple[float, f
       >>> initializers.fans((3, 3, 16, 64))
       (144.0, 576.0)
     """
+    shape = _check.integers("shape", shape, least=1)
+    feature_group_count = _check.integer("feature_group_count", feature_group_count, 1)
     if len(shape) < 2:
         raise ValueError(f"shape={shape} has no fans; a kernel has at least two axes (in, out)")
     window = math.prod(shape[:-2])
@@ -75,12 +78,9 @@ class VarianceScaling:
     feature_group_count: int = 1
 
     def __post_init__(self):
-        if self.mode not in ("fan_in", "fan_out", "fan_avg"):
-            refuse("mode", self.mode, ["fan_in", "fan_out", "fan_avg"])
-        if self.distribution not in ("normal", "uniform"):
-            refuse("distribution", self.distribution, ["normal", "uniform"])
-        if self.scale < 0:
-            raise ValueError(f"scale={self.scale} must not be negative")
+        _check.choice("mode", self.mode, ("fan_in", "fan_out", "fan_avg"))
+        _check.choice("distribution", self.distribution, ("normal", "uniform"))
+        store(self, scale=_check.number("scale", self.scale, least=0), **groups_of(self))
 
     def variance(self, shape: tuple[int, ...]) -> float:
         """Variance of one entry of a kernel of this shape."""
@@ -90,7 +90,9 @@ class VarianceScaling:
 
     def __call__(self, key, shape, dtype: DTypeLike = jnp.float32, out_sharding=None) -> jax.Array:
         """Draw a kernel."""
-        return draw(self.distribution, key, tuple(shape), dtype, math.sqrt(self.variance(shape)))
+        shape, dtype = asked(shape, dtype)
+        deviation = math.sqrt(self.variance(shape))
+        return draw(self.distribution, _check.key("key", key), shape, dtype, deviation)
 
 
 def he_normal() -> VarianceScaling:
@@ -129,7 +131,7 @@ def torch_uniform() -> VarianceScaling:
 
 
 @dataclasses.dataclass(frozen=True)
-class Orthogonal:
+class Orthogonal(WithGain):
     """The kernel as a matrix ``(fan_in, out)`` of each group has orthonormal columns, or rows.
 
     Args:
@@ -147,9 +149,6 @@ class Orthogonal:
     in deep linear neural networks, 2013.
     """
 
-    gain: float = 1.0
-    feature_group_count: int = 1
-
     def variance(self, shape: tuple[int, ...]) -> float:
         """Variance of one entry of a kernel of this shape."""
         fan_in, _ = fans(shape)
@@ -157,18 +156,20 @@ class Orthogonal:
 
     def __call__(self, key, shape, dtype: DTypeLike = jnp.float32, out_sharding=None) -> jax.Array:
         """Draw a kernel."""
+        shape, dtype = asked(shape, dtype)
+        fans(shape)
         groups, fan_in = self.feature_group_count, math.prod(shape[:-1])
         draw = jax.nn.initializers.orthogonal(self.gain)
         # QR exists in float32 and float64 only.
         exact = jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32
         per_group = jax.vmap(lambda k: draw(k, (fan_in, shape[-1] // groups), exact))(
-            jax.random.split(key, groups)
+            jax.random.split(_check.key("key", key), groups)
         )
         return jnp.moveaxis(per_group, 0, 1).reshape(shape).astype(dtype)
 
 
 @dataclasses.dataclass(frozen=True)
-class DeltaOrthogonal:
+class DeltaOrthogonal(WithGain):
     """An orthogonal matrix on the window's centre, zero elsewhere: an isometry in space.
 
     Args:
@@ -188,9 +189,6 @@ class DeltaOrthogonal:
     Reference: Xiao et al., Dynamical Isometry and a Mean Field Theory of CNNs, 2018.
     """
 
-    gain: float = 1.0
-    feature_group_count: int = 1
-
     def variance(self, shape: tuple[int, ...]) -> float:
         """Variance of an entry averaged over the window: theory that needs more asks the type."""
         return Orthogonal(self.gain, self.feature_group_count).variance(shape[-2:]) / math.prod(
@@ -199,13 +197,14 @@ class DeltaOrthogonal:
 
     def __call__(self, key, shape, dtype: DTypeLike = jnp.float32, out_sharding=None) -> jax.Array:
         """Draw a kernel."""
+        shape, dtype = asked(shape, dtype)
         centre = _centre(shape)
         matrix = Orthogonal(self.gain, self.feature_group_count)(key, shape[-2:], dtype)
         return jnp.zeros(shape, dtype).at[centre].set(matrix)
 
 
 @dataclasses.dataclass(frozen=True)
-class Dirac:
+class Dirac(WithGain):
     """The identity as a kernel: output channel i copies input channel i (of its group).
 
     Channels beyond the smaller of the two counts are zero.
@@ -224,9 +223,6 @@ class Dirac:
       [[1.0, 0.0], [0.0, 1.0]]
     """
 
-    gain: float = 1.0
-    feature_group_count: int = 1
-
     def variance(self, shape: tuple[int, ...]) -> float:
         """Mean square of an entry (nothing here is random)."""
         out = shape[-1] // self.feature_group_count
@@ -234,6 +230,7 @@ class Dirac:
 
     def __call__(self, key, shape, dtype: DTypeLike = jnp.float32, out_sharding=None) -> jax.Array:
         """Make the kernel; the key is not used."""
+        shape, dtype = asked(shape, dtype)
         groups = self.feature_group_count
         eye = jnp.eye(shape[-2], shape[-1] // groups, dtype=dtype) * jnp.asarray(self.gain, dtype)
         return jnp.zeros(shape, dtype).at[_centre(shape)].set(jnp.tile(eye, (1, groups)))
@@ -254,13 +251,17 @@ class Constant:
 
     value: float = 0.0
 
+    def __post_init__(self):
+        store(self, value=_check.number("value", self.value))
+
     def variance(self, shape: tuple[int, ...]) -> float:
         """Mean square of an entry (nothing here is random)."""
         return self.value**2
 
     def __call__(self, key, shape, dtype: DTypeLike = jnp.float32, out_sharding=None) -> jax.Array:
         """Make the array; the key is not used."""
-        return full(tuple(shape), self.value, dtype)
+        shape, dtype = asked(shape, dtype)
+        return full(shape, self.value, dtype)
 
 
 def zeros() -> Constant:
@@ -290,28 +291,28 @@ _BY_NAME: dict[str, Callable[[], Initializer]] = {
 NAMES = tuple(_BY_NAME)
 
 
-def get(init: str | Initializer) -> Initializer:
+def get(init: str | Initializer, *, argument: str = "init") -> Initializer:
     """Return the initialiser of that name; one that is none already is returned as it is.
 
     Args:
       init: one of ``initializers.NAMES`` or a callable ``init(key, shape, dtype)``.
+      argument: what the caller calls it, for the message that refuses it.
 
     Returns:
       The initialiser.
 
     Raises:
-      ValueError: an unknown name.
+      ValueError: an unknown name, or what cannot be called.
 
     Example:
       >>> from convjax.nn import initializers
       >>> initializers.get("he")
       VarianceScaling(scale=2.0, mode='fan_in', distribution='normal', feature_group_count=1)
     """
-    if not isinstance(init, str):
-        return init
-    if init not in _BY_NAME:
-        refuse("init", init, _BY_NAME)
-    return _BY_NAME[init]()
+    if isinstance(init, str):
+        return _BY_NAME[_check.choice(argument, init, _BY_NAME)]()
+    right = f"a function init(key, shape, dtype), or one of {', '.join(_BY_NAME)}"
+    return _check.function(argument, init, right)
 
 
 def for_groups(init: Any, feature_group_count: int) -> Initializer:
@@ -330,12 +331,19 @@ def for_groups(init: Any, feature_group_count: int) -> Initializer:
       >>> initializers.for_groups(initializers.VarianceScaling(1.0, "fan_out"), 2)
       VarianceScaling(scale=1.0, mode='fan_out', distribution='normal', feature_group_count=2)
     """
-    if dataclasses.is_dataclass(init) and hasattr(init, "feature_group_count"):
+    _check.function("init", init, "a function init(key, shape, dtype)")
+    feature_group_count = _check.integer("feature_group_count", feature_group_count, 1)
+    if (
+        dataclasses.is_dataclass(init)
+        and not isinstance(init, type)
+        and hasattr(init, "feature_group_count")
+    ):
         return dataclasses.replace(init, feature_group_count=feature_group_count)  # pyright: ignore
     return init  # pyright: ignore
 
 
 def _centre(shape: tuple[int, ...]) -> tuple[int, ...]:
+    fans(shape)
     window = shape[:-2]
     if any(side % 2 == 0 for side in window):
         raise ValueError(f"kernel window {window} has an even side and so no centre")

@@ -39,6 +39,11 @@ BY_HAND = {
         2 * (9 * 7) * (3 * 2) * 3 * 4,
         3 * 2 * 3 * 4 + 4,
     ),
+    "transposed in groups": (
+        lambda r: nn.ConvTranspose(3, 6, (3, 2), kernel_dilation=2, feature_group_count=3, rngs=r),
+        2 * (9 * 7) * (3 * 2) * 1 * 6,
+        3 * 2 * 1 * 6 + 6,
+    ),
     "dense": (lambda r: nn.Dense(3, 5, rngs=r), 2 * 9 * 7 * 3 * 5, 3 * 5 + 5),
     "squeeze": (
         lambda r: nn.SqueezeExcite(3, 2, rngs=r),

@@ -29,8 +29,9 @@ def conv(size, strides=1, dilation=1, padding="SAME"):
     )
 
 
-def up(size, strides, padding="SAME"):
-    return nn.ConvTranspose(1, 1, (size,), strides=strides, padding=padding, rngs=nnx.Rngs(0))
+def up(size, strides, padding="SAME", **options):
+    options |= {"strides": strides, "padding": padding, "rngs": nnx.Rngs(0)}
+    return nn.ConvTranspose(1, 1, (size,), **options)
 
 
 def abstract(make):
@@ -89,6 +90,11 @@ CASES = {
     ),
     "transposed alone": (lambda: up(5, 2), 3, 0.5),
     "transposed, even window": (lambda: nn.Chain([up(4, 2, padding=1), conv(3)]), 3, 0.5),
+    "transposed and dilated": (
+        lambda: nn.Chain(up(3, 2, 1, kernel_dilation=3, output_padding=2), conv(3)),
+        None,
+        0.5,
+    ),
     "transposed after a stride": (lambda: nn.Chain([conv(3, 2), up(2, 2), conv(3)]), 5, 1),
     "transposed by three": (lambda: nn.Chain([up(3, 3, padding="VALID"), conv(2, 2)]), 2, 2 / 3),
     "residual": (

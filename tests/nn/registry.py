@@ -36,7 +36,18 @@ CASES = {
         )
     ),
     "ConvTranspose": Case(
-        lambda rngs, **dtypes: nn.ConvTranspose(6, 4, (3, 2), strides=2, rngs=rngs, **dtypes)
+        lambda rngs, **dtypes: nn.ConvTranspose(
+            6,
+            4,
+            (3, 2),
+            strides=2,
+            padding=(1, 0),
+            kernel_dilation=(1, 2),
+            feature_group_count=2,
+            output_padding=1,
+            rngs=rngs,
+            **dtypes,
+        )
     ),
     "Dense": Case(lambda rngs, **dtypes: nn.Dense(6, 5, rngs=rngs, **dtypes), (3, 6)),
     "DepthwiseConv": Case(

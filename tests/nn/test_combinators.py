@@ -69,7 +69,9 @@ def test_units_that_cannot_be_are_refused(kind):
 def test_a_function_in_place_of_a_module_is_refused_with_the_remedy():
     jaxtyping.config.update("jaxtyping_disable", True)  # its own error would come before
     try:
-        with pytest.raises(ValueError, match=r"'0' is .* not a module; wrap a function in nn.Ac"):
+        with pytest.raises(
+            ValueError, match=r"unit '0'=.* must be a module.*; wrap a function in nn.Ac"
+        ):
             nn.Chain([jnp.tanh])
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)

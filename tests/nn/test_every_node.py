@@ -1,6 +1,8 @@
 """What holds for every leaf and combinator: no public node can be left out."""
 
+import copy
 import inspect
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -88,6 +90,16 @@ def test_structure_can_key_a_compilation(name):
     one, other = (nnx.split(make(name, seed))[0] for seed in (0, 1))
     assert one == other
     assert hash(one) == hash(other)
+
+
+@every_node
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda node: pickle.loads(pickle.dumps(node))])
+def test_a_copy_is_an_equal_network(name, copied):
+    node = make(name)
+    (graphdef, state), (structure, values) = nnx.split(node), nnx.split(copied(node))
+    assert structure == graphdef
+    assert hash(structure) == hash(graphdef)
+    jax.tree.map(np.testing.assert_array_equal, values, state)
 
 
 @every_node

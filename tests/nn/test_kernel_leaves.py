@@ -1,12 +1,14 @@
 """The leaves with a kernel against Flax's, with the same parameters."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from convjax import nn
+from convjax import nn, ops
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -76,6 +78,25 @@ def test_conv_transpose(strides, padding):
     assert_same(ours, nnx.ConvTranspose(4, 6, (3, 4), **options, **STREAMS), drawn(2, 5, 3, 4))
 
 
+def test_conv_transpose_takes_what_its_operation_takes():
+    options = {
+        "strides": (2, 3),
+        "padding": ((1, 0), (0, 2)),
+        "kernel_dilation": (2, 1),
+        "feature_group_count": 2,
+        "output_padding": (1, 2),
+        "precision": "highest",
+    }
+    layer, x = (
+        nn.ConvTranspose(4, 6, (3, 4), use_bias=False, **options, **STREAMS),
+        drawn(2, 5, 3, 4),
+    )
+    assert layer.kernel.shape == (3, 4, 2, 6)
+    taken = set(inspect.signature(ops.conv_transpose).parameters) - {"x", "kernel"}
+    assert taken == set(options)
+    np.testing.assert_array_equal(layer(x), ops.conv_transpose(x, layer.kernel[...], **options))
+
+
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_dense(use_bias):
     ours = nn.Dense(4, 6, use_bias=use_bias, **STREAMS)
@@ -114,7 +135,7 @@ def test_a_bias_is_drawn_by_its_own_initialiser_and_key():
         (lambda: nn.Conv(3, 4, 3, feature_group_count=2, **STREAMS), "feature_group_count=2 must"),
         (lambda: nn.Conv(4, 3, 3, feature_group_count=2, **STREAMS), "and out_features=3"),
         (lambda: nn.Conv(0, 4, 3, **STREAMS), "in_features=0 must be at least 1"),
-        (lambda: nn.Conv(3, 4, (3, 0), **STREAMS), r"kernel_size=\(3, 0\) must hold positive"),
+        (lambda: nn.Conv(3, 4, (3, 0), **STREAMS), r"kernel_size\[1\]=0 must be at least 1"),
         (lambda: nn.DepthwiseConv(3, 3, channel_multiplier=0, **STREAMS), "channel_multiplier=0"),
         (lambda: nn.PointwiseConv(3, 4, rank=0, **STREAMS), "rank=0 must be at least 1"),
         (lambda: nn.ConvTranspose(3, -1, 3, **STREAMS), "out_features=-1 must be at least 1"),

@@ -126,10 +126,16 @@ def test_norm_finds_the_largest_group_count_that_divides():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda rngs: nn.norm("bacth", 3, rngs=rngs), "norm='bacth' .* did you mean 'batch'"),
+        (lambda rngs: nn.norm("bacth", 3, rngs=rngs), "name='bacth' .* did you mean 'batch'"),
         (lambda rngs: nn.BatchNorm(0, rngs=rngs), "num_features=0 must be at least 1"),
-        (lambda rngs: nn.BatchNorm(3, momentum=1.1, rngs=rngs), "momentum=1.1 must lie between"),
-        (lambda rngs: nn.LayerNorm(3, epsilon=-1.0, rngs=rngs), "epsilon=-1.0 must not be"),
+        (
+            lambda rngs: nn.BatchNorm(3, momentum=1.1, rngs=rngs),
+            "momentum=1.1 must be .* at most 1",
+        ),
+        (
+            lambda rngs: nn.LayerNorm(3, epsilon=-1.0, rngs=rngs),
+            "epsilon=-1.0 must be finite and at least 0",
+        ),
         (lambda rngs: nn.GroupNorm(6, num_groups=4, rngs=rngs), "num_groups=4 must divide num_fe"),
         (lambda rngs: nn.GroupNorm(6, num_groups=0, rngs=rngs), "num_groups=0 must be at least 1"),
         (

@@ -126,7 +126,7 @@ def test_squeeze_excitation_by_its_formula():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: nn.Activation("rellu"), "activation='rellu' .* did you mean 'relu'"),
+        (lambda: nn.Activation("rellu"), "function='rellu' .* did you mean 'relu'"),
         (lambda: nn.Pool("mean", (2, 2)), "kind='mean' is not known; .*avg, max"),
         (lambda: nn.GlobalPool("maxx"), "did you mean 'max'"),
         (lambda: nn.ZeroPadShortcut(5, 4), "out_features=4 must be at least in_features=5"),
@@ -134,7 +134,7 @@ def test_squeeze_excitation_by_its_formula():
         (lambda: nn.Scale(0.1, learnable=True, features=0), "features=0 must be at least 1"),
         (lambda: nn.Scale(0.1, features=5), "features=5 is for .* learned; give learnable=True"),
         (lambda: nn.Scale(0.1, learnable=True, features=4)(IMAGE), "5 channels, the scale 4"),
-        (lambda: nn.SqueezeExcite(5, 0, rngs=nnx.Rngs(0)), "out_features=0 must be at least 1"),
+        (lambda: nn.SqueezeExcite(5, 0, rngs=nnx.Rngs(0)), "reduced_features=0 must be at least 1"),
     ],
 )
 def test_bad_input_is_refused(make, message):

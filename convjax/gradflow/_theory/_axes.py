@@ -75,7 +75,7 @@ def _along(values: np.ndarray, matrices: Sequence[np.ndarray]) -> np.ndarray:
 
 def convolution(
     image: Sequence[int],
-    window: Sequence[int],
+    window: int | Sequence[int],
     *,
     strides: Any = 1,
     padding: Any = "SAME",
@@ -97,7 +97,12 @@ def convolution(
     axes = [
         _taps(n, k, s, pad, d)
         for n, k, s, pad, d in zip(
-            image, window, _spread(strides, rank), pads, _spread(dilation, rank), strict=True
+            image,
+            _spread(window, rank),
+            _spread(strides, rank),
+            pads,
+            _spread(dilation, rank),
+            strict=True,
         )
     ]
     if centre_only:
@@ -106,14 +111,26 @@ def convolution(
 
 
 def transposed(
-    image: Sequence[int], window: Sequence[int], *, strides: Any = 1, padding: Any = "SAME"
+    image: Sequence[int],
+    window: Sequence[int],
+    *,
+    strides: Any = 1,
+    padding: Any = "SAME",
+    dilation: Any = 1,
+    extra: Any = 0,
 ) -> Window:
     """Return the taps of a transposed convolution: those of the convolution that it transposes."""
     rank = len(image)
     axes = [
-        _transposed_taps(n, k, s, pad)
-        for n, k, s, pad in zip(
-            image, window, _spread(strides, rank), _per_axis_padding(padding, rank), strict=True
+        _transposed_taps(n, k, *move)
+        for n, k, *move in zip(
+            image,
+            window,
+            _spread(strides, rank),
+            _per_axis_padding(padding, rank),
+            _spread(dilation, rank),
+            _spread(extra, rank),
+            strict=True,
         )
     ]
     return Window(tuple(axes))
@@ -160,20 +177,23 @@ def _pads(n: int, extent: int, stride: int, padding: Any) -> tuple[int, int, Any
 
 
 @functools.lru_cache(maxsize=512)
-def _transposed_taps(n: int, k: int, stride: int, padding: str | tuple[int, int]) -> Taps:
+def _transposed_taps(
+    n: int, k: int, stride: int, padding: str | tuple[int, int], dilation: int, extra: int
+) -> Taps:
+    extent = dilation * (k - 1) + 1
     if not isinstance(padding, str):
         low, high = padding
-        out = (n - 1) * stride - low - high + k
+        out = (n - 1) * stride - low - high + extent + extra
     elif padding == "VALID":
-        low, out = 0, n * stride + max(k - stride, 0)
+        low, out = 0, n * stride + max(extent - stride, 0)
     else:
-        total = max(k - stride, 0)
+        total = max(extent - stride, 0)
         # As in Flax: SAME gives n times the stride, and cuts what VALID has beyond it.
         low = {"CAUSAL": 0, "SAME_LOWER": total - total // 2}.get(padding, total // 2)
         out = n * stride
     taps = np.zeros((k, out, n))
     for tap in range(k):
-        place = np.arange(n) * stride + tap - low
+        place = np.arange(n) * stride + dilation * tap - low
         if padding == "CIRCULAR":
             place %= out
         inside = (place >= 0) & (place < out)

@@ -52,7 +52,7 @@ def variance_of(node: Any, scope: Scope) -> float:
     if scope.kernels == "declared":
         if declared is not None:
             return declared(shape)
-        if node.origin.groups > 1:
+        if node.origin.groups > 1 and init is not None:
             return _one_group(init, shape, node.origin.groups)
     values = measured_squares(node, scope)
     if values is None:

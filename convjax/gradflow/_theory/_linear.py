@@ -108,8 +108,16 @@ def _(node: nn.Dense, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
 @expected.register
 def _(node: nn.ConvTranspose, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     *sides, fan_in, out = kernel_shape(node, scope)
-    window = transposed(signal.spatial, sides, strides=node.strides, padding=node.padding)
-    kernel = Kernel(variance_of(node, scope), fan_in, out, window)
+    window = transposed(
+        signal.spatial,
+        sides,
+        strides=node.strides,
+        padding=node.padding,
+        dilation=node.kernel_dilation,
+        extra=node.output_padding,
+    )
+    groups = node.feature_group_count
+    kernel = Kernel(variance_of(node, scope), fan_in, out // groups, window)
     return _mixed(signal, kernel, out, bias_of(node, scope))
 
 

@@ -36,6 +36,16 @@ def test_a_transposed_convolution_reads_what_its_taps_say(padding, n, k, strides
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("padding", ["SAME", "SAME_LOWER", "VALID", "CAUSAL", 1, ((2, 0),)])
+def test_a_dilated_transposed_convolution_reads_what_its_taps_say(padding):
+    how = {"strides": 2, "padding": padding}
+    extra = 0 if isinstance(padding, str) else 2
+    found = _axes.transposed((5,), (3,), dilation=3, extra=extra, **how).axes[0]
+    more = {"kernel_dilation": 3, "output_padding": extra}
+    expected = _taps(lambda x, w: ops.conv_transpose(x, w, **how, **more), 5, 3)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_gathering_and_scattering_are_transposes_and_follow_random_kernels():
     rng = np.random.default_rng(0)
     window = _axes.convolution((6, 5), (3, 2), strides=(2, 1), padding="SAME")
