@@ -230,7 +230,7 @@ def instance(name: str, value: Any, kinds: type | tuple[type, ...], expected: st
 
 def function(name: str, value: Any, expected: str = "a function") -> Callable[..., Any]:
     """Return what can be called; a class is not taken for one of its instances."""
-    if not callable(value):
+    if not callable(value) or isinstance(value, type):
         wrong_type(name, value, expected)
     return value
 

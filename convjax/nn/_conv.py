@@ -280,6 +280,8 @@ def separable_conv(
       >>> unit(jnp.ones((1, 5, 7, 4))).shape
       (1, 5, 7, 6)
     """
+    if pointwise_init is not None:
+        pointwise_init = initializers.get(pointwise_init, argument="pointwise_init")
     shared = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
     size = window(kernel_size)
     return Chain(

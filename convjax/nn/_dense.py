@@ -114,7 +114,11 @@ def _precision(precision: PrecisionLike) -> PrecisionLike:
     """Return what a matrix product takes for its precision."""
     if precision is not None:
         one = jax.ShapeDtypeStruct((1, 1), jnp.float32)
-        jax.eval_shape(lambda a: ops.dense(a, a, precision=precision), one)
+        try:
+            jax.eval_shape(lambda a: ops.dense(a, a, precision=precision), one)
+        except (TypeError, ValueError):
+            right = "a precision as jax.lax takes it: 'highest', say, or jax.lax.Precision.HIGH"
+            _check.wrong_type("precision", precision, right)
     pair = isinstance(precision, list)
     return tuple(precision) if pair else precision  # pyright: ignore[reportReturnType]
 

@@ -134,7 +134,7 @@ class BatchNorm(_Affine):
         mean, var = self.mean[...], self.var[...]
         if x.shape[-1:] != mean.shape:
             raise ValueError(f"BatchNorm: x has {x.shape[-1]} channels, the norm {mean.shape[0]}")
-        if train and not self.frozen:
+        if _check.flag("train", train) and not self.frozen:
             mean, var = self._batch_statistics(x)
             self.mean[...] = self._moved(self.mean[...], mean)
             self.var[...] = self._moved(self.var[...], var)

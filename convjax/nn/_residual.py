@@ -121,6 +121,7 @@ class Residual(Node):
 
     def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
         """Add branch and shortcut."""
+        x = _check.array("x", x)
         mode = {"train": train, "rngs": rngs}
         branch = self.branch(x, **mode)  # pyright: ignore[reportCallIssue]
         shortcut = None if self.shortcut is None else self.shortcut(x, **mode)  # pyright: ignore

@@ -30,7 +30,7 @@ class Identity(Node):
 
     def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
         """Return ``x``."""
-        return x
+        return _check.array("x", x)
 
 
 class Scale(Node):

@@ -106,6 +106,7 @@ CASES = {
     "a wrong rank": (lambda: _check.array("x", np.zeros((2, 3)), ndim=(3, 4)), "have 3 or 4 axes"),
     "a seed for a key": (lambda: _check.key("k", 0), r"^k=0 \(int\)"),
     "several keys": (lambda: _check.key("k", jax.random.split(jax.random.key(0))), "single PRNG"),
+    "a class for a function": (lambda: _check.function("f", int), "^f=<class 'int'> .*a function"),
     "an integer for all axes": (lambda: _check.sizes("s", np.array(2)) == 2, None),
     "an integer an axis": (lambda: _check.sizes("s", np.array([2, 3]), rank=2) == (2, 3), None),
     "a float for all axes": (lambda: _check.sizes("s", 2.0), r"^s=2\.0 \(float\) .* each axis"),
