@@ -134,7 +134,7 @@ def test_norm_finds_the_largest_group_count_that_divides():
         ),
         (
             lambda rngs: nn.LayerNorm(3, epsilon=-1.0, rngs=rngs),
-            "epsilon=-1.0 must be finite and at least 0",
+            "epsilon=-1.0 must be at least 0",
         ),
         (lambda rngs: nn.GroupNorm(6, num_groups=4, rngs=rngs), "num_groups=4 must divide num_fe"),
         (lambda rngs: nn.GroupNorm(6, num_groups=0, rngs=rngs), "num_groups=0 must be at least 1"),

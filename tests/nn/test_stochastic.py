@@ -52,9 +52,7 @@ def test_nothing_is_drawn_where_nothing_is_dropped(kind):
 @drops
 def test_bad_input_is_refused(kind):
     for rate in (-0.1, 1.0, 1.5):
-        with pytest.raises(
-            ValueError, match=rf"rate={rate} must be finite and at least 0 and less than 1"
-        ):
+        with pytest.raises(ValueError, match=rf"rate={rate} must be at least 0 and less than 1"):
             kind(rate)
     with pytest.raises(ValueError, match=rf"{kind.__name__}\(rate=0.5\) with train=True needs"):
         kind(0.5)(X, train=True)
