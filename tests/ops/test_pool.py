@@ -74,6 +74,50 @@ def test_max_pool_hands_on_nan(place):
     assert jnp.isnan(ops.max_pool(x, 3)).ravel().tolist() == [True, False]
 
 
+# Windows of more taps than are taken one by one, and strides around them.
+LARGE = [(6, 1), (13, 1), (13, 2), (13, 5), (13, 7), (13, 13), (13, 17), (20, 4), (29, 30)]
+
+
+def test_large_windows_have_the_first_maximum_and_its_derivative():
+    x = np.maximum(np.asarray(draw(2, 67, 3)), 0)  # ties abound
+    x[0, 30] = np.nan
+
+    @jax.jit
+    def pools(x):
+        return [jax.vjp(lambda x, k=k, s=s: ops.max_pool(x, k, strides=s), x)[0] for k, s in LARGE]
+
+    @jax.jit
+    def slopes(x, gs):
+        return [
+            jax.vjp(lambda x, k=k, s=s: ops.max_pool(x, k, strides=s), x)[1](g)[0]
+            for (k, s), g in zip(LARGE, gs, strict=True)
+        ]
+
+    found = pools(x)
+    gs = [draw(*y.shape) for y in found]
+    for (k, s), y, g, slope in zip(LARGE, found, gs, slopes(x, gs), strict=True):
+        windows = np.lib.stride_tricks.sliding_window_view(x, k, axis=1)[:, ::s]
+        first = np.argmax(windows, axis=-1)  # of NaN too, as NumPy has it
+        np.testing.assert_array_equal(y, np.take_along_axis(windows, first[..., None], -1)[..., 0])
+        expected = np.zeros_like(x)
+        example, window, channel = np.indices(first.shape)
+        np.add.at(expected, (example, window * s + first, channel), np.asarray(g))
+        close(slope, expected, 1e-6)
+
+
+def test_large_planes_give_ties_to_the_first_in_row_major_order():
+    x = jnp.zeros((1, 9, 8, 1)).at[0, 3, 6].set(1).at[0, 4, 1].set(1)
+    slope = jax.grad(lambda x: ops.max_pool(x, (9, 8)).sum())(x)
+    assert np.argwhere(np.asarray(slope)).tolist() == [[0, 3, 6, 0]]
+
+
+@pytest.mark.parametrize("strides", [1, 50, 128])
+def test_programs_of_large_windows_are_short(strides):
+    x = jax.ShapeDtypeStruct((1, 1024, 1), jnp.float32)
+    pool = jax.make_jaxpr(lambda x: ops.max_pool(x, 128, strides=strides))(x)
+    assert len(pool.eqns) < 100
+
+
 @pytest.mark.parametrize("shape", [(2, 5, 3), (2, 4, 5, 3), (2, 3, 4, 2, 3)], ids=str)
 def test_global_pools(shape):
     x, axes = draw(*shape), tuple(range(1, len(shape) - 1))
