@@ -1,14 +1,16 @@
 """auxiliary_logits: a network's trunk and the heads beside it, in one pass."""
 
 import jax
+import numpy as np
 from flax import nnx
 
+from convjax import _check
 from convjax.models._features import features
 from convjax.models._network import Network
 
 
 def auxiliary_logits(
-    net: nnx.Module, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None
+    net: nnx.Module, x: jax.Array | np.ndarray, *, train: bool, rngs: nnx.Rngs | None = None
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Run a network and its auxiliary heads in one pass.
 
@@ -40,6 +42,7 @@ def auxiliary_logits(
 
     Reference: Szegedy et al., Going Deeper with Convolutions, 2015.
     """
+    _check.instance("net", net, nnx.Module, "a network that was made with auxiliary=True")
     if not isinstance(net, Network) or not net.auxiliary_paths:
         name = net.name if isinstance(net, Network) else type(net).__name__
         raise ValueError(

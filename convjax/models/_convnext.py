@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from convjax import nn
 from convjax.models._convnext_keys import TORCH, keras
 from convjax.models._network import Family, Network, check_reference
+from convjax.models._options import checked
 from convjax.models._style import Dilated, Style, dropped, skipped
 from convjax.nn.initializers import Initializer
 
@@ -28,6 +29,7 @@ _FAMILIES = {
 FAMILY = Family("convnext", torch=TORCH, keras=keras("convnext"))
 
 
+@checked
 def convnext(
     units: Sequence[int] = (3, 3, 9, 3),
     *,

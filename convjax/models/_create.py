@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from flax import nnx
 
-from convjax._check import refuse
+from convjax import _check
 from convjax.models import (
     _convnext,
     _efficientnet,
@@ -114,22 +114,21 @@ def list(pattern: str = "*") -> tuple[str, ...]:
       >>> models.list("resnetv2_*d")
       ('resnetv2_18d', 'resnetv2_34d', 'resnetv2_50d', 'resnetv2_101d', 'resnetv2_152d')
     """
+    _check.instance("pattern", pattern, str, "a glob, such as 'resnet*'")
     found = tuple(name for name in _ENTRIES if fnmatch.fnmatchcase(name, pattern))
     if not found:
-        refuse("pattern", pattern, _ENTRIES)
+        _check.refuse("pattern", pattern, _ENTRIES)
     return found
 
 
 def known(name: str) -> str:
     """Return a network's name as it stands in the list; refuse one that does not."""
-    name = _ALIASES.get(name, name)
-    if name not in _ENTRIES:
-        refuse("name", name, _ENTRIES)
-    return name
+    _check.instance("name", name, str, "a network's name, one of models.list()")
+    return _check.choice("name", _ALIASES.get(name, name), _ENTRIES)
 
 
 def _no_option(name: str, function: str, option: str, accepted: Any) -> str:
     try:
-        refuse("option", option, set(accepted) - {"rngs"})
+        _check.refuse("option", option, set(accepted) - {"rngs"})
     except ValueError as error:
         return f"{name} (models.{function}): {error}"

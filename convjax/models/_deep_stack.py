@@ -7,11 +7,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from convjax import nn
-from convjax._check import refuse
+from convjax import _check, nn
+from convjax.models._options import checked
 from convjax.nn.initializers import Initializer
 
-SHORTCUTS = ("identity", "none", "scaled", "gated")
 CONVS = ("dense", "separable")
 ORDERS = ("pre", "post")
 
@@ -32,8 +31,6 @@ def shortcut_of(
     key = rngs.params()
     if not isinstance(name, str):
         return name
-    if name not in SHORTCUTS:
-        refuse("shortcut", name, SHORTCUTS)
     if name == "scaled":
         return nn.Scale(scale)
     if name == "gated":
@@ -67,8 +64,6 @@ def conv_of(
     The pair has one activation, so He's gain is given once: the depthwise part is drawn linear
     (LeCun), the pointwise part as ``init`` says.
     """
-    if kind not in CONVS:
-        refuse("conv", kind, CONVS)
     if kind == "dense":
         return nn.Conv(
             in_features,
@@ -96,6 +91,7 @@ def conv_of(
     )
 
 
+@checked
 def deep_stack(
     depth: int,
     width: int,
@@ -160,16 +156,12 @@ def deep_stack(
 
     Reference: He et al., Identity Mappings in Deep Residual Networks, 2016, for the two orders.
     """
-    if convs_per_unit < 1:
-        raise ValueError(f"convs_per_unit={convs_per_unit} must be at least 1")
-    if depth < 1 or depth % convs_per_unit:
+    _check.choice("conv", conv, CONVS)
+    _check.choice("order", order, ORDERS)
+    if depth % convs_per_unit:
         raise ValueError(
             f"depth={depth} must be a positive multiple of convs_per_unit={convs_per_unit}"
         )
-    if width < 1:
-        raise ValueError(f"width={width} must be at least 1")
-    if order not in ORDERS:
-        refuse("order", order, ORDERS)
     shared: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
 
     def step(i: int, rngs: nnx.Rngs) -> dict[str, nnx.Module]:

@@ -4,9 +4,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from convjax.models._mobile import MobileUnit, Row, check_scales, deepened, repeated, trunk
+from convjax.models._mobile import MobileUnit, Row, deepened, repeated, trunk
 from convjax.models._mobile_keys import KERAS_EFFICIENTNET, TORCH
 from convjax.models._network import Family, Network, check_reference
+from convjax.models._options import checked
 from convjax.models._style import Style, divisible
 from convjax.nn.initializers import Initializer
 
@@ -35,6 +36,7 @@ VARIANTS |= {
 }
 
 
+@checked
 def efficientnet(
     width: float = 1.0,
     depth: float = 1.0,
@@ -106,7 +108,6 @@ def efficientnet(
     Reference: Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks,
     2019.
     """
-    check_scales(width=width, depth=depth)
     check_reference(reference, FAMILY)
     keras = reference == "keras"
     style = Style(

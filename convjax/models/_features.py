@@ -6,20 +6,21 @@ included.
 """
 
 import fnmatch
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from convjax import nn
+from convjax import _check, nn
 
 
 def features(
     net: nnx.Module,
-    x: jax.Array,
+    x: jax.Array | np.ndarray,
     paths: str | Sequence[str],
     *,
     train: bool = False,
@@ -57,13 +58,25 @@ def features(
       {'stage1': (1, 8, 12, 4), 'stage2': (1, 4, 6, 8), 'stage3': (1, 2, 3, 16),
        'stage1/rest/1/branch/conv2': (1, 8, 12, 4)}
     """
-    wanted = _resolved(net, [paths] if isinstance(paths, str) else paths)
+    _check.instance("net", net, nnx.Module, "a network, any module of nnx")
+    wanted = _resolved(net, _paths(paths))
+    x, train = _check.array("x", x), _check.flag("train", train)
+    if rngs is not None:
+        _check.instance("rngs", rngs, nnx.Rngs, "an nnx.Rngs, such as nnx.Rngs(dropout=0), or None")
     outputs: dict[str, Any] = {}
     probe: Any = _recorded(net, "", wanted, outputs)
     probe(x, train=train, rngs=rngs)
     if idle := [path for path in wanted if path not in outputs]:
         raise ValueError(f"paths: {', '.join(idle)} did not run in this pass")
     return {path: outputs[path] for path in wanted}
+
+
+def _paths(paths: str | Sequence[str]) -> Sequence[str]:
+    """Return paths one by one."""
+    given = [paths] if isinstance(paths, str) else paths
+    if not isinstance(given, Iterable) or isinstance(given, bytes):
+        _check.wrong_type("paths", paths, "a path, or a sequence of paths")
+    return [_check.instance(f"paths[{i}]", p, str, "a path") for i, p in enumerate(given)]
 
 
 def _resolved(net: nnx.Module, paths: Sequence[str]) -> list[str]:
@@ -208,6 +221,7 @@ def headless(net: nnx.Module) -> nn.Chain:
       >>> body(jax.random.normal(jax.random.key(0), (2, 8, 12, 3))).shape
       (2, 16)
     """
+    _check.instance("net", net, nnx.Module, "a network that ends in head/dense")
     units, head = _parts(net), {}
     if list(units)[-1:] == ["head"]:
         head = _parts(units.pop("head"))

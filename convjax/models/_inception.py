@@ -86,10 +86,6 @@ class Builder:
     width: float = 1.0
     count_include_pad: bool = False
 
-    def __post_init__(self):
-        if not self.width > 0:
-            raise ValueError(f"width={self.width} must be above 0: it is a factor on the channels")
-
     def scaled(self, features: int) -> int:
         """Return a channel count at this width."""
         return max(1, round(features * self.width))
@@ -150,7 +146,7 @@ class Builder:
 
 def check_units(units: Sequence[int]) -> None:
     """Refuse other than three counts of units."""
-    if len(units) != 3 or min(units) < 1:
+    if len(units) != 3:
         raise ValueError(f"units={units!r} must be three integers of at least 1, one per stage")
 
 

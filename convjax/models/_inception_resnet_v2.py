@@ -12,6 +12,7 @@ from convjax.models._inception import Builder, Table, check_units, inception_sty
 from convjax.models._inception_keys import RESNET_TORCH, resnet_keras
 from convjax.models._inception_tables import RESNET_LAST, RESNET_OPENINGS, RESNET_UNITS, V3_STEM
 from convjax.models._network import Family, Network, check_reference
+from convjax.models._options import checked
 from convjax.models._style import skipped
 from convjax.nn.initializers import Initializer
 
@@ -19,6 +20,7 @@ VARIANTS = {"inception_resnet_v2": {}}
 SCALES = (0.17, 0.1, 0.2)
 
 
+@checked
 def inception_resnet_v2(
     units: Sequence[int] = (10, 20, 10),
     *,
@@ -84,8 +86,6 @@ def inception_resnet_v2(
     on Learning, 2017.
     """
     check_units(units)
-    if len(branch_scales) != 3:
-        raise ValueError(f"branch_scales={branch_scales!r} must be three numbers, one per stage")
     family = Family("inception_resnet_v2", torch=RESNET_TORCH, keras=resnet_keras(units))
     check_reference(reference, family)
     style = inception_style(

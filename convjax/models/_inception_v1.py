@@ -10,6 +10,7 @@ from convjax.models._inception import Builder, inception_style
 from convjax.models._inception_keys import V1_TORCH
 from convjax.models._inception_tables import V1_POOLS, V1_STEM, v1_stages
 from convjax.models._network import Family, Network, check_reference
+from convjax.models._options import checked
 from convjax.models._style import dropped
 from convjax.nn.initializers import Initializer
 
@@ -20,6 +21,7 @@ READ = {"aux1": 0, "aux2": 3}
 _GRID = 4
 
 
+@checked
 def inception_v1(
     *,
     num_classes: int = 1000,

@@ -9,12 +9,14 @@ from convjax.models._inception import Builder, inception_style
 from convjax.models._inception_keys import V3_KERAS, V3_TORCH
 from convjax.models._inception_tables import V3_STAGES, V3_STEM
 from convjax.models._network import Family, Network, check_reference
+from convjax.models._options import checked
 from convjax.nn.initializers import Initializer
 
 FAMILY = Family("inception_v3", torch=V3_TORCH, keras=V3_KERAS)
 VARIANTS = {"inception_v3": {}}
 
 
+@checked
 def inception_v3(
     *,
     num_classes: int = 1000,

@@ -11,11 +11,13 @@ from convjax.models._inception import Builder, check_units, inception_style
 from convjax.models._inception_keys import v4_torch
 from convjax.models._inception_tables import V4_A, V4_B, V4_C, V4_STEM, V4_TO_B, V4_TO_C
 from convjax.models._network import Family, Network, check_reference
+from convjax.models._options import checked
 from convjax.nn.initializers import Initializer
 
 VARIANTS = {"inception_v4": {}}
 
 
+@checked
 def inception_v4(
     units: Sequence[int] = (4, 7, 3),
     *,

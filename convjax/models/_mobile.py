@@ -44,13 +44,6 @@ def deepened(units: int, depth: float) -> int:
     return math.ceil(units * depth)
 
 
-def check_scales(**scales: float) -> None:
-    """Refuse a multiplier that is not positive."""
-    for name, value in scales.items():
-        if not value > 0:
-            raise ValueError(f"{name}={value} must be positive; 1.0 is the paper's own")
-
-
 @dataclasses.dataclass(frozen=True)
 class MobileUnit:
     """What all units of one network share.

@@ -4,9 +4,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from convjax.models._mobile import MobileUnit, Row, check_scales, deepened, repeated, trunk
+from convjax.models._mobile import MobileUnit, Row, deepened, repeated, trunk
 from convjax.models._mobile_keys import TORCH_V1, keras_v1
 from convjax.models._network import Family, Network, check_reference
+from convjax.models._options import checked
 from convjax.models._style import Style, divisible
 from convjax.nn.initializers import Initializer
 
@@ -15,6 +16,7 @@ _STAGES = ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 2, 6), (1024, 2, 2))
 VARIANTS = {f"mobilenetv1_{w:03}": {"width": w / 100} for w in (25, 50, 75, 100, 125)}
 
 
+@checked
 def mobilenet_v1(
     width: float = 1.0,
     *,
@@ -82,7 +84,6 @@ def mobilenet_v1(
     Reference: Howard et al., MobileNets: Efficient Convolutional Neural Networks for Mobile Vision
     Applications, 2017.
     """
-    check_scales(width=width, depth=depth)
     counts = tuple(deepened(units, depth) for _, _, units in _STAGES)
     family = Family("mobilenet_v1", torch=TORCH_V1, keras=keras_v1(counts))
     check_reference(reference, family)

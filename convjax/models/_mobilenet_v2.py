@@ -4,9 +4,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from convjax.models._mobile import MobileUnit, Row, check_scales, deepened, repeated, trunk
+from convjax.models._mobile import MobileUnit, Row, deepened, repeated, trunk
 from convjax.models._mobile_keys import TORCH, keras_v2
 from convjax.models._network import Family, Network, check_reference
+from convjax.models._options import checked
 from convjax.models._style import Style, divisible
 from convjax.nn.initializers import Initializer
 
@@ -27,6 +28,7 @@ VARIANTS = {
 }
 
 
+@checked
 def mobilenet_v2(
     width: float = 1.0,
     *,
@@ -94,7 +96,6 @@ def mobilenet_v2(
 
     Reference: Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, 2018.
     """
-    check_scales(width=width, depth=depth)
     counts = [deepened(units, depth) for *_, units in _STAGES]
     if fixed_ends:
         counts[0], counts[-1] = _STAGES[0][-1], _STAGES[-1][-1]

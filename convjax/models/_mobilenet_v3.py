@@ -4,11 +4,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from convjax import nn
-from convjax._check import refuse
-from convjax.models._mobile import MobileUnit, Row, Table, check_scales, trunk
+from convjax import _check, nn
+from convjax.models._mobile import MobileUnit, Row, Table, trunk
 from convjax.models._mobile_keys import keras_v3, torch_v3
 from convjax.models._network import Family, Network, check_reference
+from convjax.models._options import checked
 from convjax.models._style import Style, divisible, dropped
 from convjax.nn.initializers import Initializer
 
@@ -52,6 +52,7 @@ VARIANTS |= {
 }
 
 
+@checked
 def mobilenet_v3(
     kind: str = "large",
     *,
@@ -123,9 +124,7 @@ def mobilenet_v3(
 
     Reference: Howard et al., Searching for MobileNetV3, 2019.
     """
-    if kind not in _TABLES:
-        refuse("kind", kind, _TABLES)
-    check_scales(width=width)
+    _check.choice("kind", kind, _TABLES)
     check_reference(reference, FAMILIES[kind])
     keras = reference == "keras"
     style = Style(

@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 from flax import nnx
 
-from convjax import nn
-from convjax._check import refuse, wrong_type
+from convjax import _check, nn
 
 REFERENCES = ("torch", "keras")
 
@@ -79,13 +78,16 @@ class Network(nn.Chain):
         name: str = "",
         auxiliary: Mapping[str, tuple[str, nnx.Module]] | None = None,
     ):
+        _check.instance("units", units, Mapping, "a mapping from names to nodes")
         super().__init__(units)
-        self.family = family
-        self.reference = reference
-        self.name = name or family.name
-        heads = dict(auxiliary or {})
-        for path, _ in heads.values():
+        self.family = _check.instance("family", family, Family, "a family of networks")
+        self.reference = _check.choice("reference", reference, REFERENCES)
+        self.name = _check.instance("name", name, str, "a name") or family.name
+        heads = {} if auxiliary is None else auxiliary
+        _check.instance("auxiliary", heads, Mapping, "a mapping from names to (path, head)")
+        for path, head in heads.values():
             nn.at(self, path)
+            _check.instance("auxiliary", head, nnx.Module, "a mapping from names to (path, head)")
         self.auxiliary = nnx.Dict({name: head for name, (_, head) in heads.items()})
         self.auxiliary_paths = tuple((name, path) for name, (path, _) in heads.items())
 
@@ -93,8 +95,7 @@ class Network(nn.Chain):
 def check_reference(reference: str, family: Family) -> None:
     """Refuse a reference that does not have this family."""
     known = [name for name in REFERENCES if family.keys[name] is not None]
-    if reference not in known:
-        refuse("reference", reference, known)
+    _check.choice("reference", reference, known)
 
 
 def named(net: nnx.Module, function: str) -> Network:
@@ -102,7 +103,7 @@ def named(net: nnx.Module, function: str) -> Network:
     if isinstance(net, Network):
         return net
     if not isinstance(net, nnx.Module):
-        wrong_type("net", net, "a network that models.create returned")
+        _check.wrong_type("net", net, "a network that models.create returned")
     raise ValueError(
         f"net={type(net).__name__} has no names in timm or Keras; {function} takes what "
         "models.create returns"

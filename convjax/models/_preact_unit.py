@@ -5,8 +5,7 @@ from typing import Any
 
 from flax import nnx
 
-from convjax import nn
-from convjax._check import refuse
+from convjax import _check, nn
 from convjax.models._style import Style, dropped, skipped
 
 TRANSITIONS = ("projection", "zero_pad")
@@ -31,8 +30,7 @@ class PreActUnit:
     outer_bias: bool | None = None
 
     def __post_init__(self):
-        if self.transition not in TRANSITIONS:
-            refuse("transition", self.transition, TRANSITIONS)
+        _check.choice("transition", self.transition, TRANSITIONS)
 
     @property
     def expansion(self) -> int:

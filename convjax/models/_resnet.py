@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from convjax import nn
-from convjax._check import refuse
+from convjax import _check, nn
 from convjax.models._network import Family, Network, check_reference
+from convjax.models._options import checked
 from convjax.models._resnet_keys import KERAS, TORCH, TORCH_D
 from convjax.models._resnet_unit import ResNetUnit
 from convjax.models._style import Dilated, Style
@@ -43,6 +43,7 @@ VARIANTS = {
 }
 
 
+@checked
 def resnet(
     units: Sequence[int] = (3, 4, 6, 3),
     *,
@@ -129,10 +130,7 @@ def resnet(
     """
     family = FAMILY_D if pooled_shortcut else FAMILY
     check_reference(reference, family)
-    if width < 1 or not units or min(units) < 1:
-        raise ValueError(f"width={width} and every stage's units={units} must be at least 1")
-    if stem not in STEMS:
-        refuse("stem", stem, STEMS)
+    _check.choice("stem", stem, STEMS)
     keras = reference == "keras"
     style = Style(
         rngs=rngs,
@@ -153,7 +151,7 @@ def resnet(
         bottleneck=bottleneck,
         groups=groups,
         group_width=group_width,
-        strides_on=strides_on or ("reduce" if keras else "conv"),
+        strides_on=("reduce" if keras else "conv") if strides_on is None else strides_on,
         squeeze=squeeze,
         zero_init=zero_init,
         transition=transition,

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from convjax import nn
-from convjax._check import refuse
-from convjax.models._deep_stack import ORDERS, conv_of, shortcut_of
+from convjax import _check, nn
+from convjax.models._deep_stack import CONVS, ORDERS, conv_of, shortcut_of
 from convjax.models._network import Family, Keys, Network
+from convjax.models._options import checked
 from convjax.nn.initializers import Initializer
 
 # There is no reference; the names are those that most PyTorch code for these networks has.
@@ -40,6 +40,7 @@ VARIANTS = {f"resnet{depth}_cifar": {"depth": depth} for depth in (20, 32, 44, 5
 TRANSITIONS = ("zero_pad", "projection")
 
 
+@checked
 def resnet_cifar(
     depth: int,
     *,
@@ -112,10 +113,9 @@ def resnet_cifar(
     if n < 1 or rest:
         near = max(8, round((depth - 2) / 6) * 6 + 2)
         raise ValueError(f"depth={depth} is not 6n + 2 with n at least 1; the nearest is {near}")
-    if order not in ORDERS:
-        refuse("order", order, ORDERS)
-    if transition not in TRANSITIONS:
-        refuse("transition", transition, TRANSITIONS)
+    _check.choice("conv", conv, CONVS)
+    _check.choice("order", order, ORDERS)
+    _check.choice("transition", transition, TRANSITIONS)
     shared: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
 
     def normalised(features: int, rngs: nnx.Rngs) -> dict[str, nnx.Module]:

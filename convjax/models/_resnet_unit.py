@@ -5,8 +5,7 @@ from typing import Any
 
 from flax import nnx
 
-from convjax import nn
-from convjax._check import refuse
+from convjax import _check, nn
 from convjax.models._style import Style, skipped
 
 TRANSITIONS = ("projection", "zero_pad")
@@ -28,10 +27,8 @@ class ResNetUnit:
     pooled_shortcut: bool
 
     def __post_init__(self):
-        if self.transition not in TRANSITIONS:
-            refuse("transition", self.transition, TRANSITIONS)
-        if self.strides_on not in STRIDES_ON:
-            refuse("strides_on", self.strides_on, STRIDES_ON)
+        _check.choice("transition", self.transition, TRANSITIONS)
+        _check.choice("strides_on", self.strides_on, STRIDES_ON)
         if not self.bottleneck and (self.groups, self.group_width) != (1, 64):
             raise ValueError(
                 f"groups={self.groups} and group_width={self.group_width} are those of a "

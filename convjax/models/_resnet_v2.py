@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from convjax import nn
-from convjax._check import refuse
+from convjax import _check, nn
 from convjax.models._network import Family, Network, check_reference
+from convjax.models._options import checked
 from convjax.models._preact_unit import PreActUnit
 from convjax.models._resnet import STEMS
 from convjax.models._resnet_v2_keys import KERAS, TORCH
@@ -34,6 +34,7 @@ VARIANTS = {
 }
 
 
+@checked
 def resnet_v2(
     units: Sequence[int] = (3, 4, 6, 3),
     *,
@@ -120,8 +121,9 @@ def resnet_v2(
     """
     check_reference(reference, FAMILY)
     keras = reference == "keras"
-    strides_at = strides_at or ("end" if keras else "start")
-    _check(reference, stem, strides_at, pooled_shortcut)
+    if strides_at is None:
+        strides_at = "end" if keras else "start"
+    _check_options(reference, stem, strides_at, pooled_shortcut)
     style = Style(
         rngs=rngs,
         # Keras pads this family explicitly, as PyTorch does.
@@ -155,11 +157,9 @@ def resnet_v2(
     )
 
 
-def _check(reference: str, stem: str, strides_at: str, pooled_shortcut: bool) -> None:
-    if stem not in STEMS:
-        refuse("stem", stem, STEMS)
-    if strides_at not in STRIDES_AT:
-        refuse("strides_at", strides_at, STRIDES_AT)
+def _check_options(reference: str, stem: str, strides_at: str, pooled_shortcut: bool) -> None:
+    _check.choice("stem", stem, STEMS)
+    _check.choice("strides_at", strides_at, STRIDES_AT)
     if reference == "keras" and (stem != "7x7" or pooled_shortcut):
         raise ValueError(
             f"reference='keras' has neither stem={stem!r} nor pooled_shortcut={pooled_shortcut}; "

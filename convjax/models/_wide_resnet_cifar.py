@@ -6,6 +6,7 @@ from jax.typing import DTypeLike
 
 from convjax import nn
 from convjax.models._network import Family, Keys, Network
+from convjax.models._options import checked
 from convjax.models._preact_unit import PreActUnit
 from convjax.models._style import Dilated, Style
 from convjax.nn.initializers import Initializer
@@ -32,6 +33,7 @@ VARIANTS = {
 }
 
 
+@checked
 def wide_resnet_cifar(
     depth: int,
     widen: int,
@@ -101,8 +103,6 @@ def wide_resnet_cifar(
     Reference: Zagoruyko and Komodakis, Wide Residual Networks, 2016.
     """
     n = _units(depth)
-    if widen < 1:
-        raise ValueError(f"widen={widen} must be at least 1")
     style = Style(
         rngs=rngs,
         norm=norm,

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from convjax import nn
-from convjax._check import refuse
+from convjax import _check, nn
 from convjax.models._deep_stack import without_gain
 from convjax.models._network import Family, Network, check_reference
+from convjax.models._options import checked
 from convjax.models._style import Style, skipped
 from convjax.models._xception_keys import keras_keys, torch_keys
 from convjax.nn.initializers import Initializer
@@ -19,6 +19,7 @@ VARIANTS = {"legacy_xception": {}}
 TRANSITIONS = ("projection", "zero_pad")
 
 
+@checked
 def xception(
     middle: int = 8,
     *,
@@ -85,7 +86,11 @@ def xception(
 
     Reference: Chollet, Xception: Deep Learning with Depthwise Separable Convolutions, 2017.
     """
-    _check(middle, width, output_stride)
+    if output_stride not in (None, 16, 32):
+        raise ValueError(
+            f"output_stride={output_stride} must be 16 or 32, or None for 32: below 16 a pool "
+            "would have to be dilated"
+        )
     family = Family("xception", torch=torch_keys(middle), keras=keras_keys(middle))
     check_reference(reference, family)
     keras = reference == "keras"
@@ -145,8 +150,7 @@ class _Unit:
     transition: str
 
     def __post_init__(self):
-        if self.transition not in TRANSITIONS:
-            refuse("transition", self.transition, TRANSITIONS)
+        _check.choice("transition", self.transition, TRANSITIONS)
 
     def halving(
         self, fans: tuple[int, int, int], rate: float, *, strides: int = 2, opened: bool = True
@@ -205,15 +209,3 @@ class _Unit:
         if self.transition == "zero_pad":
             return nn.ZeroPadShortcut(*fan, strides=strides)
         return own.unit(fan, 1, strides, activation=False)
-
-
-def _check(middle: int, width: float, output_stride: int | None) -> None:
-    if middle < 1:
-        raise ValueError(f"middle={middle} must be at least 1")
-    if not width > 0:
-        raise ValueError(f"width={width} must be above 0: it is a factor on the channels")
-    if output_stride not in (None, 16, 32):
-        raise ValueError(
-            f"output_stride={output_stride} must be 16 or 32, or None for 32: below 16 a pool "
-            "would have to be dilated"
-        )

@@ -179,18 +179,18 @@ def test_repr_tells_the_layers():
 
 REFUSALS = [
     ({"reference": "kears"}, "reference='kears' is not known; did you mean 'keras'"),
-    ({"units": (0, 1)}, "Chain"),
-    ({"width": 0}, "out_features=0 must be at least 1"),
-    ({"expansion": 0}, "out_features=0 must be at least 1"),
-    ({"kernel_size": 0}, "kernel_size=(0, 0)"),
-    ({"num_classes": 0}, "out_features=0 must be at least 1"),
+    ({"units": (0, 1)}, "units[0]=0 must be at least 1"),
+    ({"width": 0}, "width=0 must be at least 1"),
+    ({"expansion": 0}, "expansion=0 must be at least 1"),
+    ({"kernel_size": 0}, "kernel_size=0 must be at least 1"),
+    ({"num_classes": 0}, "num_classes=0 must be at least 1"),
     ({"shortcut": "gate"}, "shortcut='gate' is not known; did you mean 'gated'"),
     ({"shortcut": "none", "stochastic_depth": 0.1}, "give stochastic_depth=0 or another"),
     ({"norm": "layre"}, "norm='layre' is not known; did you mean 'layer'"),
     ({"activation": "exact_gleu"}, "did you mean 'exact_gelu'"),
     ({"init": "hee"}, "init='hee' is not known; did you mean 'he'"),
     ({"output_stride": 2}, "output_stride=2 must be a power of two, at least 4"),
-    ({"dropout": 1.5}, "rate=1.5 must lie in [0, 1)"),
+    ({"dropout": 1.5}, "dropout=1.5 must be at least 0 and less than 1"),
 ]
 
 

@@ -138,7 +138,7 @@ def test_without_bias_and_norm_the_stack_is_positively_homogeneous():
     "options, message",
     [
         ({"depth": 5}, "depth=5 must be a positive multiple of convs_per_unit=2"),
-        ({"depth": 0}, "depth=0 must be a positive multiple"),
+        ({"depth": 0}, "depth=0 must be at least 1"),
         ({"convs_per_unit": 0}, "convs_per_unit=0 must be at least 1"),
         ({"width": 0}, "width=0 must be at least 1"),
         ({"order": "prepost"}, "order='prepost' is not known; .*post, pre"),

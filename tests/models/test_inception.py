@@ -275,15 +275,19 @@ def test_keras_numbers_convolutions_in_the_order_of_the_pass(name, named):
         ("inception_v1", {"reference": "keras"}, "reference='keras' is not known"),
         ("inception_v1", {"norm": "btach"}, "norm='btach' is not known; did you mean 'batch'"),
         ("inception_v3", {"reference": "timm"}, "choose from keras, torch"),
-        ("inception_v3", {"width": 0.0}, "width=0.0 must be above 0"),
+        ("inception_v3", {"width": 0.0}, "width=0.0 must be greater than 0"),
         ("inception_v3", {"activation": "reluu"}, "activation='reluu' is not known"),
         ("inception_v4", {"units": (1, 1)}, "units=(1, 1) must be three integers of at least 1"),
-        ("inception_v4", {"units": (1, 0, 1)}, "units=(1, 0, 1) must be three"),
+        ("inception_v4", {"units": (1, 0, 1)}, "units[1]=0 must be at least 1"),
         ("inception_v4", {"init": "hee"}, "init='hee' is not known; did you mean 'he'"),
         ("inception_resnet_v2", {"units": (3,)}, "units=(3,) must be three"),
-        ("inception_resnet_v2", {"branch_scales": (1.0,)}, "branch_scales=(1.0,) must be three"),
+        (
+            "inception_resnet_v2",
+            {"branch_scales": (1.0,)},
+            "branch_scales=(1.0,) has 1 entries; it must have 3",
+        ),
         ("inception_resnet_v2", {"shortcut": "gate"}, "shortcut='gate' is not known"),
-        ("inception_resnet_v2", {"num_classes": 0}, "out_features=0 must be at least 1"),
+        ("inception_resnet_v2", {"num_classes": 0}, "num_classes=0 must be at least 1"),
     ],
 )
 def test_bad_input_is_refused(name, options, message):

@@ -305,9 +305,9 @@ REFUSALS = [
         {"stochastic_depth": 0.4, "shortcut": "none"},
         "stochastic_depth=0.4 drops branches, and with shortcut='none' nothing stands beside them",
     ),
-    (TINY, {"width": 0.0}, "width=0.0 must be positive; 1.0 is the paper's own"),
-    (TINY, {"width": float("nan")}, "width=nan must be positive"),
-    (set(TINY) - {"mobilenet_v3"}, {"depth": -1.0}, "depth=-1.0 must be positive"),
+    (TINY, {"width": 0.0}, "width=0.0 must be greater than 0"),
+    (TINY, {"width": float("nan")}, "width=nan must be finite and greater than 0"),
+    (set(TINY) - {"mobilenet_v3"}, {"depth": -1.0}, "depth=-1.0 must be greater than 0"),
     (["mobilenet_v3"], {"kind": "larg"}, "kind='larg' is not known; did you mean 'large'"),
     (TINY, {"reference": "kears"}, "reference='kears' is not known; did you mean 'keras'"),
     (TINY, {"shortcut": "gate"}, "shortcut='gate' is not known; did you mean 'gated'"),
@@ -315,8 +315,12 @@ REFUSALS = [
     (TINY, {"activation": "relu66"}, "activation='relu66' is not known; did you mean 'relu6'"),
     (TINY, {"init": "hee"}, "init='hee' is not known; did you mean 'he'"),
     (TINY, {"output_stride": 12}, "output_stride=12 must be a power of two, at least 2"),
-    (["mobilenet_v1", "mobilenet_v3"], {"dropout": 1.5}, "rate=1.5 must lie in [0, 1)"),
-    (["mobilenet_v1", "mobilenet_v3"], {"num_classes": 0}, "out_features=0 must be at least 1"),
+    (
+        ["mobilenet_v1", "mobilenet_v3"],
+        {"dropout": 1.5},
+        "dropout=1.5 must be at least 0 and less than 1",
+    ),
+    (["mobilenet_v1", "mobilenet_v3"], {"num_classes": 0}, "num_classes=0 must be at least 1"),
     (TINY, {"in_features": 0}, "in_features=0 must be at least 1"),
 ]
 

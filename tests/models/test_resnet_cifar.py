@@ -182,7 +182,7 @@ def test_dtypes_reach_every_part():
         ({"depth": 21}, "depth=21 is not 6n + 2 with n at least 1; the nearest is 20"),
         ({"depth": 1200}, "the nearest is 1202"),
         ({"depth": 2}, "the nearest is 8"),
-        ({"depth": -4}, "the nearest is 8"),
+        ({"depth": -4}, "depth=-4 must be at least 1"),
         ({"order": "past"}, "order='past' is not known; did you mean 'post'"),
         ({"transition": "project"}, "transition='project' is not known; did you mean 'projection'"),
         ({"shortcut": "gate"}, "shortcut='gate' is not known; did you mean 'gated'"),
@@ -190,7 +190,7 @@ def test_dtypes_reach_every_part():
         ({"conv": "dens"}, "conv='dens' is not known; did you mean 'dense'"),
         ({"activation": "reluu"}, "activation='reluu' is not known; did you mean 'relu'"),
         ({"init": "hee"}, "init='hee' is not known; did you mean 'he'"),
-        ({"width": 0}, "out_features=0 must be at least 1"),
+        ({"width": 0}, "width=0 must be at least 1"),
     ],
 )
 def test_bad_input_is_refused(options, message):

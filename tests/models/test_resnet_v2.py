@@ -305,7 +305,7 @@ REFUSALS = [
     ([V2], {"reference": "kears"}, "reference='kears' is not known; did you mean 'keras'"),
     ([V2], {"reference": "keras", "stem": "deep"}, "reference='keras' has neither stem='deep' nor"),
     ([V2], {"strides_at": "end", "pooled_shortcut": True}, "give strides_at='start'"),
-    ([V2], {"units": (1, 0)}, "Chain"),
+    ([V2], {"units": (1, 0)}, "units[1]=0 must be at least 1"),
     ([V2], {"output_stride": 2}, "output_stride=2 must be a power of two, at least 4"),
     ([WIDE], {"depth": 27}, "depth=27 is not 6n + 4 with n at least 1; the nearest is 28"),
     ([WIDE], {"depth": 4}, "the nearest is 10"),
@@ -316,9 +316,9 @@ REFUSALS = [
     (BOTH, {"norm": "btach"}, "norm='btach' is not known; did you mean 'batch'"),
     (BOTH, {"activation": "rellu"}, "activation='rellu' is not known; did you mean 'relu'"),
     (BOTH, {"init": "hee"}, "init='hee' is not known; did you mean 'he'"),
-    (BOTH, {"unit_dropout": 1.5}, "rate=1.5 must lie in [0, 1)"),
-    (BOTH, {"num_classes": 0}, "out_features=0 must be at least 1"),
-    (BOTH, {"width": 0}, "out_features=0 must be at least 1"),
+    (BOTH, {"unit_dropout": 1.5}, "unit_dropout=1.5 must be at least 0"),
+    (BOTH, {"num_classes": 0}, "num_classes=0 must be at least 1"),
+    (BOTH, {"width": 0}, "width=0 must be at least 1"),
 ]
 
 

@@ -181,7 +181,7 @@ def test_every_leaf_has_a_name_of_its_own(reference):
         ({"transition": "project"}, "transition='project' is not known; did you mean 'projection'"),
         ({"shortcut": "gate"}, "shortcut='gate' is not known; did you mean 'gated'"),
         ({"reference": "timm"}, "reference='timm' is not known; choose from keras, torch"),
-        ({"width": -1.0}, "width=-1.0 must be above 0"),
+        ({"width": -1.0}, "width=-1.0 must be greater than 0"),
         ({"norm": "btach"}, "norm='btach' is not known; did you mean 'batch'"),
         ({"init": "hee"}, "init='hee' is not known; did you mean 'he'"),
     ],
