@@ -95,7 +95,7 @@ def integers(
     name: str, value: Any, *, least: int | None = None, length: int | None = None
 ) -> tuple[int, ...]:
     """Return a sequence of integers as a tuple; ``length`` of them, where it is given."""
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+    if not _several(value):
         wrong_type(name, value, "a sequence of integers")
     found = tuple(integer(f"{name}[{i}]", entry, least) for i, entry in enumerate(value))
     if length is not None and len(found) != length:
@@ -103,12 +103,19 @@ def integers(
     return found
 
 
+def _several(value: Any) -> bool:
+    """Whether something holds several entries: text is one thing, and so is an array of no axis."""
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        return False
+    return not isinstance(value, np.ndarray | jax.Array) or value.ndim > 0
+
+
 def sizes(
     name: str, value: Any, *, rank: int | None = None, least: int | None = 1
 ) -> int | tuple[int, ...]:
     """Return one integer, which stands for every axis, or a tuple of one for each axis."""
-    several = isinstance(value, Iterable) and getattr(value, "ndim", 1) > 0
-    if isinstance(value, str | bytes) or not (several or hasattr(value, "__index__")):
+    several = _several(value)
+    if not (several or hasattr(value, "__index__")):
         wrong_type(name, value, "an integer, or a sequence of one for each axis")
     if not several:
         return integer(name, value, least)
@@ -204,8 +211,7 @@ def numbers(
     below: int | float | None = None,
 ) -> tuple[float, ...]:
     """Return a sequence of finite real numbers as a tuple, each within bounds as for ``number``."""
-    scalar = isinstance(value, np.ndarray | jax.Array) and value.ndim == 0
-    if scalar or isinstance(value, str | bytes) or not isinstance(value, Iterable):
+    if not _several(value):
         wrong_type(name, value, "a sequence of numbers")
     bounds = {"least": least, "above": above, "most": most, "below": below}
     found = tuple(number(f"{name}[{i}]", entry, **bounds) for i, entry in enumerate(value))

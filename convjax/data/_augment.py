@@ -1,15 +1,17 @@
 """Augment: random cuts, flips, holes and mixtures of images, inside the compiled step."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from convjax._check import array, flag, instance, integer, number
+from convjax._check import array, flag, instance, integer, number, shown, wrong_type
 from convjax._check import key as check_key
 
 LARGEST = 2**20  # pixels
+SMALLEST = 1e-6  # of mixup: where Beta's samples are no numbers in float32, and far above
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +60,10 @@ class Augment:
             "crop": integer("crop", self.crop, 0, LARGEST),
             "flip": flag("flip", self.flip),
             "cutout": integer("cutout", self.cutout, 0, LARGEST),
-            "mixup": number("mixup", self.mixup, least=0),
+            "mixup": number("mixup", self.mixup, least=0, most=1 / SMALLEST),
         }
+        if 0 < checked["mixup"] < SMALLEST:
+            raise ValueError(f"mixup={self.mixup} must be 0, or at least {SMALLEST}")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -74,7 +78,8 @@ class Augment:
         Returns:
           Images of the same shape and dtype.
         """
-        images, places = array("images", images, ndim=4), checked_places(places, len(images))
+        images = _real("images", images, ndim=4)
+        places = checked_places(places, len(images))
         key = check_key("key", key)
         if not (self.crop or self.flip or self.cutout):
             return images
@@ -109,7 +114,19 @@ class Augment:
 
         Returns:
           Images and probabilities.
+
+        Raises:
+          ValueError: what are no pairs of arrays of one shape, key or places that are none, or
+            ``mixup`` is 0, of which there is nothing to mix.
         """
+        own, other = _pair("own", own), _pair("other", other)
+        for one, mirrored in zip(own, other, strict=True):
+            if one.shape != mirrored.shape or one.dtype != mirrored.dtype:
+                raise ValueError(
+                    f"other={shown(mirrored)} must have the shape and dtype of own={shown(one)}"
+                )
+        key, places = check_key("key", key), checked_places(places, len(own[0]))
+        number("mixup", self.mixup, above=0)
         share = jax.vmap(lambda k: jax.random.beta(k, self.mixup, self.mixup, dtype=jnp.float32))(
             _keys(key, places)[:, 1]
         )
@@ -126,6 +143,26 @@ def checked_augment(augment: Any) -> Augment:
     if augment is None:
         return Augment()
     return instance("augment", augment, Augment, "a data.Augment, or None")
+
+
+def _real(name: str, value: Any, *, ndim: int) -> jax.Array:
+    found = array(name, value, ndim=ndim)
+    if jnp.issubdtype(found.dtype, jnp.complexfloating):
+        raise ValueError(f"{name}={shown(found)} must be real numbers")
+    return found
+
+
+def _pair(name: str, value: Any) -> tuple[jax.Array, jax.Array]:
+    """Return images and probabilities of one batch."""
+    if not isinstance(value, Sequence) or len(value) != 2:
+        wrong_type(name, value, "images and probabilities of their labels")
+    images = _real(f"{name}[0]", value[0], ndim=4)
+    shares = array(f"{name}[1]", value[1], ndim=2)
+    if len(shares) != len(images) or not jnp.issubdtype(shares.dtype, jnp.floating):
+        raise ValueError(
+            f"{name}[1]={shown(shares)} must be probabilities of classes, of {len(images)} images"
+        )
+    return images, shares
 
 
 def checked_places(places: Any, count: int) -> jax.Array:

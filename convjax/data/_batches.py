@@ -7,6 +7,9 @@ import numpy as np
 
 from convjax._check import integer
 
+LARGEST = 2**31 - 1  # places are int32
+TOGETHER = 2**20  # steps of one dispatch
+
 
 def batch_indices(count: int, batch_size: int, *, seed: int, step: int) -> np.ndarray:
     """Return which of ``count`` examples form the batch of one step.
@@ -34,7 +37,7 @@ def batch_indices(count: int, batch_size: int, *, seed: int, step: int) -> np.nd
       >>> sorted([*first.tolist(), *second.tolist()])
       [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
-    count = integer("count", count, 1)
+    count = integer("count", count, 1, LARGEST)
     batch_size, seed = check_order(count, batch_size, seed)
     step = integer("step", step, 0)
     epoch, place = divmod(step, count // batch_size)
@@ -53,7 +56,7 @@ def indices_of_steps(
     count: int, batch_size: int, *, seed: int, first: int, steps: int
 ) -> np.ndarray:
     """Return the batches of ``steps`` steps from ``first`` on, int32 ``(steps, batch_size)``."""
-    first, steps = integer("first", first, 0), integer("steps", steps, 1)
+    first, steps = integer("first", first, 0), integer("steps", steps, 1, TOGETHER)
     found = [
         batch_indices(count, batch_size, seed=seed, step=step)
         for step in range(first, first + steps)

@@ -115,7 +115,8 @@ def _divided(found: Listed, named: str) -> tuple[dict[str, list[str]], list[str]
 
 def checked_names(classes: Any) -> tuple[str, ...]:
     """Return the names of classes; refuse what is none, or is there twice."""
-    if isinstance(classes, str | bytes) or not isinstance(classes, Sequence | np.ndarray):
+    several = isinstance(classes, Sequence) or (isinstance(classes, np.ndarray) and classes.ndim)
+    if isinstance(classes, str | bytes) or not several:
         wrong_type("classes", classes, "names of class folders in the order of their labels")
     names = tuple(instance(f"classes[{i}]", c, str, "a name") for i, c in enumerate(classes))
     if not names or len(set(names)) != len(names):

@@ -3,6 +3,7 @@
 import numpy as np
 
 from convjax._check import integer, integers
+from convjax.data._batches import LARGEST
 
 
 def gaussian(
@@ -29,7 +30,7 @@ def gaussian(
       >>> images.shape, labels.shape
       ((5, 4, 3, 2), (5,))
     """
-    count, classes = integer("count", count, 1), integer("classes", classes, 1, 2**31 - 1)
+    count, classes = integer("count", count, 1), integer("classes", classes, 1, LARGEST)
     whole = (count, *integers("shape", shape, least=1))
     random = np.random.default_rng(integer("seed", seed, 0))
     try:

@@ -45,7 +45,7 @@ def reals(name: str, values: Any) -> np.ndarray:
     try:
         found = np.asarray(values)
         real = found.dtype.kind in "iu" or jnp.issubdtype(found.dtype, jnp.floating)
-    except (TypeError, ValueError):  # of no one shape, or known only to a trace
+    except Exception:  # of no one shape, known only to a trace, or what its own code raises
         real = False
     if not real:
         wrong_type(name, values, "numbers")

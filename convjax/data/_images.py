@@ -153,7 +153,8 @@ def image_folder(
                 yield file, pixels
 
     sources = _by_class(found) if limit is None else _shuffled(_by_class(found), seed)
-    pixels = dict(itertools.islice(_by_turns(map(readable, sources)), limit))
+    most = None if limit is None else min(limit, len(found.files))
+    pixels = dict(itertools.islice(_by_turns(map(readable, sources)), most))
     if not pixels:
         raise ValueError(_nothing(str(found.root), skipped))
     places = [place for place, file in enumerate(found.files) if file in pixels]

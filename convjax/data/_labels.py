@@ -12,7 +12,7 @@ def checked_labels(name: str, labels: Any, count: int, classes: int | None = Non
     given = labels
     try:
         labels = np.asarray(labels)
-    except (TypeError, ValueError):  # of no one shape, or known only to a trace
+    except Exception:  # of no one shape, known only to a trace, or what its own code raises
         wrong_type(name, given, "an array of whole numbers, 0, 1, …")
     if labels.shape != (count,):
         raise ValueError(f"{name} have the shape {labels.shape}; {count} images need ({count},)")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from convjax._check import choice, existing_file, instance, integer
+from convjax.data._batches import LARGEST
 from convjax.data._labels import checked_labels
 
 # An array that unpacks to more than this many times its bytes, beyond a small one, is a bomb.
@@ -57,7 +58,7 @@ def npz(
     """
     if split is not None:
         choice("split", split, ("train", "test"))
-    classes = None if classes is None else integer("classes", classes, 1)
+    classes = None if classes is None else integer("classes", classes, 1, LARGEST)
     file = existing_file("path", path, "give an .npz file")
     known = ("images", "labels") if split is None else (f"x_{split}", f"y_{split}")
     names = (_name("images", images, known[0]), _name("labels", labels, known[1]))

@@ -10,7 +10,7 @@ import numpy as np
 
 from convjax._check import instance, integer, shown
 from convjax.data._augment import Augment, checked_augment
-from convjax.data._batches import check_order, indices_of_steps
+from convjax.data._batches import LARGEST, check_order, indices_of_steps
 from convjax.data._given import check_divisor, checked_images, reals
 from convjax.data._labels import checked_labels
 
@@ -38,14 +38,14 @@ class Resident:
     arrays: dict[str, Any]
 
     def __post_init__(self):
-        count = integer("count", self.count, 1)
+        count = integer("count", self.count, 1, LARGEST)
         size, seed = check_order(count, self.batch_size, self.seed)
         arrays = instance("arrays", self.arrays, Mapping, "a mapping from names to arrays")
         for name in ("images", "labels"):
             if len(arrays.get(name, ())) != count:
                 raise ValueError(f"arrays={sorted(arrays)} must hold {count} {name}, as count says")
         checked = {"count": count, "batch_size": size, "seed": seed}
-        checked |= {"classes": integer("classes", self.classes, 1)}
+        checked |= {"classes": integer("classes", self.classes, 1, LARGEST)}
         checked |= {"augment": checked_augment(self.augment)}
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -166,7 +166,7 @@ def resident(
     """
     images = checked_images("images", images)
     batch_size, seed = check_order(len(images), batch_size, seed)
-    classes = None if classes is None else integer("classes", classes, 1)
+    classes = None if classes is None else integer("classes", classes, 1, LARGEST)
     labels = checked_labels("labels", labels, len(images), classes)
     if images.dtype != np.uint8:
         images = images.astype(np.float32)

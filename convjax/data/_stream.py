@@ -12,7 +12,7 @@ import numpy as np
 
 from convjax._check import flag, instance, integer, numbers
 from convjax.data._augment import Augment, checked_augment
-from convjax.data._batches import check_order
+from convjax.data._batches import LARGEST, TOGETHER, check_order
 from convjax.data._folder import checked_names, listed
 from convjax.data._images import checked_how, load_pillow
 from convjax.data._pictures import InOrder, Pictures, Steps, load_grain, reader
@@ -52,7 +52,7 @@ class Stream:
 
     def __post_init__(self):
         instance("pictures", self.pictures, Pictures, "the pictures of data.stream")
-        self.count = integer("count", self.count, 1)
+        self.count = integer("count", self.count, 1, LARGEST)
         self.batch_size, _ = check_order(self.count, self.batch_size, self.pictures.seed)
         self.classes = checked_names(self.classes)
         self.augment = checked_augment(self.augment)
@@ -104,7 +104,10 @@ class Stream:
         Raises:
           ValueError: a file that cannot be read as a picture, named.
         """
-        first, steps = integer("first", first, 0), integer("steps", steps, 1)
+        first, steps = (
+            integer("first", first, 0, LARGEST // 2),
+            integer("steps", steps, 1, TOGETHER),
+        )
         if self._reader is None or first != self._next:
             self.close()
             self._reader = reader(Steps(self.pictures, first), self.workers, steps)
@@ -281,7 +284,8 @@ def stream(
 
 def _shares(crop: Any) -> tuple[float, float] | None:
     """Return two shares of area, or None where there are not two of them but one number."""
-    if isinstance(crop, str) or not isinstance(crop, Sequence | np.ndarray) or np.ndim(crop) == 0:
+    several = isinstance(crop, Sequence) or (isinstance(crop, np.ndarray) and crop.ndim > 0)
+    if isinstance(crop, str | bytes) or not several:
         return None
     found = numbers("crop", crop)
     if len(found) != 2 or not 0 < found[0] <= found[1] <= 1:

@@ -10,7 +10,7 @@ from convjax._check import instance, integer
 from convjax.models._create import create, known
 from convjax.models._network import Network
 from convjax.models._weights._hub import fetch, name_of
-from convjax.models._weights._load import load_weights
+from convjax.models._weights._load import checked_globs, load_weights
 
 
 def from_hub(
@@ -50,6 +50,7 @@ def from_hub(
       ValueError: name='resnet5' is not known; did you mean 'resnet50' ...
     """
     name = known(name_of(repo_id))
+    allow = checked_globs(allow)
     instance("rngs", rngs, nnx.Rngs, "nnx.Rngs, such as nnx.Rngs(0)")
     weights = fetch(repo_id, revision=revision)
     if "num_classes" not in options:

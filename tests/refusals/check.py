@@ -71,6 +71,7 @@ CASES = {
         "is a file; it must be a fol",
     ),
     "numbers": (lambda: _check.numbers("n", np.ones(2), length=2) == (1.0, 1.0), None),
+    "one integer": (lambda: _check.integers("n", np.array(3)), "^n=.*must be a sequence"),
     "one number": (lambda: _check.numbers("n", np.float32(1)), "^n=.*1.*must be a sequence"),
     "NaN among numbers": (lambda: _check.numbers("n", [1, float("nan")]), r"^n\[1\]=nan must"),
     "too few numbers": (lambda: _check.numbers("n", [1], length=3), r"^n=\[1\] has 1 entries"),

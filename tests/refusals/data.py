@@ -15,6 +15,7 @@ from PIL import Image
 from convjax import data
 
 IMAGES = np.arange(4 * 3 * 2 * 3, dtype=np.uint8).reshape(4, 3, 2, 3)
+SHARES = np.full((4, 2), 0.5)
 LABELS = np.array([0, 1, 2, 0])
 HOW = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 KEPT = tempfile.TemporaryDirectory()
@@ -70,6 +71,10 @@ def npz(path=FOLDER / "some.npz", **changes):
 
 def augmented(images=IMAGES, key=KEY, places=PLACES, **changes):
     return lambda: data.Augment(**{"crop": 1, **changes})(images, key, places)
+
+
+def mixed(own=(IMAGES, SHARES), other=(IMAGES, SHARES), key=KEY, places=PLACES):
+    return lambda: data.Augment(mixup=0.5).mix(own, other, key, places)
 
 
 def built(kind, make, **changes):
@@ -196,6 +201,23 @@ CASES = {
     "flip": (lambda: data.Augment(flip=0.5), r"^flip=0\.5 \(float\) must be True or False"),
     "cutout": (lambda: data.Augment(cutout="8"), r"^cutout='8' \(str\)"),
     "mixup": (lambda: data.Augment(mixup=float("nan")), "^mixup=nan must be finite"),
+    "a huge mixup": (
+        lambda: data.Augment(mixup=1e30),
+        "^mixup=1e\\+30 must be at least 0 and at most",
+    ),
+    "a tiny mixup": (
+        lambda: data.Augment(mixup=1e-40),
+        "^mixup=1e-40 must be 0, or at least 1e-06",
+    ),
+    "mix: own": (mixed(own=3), r"^own=3 \(int\) must be images and probabilities"),
+    "mix: labels": (mixed(own=(IMAGES, LABELS)), r"^own\[1\] has the shape \(4,\)"),
+    "mix: other": (
+        mixed(other=(IMAGES[:, 1:], SHARES)),
+        "^other=.* must have the shape and dtype of",
+    ),
+    "mix: key": (mixed(key=0), r"^key=0 \(int\)"),
+    "mix: places": (mixed(places=3), r"^places=3 \(int\)"),
+    "complex images augmented": (augmented(images=IMAGES + 1j), "^images=.*must be real numbers"),
     "augmented images": (augmented(images=[1]), r"^images=\[1\] \(list\)"),
     "augmented axes": (augmented(images=IMAGES[0]), "^images has the shape"),
     "augmented by a seed": (augmented(key=0), r"^key=0 \(int\)"),

@@ -74,6 +74,10 @@ CASES = {
         lambda: models.from_hub("timm/resnet50.a", revision=3, rngs=nnx.Rngs(0)),
         r"^revision=3 \(int\) must be a branch, tag or commit",
     ),
+    "from_hub: allow": (
+        lambda: models.from_hub("timm/resnet50.a", allow=3, rngs=nnx.Rngs(0)),
+        r"^allow=3 \(int\)",
+    ),
     "rngs": (lambda: models.from_hub("timm/resnet50.a", rngs=0), r"^rngs=0 \(int\)"),
     "preprocessing": (lambda: models.preprocessing(3), r"^name=3 \(int\)"),
     "preprocessing: unknown": (lambda: models.preprocessing("resnet5"), "did you mean 'resnet50'"),

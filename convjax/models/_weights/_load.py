@@ -2,7 +2,7 @@
 
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -75,7 +75,7 @@ def load_weights(
       262
     """
     net = named(net, "load_weights")
-    globs = _globs(allow)
+    globs = checked_globs(allow)
     kind, arrays, where = read(source)
     _check_kind(net, kind, where)
     match = _match(net, _cleaned(net, arrays))
@@ -86,10 +86,11 @@ def load_weights(
     return Loaded(len(match.pairs), *(tuple(map(str, odd)) for odd in match.odd()))
 
 
-def _globs(allow: Any) -> tuple[str, ...]:
+def checked_globs(allow: Any) -> tuple[str, ...]:
+    """Return one or several globs as a tuple."""
     if isinstance(allow, str):
         return (allow,)
-    if not isinstance(allow, Iterable):
+    if not isinstance(allow, Sequence | Set):
         wrong_type("allow", allow, "a glob, or several")
     return tuple(instance(f"allow[{i}]", glob, str, "a glob") for i, glob in enumerate(allow))
 
