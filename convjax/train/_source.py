@@ -22,8 +22,9 @@ class Source(Protocol):
     A source may say under ``classes`` how many there are, or their names; a network of fewer
     outputs is then refused before anything is compiled.
 
-    A source may have a mapping ``about`` as well, of what JSON can hold: seed, augmentation and
-    what else tells it from another. A run is not resumed with a source that says something else.
+    A source may have a mapping ``about`` as well: seed, augmentation and what else tells it from
+    another. A run is not resumed with a source that says something else, is of another type, or has
+    other ``arrays``, of which a digest is noted.
 
     Example:
       >>> import numpy as np

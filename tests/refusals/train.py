@@ -67,6 +67,16 @@ RUNS = {
     "a path for a split": (fit(frozen="pool"), "^frozen='pool' .* must be what models.freeze ret"),
     "labels for a split": (fit(frozen=SPLIT.labels), "^frozen=.* must be what models.freeze ret"),
     "a number for a folder": (fit(folder=3), r"^folder=3 \(int\) must be a path, or None"),
+    "a number to freeze up to": (
+        lambda: models.freeze(NET, 3),
+        r"^up_to=3 \(int\) must be the path",
+    ),
+    "numbers to freeze": (lambda: models.freeze(NET, paths=[3]), r"^paths\[0\]=3 \(int\) must be"),
+    "nothing to freeze": (lambda: models.freeze(None), r"^net=None \(NoneType\) must be a network"),
+    "no word for statistics": (
+        lambda: models.freeze(NET, statistics=True),
+        r"^statistics=True \(bool\) must be one of 'frozen', 'moving'",
+    ),
     "start's split": (
         lambda: train.start(NET, RECIPE, frozen=True),
         r"^frozen=True \(bool\) must be what models.freeze returns",
