@@ -76,6 +76,17 @@ def choice(name: str, value: Any, known: Iterable[str]) -> str:
     return value
 
 
+def strings(name: str, value: Any) -> tuple[str, ...]:
+    """Return a sequence of strings as a tuple; one string is none."""
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        wrong_type(name, value, "a sequence of strings")
+    found = tuple(value)
+    for i, entry in enumerate(found):
+        if not isinstance(entry, str):
+            wrong_type(f"{name}[{i}]", entry, "a string")
+    return found
+
+
 def integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """Return any integer, NumPy's among them, as an int; a bool, a float or a string is none."""
     if isinstance(value, bool | np.bool_):

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from convjax.study._parquet import KEY, read_table
+from convjax import _check
+from convjax.study._parquet import KEY, check_whole, read_table
 
 
 def entries(folder: Path) -> set[str]:
@@ -22,11 +23,32 @@ def keys_of(folder: Path) -> list[str]:
     return sorted(name.removesuffix(".parquet") for name in names)
 
 
+def check_keys(keys: Any) -> tuple[str, ...]:
+    """Return the keys of cells as a tuple."""
+    found = _check.strings("keys", keys)
+    for i, one in enumerate(found):
+        if "\0" in one or "/" in one:
+            raise ValueError(f"keys[{i}]={_check.shown(one)} is not the key of a cell")
+    return found
+
+
+def damaged(path: Path) -> bool:
+    """Tell whether a file is there and is not, to the bit, what was written."""
+    try:
+        check_whole(path.read_bytes())
+    except FileNotFoundError:
+        return False
+    except (ValueError, OSError):
+        return True
+    return False
+
+
 def cell(folder: Path, key: str) -> tuple[Any, dict[str, Any]]:
     """Return what a cell measured and what is said of it, with the error if it failed.
 
     Raises:
-      ValueError: no such cell, or a file that is none.
+      MissingFileError: no such cell.
+      ValueError: a file that is none.
     """
     # The row of a failure goes as soon as the cell's result is there.
     for place in ("cells", "failed", "cells"):
@@ -42,7 +64,7 @@ def cell(folder: Path, key: str) -> tuple[Any, dict[str, Any]]:
         return table, said | (table.to_pylist()[0] if place == "failed" else {})
     if (path := folder / "cells" / key).exists():
         raise ValueError(f"{str(path)!r} is no cell of this study; take it out of the folder")
-    raise ValueError(f"the study in {str(folder)!r} has no cell {key!r}")
+    raise _check.MissingFileError(f"the study in {str(folder)!r} has no cell {key!r}")
 
 
 def whole(path: Path, read: Callable[[Path], Any]) -> Any:
@@ -51,11 +73,11 @@ def whole(path: Path, read: Callable[[Path], Any]) -> Any:
         return read(path)
     except FileNotFoundError:
         raise
-    except (ValueError, OSError) as error:
+    except Exception as error:  # whatever a damaged file makes its reader raise
         why = " ".join(str(error).split())
         raise ValueError(
-            f"{str(path)!r} cannot be read as a cell ({why}); if it is damaged, remove it, "
-            "and the next run measures the cell again"
+            f"{str(path)!r} cannot be read as a cell ({why}); run the study again: what is damaged "
+            "is put aside, and its cell measured again"
         ) from error
 
 

@@ -8,6 +8,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from convjax import _check
+
 # What file systems answer that have no second names for files, such as those of cameras and clouds.
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 
@@ -22,6 +24,7 @@ def check_writable(folder: str | os.PathLike) -> Path:
       The folder.
 
     Raises:
+      WrongTypeError: no path.
       ValueError: it cannot be made or written to; the message says why.
 
     Example:
@@ -31,7 +34,7 @@ def check_writable(folder: str | os.PathLike) -> Path:
       ...     study.check_writable(f"{folder}/results").name
       'results'
     """
-    folder = Path(folder)
+    folder = _check.path("folder", folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from convjax import _check
+
 
 def groups(
     columns: Mapping[str, np.ndarray], by: Sequence[str]
@@ -19,7 +21,8 @@ def groups(
       The common values by name, and the group's rows as columns, all of them.
 
     Raises:
-      ValueError: a name that is not a column.
+      WrongTypeError: an argument of a wrong type.
+      ValueError: a name that is not a column, or columns of different lengths.
 
     Example:
       >>> import numpy as np
@@ -28,9 +31,24 @@ def groups(
       >>> [(key["depth"], rows["loss"].tolist()) for key, rows in study.groups(table, ["depth"])]
       [(8, [1.0, 3.0]), (20, [2.0])]
     """
+    _check.instance("columns", columns, Mapping, "columns by name")
+    by = _check.strings("by", by)
     missing = [name for name in by if name not in columns]
     if missing:
         raise ValueError(f"by={missing[0]!r} is not a column; there are {', '.join(columns)}")
+    columns = {name: np.asarray(column) for name, column in columns.items()}
+    for name, column in columns.items():
+        if not column.ndim or (name in by and column.ndim > 1):
+            raise ValueError(f"column {name!r}={_check.shown(column)} must have one axis")
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"columns must be equally long, not {lengths}")
+    return _groups(columns, by)
+
+
+def _groups(
+    columns: Mapping[str, np.ndarray], by: Sequence[str]
+) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:
     found: dict[tuple, list[int]] = {}
     for row, key in enumerate(zip(*(columns[name].tolist() for name in by), strict=True)):
         found.setdefault(key, []).append(row)

@@ -8,7 +8,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
+
+from convjax import _check
 
 
 def canonical(value: Any) -> str:
@@ -18,14 +21,16 @@ def canonical(value: Any) -> str:
       value: a dataclass of numbers, text, truth values, None, paths, enumerations, dtypes, and
         tuples, lists, mappings and dataclasses of such. Tuple and list are one; so are numpy's
         numbers and Python's, a path and its text, an enumeration's member and its name, a dtype and
-        its name. 1 and 1.0 are not, nor 0.0 and -0.0, nor dataclasses of different names.
+        its name. An array without an axis is a number. 1 and 1.0 are not one, nor 0.0 and -0.0, nor
+        dataclasses of different names.
 
     Returns:
       JSON without blanks, its keys sorted, a dataclass's name under ``"class"``; numbers written so
       that they are read back exactly.
 
     Raises:
-      TypeError: a value of another kind; the message says where it stands.
+      WrongTypeError: a value of another kind; the message says where it stands.
+      ValueError: a value that holds itself.
 
     Example:
       >>> import dataclasses
@@ -37,7 +42,7 @@ def canonical(value: Any) -> str:
       >>> study.canonical(Config())
       '{"class":"Config","rates":[0.1,0.0001],"width":8}'
     """
-    return json.dumps(_plain(value, "config", True), sort_keys=True, separators=(",", ":"))
+    return json.dumps(_data(value, True), sort_keys=True, separators=(",", ":"))
 
 
 def key(config: Any, version: str) -> str:
@@ -51,13 +56,14 @@ def key(config: Any, version: str) -> str:
       Forty hexadecimal digits.
 
     Raises:
-      TypeError: as ``canonical``.
+      WrongTypeError: as ``canonical``; a version that is no text.
 
     Example:
       >>> from convjax import study
       >>> study.key({"depth": 8}, "1") == study.key({"depth": 8}, "2")
       False
     """
+    _check.instance("version", version, str, "a string")
     text = f"{version}\n{canonical(config)}"
     return hashlib.sha256(text.encode()).hexdigest()[:40]
 
@@ -66,15 +72,22 @@ def plain(value: Any) -> Any:
     """Return a configuration as JSON holds it, dataclasses as mappings of their fields.
 
     Raises:
-      TypeError: as ``canonical``.
+      WrongTypeError: as ``canonical``.
     """
-    return _plain(value, "config", False)
+    return _data(value, False)
+
+
+def _data(value: Any, classes: bool) -> Any:
+    try:
+        return _plain(value, "config", classes)
+    except RecursionError:
+        raise ValueError("config holds itself, and has no identity") from None
 
 
 def _plain(value: Any, where: str, classes: bool) -> Any:
     if isinstance(value, enum.Enum):
         return value.name
-    if isinstance(value, np.generic):
+    if isinstance(value, np.generic | np.ndarray | jax.Array) and value.ndim == 0:
         value = value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -91,4 +104,7 @@ def _plain(value: Any, where: str, classes: bool) -> Any:
         return {"class": type(value).__name__} | named if classes else named
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
         return {name: _plain(one, f"{where}[{name!r}]", classes) for name, one in value.items()}
-    raise TypeError(f"{where} = {value!r} has no identity: a {type(value).__name__} is not data")
+    kind = type(value).__name__
+    raise _check.WrongTypeError(
+        f"{where} = {_check.shown(value)} has no identity: a {kind} is not data"
+    )

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import socket
+import sys
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -10,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from convjax._check import shown
 from convjax.study._environment import environment
 from convjax.study._identity import plain
 from convjax.study._parquet import encode
@@ -125,15 +127,25 @@ def _measured(job: Job) -> Done:
             columns = job.function(job.config)
         seconds = time.perf_counter() - start
         if not isinstance(columns, Mapping):
-            raise TypeError(f"{job.function!r} returned {columns!r}, not columns by name")
+            raise TypeError(f"{job.function!r} returned {shown(columns)}, not columns by name")
         about = _about(job, seconds) | {"environment": environment()}
         table = encode(columns, about)
     except (KeyboardInterrupt, GeneratorExit):  # the user's, and the runner's
         raise
     except BaseException as error:  # sys.exit() among them
+        if _ends_process(error):
+            raise
         seconds = time.perf_counter() - start
         return _failed(job, _told(error), traceback.format_exc(), seconds, environment())
     return Done(job.key, table, seconds=seconds)
+
+
+def _ends_process(error: BaseException) -> bool:
+    """Tell whether Ray or submitit ends this process, by an exit from where a signal reached it."""
+    trace, module = sys.exc_info()[2], ""
+    while trace is not None:
+        module, trace = str(trace.tb_frame.f_globals.get("__name__")), trace.tb_next
+    return isinstance(error, SystemExit) and module.partition(".")[0] in ("ray", "submitit")
 
 
 def _told(error: BaseException) -> str:

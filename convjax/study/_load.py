@@ -3,12 +3,13 @@
 import collections
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from convjax.study._cells import as_text, cell, common, joined, keys_of
+from convjax import _check
+from convjax.study._cells import as_text, cell, check_keys, common, joined, keys_of
+from convjax.study._parquet import arrow
 from convjax.study._store import read_name
 
 # What every cell has beside its configuration and what it measured: the columns before, and behind.
@@ -40,8 +41,10 @@ def load(folder: str | os.PathLike, keys: Sequence[str] | None = None) -> Any:
       floats; where types have nothing in common, such as numbers and text, it is text.
 
     Raises:
-      ValueError: a folder that is no study, or has no cell, or not those asked for; a file among
-        the cells that is damaged, or no cell.
+      WrongTypeError: an argument of a wrong type.
+      MissingFileError: a folder that is not there or no study, or has not the cells asked for.
+      MissingPackageError: pyarrow is not installed.
+      ValueError: no cell at all; a file among the cells that is damaged, or no cell.
 
     Example:
       >>> import tempfile, numpy as np
@@ -52,12 +55,11 @@ def load(folder: str | os.PathLike, keys: Sequence[str] | None = None) -> Any:
       >>> table.select(["n", "x", "error"]).to_pylist()
       [{'n': 2, 'x': 0, 'error': None}, {'n': 2, 'x': 1, 'error': None}]
     """
-    import pyarrow as pa
-
-    folder = Path(folder)
+    folder, pa = _check.path("folder", folder), arrow()
     if read_name(folder) is None:
-        raise ValueError(f"{str(folder)!r} is not the folder of a study: it has no study.json")
-    keys = keys_of(folder) if keys is None else keys
+        why = "it has no study.json" if folder.is_dir() else "there is no such folder"
+        raise _check.MissingFileError(f"folder={str(folder)!r} is not the folder of a study: {why}")
+    keys = keys_of(folder) if keys is None else check_keys(keys)
     if not keys:
         raise ValueError(f"there is no cell to load from the study in {str(folder)!r}")
     cells = [cell(folder, one) for one in keys]

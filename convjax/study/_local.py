@@ -12,13 +12,12 @@ from typing import Any
 
 from convjax.study._job import Done, Job, lost
 from convjax.study._jobs import Jobs
-from convjax.study._process import accelerated
+from convjax.study._process import accelerated, check_where
 from convjax.study._time_limit import said
 from convjax.study._worker import EndedError, Worker, uninterrupted
 
 TRIES = 2
 LATE = 5.0  # seconds after a limit of time in which a process ends its cell itself
-PLATFORMS = ("cpu", "gpu", "tpu")
 # Cells that take less than so many seconds are sent ahead, so that no process waits for the next.
 BRIEF, AHEAD = 0.1, 4
 
@@ -31,7 +30,8 @@ class Local:
     on disk for the next time: in ``$JAX_COMPILATION_CACHE_DIR``, or else in ``convjax/compiled``
     of the user's folder for caches. A cell whose process is killed is tried once more.
 
-    The processes import the measured function, and begin with JAX as the environment variables
+    The processes import the measured function: it is defined in a file, and not in a notebook or in
+    another function, where ``Here`` serves. They begin with JAX as the environment variables
     leave it: what this process has set by ``jax.config`` is not known there. A script that runs a
     study needs the usual ``if __name__ == "__main__":``.
 
@@ -41,6 +41,7 @@ class Local:
       platform: "cpu", "gpu" or "tpu"; without it, JAX chooses the fastest that there is.
 
     Raises:
+      WrongTypeError: an argument of a wrong type.
       ValueError: no worker; a platform that is not one of these, or for which JAX is not
         installed. When it runs: a function that other processes cannot import, or processes that
         cannot start.
@@ -54,8 +55,7 @@ class Local:
     keeps = False
 
     def __init__(self, workers: int | None = None, *, platform: str | None = None):
-        if platform is not None and platform not in PLATFORMS:
-            raise ValueError(f"platform={platform!r} must be one of {', '.join(PLATFORMS)}")
+        workers = check_where(workers, platform)
         alone = accelerated(platform)
         if platform in ("gpu", "tpu") and not alone:
             raise ValueError(
@@ -65,8 +65,6 @@ class Local:
         cores = _cores()
         if workers is None:
             workers = 1 if alone else len(cores)
-        if workers < 1:
-            raise ValueError(f"workers={workers} must be at least 1")
         self.workers = workers
         self.platform = platform
         self._cores = [None] if alone else cores
@@ -220,7 +218,7 @@ def packed(job: Job) -> bytes:
     elif "<locals>" in name:
         why = "it is defined in another function"
     elif job.function.__module__ == "__main__" and not _is_file(sys.modules["__main__"]):
-        why = "it was not read from a file"
+        why = "it was typed in a notebook or at a prompt"
     else:
         try:
             return pickle.dumps(job)
@@ -230,7 +228,8 @@ def packed(job: Job) -> bytes:
                 f"define its class at the top of a module, {here}"
             ) from error
     raise ValueError(
-        f"other processes cannot import {name}: {why}; define it at the top of a module, {here}"
+        f"other processes cannot import {name}: {why}; define it at the top of a module and import "
+        f"it from there, {here}"
     )
 
 

@@ -9,11 +9,22 @@ import os
 import signal
 from importlib.metadata import entry_points
 
+from convjax import _check
 from convjax.study._memory import keeping_memory
 from convjax.study._programs import remember_programs
 
 # The threads of XLA's client of the processor, and of the linear algebra that it calls.
 _ONE_THREAD = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+PLATFORMS = ("cpu", "gpu", "tpu")
+
+
+def check_where(workers: int | None, platform: str | None) -> int | None:
+    """Refuse what is no number of cells at a time, or no platform; return the number."""
+    if platform is not None:
+        _check.choice("platform", platform, PLATFORMS)
+    return None if workers is None else _check.integer("workers", workers, 1)
 
 
 def variables(platform: str | None = None) -> dict[str, str]:

@@ -15,9 +15,9 @@ import time
 from collections.abc import Generator, Iterator
 from typing import Any
 
-from convjax._check import MissingPackageError
+from convjax import _check
 from convjax.study._job import Done, Job, lost, perform
-from convjax.study._process import settle, variables
+from convjax.study._process import check_where, settle, variables
 
 # What a lost node or a killed process costs is another try; so many, and the cell is given up.
 RETRIES = 3
@@ -78,6 +78,7 @@ class Ray:
 
     Raises:
       ImportError: Ray is not installed; and a ValueError.
+      WrongTypeError: an argument of a wrong type.
       ValueError: no worker, or a platform that is not one of these. ``run`` raises it where a
         cluster cannot be reached or used.
 
@@ -96,15 +97,14 @@ class Ray:
     def __init__(
         self, address: str | None = None, *, workers: int | None = None, platform: str | None = None
     ):
-        if workers is not None and workers < 1:
-            raise ValueError(f"workers={workers} must be at least 1")
-        if platform is not None and platform.upper() not in _ASKED:
-            raise ValueError(f"platform={platform!r} must be one of cpu, gpu, tpu")
+        if address is not None:
+            _check.instance("address", address, str, "the address of a cluster, such as 'auto'")
+        workers = check_where(workers, platform)
         with _quiet():
             try:
                 importlib.import_module("ray")
             except ImportError as error:
-                raise MissingPackageError(MISSING) from error
+                raise _check.MissingPackageError(MISSING) from error
         self.address, self.workers, self.platform = address, workers, platform
 
     def run(self, jobs: Iterator[Job]) -> Generator[Done]:

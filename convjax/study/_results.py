@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from convjax.study._cells import entries, joined, whole
+from convjax import _check
+from convjax.study._cells import check_keys, damaged, entries, joined, whole
 from convjax.study._files import check_place
-from convjax.study._parquet import as_columns, read_metadata, read_table
+from convjax.study._parquet import arrow, as_columns, read_metadata, read_table
 from convjax.study._run import keyed, name_of
 from convjax.study._store import check_study, read_name
 
@@ -26,7 +27,9 @@ def results(folder: str | os.PathLike, keys: Sequence[str]) -> dict[str, np.ndar
       Their columns, those alone that the function returned.
 
     Raises:
-      ValueError: a cell without a result, a file that is damaged, or cells of different columns.
+      WrongTypeError: an argument of a wrong type.
+      MissingFileError: a cell without a result.
+      ValueError: a file that is damaged, or cells of different columns.
 
     Example:
       >>> import tempfile, numpy as np
@@ -36,6 +39,8 @@ def results(folder: str | os.PathLike, keys: Sequence[str]) -> dict[str, np.ndar
       ...     study.results(folder, ran.keys)["x"].tolist()
       [0, 1]
     """
+    folder, keys = _check.path("folder", folder), check_keys(keys)
+    arrow()
     tables = [_result(folder, one, read_table) for one in keys]
     for one, table in zip(keys, tables, strict=True):
         if set(table.column_names) != set(tables[0].column_names):
@@ -60,7 +65,9 @@ def about(folder: str | os.PathLike, keys: Sequence[str]) -> dict[str, Any]:
       than the time, with ``"cells"`` and ``"hosts"``.
 
     Raises:
-      ValueError: a cell without a result, or a file that is damaged.
+      WrongTypeError: an argument of a wrong type.
+      MissingFileError: a cell without a result.
+      ValueError: a file that is damaged.
 
     Example:
       >>> import tempfile, numpy as np
@@ -70,6 +77,8 @@ def about(folder: str | os.PathLike, keys: Sequence[str]) -> dict[str, Any]:
       ...     sorted(study.about(folder, ran.keys))
       ['cells', 'environments', 'seconds']
     """
+    folder, keys = _check.path("folder", folder), check_keys(keys)
+    arrow()
     found: dict[str, dict[str, Any]] = {}
     hosts: dict[str, set[str]] = collections.defaultdict(set)
     seconds = 0.0
@@ -98,9 +107,11 @@ def states(
       version: as of ``study.run``.
 
     Returns:
-      For each cell "finished", "failed" or "to do".
+      For each cell "finished", "failed" or "to do". A cell whose file is damaged is to do again.
 
     Raises:
+      WrongTypeError: an argument of a wrong type.
+      MissingPackageError: pyarrow is not installed.
       ValueError: no cell, one cell twice, a folder of another study, or one that this process may
         not write to.
 
@@ -109,21 +120,30 @@ def states(
       >>> study.states(print, [{"depth": 8}, {"depth": 20}], "nowhere", version="1")
       ['to do', 'to do']
     """
-    folder = Path(folder)
+    folder = _check.path("folder", folder)
+    arrow()
     names = [f"{one}.parquet" for one in keyed(function, configs, version)]
     check_place(folder)
     check_study(folder, read_name(folder), name_of(function))
     cells, failed = entries(folder / "cells"), entries(folder / "failed")
-    return [
-        "finished" if name in cells else "failed" if name in failed else "to do" for name in names
-    ]
+
+    def stands(name: str) -> str:
+        if name in cells and not damaged(folder / "cells" / name):
+            return "finished"
+        if name in failed and not damaged(folder / "failed" / name):
+            return "failed"
+        return "to do"
+
+    return [stands(name) for name in names]
 
 
 def _result(folder: str | os.PathLike, one: str, read: Callable[[Path], Any]) -> Any:
     try:
         return whole(Path(folder) / "cells" / f"{one}.parquet", read)
     except FileNotFoundError:
-        raise ValueError(f"the study in {str(folder)!r} has no result of the cell {one}") from None
+        raise _check.MissingFileError(
+            f"the study in {str(folder)!r} has no result of the cell {one}"
+        ) from None
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -4,8 +4,9 @@ import contextlib
 import dataclasses
 import os
 import time
+import warnings
 from collections import Counter
-from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from convjax.study._identity import canonical, key
 from convjax.study._job import Done, Job, Runner, over
 from convjax.study._jobs import Jobs
 from convjax.study._keeping import keeping
+from convjax.study._parquet import arrow
 from convjax.study._store import Store
 from convjax.study._version import plain_function
 from convjax.study._version import version as version_of
@@ -62,8 +64,10 @@ def run(
     A cell is a configuration; its identity, a hash of that and of the code's version. Its result is
     one file, there whole or not at all. A cell that has one is not measured again, whichever runner
     measured it; two runs on one folder share the cells between them. A cell that raises leaves a
-    row with the error and is left alone until ``retry``. Interrupted, or killed, the same call goes
-    on where it was.
+    row with the error and is left alone until ``retry``, also where it calls ``sys.exit``.
+    Interrupted, or killed, the same call goes on where it was. A file of which a bit has changed
+    since it was written is put aside, into the folder ``damaged``, with a warning, and its cell is
+    measured again.
 
     Args:
       function: ``function(config) -> columns``, equally long arrays by name, the same for equal
@@ -72,7 +76,9 @@ def run(
       configs: the cells, frozen dataclasses such as ``study.grid`` returns, none twice.
       folder: of the study; it is made if it is not there.
       runner: where to measure; ``study.Here()`` without one.
-      version: of the code that measures; ``study.version(function)`` without one.
+      version: of the code that measures, a name that you change with it; without one
+        ``study.version(function)``, which needs the source in a file. A notebook gives a version
+        and measures by ``Here``, ``Ray`` or ``Slurm``; ``Local`` needs a function from a module.
       group: ``group(config)``, the same for cells whose programs are the same: runners give such
         cells to one process, one after the other, so that it compiles once.
       retry: whether to measure again what has failed.
@@ -86,10 +92,10 @@ def run(
       How the study stands.
 
     Raises:
+      WrongTypeError: an argument of a wrong type; a configuration that is not data.
       ValueError: no cell, one cell twice, a folder of another study or not to be written to, a disk
         that is full; what was kept stays.
-      TypeError: a configuration that is not data.
-      ImportError: a system without file locks, such as Windows.
+      MissingPackageError: pyarrow is not installed; a system without file locks, as Windows.
 
     Example:
       >>> import dataclasses, tempfile, numpy as np
@@ -107,16 +113,27 @@ def run(
       >>> ran.measured, again.measured, table["norm"].to_pylist()
       (2, 0, [1.0, 0.9, 1.0, 0.9, 0.81])
     """
-    runner, watch = runner or Here(), watch or Progress()
+    where: Runner = _a("runner", Here() if runner is None else runner, Runner, "study.Local()")
+    told: Watch = _a("watch", Progress() if watch is None else watch, Watch, "study.Silent()")
+    retry = _check.flag("retry", retry)
+    if group is not None:
+        _check.function("group", group)
+    folder = _check.path("folder", folder)
+    arrow()
     if time_limit is not None:
         time_limit = _check.number("time_limit", time_limit, above=0)
-    of = name_of(function)
     cells = keyed(function, configs, version)
+    of = name_of(function)
     with Store(folder, of) as store:
         store.tidy()
+        for path in store.put_aside(cells):
+            warnings.warn(
+                f"{str(path)!r} is damaged; it is put aside, and its cell measured again",
+                stacklevel=2,
+            )
         waiting = [one for one in cells if not store.finished(one)]
         old = [] if retry else [one for one in waiting if store.has_failed(one)]
-        watch.begin(len(cells), len(cells) - len(waiting), len(old))
+        told.begin(len(cells), len(cells) - len(waiting), len(old))
         failed = dict.fromkeys(old, "")
         jobs = [
             Job(
@@ -125,7 +142,7 @@ def run(
                 config=cells[one],
                 version=version or version_of(function, cells[one]),
                 group=one if group is None else str(group(cells[one])),
-                folder=str(store.folder) if runner.keeps else None,
+                folder=str(store.folder) if where.keeps else None,
                 of=of,
                 retry=retry,
                 time_limit=time_limit,
@@ -135,15 +152,22 @@ def run(
         ]
         measured = 0
         # Whatever ends this, what runs ends with it, and not when the error is forgotten.
-        with contextlib.closing(_performed(runner, store, jobs)) as performed:
+        with contextlib.closing(_performed(where, store, jobs)) as performed:
             for done in performed:
                 if done.error:
                     failed[done.key] = done.error
                 elif done.table is not None:
                     measured += 1
-                watch.finish(cells[done.key], done)
+                told.finish(cells[done.key], done)
         finished = sum(store.finished(one) for one in cells)
-    return Ran(tuple(cells), finished, measured, failed, Path(folder))
+    return Ran(tuple(cells), finished, measured, failed, folder)
+
+
+def _a(name: str, value: Any, kind: Any, example: str) -> Any:
+    """Return an instance of a protocol; a class is not taken for one of its instances."""
+    if isinstance(value, type) or not isinstance(value, kind):
+        _check.wrong_type(name, value, f"a {name}, such as {example}")
+    return value
 
 
 def keyed(
@@ -152,8 +176,15 @@ def keyed(
     """Return the cells by their keys.
 
     Raises:
-      ValueError: no cell, or one twice.
+      WrongTypeError: an argument of a wrong type.
+      ValueError: no cell, or one twice; no version.
     """
+    _check.function("function", function, "a function that measures a cell")
+    if isinstance(configs, str | bytes | Mapping) or not isinstance(configs, Iterable):
+        _check.wrong_type("configs", configs, "a list of cells")
+    configs = list(configs)
+    if version is not None and not _check.instance("version", version, str, "a string"):
+        raise ValueError("version='' names no version; leave it out, or give a name")
     cells = {key(one, version or version_of(function, one)): one for one in configs}
     if not cells:
         raise ValueError("configs is empty; give at least one cell")

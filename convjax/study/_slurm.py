@@ -12,9 +12,9 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
-from convjax._check import MissingPackageError
+from convjax import _check
 from convjax.study._job import Done, Job, lost, perform
-from convjax.study._process import settle, variables
+from convjax.study._process import check_where, settle, variables
 from convjax.study._store import Store
 
 MISSING = "--runner slurm needs submitit: pip install 'convjax[slurm]'"
@@ -47,6 +47,7 @@ class Slurm:
 
     Raises:
       ImportError: submitit is not installed; and a ValueError.
+      WrongTypeError: an argument of a wrong type.
       ValueError: no worker, a platform that is not one of these, an option that is not submitit's,
         or no Slurm on this machine. ``run`` raises it where Slurm does not take the jobs.
 
@@ -72,14 +73,13 @@ class Slurm:
         workers: int | None = None,
         platform: str | None = None,
     ):
-        if workers is not None and workers < 1:
-            raise ValueError(f"workers={workers} must be at least 1")
-        if platform not in (None, "cpu", "gpu", "tpu"):
-            raise ValueError(f"platform={platform!r} must be one of cpu, gpu, tpu")
+        folder = _check.path("folder", folder)
+        workers = check_where(workers, platform)
+        options = _check.strings("options", options)
         try:
             importlib.import_module("submitit")
         except ImportError as error:
-            raise MissingPackageError(MISSING) from error
+            raise _check.MissingPackageError(MISSING) from error
         told = dict(_OURS, slurm_array_parallelism=workers or ARRAY)
         if platform == "gpu":
             told["gpus_per_node"] = 1

@@ -3,10 +3,11 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from convjax.study import _claims
+from convjax.study._cells import damaged, whole
 from convjax.study._files import check_writable, partial, put, sync
 from convjax.study._parquet import read_parquet
 
@@ -19,7 +20,7 @@ class Store:
     ``study.json`` says of which; ``cells/KEY.parquet`` is a result, ``failed/KEY.parquet`` the row
     of one that failed; who works on a cell has its claim on the file ``claims``. What is being
     written has a name of its own, ``.KEY.parquet.….partial``; where a process is killed meanwhile,
-    the next run removes it.
+    the next run removes it. ``damaged`` holds files of cells in which a bit has changed since.
 
     Args:
       folder: made if it is not there.
@@ -62,7 +63,8 @@ class Store:
         if self.finished(key):
             return ""
         try:
-            return str(read_parquet(self.failed / f"{key}.parquet")[0]["error"][0])
+            columns, _ = whole(self.failed / f"{key}.parquet", read_parquet)
+            return str(columns["error"][0])
         except FileNotFoundError:
             return ""
 
@@ -107,6 +109,21 @@ class Store:
                 if self.claim(key):
                     path.unlink(missing_ok=True)
                     self.release(key)
+
+    def put_aside(self, keys: Iterable[str]) -> list[Path]:
+        """Move the files of cells that are damaged into the folder ``damaged``; return them."""
+        found = []
+        for key in keys:
+            for place in (self.cells, self.failed):
+                path = place / f"{key}.parquet"
+                if damaged(path) and self.claim(key):
+                    if damaged(path):  # still, now that nobody else does the same
+                        with self._speaking():
+                            (self.folder / "damaged").mkdir(exist_ok=True)
+                            os.replace(path, self.folder / "damaged" / path.name)
+                        found.append(path)
+                    self.release(key)
+        return found
 
     def close(self) -> None:
         """Give all claims back."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from convjax import _check
 from convjax.study._identity import canonical
 from convjax.study._source import Statement, Target, statements
 
@@ -43,7 +44,7 @@ def version(function: Callable[..., Any], config: Any = None) -> str:
       Sixteen hexadecimal digits.
 
     Raises:
-      TypeError: no function, or one with arguments bound that are not data.
+      WrongTypeError: no function, or one with arguments bound that are not data.
       ValueError: the source cannot be found, as of what was typed at a prompt.
 
     Example:
@@ -60,8 +61,9 @@ def plain_function(function: Callable[..., Any]) -> tuple[Any, str]:
     """Return what decorators and ``functools.partial`` were put around, and what they bind.
 
     Raises:
-      TypeError: as ``version``.
+      WrongTypeError: as ``version``.
     """
+    _check.function("function", function, "a function of a module")
     bound = ""
     while isinstance(function, functools.partial) or hasattr(function, "__wrapped__"):
         if isinstance(function, functools.partial):
@@ -70,7 +72,7 @@ def plain_function(function: Callable[..., Any]) -> tuple[Any, str]:
         else:
             function = function.__wrapped__
     if not hasattr(function, "__qualname__"):
-        raise TypeError(f"function must be a function of a module, not {function!r}")
+        _check.wrong_type("function", function, "a function of a module")
     return function, bound
 
 
@@ -214,7 +216,9 @@ def _file_of(root: Any) -> Path:
         path = Path()
     if not path.is_file():
         raise ValueError(
-            f"the source of {root!r} cannot be found; say its version with version=..."
+            f"the source of {getattr(root, '__qualname__', root)!r} is in no file, as that of what "
+            "is typed in a notebook; define it in a module, or give version='1', and another each "
+            "time that you change it"
         )
     return path
 

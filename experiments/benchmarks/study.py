@@ -102,7 +102,7 @@ def once(name: str, runner: study.Runner, config: Config) -> Iterator[tuple[str,
     with tempfile.TemporaryDirectory(dir=config.out) as folder:
 
         def run() -> None:
-            ran = study.run(measure, cells, folder, runner=runner)
+            ran = study.run(measure, cells, folder, runner=runner, watch=study.Silent())
             if ran.finished < len(cells):
                 raise RuntimeError(f"cells failed: {ran.failed}")
 

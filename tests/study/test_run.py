@@ -199,6 +199,36 @@ def test_an_error_that_is_no_text_is_kept(tmp_path):
     )
 
 
+def test_a_process_that_a_cluster_ends_is_no_failure():
+    handler = {"__name__": "submitit.core.job_environment", "sys": sys}
+    exec("def act(cell): sys.exit(-1)", handler)
+    with pytest.raises(SystemExit):
+        perform(study.Job("0", handler["act"], Cell(), "1"))
+
+
+@pytest.mark.parametrize("place", ["cells", "failed"])
+def test_a_damaged_cell_is_put_aside_and_measured_again(tmp_path, place):
+    measured = Measured(depth2=raising(ValueError("two")))
+    keys = run(measured, tmp_path).keys
+    path = tmp_path / place / f"{keys[0 if place == 'cells' else 1]}.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{path.name}' cannot be read as a cell .*damaged"):
+        study.load(tmp_path)
+    assert states(measured, tmp_path).count("to do") == 1
+    with pytest.warns(UserWarning, match=f"{path}' is damaged; it is put aside"):
+        ran = run(measured, tmp_path)
+    assert ran.finished == 3 and measured.calls[4:] == [3 if place == "cells" else 2]
+    assert (tmp_path / "damaged" / path.name).read_bytes() == content
+    assert study.load(tmp_path, keys).num_rows == 9
+    assert run(measured, tmp_path).measured == 0
+
+
+def states(measured, folder):
+    return study.states(measured.function(), CELLS, folder, version="1")
+
+
 def test_an_interrupted_study_goes_on_where_it_was(tmp_path):
     measured = Measured(depth4=raising(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):

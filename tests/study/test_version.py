@@ -325,13 +325,15 @@ class Called:
 
 
 def test_what_is_no_function_of_a_module_is_refused():
-    with pytest.raises(TypeError, match=r"function must be a function of a module, not .*Called"):
+    with pytest.raises(TypeError, match=r"function=.*Called.* must be a function of a module"):
         study.version(Called())
     with pytest.raises(TypeError, match="is not data"):
         study.version(functools.partial(plain, object()))
     scope = {"__name__": "nowhere"}
     exec("def typed(config): pass", scope)
-    with pytest.raises(ValueError, match=r"source of <function typed .* say its version with"):
+    with pytest.raises(
+        ValueError, match=r"source of 'typed' is in no file, .*notebook; .*give version='1'"
+    ):
         study.version(scope["typed"])
 
 
