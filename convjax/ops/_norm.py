@@ -1,5 +1,7 @@
 """Normalisation: moments, and the shift and scale to zero mean and unit variance."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -255,7 +257,8 @@ def _mean(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     total = x
     for axis in reversed(axes):
         total = jnp.sum(total, axis, keepdims=True)
-    return total / (x.size // total.size)
+    # Not x.size // total.size: an empty batch has no elements of either.
+    return total / max(math.prod(x.shape[axis] for axis in axes), 1)
 
 
 def _shift_and_scale(

@@ -1,4 +1,7 @@
+import functools
+
 import flax.linen
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -82,3 +85,12 @@ def test_layer_norm_agrees_with_numpy_and_flax(shape):
     close(y, expected, 1e-4)
     layer = flax.linen.LayerNorm(epsilon=1e-3, use_fast_variance=False)
     close(y, layer.apply({"params": {"scale": scale, "bias": bias}}, x), 1e-4)
+
+
+@pytest.mark.parametrize("norm", [ops.layer_norm, functools.partial(ops.group_norm, num_groups=2)])
+@pytest.mark.parametrize("shape", [(0, 3, 3, 4), (2, 0, 3, 4)])
+def test_an_empty_batch_stays_empty(norm, shape):
+    x, ones = jnp.zeros(shape), jnp.ones(4)
+    y, pull = jax.vjp(norm, x, ones, ones)
+    assert y.shape == shape
+    assert [g.tolist() for g in pull(y)] == [x.tolist(), [0.0] * 4, [0.0] * 4]
