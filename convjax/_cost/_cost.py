@@ -1,6 +1,5 @@
 """cost: multiply-adds, parameters, bytes and receptive field of every unit, from shapes alone."""
 
-import operator
 from collections.abc import Sequence
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from convjax import nn
+from convjax import _check, nn
 from convjax._cost import _window
 from convjax._cost._record import Cost
 from convjax._cost._unit import UnitCost
@@ -67,9 +66,8 @@ def cost(net: nnx.Module, input_shape: Sequence[int], *, dtype: DTypeLike = jnp.
     Reference: the multiply-adds of Howard et al., MobileNets, 2017; receptive fields as in Araujo,
     Norris and Sim, Computing Receptive Fields of Convolutional Neural Networks, 2019.
     """
-    shape, dtype = _checked(input_shape), jnp.dtype(dtype)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"dtype={dtype} must be a floating dtype, such as float32")
+    _check.instance("net", net, nnx.Module, "a network, any module of nnx")
+    shape, dtype = _checked(input_shape), _check.dtype("dtype", dtype)
     reaches = tuple(_window.identity() for _ in shape[1:-1])
     scope = Scope({}, [], {})
     visit(abstract(net), Signal(jax.ShapeDtypeStruct(shape, dtype), reaches), scope)
@@ -78,14 +76,9 @@ def cost(net: nnx.Module, input_shape: Sequence[int], *, dtype: DTypeLike = jnp.
 
 
 def _checked(input_shape: Sequence[int]) -> tuple[int, ...]:
-    try:
-        shape = tuple(operator.index(n) for n in input_shape)
-    except TypeError:
-        shape = ()
-    if len(shape) < 2 or any(n < 1 for n in shape):
-        raise ValueError(
-            f"input_shape={input_shape!r} must be (N, *spatial, C): positive integers, at least two"
-        )
+    shape = _check.integers("input_shape", input_shape, least=1)
+    if len(shape) < 2:
+        raise ValueError(f"input_shape={shape} must be (N, *spatial, C): at least two integers")
     return shape
 
 

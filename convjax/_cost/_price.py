@@ -9,8 +9,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from convjax import nn
-from convjax._check import refuse
+from convjax import _check, nn
 from convjax._cost._window import Window
 
 SEES = ("place", "all")
@@ -28,7 +27,7 @@ class Price:
       passes_on: whether the output is the input's own array, so that nothing is read or written.
 
     Raises:
-      ValueError: an unknown word for ``sees``.
+      ValueError: a count that is no integer or negative, an unknown word for ``sees``.
     """
 
     multiply_adds: int = 0
@@ -37,8 +36,23 @@ class Price:
     passes_on: bool = False
 
     def __post_init__(self):
-        if isinstance(self.sees, str) and self.sees not in SEES:
-            refuse("sees", self.sees, SEES)
+        for name in ("multiply_adds", "elementwise"):
+            count = _check.integer(name, getattr(self, name), 0)
+            object.__setattr__(self, name, count)
+        _check.flag("passes_on", self.passes_on)
+        if not isinstance(self.sees, tuple):
+            _check.choice("sees", self.sees, SEES)
+            return
+        windows = (_window(f"sees[{i}]", window) for i, window in enumerate(self.sees))
+        object.__setattr__(self, "sees", tuple(windows))
+
+
+def _window(name: str, window: Any) -> Window:
+    """Return a window whose numbers are integers."""
+    _check.instance(name, window, Window, "a Window, one for each spatial axis")
+    least = {"size": 1, "stride": 1, "start": None, "upsampling": 1}
+    numbers = window._asdict().items()
+    return Window(**{key: _check.integer(f"{name}.{key}", n, least[key]) for key, n in numbers})
 
 
 @singledispatch

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from convjax import _check
 from convjax._cost import _table
 from convjax._cost._unit import UnitCost
 
@@ -68,6 +69,7 @@ class Cost:
 
     def __getitem__(self, path: str) -> UnitCost:
         """Return the unit at a path; a number in place of a ``*`` picks one unit of a repeat."""
+        _check.instance("path", path, str, "a unit's path, such as 'stage1/0'")
         if path in self.paths:
             return self.units[self.paths.index(path)]
         for pattern, unit in self.items():
@@ -100,8 +102,7 @@ class Cost:
         Raises:
           ValueError: a depth below one.
         """
-        if depth is not None and depth < 1:
-            raise ValueError(f"depth={depth} must be at least 1, or None for every unit")
+        depth = None if depth is None else _check.integer("depth", depth, 1)
         table = _table.to_text(self.paths, self.units, math.inf if depth is None else depth)
         batch = "x".join(map(str, self.input_shape))
         lines = [

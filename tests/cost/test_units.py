@@ -194,9 +194,16 @@ def test_combinators_refuse_what_the_network_would_refuse():
         convjax.cost(growing, (1, 6, 4, 3))
 
 
-@pytest.mark.parametrize("shape", [(3,), (2, 0, 3), (-1, 3)])
-def test_an_input_shape_that_is_none_is_refused(shape):
-    with pytest.raises(ValueError, match=re.escape(f"input_shape={shape} must be")):
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((3,), "input_shape=(3,) must be (N, *spatial, C)"),
+        ((2, 0, 3), "input_shape[1]=0 must be at least 1"),
+        ((-1, 3), "input_shape[0]=-1 must be at least 1"),
+    ],
+)
+def test_an_input_shape_that_is_none_is_refused(shape, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         convjax.cost(nn.Identity(), shape)
 
 
