@@ -305,7 +305,7 @@ def norm(name: str, num_features: int, *, rngs: nnx.Rngs, **options) -> Node:
       >>> type(nn.norm("batch", 8, rngs=nnx.Rngs(0))).__name__
       'BatchNorm'
     """
-    _check.choice("name", name, NORMS)
+    _check.choice("norm: name", name, NORMS)
     num_features = _check.integer("num_features", num_features, 1)
     if name == "none":
         check_streams(rngs)

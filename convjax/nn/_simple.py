@@ -119,7 +119,7 @@ class Activation(Node):
 
     def __init__(self, function: str | Callable[[jax.Array], jax.Array]):
         if isinstance(function, str):
-            self.name = _check.choice("function", function, ACTIVATIONS)
+            self.name = _check.choice("Activation: function", function, ACTIVATIONS)
             self.function = keepable(ACTIVATIONS[function])
         else:
             right = f"a function of an array, or one of {', '.join(ACTIVATIONS)}"
