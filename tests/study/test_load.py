@@ -285,6 +285,23 @@ def test_a_cell_whose_pages_are_damaged_is_named(tmp_path):
         study.load(tmp_path)
 
 
+def test_a_flipped_bit_is_refused_by_name_or_changes_no_number(tmp_path):
+    (key,) = measured(tmp_path, profile, cells(3))
+    path = tmp_path / "cells" / f"{key}.parquet"
+    content, rows, refused = path.read_bytes(), str(study.load(tmp_path).to_pydict()), 0
+    bits = range(0, 8 * len(content), 8 * len(content) // 300)
+    for bit in bits:
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            assert str(study.load(tmp_path).to_pydict()) == rows
+        except ValueError as error:
+            assert f"{key}.parquet'" in str(error)
+            refused += 1
+    assert refused > 0.95 * len(bits)
+
+
 def test_a_foreign_file_among_the_cells_is_named(tmp_path):
     measured(tmp_path, profile, cells(3))
     (tmp_path / "cells" / ".half.partial").write_bytes(b"")

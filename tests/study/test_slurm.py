@@ -165,3 +165,16 @@ def test_where_there_is_no_slurm_it_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match=r"there is no Slurm here.* cluster=local"):
         study.Slurm(tmp_path)
+
+
+def test_what_is_typed_in_a_notebook_is_sent_along():
+    """As Ray does too: the function itself, not its name."""
+    import cloudpickle
+
+    scope = {"__name__": "__main__"}
+    exec("def typed(config): return {'n': [config['n']]}", scope)
+    task = _slurm.Task(study.Job("0", scope["typed"], {"n": 2}, "1"))
+    sent = cloudpickle.dumps(task)
+    assert b"typed" in sent
+    del scope["typed"]
+    assert cloudpickle.loads(sent)().error == ""
