@@ -50,7 +50,8 @@ class Repeat(Node):
     ):
         self.remat = _check.choice("remat", remat, REMAT)
         n = _check.integer("n", n, 1)
-        _check.function("make_unit", make_unit, "a function of rngs that returns a module")
+        if not callable(make_unit):  # a module's class among what can
+            _check.wrong_type("make_unit", make_unit, "a function of rngs that returns a module")
         before = _counts(check_streams(rngs))
         graphdef, first = nnx.split(check_module("make_unit(rngs)", make_unit(rngs)))
         for leaf in jax.tree.leaves(first):

@@ -1,5 +1,6 @@
 """Metrics as JSON lines: whole lines on the disk, and none of steps that a resumed run repeats."""
 
+import contextlib
 import json
 import math
 import os
@@ -74,20 +75,22 @@ class JsonLines:
         if math.isfinite(pace.images_per_second):
             timed["images_per_second"] = pace.images_per_second
         lines = [*map(_line, rows[:-1]), _line({**rows[-1], "time": timed})]
-        self._file.write("".join(lines).encode())
-        self._file.flush()
+        with _named(self.path):
+            self._file.write("".join(lines).encode())
+            self._file.flush()
 
     def flush(self) -> None:
         """Return when all that was recorded is on the disk."""
         if self._file is not None:
-            os.fsync(self._file.fileno())
+            with _named(self.path):
+                os.fsync(self._file.fileno())
 
     def end(self) -> None:
         """Bring everything to the disk and close the file."""
         if self._file is not None:
-            self.flush()
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            with _named(self.path), file:
+                os.fsync(file.fileno())
 
 
 def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -110,6 +113,16 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
       convjax._check.MissingFileError: path='missing.jsonl' does not exist
     """
     return [_from_json(row) for _, row in _lines(_check.existing_file("path", path))]
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Have what the system says of a file, such as that its disk is full, name the file."""
+    try:
+        yield
+    except OSError as error:
+        said = f"{error.strerror}: rows of metrics cannot be written"
+        raise OSError(error.errno, said, str(path)) from error
 
 
 def _keep_before(first: int, path: Path) -> None:

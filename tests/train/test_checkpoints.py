@@ -156,6 +156,33 @@ def test_what_goes_wrong_while_writing_is_raised_and_what_was_there_stays(tmp_pa
     assert checkpoints.steps == (1, 2)
 
 
+ORBAX = 'RESOURCE_EXHAUSTED: Error writing "w/0": Failed to write 4000 bytes to file 14: '
+ORBAX += "No space left on device [os_error_code='28']"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError(ORBAX)])
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch, error):
+    def full(self, path, **_):
+        path.parent.mkdir()
+        path.with_name("begun").write_bytes(b"1")
+        raise error
+
+    saved(tmp_path, (1, 2))
+    with train.Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(ocp.Checkpointer, "save", full)
+        checkpoints.save(3, small(3))
+        with pytest.raises(OSError) as caught:
+            checkpoints.wait()
+        monkeypatch.undo()
+        assert caught.value.errno == 28 and caught.value.filename == str(tmp_path)
+        said = r"the checkpoint of step 3 needs 52 bytes, of which [\d,]+ are free; that of step 2"
+        assert re.search(said, str(caught.value))
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+        assert checkpoints.restore(small(0))[0] == 2
+        checkpoints.save(3, small(3))
+    assert checkpoints.steps == (2, 3)
+
+
 @pytest.mark.parametrize("keep", [1, 3])
 def test_old_ones_are_removed_once_a_newer_one_is_whole(tmp_path, keep, monkeypatch):
     removed, rmtree = {}, shutil.rmtree

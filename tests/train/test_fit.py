@@ -13,6 +13,7 @@ from flax import nnx
 
 from convjax import data, nn, train
 from convjax.train._fit import spans
+from tests.nn.conftest import compiling_quickly
 from tests.nn.conftest import quick_compilation as quick_compilation
 from tests.train.conftest import Indexed, small
 
@@ -25,6 +26,13 @@ RECIPE = train.Recipe(
     test_every=4,
     checkpoint_every=5,
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly():
+    """Compile quickly; what is compared to the bit is compiled alike."""
+    with compiling_quickly():
+        yield
 
 
 class Kept:

@@ -204,3 +204,17 @@ def test_a_run_from_birth_keeps_nothing_not_even_a_test_at_birth(tmp_path):
     path.write_bytes(b'{"kind": "test", "step": 0}\n{"kind": "train", "step": 0}\n')
     trim(path, 0)
     assert path.read_bytes() == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_a_full_disk_is_one_sentence_that_names_the_file(tmp_path):
+    lines = train.JsonLines(tmp_path / "metrics.jsonl")
+    lines.begin(0, 1, 8)
+    lines._file.close()
+    lines._file = open("/dev/full", "ab")  # noqa: SIM115
+    row = {"kind": "train", "step": 0, "loss": 2.5}
+    for call in (lambda: lines.record([row], train.Pace(1.0, 0.0)), lines.end):
+        with pytest.raises(OSError, match="No space left on device: rows of metrics") as caught:
+            call()
+        assert caught.value.filename == str(tmp_path / "metrics.jsonl")
+    lines.end()

@@ -3,9 +3,11 @@
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -121,6 +123,20 @@ def test_if_one_process_dies_the_other_ends_and_the_run_is_taken_up(leaves, whol
     assert 3 <= again[0]["rows"][0]["step"] < 12
     assert again[0]["state"] == again[1]["state"] == expected["state"]
     assert logged(tmp_path) == logged(folder) == expected["rows"]
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_process_ends_both_at_one_step_with_a_checkpoint(tmp_path):
+    processes = pair("--folder", tmp_path, "--steps", 20_000)
+    deadline = time.monotonic() + LIMIT
+    while not (tmp_path / "checkpoints/3").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGTERM)
+    with together(*processes) as ended:
+        assert [status for status, *_ in ended] == [143, 143]
+    newest = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert f"SIGTERM: the checkpoint of step {newest} is in" in ended[0][2]
+    assert "SIGTERM: the" not in ended[1][2]
 
 
 @pytest.mark.slow
