@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from convjax._check import refuse
+from convjax import _check
 from convjax.gradflow.oracles._check import Count, Number, count, number
 
 CENTRED = 1 - 1 / math.pi
@@ -42,8 +42,7 @@ def batch_norm_gain(batch_size: Count, activation: str = "relu") -> float:
     Reference: Yang et al., A Mean Field Theory of Batch Normalization, 2019, theorem 8 (their rate
     is that of the squared norm) and theorem 9.
     """
-    if activation not in ("relu", "linear"):
-        refuse("activation", activation, ["relu", "linear"])
+    _check.choice("activation", activation, ("relu", "linear"))
     b = count("batch_size", batch_size, 4)
     if activation == "linear":
         return (b - 2) / (b - 3)
@@ -83,8 +82,7 @@ def batch_norm_residual_variance(
     Reference: De and Smith 2020; Brock et al. 2021, for 0.68 against 1.
     """
     slopes = {"norm-relu-conv": CENTRED, "relu-norm-conv": 1.0}
-    if order not in slopes:
-        refuse("order", order, slopes)
+    _check.choice("order", order, slopes)
     return number("variance", variance) + slopes[order] * np.arange(count("units", units, 0) + 1)
 
 
@@ -169,10 +167,11 @@ def scaled_shortcut_gain(scale: Number, convs: Count = 2) -> float:
     Reference: derived here. He et al., Identity Mappings in Deep Residual Networks, 2016, follow
     the product of the scales alone.
     """
+    scale = number("scale", scale, least=-math.inf)
     if not -1 < scale < 1:
         raise ValueError(
             f"scale={scale} must be below 1 in size: at 1 the variance grows unit by unit, "
             "see batch_norm_residual_gain"
         )
-    kept = float(scale) ** 2
+    kept = scale**2
     return kept + (1 - kept) * batch_norm_residual_exponent(convs)

@@ -2,7 +2,7 @@
 
 import math
 
-from convjax._check import refuse
+from convjax import _check
 from convjax.gradflow.oracles._batch_norm import CENTRED
 from convjax.gradflow.oracles._check import Count, Number, correlation, count
 
@@ -87,8 +87,7 @@ def gradient_correlation(depth: Count, kind: str, rho: Number = 0.0) -> float:
     Reference: Balduzzi et al., The Shattered Gradients Problem, 2017, theorem 1, whose 2^-L is the
     centred one; that plain ReLU networks follow the product of kappa_0 is derived here.
     """
-    if kind not in KINDS:
-        refuse("kind", kind, KINDS)
+    _check.choice("kind", kind, KINDS)
     rho = correlation("rho", rho)
     product = 1.0
     for _ in range(count("depth", depth, 0)):

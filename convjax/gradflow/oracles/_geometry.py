@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import linalg
 
-from convjax._check import refuse
-from convjax.gradflow.oracles._check import Count, count
+from convjax import _check
+from convjax.gradflow.oracles._check import Count, count, counts
 
 Sizes = Count | Sequence[int]
 
@@ -134,16 +134,13 @@ def pooling_gain(kind: str, window_shape: Sequence[int]) -> float:
 
     Reference: derived here.
     """
-    if kind not in ("avg", "max"):
-        refuse("kind", kind, ["avg", "max"])
-    places = math.prod(count("window_shape", n, 1) for n in window_shape)
+    _check.choice("kind", kind, ("avg", "max"))
+    places = math.prod(_check.integers("window_shape", window_shape, least=1))
     return 1 / places if kind == "avg" else 1.0
 
 
-def _lengths(size: Sizes, rank: Count) -> list[int]:
-    if isinstance(size, int | np.integer):
-        size = [int(size)] * count("rank", rank, 1)
-    return [count("size", n, 1) for n in size]
+def _lengths(size: Sizes, rank: Count) -> tuple[int, ...]:
+    return counts("size", size, count("rank", rank, 1))
 
 
 def _window(length: int, kernel_size: Count) -> np.ndarray:

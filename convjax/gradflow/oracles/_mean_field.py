@@ -45,7 +45,7 @@ def fixed_point(activation: Activation, weight_variance: Number, bias_variance: 
     f = function_of(activation)
     weight = number("weight_variance", weight_variance)
     bias = number("bias_variance", bias_variance)
-    if activation in HOMOGENEOUS:
+    if isinstance(activation, str) and activation in HOMOGENEOUS:
         return _homogeneous(str(activation), weight * gaussian_mean(lambda z: f(z) ** 2), bias)
 
     def change(q: float) -> float:
@@ -93,7 +93,9 @@ def chi(activation: Activation, weight_variance: Number, bias_variance: Number) 
     """
     slope = derivative_of(activation)
     weight = number("weight_variance", weight_variance)
-    if activation in HOMOGENEOUS:  # the slope knows the sign alone, not the size
+    if (
+        isinstance(activation, str) and activation in HOMOGENEOUS
+    ):  # the slope knows the sign alone, not the size
         number("bias_variance", bias_variance)
         return weight * gaussian_mean(lambda z: slope(z) ** 2)
     q = fixed_point(activation, weight, bias_variance)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from convjax._check import refuse
-from convjax.gradflow.oracles._check import Count, Number, count, number
+from convjax import _check
+from convjax.gradflow.oracles._check import Count, Number, count, counts, number
 
 
 def relu_gain(scale: Number) -> float:
@@ -69,15 +69,9 @@ def log_spread(
     Reference: after Hanin, Which Neural Net Architectures Give Rise to Exploding and Vanishing
     Gradients?, 2018, whose beta is the sum of 1/n; the constant is derived here.
     """
-    count("depth", depth, 0)
-    widths = np.asarray(width)
-    if widths.ndim > 1 or (widths.ndim == 1 and len(widths) != depth):
-        raise ValueError(f"width has shape {widths.shape}; give one width, or one for each layer")
-    if widths.size and widths.min() < 1:
-        raise ValueError(f"width={width} must be at least 1")
-    beta = number("per_layer", per_layer) * float(
-        np.sum(np.broadcast_to(1 / widths, (int(depth),)))
-    )
+    depth = count("depth", depth, 0)
+    widths = np.array(counts("width", width, depth, depth))
+    beta = number("per_layer", per_layer) * float(np.sum(1 / widths))
     return -beta / 2, beta
 
 
@@ -111,8 +105,6 @@ def jacobian_spread(
     Reference: after Saxe et al. 2013 and Pennington et al. 2017.
     """
     kernels, activations = {"gaussian": 1, "orthogonal": 0}, {"relu": 1, "linear": 0}
-    if kernel not in kernels:
-        refuse("kernel", kernel, kernels)
-    if activation not in activations:
-        refuse("activation", activation, activations)
+    _check.choice("kernel", kernel, kernels)
+    _check.choice("activation", activation, activations)
     return float(count("depth", depth, 0) * (kernels[kernel] + activations[activation]))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import special
 
-from convjax._check import refuse
+from convjax import _check
 
 Function = Callable[[np.ndarray], np.ndarray]
 
@@ -31,9 +31,8 @@ def gaussian_mean(f: Function) -> float:
 def function_of(activation: str | Function) -> Function:
     """Return the function of a name in ``FUNCTIONS``; a function stays as it is."""
     if not isinstance(activation, str):
-        return activation
-    if activation not in FUNCTIONS:
-        refuse("activation", activation, FUNCTIONS)
+        return _check.function("activation", activation, "the name of an activation, or a function")
+    _check.choice("activation", activation, FUNCTIONS)
     return FUNCTIONS[activation][0]
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from convjax.gradflow.oracles._check import Count, Number, count, number
+from convjax.gradflow.oracles._check import Count, Number, count, number, numbers
 
 
 def residual_gain(units: Count, scale: Number, branch_gain: Number) -> float:
@@ -134,11 +134,9 @@ def compound_gain(matrices: ArrayLike) -> CompoundGain:
     Reference: the gain as in mHC, arXiv 2512.24880, from a secondary source; the logarithm is
     added here, because a largest sum hides a column that is lost.
     """
-    stack = np.asarray(matrices, np.float64)
+    stack = numbers("matrices", matrices, "an array of numbers, a stack (L, n, n)")
     if stack.ndim != 3 or stack.shape[1] != stack.shape[2] or not stack.shape[1]:
         raise ValueError(f"matrices has shape {stack.shape}; give a stack (L, n, n)")
-    if not np.isfinite(stack).all():
-        raise ValueError("matrices must be finite")
     product = np.eye(stack.shape[1])
     for matrix in stack:
         product = matrix @ product
