@@ -11,7 +11,7 @@ import math
 import operator
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -53,8 +53,7 @@ def shown(value: object, most: int = 80) -> str:
 
 def wrong_type(name: str, value: object, expected: str) -> NoReturn:
     """Raise the ``WrongTypeError`` of an argument: its name, its value, what it should be."""
-    kind = type(value).__name__
-    raise WrongTypeError(f"{name}={shown(value)} ({kind}) must be {expected}")
+    raise WrongTypeError(f"{name}={shown(value)} ({type(value).__name__}) must be {expected}")
 
 
 def refuse(argument: str, value: object, known: Iterable[str]) -> NoReturn:
@@ -78,13 +77,9 @@ def choice(name: str, value: Any, known: Iterable[str]) -> str:
 
 def strings(name: str, value: Any) -> tuple[str, ...]:
     """Return a sequence of strings as a tuple; one string is none."""
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+    if not _several(value):
         wrong_type(name, value, "a sequence of strings")
-    found = tuple(value)
-    for i, entry in enumerate(found):
-        if not isinstance(entry, str):
-            wrong_type(f"{name}[{i}]", entry, "a string")
-    return found
+    return tuple(instance(f"{name}[{i}]", one, str, "a string") for i, one in enumerate(value))
 
 
 def integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
@@ -115,8 +110,8 @@ def integers(
 
 
 def _several(value: Any) -> bool:
-    """Whether something holds several entries: text is one thing, and so is an array of no axis."""
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+    """Whether something is a sequence: no text, set or mapping, nor an array of no axis."""
+    if isinstance(value, str | bytes | Mapping | Set) or not isinstance(value, Iterable):
         return False
     return not isinstance(value, np.ndarray | jax.Array) or value.ndim > 0
 
@@ -255,7 +250,8 @@ def function(name: str, value: Any, expected: str = "a function") -> Callable[..
 def dtype(name: str, value: Any) -> np.dtype:
     """Return a floating dtype, however it is written: ``"float32"`` or ``jnp.float32``."""
     try:
-        found = None if value is None else jnp.dtype(value)
+        # NumPy takes containers for structured dtypes, and None for float64.
+        found = None if isinstance(value, list | tuple | dict | None) else jnp.dtype(value)
     except TypeError:
         found = None
     if found is None:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import math
 import shutil
 import sys
 import textwrap
@@ -78,9 +79,19 @@ def parse(kind: type[O], argv: Sequence[str], *, name: str, about: str) -> O:
         )
 
     options = read(kind())
-    if options.config is None:
-        return options
-    return read(dataclasses.replace(kind(), **from_file(kind, options.config)))
+    if options.config is not None:
+        options = read(dataclasses.replace(kind(), **from_file(kind, options.config)))
+    check_finite(options)
+    return options
+
+
+def check_finite(options: Options) -> None:
+    """Refuse NaN and infinity, which no option means."""
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, float) and not math.isfinite(one):
+                raise UsageError(f"{field.name}={one} must be a finite number.")
 
 
 def from_file(kind: type[Options], path: Path) -> dict[str, Any]:

@@ -151,6 +151,8 @@ def runner(config: Any) -> study.Runner:
       ImportError: the runner's package is missing.
     """
     check_effect(config, config.runner)
+    if config.time_limit is not None and config.time_limit <= 0:
+        raise ValueError(f"time_limit={config.time_limit} must be greater than 0")
     if config.runner == "here":
         _cli.use_platform(config.platform)
         return study.Here()

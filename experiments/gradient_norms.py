@@ -149,7 +149,7 @@ def check(config: Config) -> None:
             raise ValueError(f"{name} is empty; give at least one value.")
         if len(set(value)) < len(value):
             raise ValueError(f"{name} = {list(value)} names one value twice.")
-    for option, least in (("seeds", 1), ("steps", 0), ("batch_size", 1)):
+    for option, least in (("seeds", 1), ("steps", 0), ("batch_size", 1), ("momentum", 0)):
         if getattr(config, option) < least:
             raise ValueError(
                 f"{option} = {getattr(config, option)} is too small; it must be at least {least}."
@@ -157,6 +157,8 @@ def check(config: Config) -> None:
     for option in ("learning_rate", "clip"):
         if not getattr(config, option) > 0:
             raise ValueError(f"{option} = {getattr(config, option)} must be positive.")
+    if min(config.widths) < 1:
+        raise ValueError(f"widths = {list(config.widths)} must be at least 1.")
     for depth in config.depths:
         _check_depth(depth)
 

@@ -170,6 +170,11 @@ def check(config: Config) -> None:
         raise _cli.UsageError("the digits come with scikit-learn; leave --path out, or say --data.")
     if config.size is not None and config.size < 1:
         raise _cli.UsageError(f"size = {config.size} is too small; it must be at least 1.")
+    if not 0 < config.share < 1:
+        raise _cli.UsageError(f"share = {config.share} must lie between 0 and 1.")
+    for option, least in (("devices", 1), ("readers", 0)):
+        if (value := getattr(config, option)) is not None and value < least:
+            raise _cli.UsageError(f"{option} = {value} is too small; it must be at least {least}.")
     if config.reach is not None and not 0 <= config.reach <= 1:
         raise _cli.UsageError(f"reach = {config.reach} must lie between 0 and 1.")
 

@@ -95,6 +95,8 @@ def check(config: Config) -> None:
             raise ValueError(
                 f"{option} = {getattr(config, option)} is too small; it must be at least {least}."
             )
+    if config.size is not None and config.size < 1:
+        raise ValueError(f"size = {config.size} is too small; it must be at least 1.")
     for option in ("pretrain_rate", "learning_rate", "tuning_rate", "head_rate"):
         if not getattr(config, option) > 0:
             raise ValueError(f"{option} = {getattr(config, option)} must be positive.")

@@ -4,7 +4,7 @@ import functools
 import inspect
 import types
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, get_args
+from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin
 
 from flax import nnx
 
@@ -57,7 +57,7 @@ def _plain(parameter: inspect.Parameter, value: Any) -> Any:
     """Return an option in its plain form: by the rule of its name, or of its type."""
     name = parameter.name
     kind = parameter.annotation
-    kinds = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     if value is None and types.NoneType in kinds:
         return None
     if name in _BY_NAME and not (name == "kernel_size" and int in kinds):

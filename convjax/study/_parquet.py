@@ -75,7 +75,7 @@ def encode(columns: Mapping[str, Any], metadata: Mapping[str, Any]) -> bytes:
     """Return the file that ``write_parquet`` writes."""
     pa = arrow()
     _check.instance("columns", columns, Mapping, "arrays by name")
-    _check.strings("the names of columns", columns)
+    _check.strings("the names of columns", list(columns))
     try:
         said = json.dumps(metadata).encode()
     except (TypeError, ValueError, RecursionError) as error:

@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 from convjax import _check
+from convjax.study._files import check_place
 from convjax.study._job import Done, Job, lost, perform
 from convjax.study._process import check_where, settle, variables
 from convjax.study._store import Store
@@ -74,6 +75,7 @@ class Slurm:
         platform: str | None = None,
     ):
         folder = _check.path("folder", folder)
+        check_place(folder)
         workers = check_where(workers, platform)
         options = _check.strings("options", options)
         try:

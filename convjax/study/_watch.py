@@ -4,6 +4,7 @@ import sys
 import time
 from typing import Any, Protocol, runtime_checkable
 
+from convjax import _check
 from convjax.study._job import Done
 
 FIRST = 10.0  # seconds without a word where it is no terminal
@@ -41,6 +42,9 @@ class Progress:
     Args:
       stream: a text file, where to; None is standard error.
 
+    Raises:
+      WrongTypeError: what is no text file.
+
     Example:
       >>> import sys, numpy as np
       >>> from convjax import study
@@ -51,6 +55,8 @@ class Progress:
     """
 
     def __init__(self, stream: Any = None):
+        if stream is not None and not callable(getattr(stream, "write", None)):
+            _check.wrong_type("stream", stream, "a text file to write to, or None")
         self._stream = stream
 
     def begin(self, total: int, finished: int, failed: int) -> None:

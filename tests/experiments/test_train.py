@@ -168,7 +168,7 @@ def test_the_folder_of_another_run_is_refused_and_left_alone(whole, capsys):
         (["--path", "."], "leave --path out"),
         (["--data", "cifar10", "--path", "HERE"], "data_batch_1.bin' is not there"),
         (["--data", "cifar100", "--path", "HERE"], "Krizhevsky's page"),
-        (["--data", "npz", "--path", "HERE/no.npz"], "no.npz' is not there"),
+        (["--data", "npz", "--path", "HERE/no.npz"], "no.npz' does not exist"),
         (["--data", "stream", "--path", "HERE"], "must hold the folders train and val"),
         (["--reach", "97"], "reach = 97.0 must lie between 0 and 1"),
         (["--size", "0"], "size = 0 is too small"),
