@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from convjax import _check
 from convjax.ops import _shapes
 from convjax.ops._shapes import Given
+from convjax.ops._shield import shield
 
 Features = Float[Given, "*batch_and_spatial features"]
 PerChannel = Float[Given, "..."] | None
@@ -159,6 +160,7 @@ def group_norm(
         raise ValueError(
             f"{op}: num_groups={num_groups} does not divide the {channels} channels of x {x.shape}"
         )
+    x = shield(x)
     grouped = x.reshape(*x.shape[:-1], num_groups, channels // num_groups)
     mean, variance = _moments(grouped, (*range(1, x.ndim - 1), grouped.ndim - 1))
     whole = (*mean.shape[:-2], channels)
@@ -201,6 +203,7 @@ def layer_norm(
         2020s".
     """
     x, scale, bias, epsilon = _check_affine("layer_norm", x, scale, bias, epsilon)
+    x = shield(x)
     mean, variance = _moments(x, (x.ndim - 1,))
     return _shift_and_scale(x, mean, variance, scale, bias, epsilon)
 

@@ -12,6 +12,7 @@ from convjax.ops._forms import _shift
 from convjax.ops._geometry import Geometry
 from convjax.ops._maximum import windowed_maximum
 from convjax.ops._shapes import Given, Padding, Size
+from convjax.ops._shield import shield
 
 Image = Float[Given, "batch *spatial features"]
 Pooled = Float[Array, "batch *out_spatial features"]
@@ -197,7 +198,7 @@ def global_avg_pool(x: Image, *, keepdims: bool = False) -> Float[Array, "batch 
     """
     x, axes = _spatial_axes("global_avg_pool", x)
     keepdims = _check.flag("global_avg_pool: keepdims", keepdims)
-    wide = x.astype(_shapes.at_least_float32(x.dtype))
+    wide = shield(x).astype(_shapes.at_least_float32(x.dtype))
     return jnp.mean(wide, axes, keepdims=keepdims).astype(x.dtype)
 
 
@@ -228,7 +229,13 @@ def global_max_pool(x: Image, *, keepdims: bool = False) -> Float[Array, "batch 
         Oquab et al. 2015, "Is object localization for free?".
     """
     x, axes = _spatial_axes("global_max_pool", x)
-    return jnp.max(x, axes, keepdims=_check.flag("global_max_pool: keepdims", keepdims))
+    keepdims = _check.flag("global_max_pool: keepdims", keepdims)
+    x = shield(x)
+    most = jnp.max(x, axes, keepdims=keepdims)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return most
+    # JAX 0.12's largest of NaN is minus infinity on CPU.
+    return jnp.where(jnp.any(jnp.isnan(x), axes, keepdims=keepdims), jnp.nan, most)
 
 
 def _spatial_axes(op: str, x: Given) -> tuple[jax.Array, tuple[int, ...]]:

@@ -2,8 +2,12 @@
 
 JAX 0.12 computes a product or convolution wrongly on CPU whose right operand is one repeated number
 and whose result is summed in the same program (YNNPACK's reduction fusion). What has passed through
-here is no repeated number to the compiler, and its cotangent is none either. On other platforms
-nothing is left of it in the program.
+here is no repeated number to the compiler, and its cotangent is none either.
+
+The same fusion loses NaN: ``relu(x).sum()`` of NaN is 0 under jit. What is summed over whole images
+or channels passes through here first, so that no activation is fused with the sum.
+
+On other platforms nothing is left of it in the program.
 """
 
 from collections.abc import Callable

@@ -107,3 +107,20 @@ def test_a_product_of_ours_by_one_repeated_number_is_right(case):
         expected = run([[full(a) for a in call[1:]] for call in calls])
     for ours, right in zip(jax.tree.leaves(known), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, right, rtol=1e-3, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    "reduction",
+    [
+        ops.global_avg_pool,
+        ops.global_max_pool,
+        ops.layer_norm,
+        functools.partial(ops.group_norm, num_groups=2),
+    ],
+    ids=["average", "maximum", "layer norm", "group norm"],
+)
+def test_nan_behind_an_activation_stays_nan(reduction):
+    """JAX 0.12.0.1 by itself makes 0 of ``relu(x).sum()``, and minus infinity of ``x.max()``."""
+    x = jnp.full((64, 8, 8, 16), jnp.nan)
+    assert bool(jnp.isnan(jax.jit(lambda x: reduction(jax.nn.relu(x)))(x)).all())
+    assert bool(jnp.isfinite(jax.jit(lambda x: reduction(jax.nn.relu(x)))(jnp.ones_like(x))).all())
