@@ -2,7 +2,7 @@
 
 from flax import nnx
 
-from convjax import nn
+from convjax import _check, nn
 from convjax.gradflow._rules import by_type
 
 _HOMOGENEOUS_ACTIVATIONS = ("relu", "leaky_relu", "linear")
@@ -21,11 +21,15 @@ def homogeneous(node: nnx.Module) -> bool:
     Returns:
       Whether it is known to be positively homogeneous.
 
+    Raises:
+      WrongTypeError: what is no module.
+
     Example:
       >>> from convjax import gradflow, nn
       >>> gradflow.homogeneous(nn.Activation("relu")), gradflow.homogeneous(nn.Activation("tanh"))
       (True, False)
     """
+    _check.instance("node", node, nnx.Module, "a module, such as a node of convjax.nn")
     return False
 
 

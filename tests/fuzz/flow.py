@@ -24,11 +24,13 @@ from tests.fuzz.kinds import (
 )
 from tests.fuzz.room import call
 
+# NaN in the signal is found at the first unit, which is the input itself.
+NAMES = {"x": ("input",), "start": ("input", "x"), "end": ("input", "x")}
 NET = nn.Chain([nn.Dense(3, 3, kernel_init="he", rngs=nnx.Rngs(0)), nn.Activation("relu")])
 X = jnp.arange(6, dtype=jnp.float32).reshape(2, 3) / 5
 some, x = net(NET), but(array(X, any_rank=True), "no axis")
 some = also(some, plain=nnx.Dict({}))
-ones = array(jnp.ones(3), any_rank=True)
+ones = but(array(jnp.ones(3), any_rank=True), "integers", "flags")  # they count as floats
 rngs = optional(RNGS._replace(valid=None))
 loss = FUNCTION
 absent = optional(KEY._replace(valid=None))
@@ -46,7 +48,7 @@ logs = Kind(
 cotangent = ones._replace(bad=ones.bad | {"key of none": 7}, nan={})
 shapes = Kind({"a": (2, 3)}, wrong("dict", seven=7, numbers={"a": 7}, fractions={"a": (0.5,)}))
 PARAMS = nnx.state(NET, nnx.Param)
-params = Kind(PARAMS, wrong("dict", "list", "nested list", seven=7))
+params = Kind(PARAMS, wrong("dict", "list", "nested list", seven=7, shorter={}))
 
 
 def summed(y):
@@ -61,15 +63,15 @@ per = Kind(each, wrong("lambda", "class", seven=7))
 
 CALLS = {
     "gradflow.profile": call(
-        gradflow.profile, loss=optional(loss._replace(valid=summed)), **instruments
+        gradflow.profile, NAMES, loss=optional(loss._replace(valid=summed)), **instruments
     ),
     "gradflow.paths": call(
-        gradflow.paths, loss=optional(loss._replace(valid=summed)), **instruments
+        gradflow.paths, NAMES, loss=optional(loss._replace(valid=summed)), **instruments
     ),
     "gradflow.predict": call(
         gradflow.predict,
         net=some,
-        x=integers((2, 3), single=False, length=False),
+        x=but(integers((2, 3), single=False, length=False), "array", "matrix"),  # or a batch
         train=flag(True),
         kernels=choice("declared"),
     ),
@@ -80,10 +82,11 @@ CALLS = {
         tolerance=number(0.02, least=0.0),
     ),
     "gradflow.correlation": call(
-        gradflow.correlation, cotangent=cotangent, samples=integer(1, least=1), **instruments
+        gradflow.correlation, NAMES, cotangent=cotangent, samples=integer(1, least=1), **instruments
     ),
     "gradflow.line": call(
         gradflow.line,
+        NAMES,
         start=array(X[0], any_rank=True),
         end=array(X[1], any_rank=True),
         points=integer(4, least=2),
@@ -93,6 +96,7 @@ CALLS = {
     ),
     "gradflow.spectrum": call(
         gradflow.spectrum,
+        NAMES,
         method=choice("dense"),
         steps=integer(4, least=1),
         samples=integer(4, least=1),
@@ -101,15 +105,16 @@ CALLS = {
     ),
     "gradflow.gradient_scale_coefficient": call(
         gradflow.gradient_scale_coefficient,
+        NAMES,
         key=KEY,
         samples=integer(2, least=1),
         **instruments,
     ),
     "gradflow.noise_scale": call(
-        gradflow.noise_scale, loss=per, chunk=integer(2, least=1), **instruments
+        gradflow.noise_scale, NAMES, loss=per, chunk=integer(2, least=1), **instruments
     ),
     "gradflow.per_example_norms": call(
-        gradflow.per_example_norms, loss=per, chunk=integer(2, least=1), **instruments
+        gradflow.per_example_norms, NAMES, loss=per, chunk=integer(2, least=1), **instruments
     ),
     "gradflow.noise_scale_from_norms": call(
         gradflow.noise_scale_from_norms,
@@ -123,13 +128,16 @@ CALLS = {
     "gradflow.trunk": call(gradflow.trunk, {"net": ("net", "node")}, net=some),
     "gradflow.relative_gradients": call(gradflow.relative_gradients, profile=profile),
     "gradflow.update_ratios": call(
-        gradflow.update_ratios, params_before=params, params_after=params
+        gradflow.update_ratios,
+        {"params_before": ("parameters",), "params_after": ("parameters",)},
+        params_before=params,
+        params_after=params,
     ),
     "gradflow.tokens": call(
         gradflow.tokens, places=shapes, dtype=Kind(jnp.float32, wrong("class", "None", seven=7))
     ),
     "gradflow.squares": call(
-        gradflow.squares, token=array(jnp.ones((2, 2)), any_rank=True, any_dtype=True)
+        gradflow.squares, token=array(jnp.ones((2, 3)), any_rank=True, any_dtype=True)
     ),
     "gradflow.tapped": call(
         gradflow.tapped,
