@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from tests.fuzz.__main__ import ROOMS, modules
+from tests.fuzz.untried import UNTRIED
 from tests.test_docs import PUBLIC, arguments, is_result
 
 ROOT = Path(__file__).parent.parent
@@ -23,6 +24,14 @@ def test_everything_public_is_called_or_exempt_for_a_reason():
     taking = {name for name, one in PUBLIC.items() if arguments(one)}
     records = {name for name, one in PUBLIC.items() if is_result(one)}
     assert taking - records - called - exempt == set()
+
+
+def test_every_argument_is_varied_or_exempt_for_a_reason():
+    for module in modules().values():
+        for name, one in module.CALLS.items():
+            varied = {argument for argument, kind in one.kinds.items() if kind.bad}
+            left = set(arguments(PUBLIC[name])) - varied
+            assert left == set(UNTRIED.get(name, {})), name
 
 
 def test_malformed_calls_are_refused_by_a_sentence_or_right():

@@ -55,8 +55,13 @@ moment = Kind(
     {"list": [0.5] * 3, "array": np.full(3, 0.5)},
 )
 deviation = moment._replace(bad=moment.bad | {"zeros": (0.0, 0.0, 0.0), "minus": (-1.0, 1.0, 1.0)})
+classes = optional(
+    Kind(None, wrong("None", seven=7, other=["cat", "cow"], sevens=[7, 7], word="cat"))
+)
 augment = Kind(None, wrong("None", seven=7, itself=data.Augment))
 pictures = {
+    "allow_empty": flag(False),
+    "order": choice("RGB"),
     "size": integer(8, least=1),
     "crop": number(0.875, above=0.0, most=1.0),
     "interpolation": choice("bicubic"),
@@ -149,6 +154,7 @@ CALLS = {
         {"path": ("folder",)},
         path=folder,
         limit=optional(integer(4, least=1)),
+        classes=classes,
         **pictures,
     ),
     "data.image_splits": call(
@@ -200,6 +206,8 @@ CALLS = {
             ),
         ),
         flip=flag(True),
+        allow_empty=flag(False),
+        order=choice("RGB"),
         interpolation=choice("bilinear"),
         augment=augment,
         classes=optional(

@@ -14,6 +14,7 @@ from tests.fuzz.kinds import (
     file,
     flag,
     integer,
+    number,
     optional,
     place,
     text,
@@ -145,6 +146,7 @@ CALLS = {
         version=optional(version),
         group=optional(Kind(None, wrong("None", "lambda", "class", seven=7))),
         retry=flag(False),
+        time_limit=optional(number(None, above=0.0)),
         watch=Kind(None, wrong("None", seven=7)),
     ),
     "study.states": call(

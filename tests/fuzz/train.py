@@ -43,6 +43,7 @@ some = net(Fresh(Small))
 source = Kind(SOURCE, wrong(seven=7, itself=data.Resident, pair=(IMAGES, LABELS)))
 recipe = Kind(RECIPE, wrong(seven=7, itself=train.Recipe))
 optimiser = Kind(None, wrong("None", seven=7, name="sgd", itself=optax.sgd))
+frozen = Kind(None, wrong("None", seven=7, name="stage1"))
 logits = Kind(
     jnp.ones((2, 3)),
     wrong("matrix", seven=7, numbers=[[1.0] * 3] * 2, vector=jnp.ones(3), long=jnp.ones((3, 3))),
@@ -171,6 +172,8 @@ CALLS = {
         observers=Kind((), wrong("list", seven=7, sevens=[7], nothing=[None], name="bar")),
         devices=Kind(None, wrong("None", "list", seven=10**6, minus=-1, zero=0, words=["cpu"])),
         optimiser=optimiser,
+        optimiser_name=optional(text(None)),
+        frozen=frozen,
     ),
     "train.layer_columns": call(train.layer_columns, {"rows": ("row",)}, rows=rows),
     "train.step_columns": call(
@@ -182,6 +185,7 @@ CALLS = {
         source=source,
         recipe=recipe,
         optimiser=optimiser,
+        frozen=frozen,
         mesh=Kind(None, wrong("None", seven=7)),
     ),
     "train.make_step": call(
@@ -189,11 +193,14 @@ CALLS = {
         net=some,
         recipe=recipe,
         optimiser=optimiser,
+        frozen=frozen,
         axis_name=optional(text(None)),
     ),
-    "train.optimiser_of": call(reciped(train.optimiser_of), net=some, recipe=recipe),
+    "train.optimiser_of": call(reciped(train.optimiser_of), net=some, recipe=recipe, frozen=frozen),
     "train.schedule_of": call(reciped(train.schedule_of), recipe=recipe),
-    "train.start": call(reciped(train.start), net=some, recipe=recipe, optimiser=optimiser),
+    "train.start": call(
+        reciped(train.start), net=some, recipe=recipe, optimiser=optimiser, frozen=frozen
+    ),
     "train.read_rows": call(train.read_rows, path=file(FOLDER / "rows.jsonl")),
 }
 EXEMPT = {
