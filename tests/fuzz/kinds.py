@@ -1,6 +1,8 @@
 """Kinds of arguments: a valid value, malformed ones, and other writings of the valid one."""
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -208,6 +210,7 @@ def net(valid: Any) -> Kind:
 
 
 FOLDER = Path(tempfile.mkdtemp(prefix="convjax-fuzz-"))
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 
 
 def file(valid: Any, *, missing: bool = True, folder: bool = True) -> Kind:
