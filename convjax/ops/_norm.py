@@ -160,13 +160,13 @@ def group_norm(
         raise ValueError(
             f"{op}: num_groups={num_groups} does not divide the {channels} channels of x {x.shape}"
         )
-    x = shield(x)
-    grouped = x.reshape(*x.shape[:-1], num_groups, channels // num_groups)
+    summed = shield(x)
+    grouped = summed.reshape(*x.shape[:-1], num_groups, channels // num_groups)
     mean, variance = _moments(grouped, (*range(1, x.ndim - 1), grouped.ndim - 1))
     whole = (*mean.shape[:-2], channels)
     spread = (*mean.shape[:-1], channels // num_groups)
     mean, variance = (jnp.broadcast_to(m, spread).reshape(whole) for m in (mean, variance))
-    return _shift_and_scale(x, mean, variance, scale, bias, epsilon)
+    return _shift_and_scale(summed, mean, variance, scale, bias, epsilon)
 
 
 def layer_norm(
@@ -203,9 +203,9 @@ def layer_norm(
         2020s".
     """
     x, scale, bias, epsilon = _check_affine("layer_norm", x, scale, bias, epsilon)
-    x = shield(x)
-    mean, variance = _moments(x, (x.ndim - 1,))
-    return _shift_and_scale(x, mean, variance, scale, bias, epsilon)
+    summed = shield(x)
+    mean, variance = _moments(summed, (x.ndim - 1,))
+    return _shift_and_scale(summed, mean, variance, scale, bias, epsilon)
 
 
 def _check_affine(
