@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from convjax import _check
+from convjax.study._held import held
 from convjax.study._identity import canonical
 from convjax.study._source import Statement, Target, statements
 
@@ -36,16 +37,18 @@ def version(function: Callable[..., Any], config: Any = None) -> str:
     nor from one Python to another.
 
     Args:
-      function: it has a source file. What it gets by other ways than names, such as files, closures
-        or code in text, is not seen.
+      function: it has a source file. The object of a method counts too, and for a function that
+        another one made the values of its closure and its defaults. What it gets by other ways,
+        such as files or code in text, is not seen.
       config: what it will be called with: a dataclass, whose methods it may call; or None.
 
     Returns:
       Sixteen hexadecimal digits.
 
     Raises:
-      WrongTypeError: no function, or one with arguments bound that are not data.
-      ValueError: the source cannot be found, as of what was typed at a prompt.
+      WrongTypeError: no function, or one that holds or has bound to it what is not data.
+      ValueError: the source cannot be found, as of what was typed at a prompt, or of a lambda that
+        has no name.
 
     Example:
       >>> from convjax import gradflow, study
@@ -54,6 +57,7 @@ def version(function: Callable[..., Any], config: Any = None) -> str:
     """
     function, bound = plain_function(function)
     code = _hashed(function, frozenset(_classes(config)))
+    bound += held(function)
     return hashlib.sha256(f"{code}\n{bound}".encode()).hexdigest()[:16] if bound else code
 
 
@@ -116,6 +120,12 @@ class _Tracing:
             line = root.__code__.co_firstlineno
             here = [one for one in module.statements if one.lines[0] <= line <= one.lines[1]]
             name = next((min(one.binds) for one in here if one.binds), name)
+        if name == "<lambda>":
+            raise ValueError(
+                f"the source of a lambda in {str(path)!r} cannot be told from what stands around "
+                "it; define a function with def, or give version='1', and another each time that "
+                "you change it"
+            )
         if name not in module.binding:
             raise ValueError(f"{root.__qualname__} is not in {str(path)!r} any more; start anew")
         self.waiting.append((root.__module__, None if _in_library(root.__module__) else name))

@@ -319,6 +319,47 @@ def plain(config):
     return config
 
 
+def by_closure(value):
+    def measure(config):
+        return value if config else measure(True)
+
+    return measure
+
+
+def by_default(value):
+    def measure(config, value=value):
+        return value
+
+    return measure
+
+
+class Holder:
+    def __init__(self, value):
+        self.value = value
+
+    def measure(self, config):
+        return self.value
+
+
+@pytest.mark.parametrize("make", [by_closure, by_default, lambda value: Holder(value).measure])
+def test_what_a_function_holds_is_part_of_it(make):
+    """The results of ``by_closure(2)`` are none of ``by_closure(3)``."""
+    values = [2, 3, [2, "a"], plain, by_closure(2), by_closure(3), study, int, len]
+    versions = [study.version(make(value)) for value in values]
+    assert len(set(versions)) == len(values)
+    assert versions == [study.version(make(value)) for value in values]
+    with pytest.raises(TypeError, match=r"function=.*measure holds .*<object.*give version='1'"):
+        study.version(make(object()))
+
+
+def test_a_lambda_without_a_name_is_refused():
+    found = []
+    line = "\n" * 9999 + "found.append(lambda config: config)"
+    exec(compile(line, __file__, "exec"), {"found": found, "__name__": __name__})
+    with pytest.raises(ValueError, match=r"lambda in .*define a function with def, or give versi"):
+        study.version(found[0])
+
+
 class Called:
     def __call__(self, config):
         return config
