@@ -75,7 +75,8 @@ def first_difference(saved: Any, given: Any, key: str = "") -> tuple[str, str, s
         saved, given = ({str(i): value for i, value in enumerate(both)} for both in (saved, given))
     if not (isinstance(saved, Mapping) and isinstance(given, Mapping)):
         texts = _text(saved), _text(given)
-        return None if texts[0] == texts[1] else (key, *texts)
+        equal = texts[0] == texts[1] or (_is_number(saved) and saved == given and _is_number(given))
+        return None if equal else (key, *texts)
     for name in [*given, *(name for name in saved if name not in given)]:
         inner = f"{key}/{name}" if key else name
         if name not in saved:
@@ -85,6 +86,10 @@ def first_difference(saved: Any, given: Any, key: str = "") -> tuple[str, str, s
         if found := first_difference(saved[name], given[name], inner):
             return found
     return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _digests(path: Path) -> dict[str, str]:

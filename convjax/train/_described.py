@@ -33,6 +33,8 @@ DEEPEST = 16
 def described(value: Any) -> Any:
     """Return what JSON can hold of a value: equal for equal ones, in any process.
 
+    An integer and a float are equal where their values are.
+
     Numbers, text, arrays (by a digest), containers, functions with defaults and closures, partial
     functions, methods and objects by their attributes are told apart. A class is told by its name,
     and so is what an object keeps outside of Python, as one of a C extension does.
@@ -85,7 +87,7 @@ class _Walk:
         if len(above) < DEEPEST:
             return self.inside(value, (*above, id(value)))
         if id(value) not in self.deep:
-            parts = json.dumps(self.inside(value, (*above, id(value))), sort_keys=True)
+            parts = json.dumps(_plain(self.inside(value, (*above, id(value)))), sort_keys=True)
             self.deep[id(value)] = value, hashlib.sha256(parts.encode()).hexdigest()[:16]
         return self.deep[id(value)][1]
 
@@ -148,6 +150,15 @@ def attributes(value: Any) -> dict[str, Any]:
             if hasattr(value, name):
                 found[name] = getattr(value, name)
     return {name: part for name, part in found.items() if not name.startswith(HIDDEN)}
+
+
+def _plain(value: Any) -> Any:
+    """Return JSON with 4.0 as 4: optax's schedules turn what they close over into floats."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _code(code: types.CodeType) -> tuple[str, set[str]]:

@@ -162,6 +162,21 @@ def test_the_same_in_other_objects_is_the_same_run(tmp_path):
     assert train.fit(*arguments, folder=tmp_path, **options).rows == ()
 
 
+@pytest.mark.parametrize("depth", [0, 20])
+def test_a_schedule_is_the_same_after_it_was_used(depth, tmp_path):
+    """optax makes a float of the integer that its cosine closes over, at the first call."""
+    schedule = optax.cosine_decay_schedule(0.1, 4)
+    optimiser = optax.sgd(schedule)
+    for _ in range(depth):
+        optimiser = optax.masked(optimiser, True)
+    finish(tmp_path, *run(optimiser=optimiser))
+    before = described(schedule)
+    schedule(jnp.array(1))
+    assert json.dumps(described(schedule)) != json.dumps(before)
+    (net, source, recipe), _ = run()
+    assert train.fit(net, source, recipe, folder=tmp_path, optimiser=optimiser).rows == ()
+
+
 def test_a_run_that_an_earlier_version_wrote_is_refused(tmp_path):
     (net, source, recipe), _ = run()
     about = {"recipe": dataclasses.asdict(recipe), "examples": 12, "batch_size": 4, "data": {}}
