@@ -196,8 +196,9 @@ def standard(dtype: Any, shape: tuple[int, ...], mean: Moments, std: Moments) ->
             f"mean={shown(mean)} and std={shown(std)} must both be given for {dtype} images, or "
             "both left out for float32 ones; data.moments(images) finds them"
         )
+    given = std
     mean, std = _spread("mean", mean, shape), _spread("std", std, shape)
-    check_divisor("std", std)
+    check_divisor("std", given)
     unit = 1.0
     if dtype == np.uint8:
         unit = 255.0

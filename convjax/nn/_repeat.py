@@ -50,7 +50,7 @@ class Repeat(Node):
     ):
         self.remat = _check.choice("remat", remat, REMAT)
         n = _check.integer("n", n, 1)
-        if not callable(make_unit):  # a module's class among what can
+        if not callable(make_unit) or isinstance(make_unit, nnx.Module):  # a class is a maker
             _check.wrong_type("make_unit", make_unit, "a function of rngs that returns a module")
         before = _counts(check_streams(rngs))
         graphdef, first = nnx.split(check_module("make_unit(rngs)", make_unit(rngs)))

@@ -92,6 +92,8 @@ def _classes(config: Any) -> set[type]:
 
 @functools.lru_cache(1024)
 def _hashed(function: Any, classes: frozenset[type]) -> str:
+    for root in (function, *classes):
+        _file_of(root)
     tracing = _Tracing({root.__module__.partition(".")[0] for root in (function, *classes)})
     for root in (function, *classes):
         tracing.begin(root)
@@ -224,7 +226,7 @@ def _file_of(root: Any) -> Path:
         path = Path(inspect.getsourcefile(root) or "")
     except TypeError:
         path = Path()
-    if not path.is_file():
+    if not path.is_file() or root.__module__ is None:  # what ``exec`` makes may have none
         raise ValueError(
             f"the source of {getattr(root, '__qualname__', root)!r} is in no file, as that of what "
             "is typed in a notebook; define it in a module, or give version='1', and another each "

@@ -174,6 +174,7 @@ CASES = {
     "mean as text": (resident(mean="0.5"), r"^mean='0\.5' \(str\) must be numbers"),
     "mean of lists": (resident(mean=[[1], [1, 2]]), "^mean=.*must be numbers"),
     "a complex std": (resident(std=1j), r"^std=1j \(complex\)"),
+    "a std of zero": (resident(std=[0.0] * 3), r"^std=\[0\.0, 0\.0, 0\.0\] must be positive"),
     "an infinite std": (resident(std=float("inf")), "^std=inf must be finite"),
     "a step that is none": (lambda: resident()().inputs(0.0, 1), r"^first=0\.0 \(float\)"),
     "no steps": (lambda: resident()().inputs(0, 0), "^steps=0 must be at least 1"),

@@ -226,6 +226,10 @@ CASES = {
     ),
     "half a repeat": (lambda: nn.Repeat(lambda rngs: UNIT, 1.5, rngs=RNGS), r"^n=1\.5 \(float\)"),
     "a module for its maker": (lambda: nn.Repeat(5, 3, rngs=RNGS), r"^make_unit=5 \(int\)"),
+    "a node for its maker": (
+        lambda: nn.Repeat(UNIT, 3, rngs=RNGS),
+        "^make_unit=.*a function of rngs",
+    ),
     "a maker of nothing": (
         lambda: nn.Repeat(lambda rngs: 5, 3, rngs=RNGS),
         r"^make_unit\(rngs\)=5",

@@ -24,6 +24,13 @@ def measure(config):
     return {"width": np.array([config.width])}
 
 
+def made():
+    """A function that is in no file and, as ``exec`` leaves it, in no module."""
+    found = {}
+    exec("def measure(config): return {'width': [config.width]}", found)
+    return study.version(found["measure"])
+
+
 def run(**changes):
     given = {"function": measure, "configs": [Config()], "folder": PLACE / "run", "version": "1"}
     return lambda: study.run(**{**given, **changes})
@@ -83,6 +90,7 @@ CASES = {
     "canonical, holding itself": (looped, "^config holds itself"),
     "key's version": (refused(study.key, Config(), 1), r"^version=1 \(int\)"),
     "version of a number": (refused(study.version, 3), r"^function=3 \(int\)"),
+    "version of what exec made": (made, "^the source of 'measure' is in no file"),
     "version of a callable": (refused(study.version, functools.partial(int)), "^the source of"),
     "function": (run(function=3), r"^function=3 \(int\)"),
     "configs, one": (run(configs=Config()), "^configs=Config.*a list of cells"),
