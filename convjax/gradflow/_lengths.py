@@ -26,17 +26,27 @@ from convjax import nn
 from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._norm import at_least_float32, measure, power_of_two, sum_squares
 from convjax.gradflow._rules import by_type
+from convjax.gradflow._sums import elementwise, joins, own_module
 from convjax.gradflow._tap import Signal, renormalise, restore
 
 
 @dataclasses.dataclass(frozen=True)
 class Route:
-    """Where the interpreter stands: the mode, and whether the forward pass may be renormalised."""
+    """Where the interpreter stands: the mode, and whether the forward pass may be renormalised.
+
+    ``whole`` are the paths of modules that count as one leaf, whatever they compute.
+    """
 
     train: bool
     rngs: nnx.Rngs | None
     on_trunk: bool = True
     renormalise: bool = False
+    path: str = ""
+    whole: tuple[str, ...] = ()
+
+    def inside(self, name: str) -> "Route":
+        """Return the route of a child."""
+        return dataclasses.replace(self, path=nn.join(self.path, name))
 
     def aside(self) -> "Route":
         """Return the route of a part through which not the whole signal passes."""
@@ -72,9 +82,11 @@ def _(node: nn.Residual) -> int:
     return max(1 + longest(node.branch), longest(node.shortcut)) + after
 
 
-def refuse_hidden(net: nnx.Module) -> None:
+def refuse_hidden(net: nnx.Module, whole: Sequence[str] = ()) -> None:
     """Raise a ValueError that names the first module whose residuals cannot be seen."""
     for path, node, _ in nn.walk(net):
+        if path in whole:
+            continue
         inside = (module for _, module in nnx.iter_modules(node))
         if _is_whole(node) and any(isinstance(m, nn.Residual) and m.shortcut for m in inside):
             raise ValueError(
@@ -97,7 +109,28 @@ def visit(node: nnx.Module, signal: Signal, route: Route) -> Signal:
 @by_type
 def travel(node: Any, signal: Signal, route: Route) -> Signal:
     """Apply one node; what is no combinator is called as a whole."""
+    if own_module(node) and route.path not in route.whole:
+        _refuse_joined(node, signal.x, route)
     return signal._replace(x=node(signal.x, train=route.train, rngs=route.rngs))
+
+
+def _refuse_joined(node: Any, x: jax.Array, route: Route) -> None:
+    """Refuse a module of one's own whose program has paths of its own, as a residual has."""
+
+    def run(x):
+        copy: Any = nnx.clone(node)
+        rngs = None if route.rngs is None else nnx.clone(route.rngs)
+        return copy(x, train=route.train, rngs=rngs)
+
+    joined = joins(run, x)
+    if not joined or (isinstance(node, nn.Activation) and elementwise(run, x)):
+        return
+    raise ValueError(
+        f"paths cannot see through {route.path!r} ({type(node).__name__}), whose program {joined} "
+        "values that both come from its input; write it with Chain, Parallel, Residual and Repeat "
+        f"(an elementwise function as nn.Activation), or give whole=[{route.path!r}], which counts "
+        "it as one leaf"
+    )
 
 
 def _is_whole(node: nnx.Module) -> bool:
@@ -107,32 +140,40 @@ def _is_whole(node: nnx.Module) -> bool:
 
 @travel.register
 def _(node: nn.Chain, signal: Signal, route: Route) -> Signal:
-    units = list(node)
-    following = [homogeneous(unit) for unit in units[1:]] + [route.renormalise]
-    for unit, after in zip(units, following, strict=True):
+    units = list(node.items())
+    following = [homogeneous(unit) for _, unit in units[1:]] + [route.renormalise]
+    for (name, unit), after in zip(units, following, strict=True):
         keeps = route.on_trunk and after and homogeneous(unit)
-        signal = visit(unit, signal, dataclasses.replace(route, renormalise=keeps))
+        inner = dataclasses.replace(route, renormalise=keeps).inside(name)
+        signal = visit(unit, signal, inner)
     return signal
 
 
 @travel.register
 def _(node: nn.Parallel, signal: Signal, route: Route) -> Signal:
     parts = fork(signal, len(node))
-    outputs = [visit(u, part, route.aside()) for u, part in zip(node, parts, strict=True)]
+    outputs = [
+        visit(unit, part, route.aside().inside(name))
+        for (name, unit), part in zip(node.items(), parts, strict=True)
+    ]
     return Signal(node.merge([y.x for y in outputs]), _same(*outputs))
 
 
 @travel.register
 def _(node: nn.Residual, signal: Signal, route: Route) -> Signal:
     if node.shortcut is None:
-        branch = visit(node.branch, signal, route.aside())
+        branch = visit(node.branch, signal, route.aside().inside("branch"))
         total = node.merge(*node.summands(jax.lax.stop_gradient(signal.x), branch.x, None))
         signal = branch._replace(x=total)
     else:
         branch, beside = _terms(node, node.shortcut, signal, route.aside())
         branch = longer(branch)
         signal = Signal(node.merge(branch.x, beside.x), _same(branch, beside))
-    return signal if node.activation is None else visit(node.activation, signal, route)
+    return (
+        signal
+        if node.activation is None
+        else visit(node.activation, signal, route.inside("activation"))
+    )
 
 
 def _terms(
@@ -143,12 +184,13 @@ def _terms(
     second: Any
     if not isinstance(shortcut, nn.Gate):
         into, past = fork(signal, 2)
-        branch, beside = visit(node.branch, into, route), visit(shortcut, past, route)
+        branch = visit(node.branch, into, route.inside("branch"))
+        beside = visit(shortcut, past, route.inside("shortcut"))
         first, second = node.summands(stop(signal.x), branch.x, beside.x)
         return branch._replace(x=first), beside._replace(x=second)
     into, past, steering = fork(signal, 3)
-    branch = visit(node.branch, into, route)
-    opening, closing = fork(visit(shortcut, steering, route), 2)
+    branch = visit(node.branch, into, route.inside("branch"))
+    opening, closing = fork(visit(shortcut, steering, route.inside("shortcut")), 2)
     first, _ = node.summands(stop(past.x), branch.x, opening.x)
     _, second = node.summands(past.x, stop(branch.x), closing.x)
     return Signal(first, _same(branch, opening)), Signal(second, _same(past, closing))
@@ -160,7 +202,7 @@ def _(node: nn.Repeat, signal: Signal, route: Route) -> Signal:
 
     def step(unit, signal, rngs, _):
         inner = dataclasses.replace(route, rngs=rngs, renormalise=keeps)
-        return visit(unit, signal, inner), None
+        return visit(unit, signal, inner.inside("*")), None
 
     return node.scan(step, signal, route.rngs)[0]
 

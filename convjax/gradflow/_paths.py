@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,9 +12,14 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
+from convjax import nn
+from convjax._check import choice, flag, wrong_type
+from convjax.gradflow import _check as check
+from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._lengths import Route, longest, refuse_hidden, visit
 from convjax.gradflow._norm import Norm, at_least_float32, measure_stacked
 from convjax.gradflow._profile import _cotangent, _traced
+from convjax.gradflow._rules import registered
 from convjax.gradflow._tap import Signal
 
 ROWS = 20
@@ -139,6 +144,7 @@ def paths(
     cotangent: ArrayLike | None = None,
     train: bool,
     rngs: nnx.Rngs | None = None,
+    whole: Sequence[str] = (),
 ) -> Paths:
     """Take the gradient at the input apart by the number of residual branches it came through.
 
@@ -165,14 +171,17 @@ def paths(
         from which a unit Gaussian one is drawn, as measurements at birth want it.
       train: whether norms use the batch's statistics and dropout drops; there is no default.
       rngs: source of random numbers where ``train=True`` draws any; it is not advanced.
+      whole: paths of modules of your own that count as one leaf, although their programs add or
+        concatenate what comes from their input: a custom norm, say. Without it they are refused.
 
     Returns:
       The ``Paths``. Compiled on first use, then cached by the network's structure.
 
     Raises:
       ValueError: both or neither of loss and cotangent; a loss that is not scalar; a cotangent of
-        another shape; a module of one's own that holds residuals; a NaN or infinity in the result
-        (not checked under a transformation: call ``Paths.check`` on what comes out).
+        another shape; a module of your own that holds residuals, or whose program has paths of its
+        own; a NaN or infinity forward or backward (not checked under a transformation: call
+        ``Paths.check`` on what comes out).
 
     Example:
       >>> import jax
@@ -188,27 +197,35 @@ def paths(
     2016. Their figure is the norm of single paths times the number of paths of that length, which
     is another quantity: paths of one length are here added before they are measured.
     """
-    if (loss is None) == (cotangent is None):
-        given = "both" if loss is not None else "neither"
-        raise ValueError(f"give loss or cotangent, one of the two; {given} was given")
-    refuse_hidden(net)
-    x = jnp.asarray(x)
+    check.network(net)
+    x, train, rngs = check.batch(x), flag("train", train), check.streams(rngs)
+    cotangent = check.start(loss, targets, cotangent)
+    whole = _known_paths(net, whole)
+    refuse_hidden(net, whole)
     graphdef, state = nnx.split(net)
     streams = None if rngs is None else nnx.split(rngs)
     arrays = (state, x, targets, cotangent, streams)
-    found = _measure(*arrays, graphdef=graphdef, loss=loss, train=train)
+    rules = registered(homogeneous, nn.children)
+    found = _measure(*arrays, graphdef=graphdef, loss=loss, train=train, whole=whole, rules=rules)
     return found if _traced(arrays) else found.check()
 
 
-@partial(jax.jit, static_argnames=("graphdef", "loss", "train"))
-def _measure(state, x, targets, cotangent, streams, *, graphdef, loss, train):
+def _known_paths(net: nnx.Module, whole: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(whole, str) or not isinstance(whole, Iterable):
+        wrong_type("whole", whole, "a sequence of paths")
+    known = [path for path, _, _ in nn.walk(net)]
+    return tuple(choice(f"whole[{i}]", path, known) for i, path in enumerate(whole))
+
+
+@partial(jax.jit, static_argnames=("graphdef", "loss", "train", "whole", "rules"))
+def _measure(state, x, targets, cotangent, streams, *, graphdef, loss, train, whole, rules):
     zero = jnp.zeros((), at_least_float32(x.dtype))
     count = 1 + longest(nnx.merge(graphdef, state))
 
     def run(signal):
         net = nnx.merge(graphdef, state, copy=True)
         rngs = None if streams is None else nnx.merge(*streams, copy=True)
-        return visit(net, signal, Route(train, rngs))
+        return visit(net, signal, Route(train, rngs, whole=whole))
 
     output, pullback = jax.vjp(run, Signal(x, zero))
     _, cotangent = _cotangent(output.x, loss, targets, cotangent)

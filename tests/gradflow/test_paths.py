@@ -313,4 +313,75 @@ def test_residuals_that_cannot_be_seen_are_named():
     with pytest.raises(ValueError, match=r"cannot see through 'twice' \(Twice\), which holds"):
         _paths(nn.Chain(twice=Twice(nn.Residual(nn.Activation("tanh")))))
     plain = nn.Residual(nn.Activation("tanh"), "none")
+    assert gradflow.paths(
+        nn.Chain(twice=Twice(nn.Residual(nn.Scale(2.0)))),
+        X,
+        cotangent=jax.random.key(2),
+        train=True,
+        whole=["twice"],
+    ).lengths.tolist() == [0]
     assert _paths(nn.Chain(twice=Twice(plain))).lengths.tolist() == [0]
+
+
+class Own(nn.Node):
+    """A module of the user's own, around a function of x and a matrix."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, x, train=False, rngs=None):
+        return self.function(x, jnp.eye(4, dtype=x.dtype) * 0.5)
+
+
+def _scanned(unit):
+    return lambda x, w: jax.lax.scan(lambda c, _: (unit(c, w), None), x, None, length=3)[0]
+
+
+def _skip(x, w):
+    return x + jnp.tanh(x @ w)
+
+
+HIDDEN = {
+    "skip": _skip,
+    "less": lambda x, w: x - jnp.tanh(x @ w),
+    "gate": lambda x, w: jax.nn.sigmoid(x) * x + (1 - jax.nn.sigmoid(x)) * (x @ w),
+    "elementwise": lambda x, w: x + jnp.tanh(x),
+    "jit": jax.jit(_skip),
+    "remat": jax.checkpoint(_skip),
+    "scan": _scanned(_skip),
+    "loop": lambda x, w: jax.lax.fori_loop(0, 3, lambda i, c: _skip(c, w), x),
+    "branch": lambda x, w: jax.lax.cond(w[0, 0] > 0, lambda: _skip(x, w), lambda: x),
+    "stacked": lambda x, w: jnp.stack([x, x @ w]).sum(0),
+    "in place": lambda x, w: x.at[1:].add((x @ w)[:-1]),
+}
+ONE_PATH = {
+    "dense": lambda x, w: jax.nn.relu(x @ w + 1),
+    "mish": lambda x, w: x * jnp.tanh(jax.nn.softplus(x)),
+    "norm": lambda x, w: (x - x.mean(-1, keepdims=True)) / (1 + x.var(-1, keepdims=True)),
+    "circular": lambda x, w: jnp.concatenate([x[:, -1:], x, x[:, :1]], 1)[:, 1:-1] @ w,
+    "attention": lambda x, w: jax.nn.softmax(x @ jnp.swapaxes(x, -1, -2)) @ x,
+    "squeeze": lambda x, w: x * jax.nn.sigmoid(x.mean((1, 2), keepdims=True) @ w),
+    "scan": _scanned(lambda c, w: jnp.tanh(c @ w)),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_module_with_paths_of_its_own_is_named(name):
+    net = nn.Chain(first=nn.Scale(0.5), own=nn.Residual(Own(HIDDEN[name])))
+    with pytest.raises(ValueError, match=r"cannot see through 'own/branch' \(Own\), whose program"):
+        jax.eval_shape(lambda: _paths(net))
+
+
+@pytest.mark.parametrize("name", ONE_PATH)
+def test_a_module_with_one_path_is_a_leaf(name):
+    net = nn.Chain(own=nn.Residual(Own(ONE_PATH[name])))
+    assert jax.eval_shape(lambda: _paths(net)).parts.squares.shape == (2,)
+
+
+def test_an_activation_of_ones_own_is_elementwise_or_named():
+    def net(function):
+        return nn.Chain(own=nn.Residual(nn.Activation(function)))
+
+    assert len(_paths(net(lambda x: x + jnp.tanh(x))).lengths) == 2
+    with pytest.raises(ValueError, match=r"'own/branch' \(Activation\), whose program adds"):
+        _paths(net(lambda x: x + x[::-1]))
