@@ -25,15 +25,14 @@ def streams(rngs: Any) -> nnx.Rngs | None:
     return None if rngs is None else _check.instance("rngs", rngs, nnx.Rngs, expected)
 
 
-def batch(x: Any, least: int = 1) -> jax.Array:
-    """Return a floating batch of at least so many examples, none of its axes empty."""
+def batch(x: Any) -> jax.Array:
+    """Return a floating batch, none of its axes empty."""
     x = _check.array("x", x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        _check.wrong_type("x", x, "a batch of floating numbers, in which there are gradients")
-    if x.ndim < 2 or x.shape[0] < least or x.size == 0:
+        raise _check.WrongTypeError(f"x has dtype {x.dtype}; gradients need a floating one")
+    if x.ndim < 2 or x.size == 0:
         raise ValueError(
-            f"x has shape {x.shape}; it must be (N, *spatial, C) with N at least {least} and no "
-            "axis of size 0"
+            f"x has shape {x.shape}; it must be (N, *spatial, C) with no axis of size 0"
         )
     return x
 
@@ -73,6 +72,18 @@ def array_or_key(cotangent: Any) -> jax.Array:
     if is_key(cotangent):
         return _check.key("cotangent", cotangent)
     return _check.array("cotangent", cotangent)
+
+
+def numbers(name: str, values: Any) -> np.ndarray:
+    """Return real numbers as an array in float64: from an array, a list or a single number."""
+    try:
+        found = np.asarray(values)
+        real = found.dtype.kind in "iuf" or jnp.issubdtype(found.dtype, jnp.floating)
+    except (ValueError, TypeError, jax.errors.TracerArrayConversionError):
+        real = False
+    if not real:
+        _check.wrong_type(name, values, "a number, or a sequence or an array of numbers")
+    return found.astype(np.float64)
 
 
 def is_key(cotangent: Any) -> bool:

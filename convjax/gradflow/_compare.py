@@ -6,6 +6,8 @@ import math
 import numpy as np
 from scipy import special
 
+from convjax._check import instance, number
+from convjax.gradflow._alike import check_alike
 from convjax.gradflow._causes import Finding, likely_cause
 from convjax.gradflow._measured import Measured
 from convjax.gradflow._predict import Expected, Prediction
@@ -152,7 +154,9 @@ def compare(profile: Profile, prediction: Prediction, *, tolerance: float = 0.02
       The ``Comparison``; print it.
 
     Raises:
-      ValueError: no unit of the prediction is in the profile, or a tolerance below zero.
+      ValueError: a profile and a prediction of two networks (their paths differ) or of two sizes
+        of batch; a profile that is not finite; no unit that theory knows anything of; a tolerance
+        that is negative or not finite.
 
     Example:
       >>> import jax
@@ -167,8 +171,10 @@ def compare(profile: Profile, prediction: Prediction, *, tolerance: float = 0.02
       >>> gradflow.compare(at_birth, gradflow.predict(net, x, train=True)).cause
       'running statistics at initialisation: the norm hands its input on as it is'
     """
-    if tolerance < 0:
-        raise ValueError(f"tolerance={tolerance} must not be negative")
+    instance("profile", profile, Profile, "what gradflow.profile returned")
+    instance("prediction", prediction, Prediction, "what gradflow.predict returned")
+    tolerance = number("tolerance", tolerance, least=0)
+    profile.check()
     measured = Measured(profile)
     leaves = _leaves(prediction)
     units = tuple(
@@ -176,13 +182,15 @@ def compare(profile: Profile, prediction: Prediction, *, tolerance: float = 0.02
         for expected in prediction.units
         if expected.path in measured
     )
-    if not units:
-        raise ValueError(
-            "the profile has none of the prediction's units, such as "
-            f"{prediction.units[0].path!r}; predict the network that was measured"
-        )
+    check_alike(profile, measured, prediction, len(units))
     count = sum(not math.isnan(z) for u in units for z in (u.activation_z, u.gradient_z))
-    threshold = float(-special.ndtri(FALSE_ALARMS / 2 / max(count, 1)))
+    if not count:
+        unknown = ", ".join(map(repr, prediction.unknown[:5])) or "any of them"
+        raise ValueError(
+            f"no unit can be compared, and there is no verdict over nothing: of {unknown} theory "
+            "knows nothing; register a rule with gradflow.expected"
+        )
+    threshold = float(-special.ndtri(FALSE_ALARMS / 2 / count))
     first, side = _first(units, threshold)
     cause = ""
     if first is not None:

@@ -10,9 +10,15 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
+from convjax import nn
+from convjax._check import array, flag, integer
+from convjax.gradflow import _check as check
+from convjax.gradflow._forward import check_forward, is_lost
+from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._norm import Norm, at_least_float32, measure_stacked
-from convjax.gradflow._profile import _traced
-from convjax.gradflow._run import Scope, token_paths, visit
+from convjax.gradflow._profile import _traced, check_rules
+from convjax.gradflow._rules import registered
+from convjax.gradflow._run import Scope, forward, token_paths, visit
 from convjax.gradflow._tap import TOKEN, Signal, cut
 
 
@@ -144,8 +150,8 @@ def correlation(
 
     Raises:
       ValueError: fewer than two examples, samples below one, a cotangent of another shape or given
-        together with samples, a NaN or infinity in the result (not checked under a transformation:
-        call ``Correlation.check`` on what comes out).
+        together with samples, a NaN or infinity forward, naming the first unit, or in the result
+        (not checked under a transformation: call ``Correlation.check`` on what comes out).
 
     Example:
       >>> import jax
@@ -164,26 +170,30 @@ def correlation(
 
     Reference: Balduzzi et al., The Shattered Gradients Problem, 2017.
     """
-    if samples < 1:
-        raise ValueError(f"samples={samples} must be at least 1")
-    x, cotangent = jnp.asarray(x), jnp.asarray(cotangent)
-    if x.ndim < 2 or x.shape[0] < 2:
+    check.network(net)
+    x, train, rngs = check.batch(x), flag("train", train), check.streams(rngs)
+    if x.shape[0] < 2:
         raise ValueError(f"x has shape {x.shape}; pairs need a batch of at least two examples")
-    if not _is_key(cotangent) and samples != 1:
+    samples, cotangent = integer("samples", samples, 1), check.array_or_key(cotangent)
+    if not check.is_key(cotangent) and samples != 1:
         raise ValueError(
             f"samples={samples} are drawn from a PRNG key, and cotangent is an array; give a key"
         )
     graphdef, state = nnx.split(net)
     streams = None if rngs is None else nnx.split(rngs)
     arrays = (state, x, cotangent, streams)
-    found = _measure(*arrays, graphdef=graphdef, samples=samples, train=train)
-    return found if _traced(arrays) else found.check()
+    rules = registered(forward, homogeneous, nn.children)
+    found = _measure(*arrays, graphdef=graphdef, samples=samples, train=train, rules=rules)
+    if _traced(arrays):
+        return found
+    check_rules(net, lambda: check_forward(net, x, train=train, rngs=rngs, plain=False))
+    return found.check()
 
 
 def line(
     net: nnx.Module,
-    start: ArrayLike,
-    end: ArrayLike,
+    start: Any,
+    end: Any,
     *,
     points: int = 256,
     cotangent: ArrayLike,
@@ -231,9 +241,8 @@ def line(
 
     Reference: Balduzzi et al., The Shattered Gradients Problem, 2017, figures 1 and 2.
     """
-    if points < 3:
-        raise ValueError(f"points={points} must be at least 3")
-    start, end = jnp.asarray(start), jnp.asarray(end)
+    points = integer("points", points, 3)
+    start, end = array("start", start), array("end", end)
     if start.shape != end.shape or not start.ndim:
         raise ValueError(
             f"start has shape {start.shape}, end {end.shape}; both must be one input, without the "
@@ -246,12 +255,8 @@ def line(
     return Line(found, jnp.linalg.norm(jnp.ravel((end - start).astype(wide))))
 
 
-def _is_key(cotangent: jax.Array) -> bool:
-    return jnp.issubdtype(cotangent.dtype, jax.dtypes.prng_key)
-
-
-@partial(jax.jit, static_argnames=("graphdef", "samples", "train"))
-def _measure(state, x, cotangent, streams, *, graphdef, samples, train):
+@partial(jax.jit, static_argnames=("graphdef", "samples", "train", "rules"))
+def _measure(state, x, cotangent, streams, *, graphdef, samples, train, rules):
     wide = at_least_float32(x.dtype)
     zero = jnp.zeros((), wide)
     repeats = token_paths(nnx.merge(graphdef, state))
@@ -271,6 +276,9 @@ def _measure(state, x, cotangent, streams, *, graphdef, samples, train):
         return found
 
     found = jax.vmap(gradients)(given)
+    # The slope of a rectifier at NaN is 0: what is lost forward must show here too.
+    lost = jnp.where(is_lost(x, output.x), jnp.nan, 1.0).astype(found.x.dtype)
+    found = found._replace(x=found.x * lost)
     rows = found.x.reshape(*found.x.shape[:2], -1).astype(wide)
     norms = measure_stacked(rows, found.exponent[:, None], axes=2)
     units = rows / norms.divisor[..., None] / jnp.sqrt(norms.squares)[..., None]
@@ -281,7 +289,7 @@ def _measure(state, x, cotangent, streams, *, graphdef, samples, train):
 def _cotangents(cotangent: jax.Array, samples: int, output: jax.Array) -> jax.Array:
     """Return the samples of what stands in for one example's output."""
     shape = output.shape[1:]
-    if _is_key(cotangent):
+    if check.is_key(cotangent):
         return jax.random.normal(cotangent, (samples, *shape), output.dtype)
     if cotangent.shape != shape:
         raise ValueError(

@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 from numpy.typing import ArrayLike
 
+from convjax.gradflow._check import numbers
+
 FLAT = 0.05
 
 
@@ -53,7 +55,7 @@ def growth(log_norms: ArrayLike) -> Growth:
       >>> gradflow.growth(-1.47 / 2 * np.log(np.arange(50) + 1)).law
       'power law'
     """
-    y = np.asarray(log_norms, np.float64)
+    y = numbers("log_norms", log_norms)
     if y.ndim != 1 or len(y) < 3:
         raise ValueError(f"log_norms has shape {y.shape}; growth needs one axis of at least three")
     if not np.isfinite(y).all():

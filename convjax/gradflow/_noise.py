@@ -12,6 +12,9 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
+from convjax._check import integer, shown
+from convjax.gradflow._check import numbers
+from convjax.gradflow._forward import check_forward
 from convjax.gradflow._function import as_function, split_streams
 from convjax.gradflow._norm import at_least_float32, sum_squares
 from convjax.gradflow._per_example import check_examples, even_chunk, padded, streams_of
@@ -82,11 +85,11 @@ def noise_scale(
 
     Reference: McCandlish et al., An Empirical Model of Large-Batch Training, 2018.
     """
-    x = jnp.asarray(x)
-    check_examples(net, x, targets, train=train, chunk=chunk)
+    x, train, chunk = check_examples(net, x, loss, targets, train, rngs, chunk)
     count = x.shape[0]
     if count < 2:
         raise ValueError(f"x holds {count} example; a noise needs at least two")
+    check_forward(net, x, train=train, rngs=rngs, plain=True)
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
     single, mean = _log_squares(
         params,
@@ -140,13 +143,14 @@ def noise_scale_from_norms(
 
     Reference: McCandlish et al., An Empirical Model of Large-Batch Training, 2018, appendix A.1.
     """
+    small, big = integer("small", small), integer("big", big)
     if not 1 <= small < big:
         raise ValueError(f"small={small} and big={big}: 1 <= small < big must hold")
     squares = []
     for name, given in (("small_norm_sq", small_norm_sq), ("big_norm_sq", big_norm_sq)):
-        values = np.asarray(given, np.float64)
+        values = numbers(name, given)
         if values.size == 0 or not np.all(np.isfinite(values) & (values >= 0)):
-            raise ValueError(f"{name}={given}: squared norms are finite and not negative")
+            raise ValueError(f"{name}={shown(given)}: squared norms are finite and not negative")
         squares.append(float(values.mean()))
     at_small, at_big = squares
     return NoiseScale(

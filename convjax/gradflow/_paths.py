@@ -13,8 +13,9 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from convjax import nn
-from convjax._check import choice, flag, wrong_type
+from convjax._check import choice, flag, number, wrong_type
 from convjax.gradflow import _check as check
+from convjax.gradflow._forward import check_forward, is_lost
 from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._lengths import Route, longest, refuse_hidden, visit
 from convjax.gradflow._norm import Norm, at_least_float32, measure_stacked
@@ -86,6 +87,7 @@ class Paths:
 
     def quantile(self, share: float) -> Any:
         """Return the least length at which paths up to it hold this share of the energy."""
+        share = number("share", share, least=0, most=1)
         return np.argmax(np.cumsum(self.energy, axis=-1) >= share * (1 - 1e-12), axis=-1)
 
     def check(self) -> "Paths":
@@ -207,7 +209,10 @@ def paths(
     arrays = (state, x, targets, cotangent, streams)
     rules = registered(homogeneous, nn.children)
     found = _measure(*arrays, graphdef=graphdef, loss=loss, train=train, whole=whole, rules=rules)
-    return found if _traced(arrays) else found.check()
+    if _traced(arrays):
+        return found
+    check_forward(net, x, train=train, rngs=rngs, plain=False)
+    return found.check()
 
 
 def _known_paths(net: nnx.Module, whole: Sequence[str]) -> tuple[str, ...]:
@@ -232,7 +237,9 @@ def _measure(state, x, targets, cotangent, streams, *, graphdef, loss, train, wh
     start = jnp.zeros((count + 1, *output.x.shape), output.x.dtype)
     start = start.at[jnp.array([0, count])].set(cotangent)
     (found,) = jax.vmap(pullback)(Signal(start, jnp.broadcast_to(zero, (count + 1,))))
-    norms = measure_stacked(found.x, found.exponent, axes=1)
+    # The slope of a rectifier at NaN is 0: what is lost forward must show here too.
+    lost = jnp.where(is_lost(x, output.x), jnp.nan, 1.0).astype(found.x.dtype)
+    norms = measure_stacked(found.x * lost, found.exponent, axes=1)
     parts = jax.tree.map(lambda a: a[:-1], norms)
     whole = jax.tree.map(lambda a: a[-1], norms)
     return Paths(parts, whole, x.shape[0], train)

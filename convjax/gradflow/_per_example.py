@@ -12,8 +12,13 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from convjax import nn
+from convjax._check import flag, integer
+from convjax.gradflow import _check as check
 from convjax.gradflow._function import split_streams
+from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._profile import Profile, profile
+from convjax.gradflow._rules import registered
+from convjax.gradflow._run import forward
 from convjax.gradflow._table import _Rows
 
 
@@ -81,8 +86,7 @@ def per_example_norms(
 
     Reference: Goodfellow, Efficient Per-Example Gradient Computations, 2015, for the quantity.
     """
-    x = jnp.asarray(x)
-    check_examples(net, x, targets, train=train, chunk=chunk)
+    x, train, chunk = check_examples(net, x, loss, targets, train, rngs, chunk)
     _check_unshared(net)
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
     measured: Profile = _profiles(
@@ -95,6 +99,7 @@ def per_example_norms(
         loss=loss,
         train=train,
         chunk=even_chunk(x.shape[0], chunk),
+        rules=registered(forward, homogeneous, nn.children),
     )
     measured = jax.device_get(measured).check()
     logs = measured.table()["parameter_gradient_log_norm"].reshape(x.shape[0], -1)
@@ -107,18 +112,21 @@ def per_example_norms(
     return PerExample(np.asarray(measured.loss, np.float64), logs[:, -1], by_path)
 
 
-def check_examples(net: nnx.Module, x: jax.Array, targets: Any, *, train: bool, chunk: int):
-    """Refuse what has no gradient for each example, by a ValueError."""
-    if x.ndim < 2 or x.shape[0] == 0:
-        raise ValueError(f"x has shape {x.shape}; it must be (N, *spatial, C) with N at least 1")
+def check_examples(
+    net: Any, x: Any, loss: Any, targets: Any, train: Any, rngs: Any, chunk: Any
+) -> tuple[jax.Array, bool, int]:
+    """Return batch, mode and chunk; refuse what has no gradient for each example."""
+    check.network(net)
+    x, train, chunk = check.batch(x), flag("train", train), integer("chunk", chunk, 1)
+    check.objective(loss)
+    check.arrays("targets", targets)
+    check.streams(rngs)
     for leaf in jax.tree.leaves(targets):
         if jnp.shape(leaf)[:1] != x.shape[:1]:
             raise ValueError(
                 f"targets has a leaf of shape {jnp.shape(leaf)}; its first axis must be that of "
                 f"the {x.shape[0]} examples of x"
             )
-    if chunk < 1:
-        raise ValueError(f"chunk={chunk} must be at least 1")
     coupled = nnx.to_flat_state(nnx.state(net, nnx.BatchStat)) if train else []
     for path, _ in coupled:
         raise ValueError(
@@ -126,6 +134,7 @@ def check_examples(net: nnx.Module, x: jax.Array, targets: Any, *, train: bool, 
             "the batch, so an example's loss depends on all examples and none has a gradient of "
             "its own; measure with train=False, or use group or layer norm"
         )
+    return x, train, chunk
 
 
 def _check_unshared(net: nnx.Module):
@@ -162,8 +171,8 @@ def streams_of(streams: Any, i: jax.Array) -> Any:
     return jax.tree.map(fold, streams)
 
 
-@partial(jax.jit, static_argnames=("graphdef", "loss", "train", "chunk"))
-def _profiles(params, rest, x, targets, streams, *, graphdef, loss, train, chunk):
+@partial(jax.jit, static_argnames=("graphdef", "loss", "train", "chunk", "rules"))
+def _profiles(params, rest, x, targets, streams, *, graphdef, loss, train, chunk, rules):
     def one(i):
         return profile(
             nnx.merge(graphdef, params, rest, copy=True),

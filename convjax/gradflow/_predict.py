@@ -8,7 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 
+from convjax._check import choice, flag, instance, integers, wrong_type
+from convjax.gradflow import _check as check
 from convjax.gradflow._theory import _combine as _combine
 from convjax.gradflow._theory import _elementwise as _elementwise
 from convjax.gradflow._theory import _linear as _linear
@@ -163,7 +166,8 @@ def predict(
       The ``Prediction``; ``gradflow.compare`` holds it against a ``Profile``.
 
     Raises:
-      ValueError: an input without batch and channels, or an unknown choice of kernels.
+      ValueError: an input without batch and channels, an unknown choice of kernels, values that are
+        not finite, in the batch or in the network.
 
     Example:
       >>> from flax import nnx
@@ -178,8 +182,8 @@ def predict(
     Theory of Batch Normalization, 2019; Hanin, Which Neural Net Architectures Give Rise to
     Exploding and Vanishing Gradients?, 2018, for the scatter.
     """
-    if kernels not in ("declared", "measured"):
-        raise ValueError(f"kernels={kernels!r} is not known; choose 'declared' or 'measured'")
+    check.network(net)
+    train, kernels = flag("train", train), choice("kernels", kernels, ("declared", "measured"))
     signal = _input(x)
     scope = Scope(train, kernels, [], {}, {})
     after, back = _run.visit(net, signal, scope)
@@ -187,6 +191,12 @@ def predict(
     back(output)
     base = output.log_energy(after.batch)
     units = tuple(_expected(row, base, scope.facts.get(row.path, Facts())) for row in scope.rows)
+    for unit in units:
+        if math.isnan(unit.activation_log_rms) or unit.activation_log_rms == math.inf:
+            raise ValueError(
+                f"theory expects NaN or infinity at unit {unit.path or '(the whole)'!r}: a value "
+                "that the network declares or holds there is not finite"
+            )
     unknown = tuple(path for path, facts in scope.facts.items() if facts.unknown)
     return Prediction(units, signal.batch, train, unknown)
 
@@ -194,8 +204,8 @@ def predict(
 def _input(x: Any) -> Signal:
     if isinstance(x, jax.ShapeDtypeStruct):
         x = x.shape
-    if isinstance(x, Sequence) and all(isinstance(n, int) for n in x):
-        shape = tuple(x)
+    if isinstance(x, tuple | list):
+        shape = integers("x", x)
         _check(shape)
         pairs = Pairs(1)
         pair = np.zeros((1, pairs.count))
@@ -213,8 +223,14 @@ def _input(x: Any) -> Signal:
             pairs,
             laws=(None,),
         )
-    values = np.asarray(x, np.float64)
+    expected = "a batch of NumPy or JAX, or its shape"
+    instance("x", x, (np.ndarray, jax.Array), expected)
+    if isinstance(x, Tracer):
+        wrong_type("x", x, f"{expected}; while JAX traces, give the shape")
+    values = check.numbers("x", x)
     _check(values.shape)
+    if not np.isfinite(values).all():
+        raise ValueError("x holds a NaN or an infinity; theory needs a batch of finite numbers")
     pairs = Pairs(NODES)
     energy = np.mean(np.square(values), axis=(0, -1))[None]
     sites = chosen_sites(len(values), values.shape[1:-1])
@@ -248,7 +264,12 @@ def _output_cotangent(cotangent: Any, after: Signal) -> Cotangent:
         return Cotangent(
             after.features, 0.0, np.ones_like(after.energy), pair, 1 / sum(after.features)
         )
-    values = np.asarray(cotangent, np.float64)
+    instance(
+        "cotangent", cotangent, (np.ndarray, jax.Array), "None, or an array of the output's shape"
+    )
+    values = check.numbers("cotangent", cotangent)
+    if not np.isfinite(values).all():
+        raise ValueError("cotangent holds a NaN or an infinity")
     shape = (after.batch, *after.spatial, sum(after.features))
     if values.shape != shape:
         raise ValueError(f"cotangent has shape {values.shape}, the output {shape}")

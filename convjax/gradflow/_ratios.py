@@ -9,6 +9,9 @@ import numpy as np
 from flax import nnx
 
 from convjax import nn
+from convjax._check import instance
+from convjax.gradflow._check import arrays
+from convjax.gradflow._own import own_parameters
 from convjax.gradflow._profile import Profile
 from convjax.gradflow._table import _write_out
 
@@ -77,8 +80,8 @@ def update_ratios(params_before: Any, params_after: Any) -> Ratios:
       ``Ratios``. Parameters that were zero are labelled, and their ratio is NaN.
 
     Raises:
-      ValueError: nothing to compare, or parameters of other paths or shapes than before, naming
-        the first.
+      ValueError: nothing to compare; parameters of other paths or shapes than before, or with a
+        NaN or infinity, naming the first.
 
     Example:
       >>> import jax.numpy as jnp
@@ -91,7 +94,10 @@ def update_ratios(params_before: Any, params_after: Any) -> Ratios:
 
     Reference: You et al., LARS, 2017, for the ratio as a diagnosis of step sizes.
     """
-    before, after = list(_named(params_before)), list(_named(params_after))
+    before, after = (
+        list(_named(name, given))
+        for name, given in (("params_before", params_before), ("params_after", params_after))
+    )
     if not before:
         raise ValueError("params_before holds no parameters")
     if len(before) != len(after):
@@ -104,6 +110,9 @@ def update_ratios(params_before: Any, params_after: Any) -> Ratios:
                 f"{path!r} of shape {np.shape(old)}; the two must be alike"
             )
         old, new = (np.asarray(jax.device_get(a)).astype(np.float64) for a in (old, new))
+        for name, array in (("params_before", old), ("params_after", new)):
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} holds a NaN or an infinity in {path!r}")
         sizes.append(_log_norm(old, len(repeats)))
         changes.append(_log_norm(new - old, len(repeats)))
     return _written_out([p for p, _, _ in before], [r for _, _, r in before], changes, sizes)
@@ -140,7 +149,8 @@ def relative_gradients(profile: Profile) -> Ratios:
     Reference: Brock et al., High-Performance Large-Scale Image Recognition Without Normalization,
     2021, for the ratio.
     """
-    units = jax.device_get(profile.units)
+    instance("profile", profile, Profile, "what gradflow.profile returned")
+    units = jax.device_get(profile.check().units)
     outer = np.ndim(units[0].activation.squares)
     paths, lengths, changes, sizes = [], [], [], []
     for path, unit in zip(profile.paths, units, strict=True):
@@ -154,21 +164,18 @@ def relative_gradients(profile: Profile) -> Ratios:
     return _written_out(paths, lengths, changes, sizes)
 
 
-def _named(given: Any) -> Iterator[tuple[str, Any, tuple[int, ...]]]:
+def _named(argument: str, given: Any) -> Iterator[tuple[str, Any, tuple[int, ...]]]:
     """Yield every parameter's path, its value, and the lengths of the repeats around it."""
     if not isinstance(given, nnx.Module):
         tree = nnx.to_pure_dict(given) if isinstance(given, nnx.State) else given
+        arrays(argument, tree)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             yield "/".join(str(_key(part)) for part in path), leaf, ()
         return
     for path, node, repeats in nn.walk(given):
-        if any(True for _ in nn.children(node)):
-            own = {k: v[...] for k, v in vars(node).items() if isinstance(v, nnx.Param)}
-        else:
-            flat = nnx.to_flat_state(nnx.state(node, nnx.Param))
-            own = {"/".join(map(str, name)): leaf[...] for name, leaf in flat}
-        for name in sorted(own):
-            yield nn.join(path, name), own[name], repeats
+        own = own_parameters(node, [child for _, child in nn.children(node)])
+        for name, parameter in own.items():
+            yield nn.join(path, name), parameter[...], repeats
 
 
 def _key(part: Any) -> Any:

@@ -8,6 +8,8 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
+from convjax._check import integer
+from convjax._check import key as check_key
 from convjax.gradflow._profile import profile
 
 
@@ -85,6 +87,7 @@ def gradient_scale_coefficient(
 
     Reference: Philipp, Song and Carbonell, The Exploding Gradient Problem Demystified, 2017.
     """
+    samples, key = integer("samples", samples), check_key("key", key)
     if samples < 2:
         raise ValueError(f"samples={samples} must be at least 2: one has no standard error")
     tables = [

@@ -10,8 +10,11 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
-from convjax._check import refuse
+from convjax._check import choice, flag, integer
+from convjax._check import key as check_key
+from convjax.gradflow import _check as check
 from convjax.gradflow import _jacobian
+from convjax.gradflow._forward import check_forward
 from convjax.gradflow._function import as_function, split_streams
 
 METHODS = ("auto", "dense", "lanczos", "hutchinson")
@@ -135,7 +138,8 @@ def spectrum(
 
     Raises:
       ValueError: an unknown method; steps below one or samples below two; an input that is not
-        floating; a Jacobian that is zero or not finite, as where its entries leave the dtype.
+        floating; a NaN or infinity forward, naming the first unit; a Jacobian that is zero or not
+        finite, as where its entries leave the dtype.
 
     Example:
       >>> import jax
@@ -150,8 +154,14 @@ def spectrum(
     Reference: Saxe et al. 2013 and Pennington et al. 2017 for dynamical isometry; Golub and Kahan
     1965; Hutchinson 1989.
     """
-    x = jnp.asarray(x)
-    _check(method, steps, samples, x)
+    check.network(net)
+    x, train, rngs = check.batch(x), flag("train", train), check.streams(rngs)
+    method = choice("method", method, METHODS)
+    steps, samples = integer("steps", steps, 1), integer("samples", samples)
+    if samples < 2:
+        raise ValueError(f"samples={samples} must be at least 2: one probe has no standard error")
+    key = jax.random.key(0) if key is None else check_key("key", key)
+    check_forward(net, x, train=train, rngs=rngs, plain=True)
     graphdef, state = nnx.split(net)
     streams = split_streams(rngs)
     out = jax.eval_shape(as_function(graphdef, (state,), streams, train=train), x)
@@ -160,7 +170,7 @@ def spectrum(
     if method == "auto":
         small = count <= _SMALLER_SIDE and math.prod(shape) <= _ENTRIES
         method = "dense" if small else "lanczos, hutchinson"
-    first, second = jax.random.split(jax.random.key(0) if key is None else key)
+    first, second = jax.random.split(key)
     how = {"graphdef": graphdef, "train": train}
     parts = _unmeasured()
     if method == "dense":
@@ -184,19 +194,6 @@ def _unmeasured() -> dict[str, Any]:
         "errors": np.zeros(0),
         **dict.fromkeys(moments, math.nan),
     }
-
-
-def _check(method: str, steps: int, samples: int, x: jax.Array) -> None:
-    if method not in METHODS:
-        refuse("method", method, METHODS)
-    if steps < 1:
-        raise ValueError(f"steps={steps} must be at least 1")
-    if samples < 2:
-        raise ValueError(f"samples={samples} must be at least 2: one probe has no standard error")
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"x has dtype {x.dtype}; a Jacobian needs a floating one")
-    if x.size == 0:
-        raise ValueError(f"x has shape {x.shape}: there is nothing to differentiate by")
 
 
 def _check_in_range(size: float) -> None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from convjax import nn
-from convjax._check import flag, instance, refuse
+from convjax._check import array, flag, instance, integers, refuse, wrong_type
 from convjax.gradflow import _check as check
 from convjax.gradflow._norm import at_least_float32
 from convjax.gradflow._rules import follows
@@ -35,6 +35,7 @@ def trunk(net: nnx.Module) -> dict[str, tuple[int, ...]]:
       >>> gradflow.trunk(net)["stage1/rest/*"]
       (3,)
     """
+    instance("net", net, nnx.Module, "a network of convjax.nn")
     found: dict[str, tuple[int, ...]] = {"input": ()}
 
     def follow(path: str, node: nnx.Module, repeats: tuple[int, ...]) -> None:
@@ -66,7 +67,12 @@ def tokens(places: Mapping[str, tuple[int, ...]], dtype=jnp.float32) -> dict[str
       >>> gradflow.tokens({"input": (), "body/*": (5,)})["body/*"].shape
       (5, 3)
     """
-    dtype = at_least_float32(jnp.dtype(dtype))
+    instance("places", places, Mapping, "a mapping from paths to lengths, as gradflow.trunk gives")
+    try:
+        dtype = at_least_float32(jnp.dtype(dtype))
+    except TypeError:
+        wrong_type("dtype", dtype, "a dtype, such as jnp.float32")
+    places = {path: integers(f"places[{path!r}]", n, least=1) for path, n in places.items()}
     return {path: jnp.zeros((*repeats, *TOKEN), dtype) for path, repeats in places.items()}
 
 
@@ -155,4 +161,10 @@ def squares(token: jax.Array) -> jax.Array:
       >>> float(gradflow.squares(jnp.array([9.0, 1.0, 0.0])))
       9.0
     """
+    token = array("token", token)
+    if not token.ndim or token.shape[-1] != TOKEN[0]:
+        raise ValueError(
+            f"token has the shape {token.shape}; its last axis must have {TOKEN[0]} entries, as "
+            "the gradient by a token of gradflow.tokens has"
+        )
     return token[..., 0]

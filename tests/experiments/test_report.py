@@ -228,7 +228,7 @@ def test_what_is_no_table_of_an_experiment_is_named_and_the_others_are_shown(tmp
     (tmp_path / "planted" / "bad.parquet").write_bytes(b"PAR1 and no more")
     study.write_parquet(tmp_path / "other.parquet", {"a": np.arange(3)}, {"of": "someone"})
     text = text_of(write(tmp_path))
-    assert "2 files left out" in text and "bad.parquet : ArrowInvalid" in text
+    assert "2 files left out" in text and "bad.parquet : ValueError: path=" in text
     assert "other.parquet : a table, but not of an experiment" in text
     assert "Norms of every layer" in text
 

@@ -154,7 +154,21 @@ def test_bad_input_is_refused_where_it_enters():
     with pytest.raises(ValueError, match=re.escape(message)):
         measure(cotangent=x)
     with pytest.raises(ValueError, match="the gradient at example 1 is NaN or infinite"):
-        measure(jnp.abs(x).at[1, 0].set(-1), nn.Activation(lambda x: jnp.sqrt(x)))
+        measure(jnp.abs(x).at[1, 0].set(0), nn.Activation(lambda x: jnp.sqrt(x)))
+    # Their slopes are finite, and those at NaN even look perfect.
+    for bad in (jnp.nan, jnp.inf):
+        with pytest.raises(ValueError, match="the activation of unit 'input' is NaN or infinite"):
+            measure(x.at[1, 0].set(bad), nn.Activation("relu"))
+        with pytest.raises(ValueError, match="the activation of unit 'input' is NaN or infinite"):
+            gradflow.line(
+                nn.Activation("relu"), x[0], x[1] + bad, cotangent=jax.random.key(0), train=False
+            )
+    logs = nn.Chain(log=nn.Activation(lambda x: jnp.log(x)), act=nn.Activation("relu"))
+    with pytest.raises(ValueError, match="the activation of unit 'log' is NaN or infinite"):
+        measure(x, logs)
+    inside = jax.jit(lambda x: measure(x, nn.Activation("relu")))(x.at[0, 0].set(jnp.nan))
+    with pytest.raises(ValueError, match="the gradient at example 0 is NaN"):
+        inside.check()
     for ends, points, message in (
         (x[:2], 2, "points=2 must be at least 3"),
         ((x[0], x[1, :1]), 9, "start has shape (2,), end (1,); both must be one input"),

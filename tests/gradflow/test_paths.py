@@ -298,7 +298,7 @@ def test_bad_input_is_refused_where_it_enters():
         _paths(net, cotangent=None, loss=lambda y: y.sum((1, 2, 3)))
     with pytest.raises(ValueError, match=re.escape("cotangent has shape (3, 4, 5, 3)")):
         _paths(net, cotangent=jnp.zeros((3, 4, 5, 3)))
-    with pytest.raises(ValueError, match="the gradient is NaN or infinite"):
+    with pytest.raises(ValueError, match="activation of unit 'branch' is NaN or infinite"):
         _paths(nn.Residual(nn.Activation(lambda x: jnp.sqrt(x))))
 
 

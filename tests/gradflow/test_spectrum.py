@@ -186,7 +186,7 @@ def test_squares_that_float32_cannot_hold_are_right(method):
     np.testing.assert_allclose(tiny.mean_square, 1e-50 * plain.mean_square, rtol=1e-4)
     with pytest.raises(ValueError, match="the Jacobian is zero: the network is constant"):
         found(0.0)
-    with pytest.raises(ValueError, match="the Jacobian is not finite"):
+    with pytest.raises(ValueError, match="the activation of unit 'scale' is NaN or infinite"):
         found(np.nan)
 
 
@@ -212,7 +212,18 @@ def test_bad_input_is_refused():
         gradflow.spectrum(net, x, train=False, steps=0)
     with pytest.raises(ValueError, match="samples=1 must be at least 2"):
         gradflow.spectrum(net, x, train=False, samples=1)
-    with pytest.raises(ValueError, match="x has dtype int32; a Jacobian needs a floating one"):
+    with pytest.raises(ValueError, match="x has dtype int32; gradients need a floating one"):
         gradflow.spectrum(net, jnp.ones((1, 3), jnp.int32), train=False)
-    with pytest.raises(ValueError, match=r"x has shape \(0, 3\): there is nothing"):
+    with pytest.raises(ValueError, match=r"x has shape \(0, 3\); it must be"):
         gradflow.spectrum(net, jnp.ones((0, 3)), train=False)
+    with pytest.raises(ValueError, match="the Jacobian is not finite"):
+        gradflow.spectrum(nn.Activation(lambda x: jnp.sqrt(x)), 0 * x, train=False)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("method", ["dense", "lanczos", "hutchinson"])
+def test_an_input_that_is_not_finite_has_no_perfect_spectrum(method, bad):
+    with pytest.raises(ValueError, match="the activation of unit 'input' is NaN or infinite"):
+        gradflow.spectrum(
+            nn.Residual(nn.Activation("relu")), jnp.full((1, 3), bad), train=False, method=method
+        )
