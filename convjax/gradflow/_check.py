@@ -71,7 +71,10 @@ def array_or_key(cotangent: Any) -> jax.Array:
         _check.wrong_type("cotangent", cotangent, expected)
     if is_key(cotangent):
         return _check.key("cotangent", cotangent)
-    return _check.array("cotangent", cotangent)
+    cotangent = _check.array("cotangent", cotangent)
+    if not jnp.issubdtype(cotangent.dtype, jnp.floating):
+        _check.wrong_type("cotangent", cotangent, f"of real floating numbers: {expected}")
+    return cotangent
 
 
 def numbers(name: str, values: Any) -> np.ndarray:

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from convjax import nn
-from convjax._check import array, flag, integer
+from convjax._check import array, flag, integer, wrong_type
 from convjax.gradflow import _check as check
 from convjax.gradflow._forward import check_forward, is_lost
 from convjax.gradflow._homogeneous import homogeneous
@@ -243,6 +243,9 @@ def line(
     """
     points = integer("points", points, 3)
     start, end = array("start", start), array("end", end)
+    for name, one in (("start", start), ("end", end)):
+        if not jnp.issubdtype(one.dtype, jnp.floating):
+            wrong_type(name, one, "one input of floating numbers, in which there are gradients")
     if start.shape != end.shape or not start.ndim:
         raise ValueError(
             f"start has shape {start.shape}, end {end.shape}; both must be one input, without the "

@@ -59,7 +59,8 @@ def growth(log_norms: ArrayLike) -> Growth:
     if y.ndim != 1 or len(y) < 3:
         raise ValueError(f"log_norms has shape {y.shape}; growth needs one axis of at least three")
     if not np.isfinite(y).all():
-        raise ValueError(f"log_norms is not finite at position {int(np.argmin(np.isfinite(y)))}")
+        place = int(np.argmin(np.isfinite(y)))
+        raise ValueError(f"log_norms[{place}]={y[place]} is not finite")
     position = np.arange(len(y), dtype=np.float64)
     rate, exponential_r2 = _line(position, y)
     power, power_r2 = _line(np.log1p(position), y)

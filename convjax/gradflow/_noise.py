@@ -149,8 +149,10 @@ def noise_scale_from_norms(
     squares = []
     for name, given in (("small_norm_sq", small_norm_sq), ("big_norm_sq", big_norm_sq)):
         values = numbers(name, given)
-        if values.size == 0 or not np.all(np.isfinite(values) & (values >= 0)):
-            raise ValueError(f"{name}={shown(given)}: squared norms are finite and not negative")
+        if values.size == 0 or values.ndim > 1 or not np.all(np.isfinite(values) & (values >= 0)):
+            raise ValueError(
+                f"{name}={shown(given)} must be one or more squared norms, finite and not negative"
+            )
         squares.append(float(values.mean()))
     at_small, at_big = squares
     return NoiseScale(

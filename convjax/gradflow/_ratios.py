@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from convjax import nn
-from convjax._check import instance
+from convjax._check import instance, shown
 from convjax.gradflow._check import arrays
 from convjax.gradflow._own import own_parameters
 from convjax.gradflow._profile import Profile
@@ -99,9 +99,12 @@ def update_ratios(params_before: Any, params_after: Any) -> Ratios:
         for name, given in (("params_before", params_before), ("params_after", params_after))
     )
     if not before:
-        raise ValueError("params_before holds no parameters")
+        raise ValueError(f"params_before={shown(params_before)} holds no parameters")
     if len(before) != len(after):
-        raise ValueError(f"params_before holds {len(before)} parameters, params_after {len(after)}")
+        raise ValueError(
+            f"params_before={shown(params_before)} holds {len(before)} parameters, "
+            f"params_after={shown(params_after)} {len(after)}; the two must be alike"
+        )
     sizes, changes = [], []
     for (path, old, repeats), (other, new, _) in zip(before, after, strict=True):
         if path != other or np.shape(old) != np.shape(new):

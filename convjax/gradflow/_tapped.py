@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from convjax import nn
-from convjax._check import array, flag, instance, integers, refuse, wrong_type
+from convjax._check import array, flag, instance, integers, refuse
+from convjax._check import dtype as check_dtype
 from convjax.gradflow import _check as check
 from convjax.gradflow._norm import at_least_float32
 from convjax.gradflow._rules import follows
@@ -68,10 +69,7 @@ def tokens(places: Mapping[str, tuple[int, ...]], dtype=jnp.float32) -> dict[str
       (5, 3)
     """
     instance("places", places, Mapping, "a mapping from paths to lengths, as gradflow.trunk gives")
-    try:
-        dtype = at_least_float32(jnp.dtype(dtype))
-    except TypeError:
-        wrong_type("dtype", dtype, "a dtype, such as jnp.float32")
+    dtype = at_least_float32(check_dtype("dtype", dtype))
     places = {path: integers(f"places[{path!r}]", n, least=1) for path, n in places.items()}
     return {path: jnp.zeros((*repeats, *TOKEN), dtype) for path, repeats in places.items()}
 
@@ -154,6 +152,9 @@ def squares(token: jax.Array) -> jax.Array:
 
     Returns:
       The squared norm of the gradient at that place, one for each repetition.
+
+    Raises:
+      ValueError: what is no gradient by a token.
 
     Example:
       >>> import jax.numpy as jnp

@@ -151,7 +151,7 @@ def test_noise_from_two_batch_sizes_averages_before_it_divides():
     with pytest.raises(ValueError, match="small=8 and big=8: 1 <= small < big must hold"):
         gradflow.noise_scale_from_norms(1.0, 8, 1.0, 8)
     with pytest.raises(
-        ValueError, match=r"big_norm_sq=-1\.0: squared norms are finite and not neg"
+        ValueError, match=r"big_norm_sq=-1\.0 must be one or more squared norms, finite"
     ):
         gradflow.noise_scale_from_norms(1.0, 1, -1.0, 8)
 
@@ -211,9 +211,11 @@ def test_update_ratios_equal_numpys_and_label_what_was_zero():
     assert set(same.labels) == {"zero change", "zero parameter, zero change"}
     with pytest.raises(ValueError, match=r"params_after has 'a' of shape \(3,\) where params_be"):
         gradflow.update_ratios({"a": np.ones(2)}, {"a": np.ones(3)})
-    with pytest.raises(ValueError, match="params_before holds 1 parameters, params_after 2"):
+    with pytest.raises(
+        ValueError, match=r"params_before=.* holds 1 parameters, params_after=.* 2;"
+    ):
         gradflow.update_ratios({"a": np.ones(2)}, {"a": np.ones(2), "b": np.ones(2)})
-    with pytest.raises(ValueError, match="params_before holds no parameters"):
+    with pytest.raises(ValueError, match=r"params_before=.* holds no parameters"):
         gradflow.update_ratios(nn.Identity(), nn.Identity())
     tiny = gradflow.update_ratios({"a": np.full(4, 1e-300)}, {"a": np.full(4, 3e-300)})
     np.testing.assert_allclose(tiny.ratio, 2)
