@@ -125,6 +125,12 @@ class Recipe:
     checkpoint_every: int = 0
 
     def __post_init__(self):
+        if not isinstance(self.optimiser, str):
+            right = "one of train.OPTIMISERS; train.fit(optimiser=…) takes an optax object"
+            _check.wrong_type("optimiser", self.optimiser, right)
+        if callable(self.learning_rate):
+            right = "a number; train.fit(optimiser=…) takes an optax optimiser with a schedule"
+            _check.wrong_type("learning_rate", self.learning_rate, right)
         for name, known in NAMED.items():
             self._set(name, _check.choice(name, getattr(self, name), known))
         for name, least in WHOLE.items():

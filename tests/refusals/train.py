@@ -53,6 +53,14 @@ RUNS = {
     "a class for a network": (fit(net=nn.Chain), "^net=.* must be a network"),
     "an array for a source": (fit(source=np.zeros(3)), "^source=.* must be a source of batches"),
     "a source without batch": (fit(source=LACKING), "^source=.* must be a source"),
+    "an object in a recipe": (
+        lambda: train.Recipe(steps=1, optimiser=optax.adam(1e-3)),
+        "^optimiser=.*takes an optax object",
+    ),
+    "a schedule in a recipe": (
+        lambda: train.Recipe(steps=1, learning_rate=optax.linear_schedule(0.1, 0, 9)),
+        r"^learning_rate=.*a number; .* an optax optimiser with a schedule",
+    ),
     "a dictionary for a recipe": (fit(recipe={"steps": 1}), "^recipe=.* must be a train.Recipe"),
     "one observer": (fit(observers=train.ProgressBar()), "^observers=.* must be a sequence"),
     "no observer": (fit(observers=[print]), r"^observers\[0\]=.* must be an observer"),
