@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from convjax._check import existing_folder, flag, instance, refuse, wrong_type
+from convjax._check import existing_folder, flag, instance, wrong_type
 
 # Pillow looks at what a file holds, not at its name: without a list, a .jpg that holds PostScript
 # would be handed to Ghostscript.
@@ -134,7 +134,9 @@ def _classes(
             raise ValueError(f"{named} holds {' and '.join(splits)}; give one of them, or {REMEDY}")
     for entry, pictures in below.items():
         if pictures and names is not None and entry not in names:
-            refuse("class folder", entry, names)
+            raise ValueError(
+                f"{named}: classes={names!r} do not name the folder {entry!r}, which holds pictures"
+            )
         if not pictures and not allow_empty and (names is None or entry in names):
             raise ValueError(
                 f"{named}: the folder {entry!r} is a class without a picture; take it away, "

@@ -40,8 +40,8 @@ def batch(x: Any) -> jax.Array:
 def start(loss: Any, targets: Any, cotangent: Any) -> Any:
     """Return the cotangent, checked; None where a loss is given, as exactly one of the two is."""
     if (loss is None) == (cotangent is None):
-        given = "both" if loss is not None else "neither"
-        raise ValueError(f"give loss or cotangent, one of the two; {given} was given")
+        given = "both were" if loss is not None else "neither was"
+        raise ValueError(f"give loss or cotangent, one of the two; {given} given")
     if loss is not None:
         objective(loss)
         arrays("targets", targets)

@@ -98,6 +98,7 @@ class Prediction:
 
     def __getitem__(self, path: str) -> Expected:
         """Return what is expected of the unit at a path; the root's is empty."""
+        instance("path", path, str, "a unit's path")
         for unit in self.units:
             if unit.path == path:
                 return unit

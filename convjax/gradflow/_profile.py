@@ -13,7 +13,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from convjax import nn
-from convjax._check import flag
+from convjax._check import flag, instance
 from convjax.gradflow import _check as check
 from convjax.gradflow._gather import Gathered
 from convjax.gradflow._homogeneous import homogeneous
@@ -52,6 +52,7 @@ class Profile:
 
     def __getitem__(self, path: str) -> Unit:
         """Return the unit at a path; a number in place of a ``*`` picks one unit of a repeat."""
+        instance("path", path, str, "a unit's path")
         if path in self.paths:
             return self.units[self.paths.index(path)]
         unit = pick(self.paths, self.units, path)

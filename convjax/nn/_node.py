@@ -1,5 +1,6 @@
 """What a network is made of: nodes, their children, and the walk over them."""
 
+import inspect
 from collections.abc import Iterator
 from functools import singledispatch
 from typing import Any, NamedTuple
@@ -55,7 +56,23 @@ def check_module(argument: str, node: Any) -> Any:
         "an instance, not a class" if isinstance(node, type) else "wrap a function in nn.Activation"
     )
     right = f"{MODULE}; {hint}" if callable(node) else MODULE
-    return _check.instance(argument, node, nnx.Module, right)
+    _check.instance(argument, node, nnx.Module, right)
+    if not isinstance(node, Node) and not _takes_train(node):
+        kind = type(node).__name__
+        raise ValueError(
+            f"{argument}={kind} is called as node(x, train, rngs), and its __call__ takes no "
+            f"'train'; call the {kind} in a class of your own that does, an nn.Node"
+        )
+    return node
+
+
+def _takes_train(node: Any) -> bool:
+    """Whether a module from elsewhere can be called as a node is; taken for true if unknown."""
+    try:
+        parameters = inspect.signature(node).parameters
+    except (TypeError, ValueError):
+        return True
+    return "train" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def check_streams(rngs: Any, stream: str = "params") -> nnx.Rngs:

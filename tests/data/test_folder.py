@@ -51,7 +51,7 @@ def test_an_empty_class_shifts_no_label(tmp_path):
     # Named, they are all there is to it: a folder beside them that holds no picture is none.
     assert labelled(tmp_path, classes=["c", "a"]) == ({"a/1.png": 1, "c/1.png": 0}, ("c", "a"))
     refused(tmp_path, "the folder 'b' is a class without", classes=["a", "b", "c"])
-    refused(tmp_path, "class folder='c' is not known", classes=["a", "d"])
+    refused(tmp_path, "do not name the folder 'c'", classes=["a", "d"])
     refused(tmp_path, r"classes=\('a', 'a'\) must be different", classes=("a", "a"))
     touched(tmp_path / "flat", "1.png")
     refused(tmp_path / "flat", r"flat' holds no class folder of classes=\('x',\)", classes=["x"])

@@ -231,7 +231,7 @@ def test_workers_can_be_sent_to_another_step_and_their_errors_arrive(tmp_path):
         ({"crop": 1.5}, "crop=1.5"),
         ({"interpolation": "bilinaer"}, "did you mean 'bilinear'"),
         ({"std": (1.0, 0.0, 1.0)}, r"std\[1\]=0.0 must be greater than 0"),
-        ({"classes": ("a", "c")}, "class folder='b' is not known"),
+        ({"classes": ("a", "c")}, "do not name the folder 'b'"),
         ({"classes": ("a", "b", "c", "a")}, "must be different"),
     ],
 )

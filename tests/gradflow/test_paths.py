@@ -292,7 +292,7 @@ def test_bad_input_is_refused_where_it_enters():
     net = nn.Residual(nn.Activation("tanh"))
     with pytest.raises(ValueError, match="one of the two; neither was given"):
         _paths(net, cotangent=None)
-    with pytest.raises(ValueError, match="one of the two; both was given"):
+    with pytest.raises(ValueError, match="one of the two; both were given"):
         _paths(net, loss=jnp.sum)
     with pytest.raises(ValueError, match=r"loss must return a scalar, not \(3,\)"):
         _paths(net, cotangent=None, loss=lambda y: y.sum((1, 2, 3)))

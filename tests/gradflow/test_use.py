@@ -114,7 +114,7 @@ def test_loss_and_cotangent_exclude_each_other():
     net = nn.Activation("relu")
     with pytest.raises(ValueError, match="one of the two; neither was given"):
         gradflow.profile(net, jnp.asarray(X), train=False)
-    with pytest.raises(ValueError, match="one of the two; both was given"):
+    with pytest.raises(ValueError, match="one of the two; both were given"):
         gradflow.profile(net, jnp.asarray(X), loss=jnp.sum, cotangent=X, train=False)
     with pytest.raises(TypeError, match="train"):
         gradflow.profile(net, jnp.asarray(X), loss=jnp.sum)

@@ -210,6 +210,10 @@ CASES = {
     "a number for units": (lambda: nn.Chain(3), r"^Chain: units=3 \(int\)"),
     "a string for units": (lambda: nn.Parallel("relu"), r"^Parallel: units='relu' \(str\)"),
     "a function for a unit": (lambda: nn.Chain(UNIT, jnp.tanh), "unit '1'=.*wrap a function"),
+    "a layer of Flax's": (
+        lambda: nn.Chain(a=nnx.Linear(3, 4, rngs=nnx.Rngs(0))),
+        "unit 'a'=Linear is called as node.* takes no 'train'",
+    ),
     "a class for a unit": (lambda: nn.Chain(act=nn.Identity), "unit 'act'=.*not a class"),
     "units beside a list": (lambda: nn.Chain(UNIT, [UNIT]), r"unit '1'=\["),
     "a number for a name": (lambda: nn.Chain({1: UNIT}), "1 cannot name a unit"),
