@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -216,7 +216,7 @@ def paths(
 
 
 def _known_paths(net: nnx.Module, whole: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(whole, str) or not isinstance(whole, Iterable):
+    if isinstance(whole, str | bytes) or not isinstance(whole, Sequence):
         wrong_type("whole", whole, "a sequence of paths")
     known = [path for path, _, _ in nn.walk(net)]
     return tuple(choice(f"whole[{i}]", path, known) for i, path in enumerate(whole))

@@ -13,6 +13,7 @@ from convjax.ops._shapes import Given
 from convjax.ops._shield import shield
 
 Features = Float[Given, "*batch_and_spatial features"]
+Normalized = Float[Array, "*batch_and_spatial features"]
 PerChannel = Float[Given, "..."] | None
 
 
@@ -62,7 +63,7 @@ def normalize(
     bias: PerChannel = None,
     *,
     epsilon: float = 1e-5,
-) -> Features:
+) -> Normalized:
     r"""Subtract a mean, divide by a standard deviation, then scale and shift.
 
     $$y = \gamma \, \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta$$
@@ -171,7 +172,7 @@ def group_norm(
 
 def layer_norm(
     x: Features, scale: PerChannel = None, bias: PerChannel = None, *, epsilon: float = 1e-5
-) -> Features:
+) -> Normalized:
     r"""Normalise over the channels at every position.
 
     $$y[i, c] = \gamma_c \, \frac{x[i, c] - \mu_i}{\sqrt{\sigma_i^2 + \epsilon}} + \beta_c$$

@@ -49,6 +49,7 @@ cotangent = ones._replace(bad=ones.bad | {"key of none": 7}, nan={})
 shapes = Kind({"a": (2, 3)}, wrong("dict", seven=7, numbers={"a": 7}, fractions={"a": (0.5,)}))
 PARAMS = nnx.state(NET, nnx.Param)
 params = Kind(PARAMS, wrong("dict", "list", "nested list", seven=7, shorter={}))
+whole = Kind((), wrong("list", "no numbers", seven=7, misspelt=["conv"], numbers=[7]), {"list": []})
 
 
 def summed(y):
@@ -66,7 +67,11 @@ CALLS = {
         gradflow.profile, NAMES, loss=optional(loss._replace(valid=summed)), **instruments
     ),
     "gradflow.paths": call(
-        gradflow.paths, NAMES, loss=optional(loss._replace(valid=summed)), **instruments
+        gradflow.paths,
+        NAMES,
+        loss=optional(loss._replace(valid=summed)),
+        whole=whole,
+        **instruments,
     ),
     "gradflow.predict": call(
         gradflow.predict,
