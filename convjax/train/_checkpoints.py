@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from convjax import _check
 from convjax._check import instance, integer, wrong_type
 from convjax.train import _damage, _host
 
@@ -66,7 +67,6 @@ class Checkpoints:
         keep: int = 2,
         about: Mapping[str, Any] | None = None,
     ):
-        instance("folder", folder, (str, os.PathLike), "a path")
         self._keep = integer("keep", keep, 1)
         if about is not None:
             instance("about", about, Mapping, "a mapping, or None")
@@ -74,7 +74,7 @@ class Checkpoints:
             self._about = json.loads(json.dumps(about))
         except (TypeError, ValueError) as error:
             raise ValueError(f"about must be what JSON can hold: {error}") from error
-        self._folder = writable(Path(folder))
+        self._folder = writable(folder)
         self._refused: set[int] = set()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._under_way: Future[None] | None = None
@@ -285,8 +285,9 @@ def full(error: BaseException | None) -> bool:
     return False
 
 
-def writable(folder: Path) -> Path:
+def writable(folder: Any) -> Path:
     """Make a folder if it is not there, and see that a file can be written in it."""
+    folder = _check.path("folder", folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"folder={str(folder)!r} is a file; checkpoints need a folder")
     probe = folder / f".probe-{os.getpid()}"

@@ -6,7 +6,6 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +14,6 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from convjax import models
-from convjax._check import instance
 from convjax.train import _arguments
 from convjax.train._checkpoints import Checkpoints, writable
 from convjax.train._dispatch import make_dispatch
@@ -135,8 +133,7 @@ def fit(
     run = _Run(net, source, recipe, mesh, optimiser, frozen, test)
     if folder is None:
         return run.go(observers, None)
-    instance("folder", folder, (str, os.PathLike), "a path, or None")
-    folder = writable(Path(folder))
+    folder = writable(folder)
     about = identity(
         net,
         source,

@@ -49,6 +49,8 @@ LACKING = SimpleNamespace(count=4, batch_size=2, arrays={}, inputs=None)
 RUNS = {
     "NumPy's steps": (saved(np.int64(3), {"w": jnp.zeros(2)}), None),
     "NumPy's keep": (checkpoints(keep=np.int8(3)), None),
+    "a folder with NUL": (checkpoints(folder="a\0b"), "^folder='a.*must be a path"),
+    "a run's folder with NUL": (fit(folder="a\0b"), "^folder='a.*must be a path"),
     "no network": (fit(net=None), r"^net=None \(NoneType\) must be a network"),
     "a class for a network": (fit(net=nn.Chain), "^net=.* must be a network"),
     "an array for a source": (fit(source=np.zeros(3)), "^source=.* must be a source of batches"),
@@ -74,7 +76,7 @@ RUNS = {
     "a name of no optimiser": (fit(optimiser_name="a"), "^optimiser_name='a' is given without"),
     "a path for a split": (fit(frozen="pool"), "^frozen='pool' .* must be what models.freeze ret"),
     "labels for a split": (fit(frozen=SPLIT.labels), "^frozen=.* must be what models.freeze ret"),
-    "a number for a folder": (fit(folder=3), r"^folder=3 \(int\) must be a path, or None"),
+    "a number for a folder": (fit(folder=3), r"^folder=3 \(int\) must be a path"),
     "a number to freeze up to": (
         lambda: models.freeze(NET, 3),
         r"^up_to=3 \(int\) must be the path",
