@@ -4,24 +4,26 @@ import functools
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.typing import DTypeLike
 
 # An array and the random numbers that it is made from.
 COPIES = 2
 _GIB = 2**30
 
 
-def check_held(what: str, shape: tuple[int, ...], dtype: DTypeLike, made: jax.Array) -> None:
+def check_held(what: str, shape: tuple[int, ...], dtype: Any, made: jax.Array) -> None:
     """Refuse an array that memory cannot hold; ``made`` is of the computation that makes it.
 
     While JAX traces, under ``nnx.eval_shape`` say, nothing is made, and no array is too large that
     has fewer than 2^63 bytes.
     """
-    needed = math.prod(shape) * jnp.dtype(dtype).itemsize
+    if not jnp.issubdtype(dtype, jax.dtypes.prng_key):  # which says its size as it is
+        dtype = jnp.dtype(dtype)
+    needed = math.prod(shape) * dtype.itemsize
     outlined = isinstance(made, Tracer)
     most = 2**63 if outlined else memory() // COPIES
     if needed >= most:

@@ -143,6 +143,18 @@ def test_units_are_picked_as_copies():
             repeat[i]
 
 
+def test_units_may_hold_keys_of_their_own():
+    class Keyed(nn.Node):
+        def __init__(self, rngs):
+            self.own = rngs.fork()
+
+        def __call__(self, x, train=False, rngs=None):
+            return x
+
+    repeat = nn.Repeat(Keyed, 3, rngs=nnx.Rngs(1))
+    assert repeat.unit.own.params.key[...].shape == (3,)
+
+
 def test_a_repeat_is_made_under_jit_and_under_vmap_over_seeds():
     def make(key):
         return values(nn.Repeat(unit, 3, rngs=nnx.Rngs(key)))
