@@ -104,7 +104,6 @@ class Paths:
         return np.logaddexp.reduce(self.log_energy, axis=-1)
 
     def __str__(self) -> str:
-        mode = "batch statistics" if self.train else "running statistics"
         lines = [] if self.energy.ndim > 1 else _rows(self)
         values = (
             np.ravel(value)
@@ -121,7 +120,7 @@ class Paths:
                 f"mean length {mean:.4g}, 5 to 95 %: {low} to {high}; over the skips alone: "
                 f"{skip:.3g}; coherence {coherence:.3g}"
             )
-        return "\n".join([*lines, f"batch of {self.batch_size}, {mode}"])
+        return "\n".join([*lines, f"batch of {self.batch_size}, train={self.train}"])
 
 
 def _rows(found: Paths) -> list[str]:

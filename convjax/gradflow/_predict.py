@@ -128,10 +128,9 @@ class Prediction:
             ]
             note = f"  {u.note}" if u.note else ""
             lines.append(f"{_shown(u.path):{wide}}  {u.kind:{kind}}  {'  '.join(cells)}{note}")
-        mode = "batch statistics" if self.train else "running statistics"
         lines.append(
             "expected ± standard deviation over draws of the weights; gradient relative to the "
-            f"output's; batch of {self.batch_size}, {mode}"
+            f"output's; batch of {self.batch_size}, train={self.train}"
         )
         return "\n".join(lines)
 

@@ -74,9 +74,8 @@ class Profile:
         return self
 
     def __str__(self) -> str:
-        mode = "batch statistics" if self.train else "running statistics"
         text = to_text(self.paths, self.units)
-        return f"{text}\nroot mean squares; batch of {self.batch_size}, {mode}"
+        return f"{text}\nroot mean squares; batch of {self.batch_size}, train={self.train}"
 
 
 def profile(
@@ -171,7 +170,8 @@ def check_rules(net: nnx.Module, measured_check: Callable[[], Any]) -> None:
 
 def _traced(tree: Any) -> bool:
     """Whether values are not to be had: a transformation's argument, or all within ``jit``."""
-    return isinstance(jnp.zeros(()), Tracer) or any(
+    # Given to the device by word, which jax.transfer_guard allows.
+    return isinstance(jax.device_put(np.zeros(())), Tracer) or any(
         isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree)
     )
 

@@ -160,7 +160,7 @@ def spectrum(
     steps, samples = integer("steps", steps, 1), integer("samples", samples)
     if samples < 2:
         raise ValueError(f"samples={samples} must be at least 2: one probe has no standard error")
-    key = jax.random.key(0) if key is None else check_key("key", key)
+    key = jax.random.key(jax.device_put(np.uint32(0))) if key is None else check_key("key", key)
     check_forward(net, x, train=train, rngs=rngs, plain=True)
     graphdef, state = nnx.split(net)
     streams = split_streams(rngs)

@@ -296,3 +296,20 @@ def test_gradients_that_are_zero_on_the_way_are_zero_and_not_nan():
     net = nn.Chain(a=_leaf(), big=nn.Scale(1e3), act=nn.Activation("tanh"), b=_leaf())
     table = gradflow.profile(net, 10 + X, cotangent=X, train=False).table()
     assert np.isneginf(table["gradient_log_norm"][:3]).all()
+
+
+def test_a_tap_where_nothing_is_measured_is_refused():
+    class Closed(Twice):
+        def __call__(self, x, train=False, rngs=None):
+            return self.unit(x, train, rngs)
+
+    def tapped(net, tokens):
+        return gradflow.tapped(net, jnp.asarray(X), tokens, train=False)
+
+    zeros, net = gradflow.tokens({"a": (), "a/unit": ()}), nn.Chain(a=Closed(_leaf()))
+    with pytest.raises(ValueError, match="'a/unit', which is inside a module that is called as a"):
+        tapped(net, {"a/unit": zeros["a/unit"]})
+    with pytest.raises(ValueError, match="tokens: path='b' is not known"):
+        tapped(net, {"b": zeros["a"]})
+    with pytest.raises(ValueError, match=r"tokens\['a'\] has the shape \(2,\)"):
+        tapped(net, {"a": jnp.zeros(2)})

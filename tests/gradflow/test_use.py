@@ -194,3 +194,32 @@ def test_growth_tells_an_exponential_from_a_power_law():
     for bad, message in (([1.0, 2.0], "at least three"), infinite):
         with pytest.raises(ValueError, match=message):
             gradflow.growth(bad)
+
+
+def test_jax_switches_change_nothing():
+    net = nn.Chain(
+        body=nn.Repeat(lambda rngs: nn.Residual(nn.Dense(4, 4, rngs=rngs)), 2, rngs=nnx.Rngs(0)),
+        act=nn.Activation("relu"),
+    )
+    x, key = jnp.asarray(X[:, 0, 0]), jax.random.key(2)
+
+    def measure():
+        shared = {"cotangent": key, "train": False}
+        return (
+            gradflow.profile(net, x, **shared)["input"].gradient,
+            gradflow.paths(net, x, **shared).parts,
+            gradflow.correlation(net, x, **shared).cosines,
+            gradflow.spectrum(net, x, train=False).singular_values,
+        )
+
+    plain = measure()
+    for switch in (jax.disable_jit(), jax.debug_nans(True), jax.transfer_guard("disallow")):
+        with switch:
+            found = measure()
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), plain, found)
+
+
+def test_the_text_says_which_mode_was_asked_for_and_no_more():
+    net = nn.Activation("relu")  # without any statistics
+    for measured in (_profile(net), gradflow.predict(net, IMAGE, train=False)):
+        assert str(measured).endswith("batch of 2, train=False")
