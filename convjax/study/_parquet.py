@@ -116,9 +116,8 @@ def check_whole(content: bytes) -> None:
     """
     if not (content.startswith(b"PAR1") and content.endswith(b"PAR1")):
         raise ValueError("the file is damaged: it is not whole")
-    found = None
-    for found in _SEAL.finditer(content):  # noqa: B007 (the last)
-        pass
+    # What is said of a table stands at its end, behind all that it holds.
+    found = _SEAL.search(content, max(content.rfind(DIGEST), 0))
     if found is None:
         return
     blank = content[: found.start(1)] + _BLANK + content[found.end(1) :]

@@ -46,7 +46,9 @@ def evaluate(net: nnx.Module, test: Held, *, batch_size: int = 256) -> dict[str,
     """
     graphdef, params, rest = parts(_arguments.network(net))
     batch_size = _check.integer("batch_size", batch_size, 1)
-    return Evaluation(graphdef, test, batch_size)(params, rest)
+    evaluation = Evaluation(graphdef, test, batch_size)
+    evaluation.check(params, rest)
+    return evaluation(params, rest)
 
 
 class Evaluation:
@@ -98,8 +100,7 @@ class Evaluation:
         check_labels("test labels", self.test[1], outputs.shape[-1])
 
     def __call__(self, params: Any, rest: Any) -> dict[str, float]:
-        """Return mean loss and accuracy."""
-        self.check(params, rest)
+        """Return mean loss and accuracy, of a test that ``check`` took if it is a pair."""
         total, count = np.zeros(2), 0
         for batch in self._batches():
             count += int(batch[2].sum())

@@ -7,6 +7,7 @@ import numpy as np
 from flax import nnx
 
 from convjax import models, nn
+from tests.refusals._odd import ODD
 
 SMALL = {
     "convnext": {"units": (1, 1), "width": 4, "kernel_size": 3},
@@ -27,17 +28,6 @@ SMALL = {
 }
 # Families that are outlined quickly; the others take their options by the same code.
 QUICK = ("convnext", "deep_stack", "resnet", "resnet_cifar", "resnet_v2", "wide_resnet_cifar")
-ODD = {
-    "an object": object(),
-    "a set": {1.5},
-    "a list of halves": [1.5, 2.5],
-    "a string": "wrong",
-    "minus one half": -0.5,
-    "NaN": float("nan"),
-    "infinity": float("inf"),
-    "a class": nn.Identity,
-    "a dict": {"a": 1},
-}
 NET = nnx.eval_shape(lambda: models.resnet_cifar(8, width=4, rngs=nnx.Rngs(0)))
 X = np.ones((1, 8, 8, 3))
 

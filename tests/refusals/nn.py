@@ -10,6 +10,7 @@ from flax import nnx
 
 from convjax import nn
 from convjax.nn import initializers
+from tests.refusals._odd import ODD
 
 RNGS = nnx.Rngs(0)
 UNIT = nn.Identity()
@@ -38,19 +39,7 @@ MADE = {
     "Residual": ((UNIT,), {"scale": 0.5}),
     "norm": (("group", 4), {}),
 }
-# Beside what no argument can be: numbers that no argument of these nodes may have.
-ODD = {
-    "an object": object(),
-    "a set": {1.5},
-    "a list of halves": [1.5, 2.5],
-    "a string": "wrong",
-    "minus one half": -0.5,
-    "NaN": float("nan"),
-    "infinity": float("inf"),
-    "too deep": [[[[1]]]],
-    "a class": nn.Identity,
-    "a dict": {"a": 1},
-}
+WRONG = {**ODD, "too deep": [[[[1]]]]}
 FINE = {
     *(("axis_name", "a string"), ("bias", "minus one half"), ("scale", "minus one half")),
     *(("value", "minus one half"), ("gain", "minus one half")),
@@ -100,7 +89,7 @@ def equal(kind):
 def odd_ones():
     for kind in MADE:
         for name in parameters(kind):
-            for what, value in ODD.items():
+            for what, value in WRONG.items():
                 if (name, what) not in FINE:
                     call = functools.partial(make, kind, **{name: value})
                     yield f"{kind}, {name}: {what}", (call, rf"\b{name}\b")
