@@ -9,7 +9,6 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(p for d in ("convjax", "experiments") for p in (ROOT / d).rglob("*.py"))
-LONGEST = 350
 
 # room: (rooms that it may know, packages that it may know beside the standard library)
 ROOMS = {
@@ -101,11 +100,6 @@ def test_what_is_private_stays_at_home(path):
         assert at_home or shared or not hidden, ".".join(name)
 
 
-@every_file
-def test_files_are_short(path):
-    assert len(path.read_text().splitlines()) <= LONGEST
-
-
 def test_every_package_reexports_by_one_form_and_nothing_else():
     for path in (ROOT / "convjax").rglob("__init__.py"):
         for node in ast.parse(path.read_text()).body[1:]:
@@ -133,7 +127,7 @@ def test_the_library_alone_loads_no_side_room_and_no_package_of_theirs():
     code = (
         "import sys, jax, jaxtyping, flax.nnx; before = set(sys.modules); import convjax; "
         "print(*{name.split('.')[0] for name in set(sys.modules) - before}, "
-        "*{name for name in sys.modules if name.startswith('convjax.')})"
+        "*{name for name in sys.modules if name.startswith(('convjax.', 'scipy.'))})"
     )
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
@@ -142,4 +136,6 @@ def test_the_library_alone_loads_no_side_room_and_no_package_of_theirs():
     assert "convjax.nn" in loaded
     side = {"convjax.data", "convjax.study", "convjax.plots"}
     heavy = {"matplotlib", "sklearn", "pyarrow", "tyro", "rich", "torch", "tensorflow", "optax"}
-    assert not loaded & (side | heavy)
+    # SciPy's rooms cost as much as JAX itself: each is loaded where it is first used.
+    slow = {"scipy.special", "scipy.linalg", "scipy.optimize", "scipy.sparse", "scipy.stats"}
+    assert not loaded & (side | heavy | slow)

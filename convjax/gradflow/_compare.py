@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 import numpy as np
-from scipy import special
+import scipy
 
 from convjax._check import instance, number
 from convjax.gradflow._alike import check_alike
@@ -190,7 +190,7 @@ def compare(profile: Profile, prediction: Prediction, *, tolerance: float = 0.02
             f"no unit can be compared, and there is no verdict over nothing: of {unknown} theory "
             "knows nothing; register a rule with gradflow.expected"
         )
-    threshold = float(-special.ndtri(FALSE_ALARMS / 2 / count))
+    threshold = float(-scipy.special.ndtri(FALSE_ALARMS / 2 / count))
     first, side = _first(units, threshold)
     cause = ""
     if first is not None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import special
+import scipy
 
 TERMS = 48
 _NODES = 40
@@ -226,7 +226,7 @@ def _gelu_slope(z: Array) -> Array:
 
 def _mish_slope(z: Array) -> Array:
     t = np.tanh(np.logaddexp(0, z))
-    return t + z * (1 - t**2) * special.expit(z)
+    return t + z * (1 - t**2) * scipy.special.expit(z)
 
 
 _ALPHA, _LAMBDA = 1.6732632423543772, 1.0507009873554805
@@ -249,12 +249,12 @@ FUNCTIONS: dict[str, Function] = {
     ),
     "gelu": Function(_gelu, _gelu_slope),
     "exact_gelu": Function(
-        lambda z: z * special.ndtr(z),
-        lambda z: special.ndtr(z) + z * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi),
+        lambda z: z * scipy.special.ndtr(z),
+        lambda z: scipy.special.ndtr(z) + z * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi),
     ),
     "silu": Function(
-        lambda z: z * special.expit(z),
-        lambda z: special.expit(z) * (1 + z * special.expit(-z)),
+        lambda z: z * scipy.special.expit(z),
+        lambda z: scipy.special.expit(z) * (1 + z * scipy.special.expit(-z)),
     ),
     "hard_swish": Function(
         lambda z: z * np.clip(z + 3, 0, 6) / 6,
@@ -262,8 +262,10 @@ FUNCTIONS: dict[str, Function] = {
         (-3.0, 3.0),
     ),
     "mish": Function(lambda z: z * np.tanh(np.logaddexp(0, z)), _mish_slope),
-    "softplus": Function(lambda z: np.logaddexp(0, z), special.expit),
-    "sigmoid": Function(special.expit, lambda z: special.expit(z) * special.expit(-z)),
+    "softplus": Function(lambda z: np.logaddexp(0, z), lambda z: scipy.special.expit(z)),
+    "sigmoid": Function(
+        lambda z: scipy.special.expit(z), lambda z: scipy.special.expit(z) * scipy.special.expit(-z)
+    ),
     "hard_sigmoid": Function(
         lambda z: np.clip(z + 3, 0, 6) / 6, lambda z: (np.abs(z) < 3) / 6.0, (-3.0, 3.0)
     ),

@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from scipy import special
+import scipy
 
 from convjax import nn
 from convjax.gradflow._theory._axes import Window, convolution
@@ -113,7 +113,7 @@ def _largest(signal: Signal, law: Law | None, i: int, count: int) -> tuple[float
     grid = np.linspace(-7, 7, 401)
     z = math.sqrt(rho) * shared[:, None] + math.sqrt(1 - rho) * grid
     # Distribution of the largest of `count` independent ones on the grid.
-    steps = np.diff(special.ndtr(grid) ** count, prepend=0.0)
+    steps = np.diff(scipy.special.ndtr(grid) ** count, prepend=0.0)
     z = law.mean + math.sqrt(law.variance) * z
     largest = known.value(z)
     slope = float(weight @ known.slope(z) ** 2 @ steps)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import linalg
+import scipy
 
 from convjax import _check
 from convjax.gradflow.oracles._check import Count, count, counts
@@ -79,7 +79,7 @@ def padding_limit(size: Sizes, kernel_size: Count = 3, rank: Count = 2) -> float
     Reference: derived here; the eigenvalue is that of a path graph.
     """
     lengths = _lengths(size, rank)
-    return math.prod(float(linalg.eigvalsh(_window(n, kernel_size))[-1]) for n in lengths)
+    return math.prod(float(scipy.linalg.eigvalsh(_window(n, kernel_size))[-1]) for n in lengths)
 
 
 def separable_gain(size: Sizes, layers: Count, kernel_size: Count = 3, rank: Count = 2) -> float:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from scipy import optimize
+import scipy
 
 from convjax.gradflow.oracles._check import Number, number
 from convjax.gradflow.oracles._quadrature import derivative_of, function_of, gaussian_mean
@@ -62,7 +62,7 @@ def fixed_point(activation: Activation, weight_variance: Number, bias_variance: 
         low /= 2
         if low < SMALLEST:
             return 0.0
-    found = optimize.root_scalar(change, bracket=(low, high), xtol=1e-20, rtol=1e-13)
+    found = scipy.optimize.root_scalar(change, bracket=(low, high), xtol=1e-20, rtol=1e-13)
     return float(found.root)
 
 

@@ -1,23 +1,14 @@
 """Means over a unit Gaussian, and the activations that they are taken of."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
-from scipy import special
+import scipy
 
 from convjax import _check
 
 Function = Callable[[np.ndarray], np.ndarray]
-
-# Beyond 12 standard deviations lies 1e-33 of the mass. Each half by itself: kinks sit at 0. The
-# square crowds nodes there too, where a function of a wide Gaussian turns.
-_ROOTS, _WEIGHTS = np.polynomial.legendre.leggauss(240)
-_T = (_ROOTS + 1) / 2
-_HALF = 12 * _T**2
-_MASS = _WEIGHTS * 12 * _T * np.exp(-(_HALF**2) / 2) / np.sqrt(2 * np.pi)
-NODES = np.concatenate([-_HALF[::-1], _HALF])
-MASSES = np.concatenate([_MASS[::-1], _MASS])
-MASSES /= MASSES.sum()
 
 SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 _STEP = 1e-3
@@ -25,7 +16,23 @@ _STEP = 1e-3
 
 def gaussian_mean(f: Function) -> float:
     """Return E[f(z)] for z unit Gaussian."""
-    return float(MASSES @ f(NODES))
+    nodes, masses = _rule()
+    return float(masses @ f(nodes))
+
+
+@functools.cache
+def _rule() -> tuple[np.ndarray, np.ndarray]:
+    """Return nodes and masses of the Gaussian.
+
+    Beyond 12 standard deviations lies 1e-33 of the mass. Each half by itself: kinks sit at 0. The
+    square crowds nodes there too, where a function of a wide Gaussian turns.
+    """
+    roots, weights = np.polynomial.legendre.leggauss(240)
+    t = (roots + 1) / 2
+    half = 12 * t**2
+    mass = weights * 12 * t * np.exp(-(half**2) / 2) / np.sqrt(2 * np.pi)
+    masses = np.concatenate([mass[::-1], mass])
+    return np.concatenate([-half[::-1], half]), masses / masses.sum()
 
 
 def function_of(activation: str | Function) -> Function:
@@ -81,24 +88,24 @@ def _selu_slope(x: np.ndarray) -> np.ndarray:
 
 
 def _sigmoid_slope(x: np.ndarray) -> np.ndarray:
-    return special.expit(x) * special.expit(-x)
+    return scipy.special.expit(x) * scipy.special.expit(-x)
 
 
 # Each function beside its derivative. The names mean what they mean in nn.ACTIVATIONS: gelu is the
 # form with tanh, exact_gelu the one with erf.
 FUNCTIONS: dict[str, tuple[Function, Function]] = {
     "tanh": (np.tanh, lambda x: 1 - np.tanh(x) ** 2),
-    "erf": (special.erf, lambda x: 2 / np.sqrt(np.pi) * np.exp(-(x**2))),
-    "sigmoid": (special.expit, _sigmoid_slope),
-    "softplus": (lambda x: np.logaddexp(x, 0.0), special.expit),
+    "erf": (lambda x: scipy.special.erf(x), lambda x: 2 / np.sqrt(np.pi) * np.exp(-(x**2))),
+    "sigmoid": (lambda x: scipy.special.expit(x), _sigmoid_slope),
+    "softplus": (lambda x: np.logaddexp(x, 0.0), lambda x: scipy.special.expit(x)),
     "silu": (
-        lambda x: x * special.expit(x),
-        lambda x: special.expit(x) + x * _sigmoid_slope(x),
+        lambda x: x * scipy.special.expit(x),
+        lambda x: scipy.special.expit(x) + x * _sigmoid_slope(x),
     ),
     "gelu": (_gelu, _gelu_slope),
     "exact_gelu": (
-        lambda x: x * special.ndtr(x),
-        lambda x: special.ndtr(x) + x * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi),
+        lambda x: x * scipy.special.ndtr(x),
+        lambda x: scipy.special.ndtr(x) + x * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi),
     ),
     "elu": (_elu, _elu_slope),
     "selu": (_selu, _selu_slope),
