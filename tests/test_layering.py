@@ -14,9 +14,10 @@ FILES = sorted(p for d in ("convjax", "experiments") for p in (ROOT / d).rglob("
 ROOMS = {
     "_check": ("", "jax numpy"),
     "ops": ("_check ops", "jax jaxtyping numpy"),
+    "_readable": ("_check", "jax numpy"),
     "nn": ("_check ops nn", "jax jaxtyping numpy flax"),
-    "_cost": ("_check ops nn _cost", "jax jaxtyping numpy flax"),
-    "gradflow": ("_check ops nn gradflow", "jax jaxtyping numpy scipy flax"),
+    "_cost": ("_check _readable ops nn _cost", "jax jaxtyping numpy flax"),
+    "gradflow": ("_check _readable ops nn gradflow", "jax jaxtyping numpy scipy flax"),
     "models": (
         "_check ops nn models",
         "jax jaxtyping numpy flax safetensors h5py torch huggingface_hub ml_dtypes",
@@ -94,7 +95,7 @@ def test_what_is_private_stays_at_home(path):
     for name in own(path):
         at_home = name[:2] == ("convjax", room_of(path)) or name[0] == room_of(path)
         hidden = [part for part in name[1:] if part.startswith("_") and part != "__version__"]
-        shared = path.parts[-2] != "experiments" and name[:2] == ("convjax", "_check")
+        shared = path.parts[-2] != "experiments" and name[1] in ("_check", "_readable")
         # A room of one function, which bears the function's name in public.
         shared = shared or (path == ROOT / "convjax/__init__.py" and name[1] == "_cost")
         assert at_home or shared or not hidden, ".".join(name)

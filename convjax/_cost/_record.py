@@ -10,10 +10,11 @@ import numpy as np
 from convjax import _check
 from convjax._cost import _table
 from convjax._cost._unit import UnitCost
+from convjax._readable import ROWS, WIDTH, Readable, Table, as_text, whole
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Cost:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Cost(Readable):
     """The cost of a network on one batch.
 
     Attributes:
@@ -93,28 +94,36 @@ class Cost:
         """
         return _table.columns(self.paths, self.units)
 
-    def text(self, depth: int | None = None) -> str:
-        """Return the table to be read, as ``print(cost)`` shows it.
+    def text(
+        self, depth: int | None = None, *, width: int | None = WIDTH, rows: int | None = ROWS
+    ) -> str:
+        """Return the table to be read, as ``print(cost)`` shows it; it says what it leaves out.
 
         Args:
           depth: how far down units are listed, 1 for those of the network itself; None for all.
+          width: columns of text at most; None for as many as it takes.
+          rows: rows at most; None for all.
 
         Raises:
-          ValueError: a depth below one.
+          ValueError: a depth below one, a width below 40, or fewer than four rows.
         """
         depth = None if depth is None else _check.integer("depth", depth, 1)
-        table = _table.to_text(self.paths, self.units, math.inf if depth is None else depth)
-        batch = "x".join(map(str, self.input_shape))
-        lines = [
-            table,
-            f"forward pass of a batch {batch}, {self.dtype}; FLOP: two for each multiply-add",
-        ]
-        if "*" in table:
-            lines.append("*: each of the repeated units; field: that of the last")
-        if self.unknown:
-            names = ", ".join(path or "(the whole)" for path in self.unknown)
-            lines.append(f"without the arithmetic of what has no price: {names}")
-        return "\n".join(lines)
+        return as_text(self._as_table(depth), width, rows)
 
-    def __str__(self) -> str:
-        return self.text()
+    def __repr__(self) -> str:
+        return f"Cost({self._batch}: {_table.totals(self.total)})"
+
+    @property
+    def _batch(self) -> str:
+        return "x".join(map(str, self.input_shape))
+
+    def _as_table(self, depth: int | None = None) -> Table:
+        below = [
+            f"forward pass of a batch {self._batch}, {self.dtype}: {_table.totals(self.total)}; "
+            "FLOP: two for each multiply-add"
+        ]
+        if self.unknown:
+            names = ", ".join(map(whole, self.unknown))
+            below.append(f"without the arithmetic of what has no price: {names}")
+        deep = math.inf if depth is None else depth
+        return _table.as_table(self.paths, self.units, deep, below)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from convjax._cost._unit import UnitCost
+from convjax._readable import Table, on_trunk, whole
 
 Paths = Sequence[str]
 Units = Sequence[UnitCost]
@@ -27,6 +28,7 @@ HEADS = (
     *("unit", "kind", "", "output", "mult-adds", "parameters", "activations", "traffic"),
     *("FLOP/B", "field", "stride"),
 )
+SPARE = ("output", "field", "activations", "traffic", "FLOP/B", "kind", "stride")
 
 
 def places(pattern: str, repeats: tuple[int, ...], path: str) -> tuple[int, ...] | None:
@@ -76,24 +78,57 @@ def _written_out(
         entries = entries[len(inside) :]
 
 
-def to_text(paths: Paths, units: Units, depth: int | float) -> str:
+def as_table(paths: Paths, units: Units, depth: int | float, below: Sequence[str]) -> Table:
     """Return the table to be read; empty columns are left out."""
-    shown = zip(paths, units, strict=True)
-    rows = [_cells(path, unit) for path, unit in shown if not path or path.count("/") < depth]
+    pairs = [
+        (path, unit)
+        for path, unit in zip(paths, units, strict=True)
+        if not path or path.count("/") < depth
+    ]
+    rows = [_cells(path, unit) for path, unit in pairs]
     used = [i for i in range(len(HEADS)) if any(row[i] for row in rows)]
-    return "\n".join(_aligned([[row[i] for i in used] for row in [HEADS, *rows]], left=2))
+    heads = [HEADS[i] for i in used]
+    starred = ["*: each of the repeated units; field: that of the last"]
+    starred = starred if any("*" in path for path, _ in pairs) else []
+    return Table(
+        heads,
+        [[row[i] for i in used] for row in rows],
+        left=2,
+        spare=[head for head in SPARE if head in heads],
+        main=on_trunk([path for path, _ in pairs], [unit.kind for _, unit in pairs]),
+        below=[
+            *(["*: each of the repeated units; field: that of the last"] if starred else []),
+            *below,
+        ],
+    )
+
+
+def totals(unit: UnitCost) -> str:
+    """Write what a network costs as a whole."""
+    return (
+        f"{_count(unit.multiply_adds)} multiply-adds, {_count(unit.parameters)} parameters, "
+        f"{_bytes(unit.activation_bytes)} of activations, {_bytes(unit.traffic_bytes)} of traffic"
+    )
+
+
+def _count(value: int) -> str:
+    return _readable(value, 1000, ("", "k", "M", "G", "T", "P")) or "0"
+
+
+def _bytes(value: int) -> str:
+    return _readable(value, 1024, ("B", "KiB", "MiB", "GiB", "TiB")) or "0 B"
 
 
 def _cells(path: str, unit: UnitCost) -> tuple[str, ...]:
     return (
-        path or "(the whole)",
+        whole(path),
         unit.kind,
         f"{math.prod(unit.repeats)} x" if unit.repeats else "",
         "x".join(map(str, unit.output_shape)),
-        _readable(unit.multiply_adds, 1000, ("", "k", "M", "G", "T", "P")),
-        _readable(unit.parameters, 1000, ("", "k", "M", "G", "T")),
-        _readable(unit.activation_bytes, 1024, ("B", "KiB", "MiB", "GiB", "TiB")),
-        _readable(unit.traffic_bytes, 1024, ("B", "KiB", "MiB", "GiB", "TiB")),
+        _count(unit.multiply_adds) if unit.multiply_adds else "",
+        _count(unit.parameters) if unit.parameters else "",
+        _bytes(unit.activation_bytes) if unit.activation_bytes else "",
+        _bytes(unit.traffic_bytes) if unit.traffic_bytes else "",
         f"{unit.intensity:#.3g}".rstrip(".") if unit.flops else "",
         _per_axis(unit.receptive_field[(-1,) * len(unit.repeats)]),
         _per_axis(unit.stride),
@@ -115,16 +150,3 @@ def _per_axis(values: Sequence[float] | np.ndarray) -> str:
     """Write one number for all axes where they agree."""
     words = ["all" if v == math.inf else "?" if v != v else f"{v:g}" for v in values]
     return words[0] if len({*words}) == 1 else "x".join(words)
-
-
-def _aligned(rows: list[list[str]], left: int) -> list[str]:
-    """Pad every column, the first ones to the left and the rest to the right."""
-    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            f"{cell:{w}}" if i < left else f"{cell:>{w}}"
-            for i, (cell, w) in enumerate(zip(row, wide, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines

@@ -7,14 +7,16 @@ import numpy as np
 import scipy
 
 from convjax._check import instance, number
+from convjax._readable import Readable, Table, whole
 from convjax.gradflow._alike import check_alike
 from convjax.gradflow._causes import Finding, likely_cause
 from convjax.gradflow._measured import Measured
-from convjax.gradflow._predict import Expected, Prediction
+from convjax.gradflow._predict import Expected, Prediction, remarks
 from convjax.gradflow._profile import Profile
 
 COMBINATORS = ("Chain", "Residual", "Repeat", "Parallel")
 FALSE_ALARMS = 0.01
+FARTHEST = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +40,11 @@ class Compared:
     activation_z: float
     gradient_gain: float
     gradient_z: float
-    expected: Expected
+    expected: Expected = dataclasses.field(repr=False)
 
 
-@dataclasses.dataclass(frozen=True)
-class Comparison:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Comparison(Readable):
     """A profile held against a prediction.
 
     Attributes:
@@ -73,19 +75,25 @@ class Comparison:
     def verdict(self) -> str:
         """One sentence."""
         if self.first is None:
-            count = sum(not math.isnan(u.gradient_z) for u in self.units)
             return (
-                f"as theory expects: no unit of {count} departs by more than {self.threshold:.1f}"
+                f"as theory expects: largest |z| {self.largest:.1f}, allowed {self.threshold:.1f}, "
+                f"over {sum(_departure(unit) >= 0 for unit in self.units)} units"
             )
         unit = self[self.first]
         measured = getattr(unit, f"{self.side}_gain")
         expected = getattr(unit.expected, f"{self.side}_gain")
-        where = self.first or "(the whole)"
+        z = getattr(unit, f"{self.side}_z")
         return (
-            f"departs at {where} ({unit.kind}): its {self.side} changes by {measured:+.3f} in log "
-            f"norm, theory expects {expected:+.3f} (z = {getattr(unit, f'{self.side}_z'):+.1f})"
+            f"departs at {whole(self.first)} ({unit.kind}): its {self.side} changes by "
+            f"{measured:+.3f} in log norm, theory expects {expected:+.3f} (z = {z:+.1f}, allowed "
+            f"{self.threshold:.1f})"
             + (f"; likely cause: {self.cause}" if self.cause else "; no known cause")
         )
+
+    @property
+    def largest(self) -> float:
+        """Largest |z| of all."""
+        return max(map(_departure, self.units))
 
     def __getitem__(self, path: str) -> Compared:
         """Return the unit at a path."""
@@ -111,26 +119,36 @@ class Comparison:
             columns[f"expected_{name}"] = [getattr(u.expected, name) for u in self.units]
         return {name: np.array(values) for name, values in columns.items()}
 
-    def __str__(self) -> str:
-        worst = sorted(self.units, key=_departure, reverse=True)[:8]
-        wide = max(len(u.path or "(the whole)") for u in worst)
-        lines = [
-            f"{'farthest from theory':{max(wide, 20)}}  {'kind':14}  {'activation':>17}  {'z':>6}  "
-            f"{'gradient':>17}  {'z':>6}"
-        ]
-        for u in worst:
-            cells = [
-                _pair(u.activation_gain, u.expected.activation_gain),
-                _number(u.activation_z),
-                _pair(u.gradient_gain, u.expected.gradient_gain),
-                _number(u.gradient_z),
-            ]
-            lines.append(
-                f"{u.path or '(the whole)':{max(wide, 20)}}  {u.kind:14}  {'  '.join(cells)}"
-            )
-        lines.append("gains in log norm, measured / expected")
-        lines += [f"worth knowing: {remark}" for remark in self.remarks]
-        return "\n".join([self.verdict, "", *lines])
+    def __repr__(self) -> str:
+        return f"Comparison({self.verdict})"
+
+    def _as_table(self) -> Table:
+        order = sorted(self.units, key=_departure, reverse=True)
+        farthest = [u for i, u in enumerate(order) if i < FARTHEST or u.path == self.first]
+        departing = sum(_departure(unit) > self.threshold for unit in self.units)
+        few = f"the {len(farthest)} farthest of {len(self.units)} units"
+        return Table(
+            ("farthest from theory", "kind", "activation", "z", "gradient", "z"),
+            [
+                (
+                    whole(u.path),
+                    u.kind,
+                    _pair(u.activation_gain, u.expected.activation_gain),
+                    _number(u.activation_z),
+                    _pair(u.gradient_gain, u.expected.gradient_gain),
+                    _number(u.gradient_z),
+                )
+                for u in farthest
+            ],
+            left=2,
+            spare=("kind",),
+            above=[self.verdict],
+            below=[
+                f"gains in log norm, measured / expected; {few}"
+                + (f", of which {departing} depart" if departing else ""),
+                *(f"worth knowing: {remark}" for remark in self.remarks),
+            ],
+        )
 
 
 def compare(profile: Profile, prediction: Prediction, *, tolerance: float = 0.02) -> Comparison:
@@ -201,7 +219,7 @@ def compare(profile: Profile, prediction: Prediction, *, tolerance: float = 0.02
         None if first is None else first.path,
         side,
         cause,
-        _remarks(prediction),
+        tuple(remarks(prediction.units)),
         measured.replicas,
     )
 
@@ -325,21 +343,9 @@ def _finding(
     )
 
 
-def _remarks(prediction: Prediction) -> tuple[str, ...]:
-    """Return every note once, with how many units bear it."""
-    counts: dict[str, list[str]] = {}
-    for unit in prediction.units:
-        if unit.note:
-            counts.setdefault(unit.note, []).append(unit.path)
-    return tuple(
-        f"{note} ({paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''})"
-        for note, paths in counts.items()
-    )
-
-
 def _number(value: float) -> str:
-    return " " * 6 if math.isnan(value) else f"{value:6.1f}"
+    return "" if math.isnan(value) else f"{value:.1f}"
 
 
 def _pair(measured: float, expected: float) -> str:
-    return " " * 17 if math.isnan(measured) else f"{measured:7.3f} / {expected:7.3f}"
+    return "" if math.isnan(measured) else f"{measured:.3f} / {expected:7.3f}"

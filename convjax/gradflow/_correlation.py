@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from convjax import nn
 from convjax._check import array, flag, integer, wrong_type
+from convjax._readable import Readable, Table, known
 from convjax.gradflow import _check as check
 from convjax.gradflow._forward import check_forward, is_lost
 from convjax.gradflow._homogeneous import homogeneous
@@ -21,10 +22,14 @@ from convjax.gradflow._rules import registered
 from convjax.gradflow._run import Scope, forward, token_paths, visit
 from convjax.gradflow._tap import TOKEN, Signal, cut
 
+MATRIX = 10
+"""Most inputs of which the correlations are written out."""
+LAGS = 17
+
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Correlation:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Correlation(Readable):
     """Gradients at the N inputs of a batch, compared in pairs: a pytree, for ``jit`` and ``vmap``.
 
     ``cosines`` and ``norms`` may be used under transformations; the rest is NumPy in float64.
@@ -80,10 +85,39 @@ class Correlation:
             )
         return self
 
+    def __repr__(self) -> str:
+        return f"Correlation({self._said()})"
+
+    def _said(self) -> str:
+        samples, count = np.shape(self.cosines)[-3:-1]
+        said = f"{count} inputs, {samples} cotangent{'s' if samples > 1 else ''}"
+        said += f", train={self.train}"
+        if known(self.cosines) and known(self.norms.squares):
+            means = ", ".join(f"{mean:.3g}" for mean in np.ravel(self.mean)[:4])
+            said += f"; mean correlation {means}{', …' if np.size(self.mean) > 4 else ''}"
+        return said
+
+    def _as_table(self) -> Table:
+        """Return the matrix where it fits, and the spread of its entries where it does not."""
+        matrix, count = self.matrix, np.shape(self.cosines)[-1]
+        below = [f"correlation of the gradients at two inputs: {self._said()}"]
+        if matrix.ndim == 2 and count <= MATRIX:
+            heads = ("input", *map(str, range(count)))
+            rows = [(str(i), *(f"{c:.2f}" for c in row)) for i, row in enumerate(matrix)]
+            return Table(heads, rows, below=below)
+        values = matrix[..., ~np.eye(count, dtype=bool)].reshape(-1, count * (count - 1))
+        spread = np.quantile(values, (0, 0.05, 0.5, 0.95, 1), axis=-1).T
+        return Table(
+            ("least", "5 %", "median", "95 %", "largest"),
+            [[f"{value:.3f}" for value in row] for row in spread],
+            left=0,
+            below=below,
+        )
+
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Line:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Line(Readable):
     """Gradients along a straight line of inputs.
 
     Attributes:
@@ -114,6 +148,31 @@ class Line:
         sums = [np.trace(centred, offset=k, axis1=-2, axis2=-1) for k in range(points)]
         with np.errstate(invalid="ignore"):
             return np.stack(sums, axis=-1) / np.asarray(sums[0])[..., None]
+
+    def __repr__(self) -> str:
+        points = np.shape(self.correlation.cosines)[-1]
+        length = f", length {float(self.length):.3g}" if _is_number(self.length) else ""
+        return f"Line({points} points{length}, train={self.correlation.train})"
+
+    def _as_table(self) -> Table:
+        """Return the autocorrelation at some lags, of several lines their mean."""
+        points = np.shape(self.correlation.cosines)[-1]
+        some = np.unique(np.linspace(0, points - 1, min(points, LAGS)).round().astype(int))
+        lags, values = (
+            a.reshape(-1, points).mean(axis=0) for a in (self.lags, self.autocorrelation)
+        )
+        lines = np.size(self.length)
+        of = f"the mean of {lines} lines" if lines > 1 else "one line"
+        return Table(
+            ("points apart", "distance", "autocorrelation"),
+            [(str(i), f"{lags[i]:.3g}", f"{values[i]:.3f}") for i in some],
+            left=0,
+            below=[f"{len(some)} of {points} lags of {of}; train={self.correlation.train}"],
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return known(value) and np.ndim(value) == 0
 
 
 def correlation(

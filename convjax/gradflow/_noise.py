@@ -39,6 +39,12 @@ class NoiseScale:
         """The simple noise scale ``tr Sigma / |G|^2``, in examples; infinite without a signal."""
         return self.trace / self.gradient_square if self.gradient_square > 0 else math.inf
 
+    def __str__(self) -> str:
+        return (
+            f"noise scale {self.scale:.3g} examples: |G|^2 {self.gradient_square:.3g}, "
+            f"tr Sigma {self.trace:.3g}"
+        )
+
 
 def noise_scale(
     net: nnx.Module,

@@ -10,12 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from convjax._readable import known
+from convjax._readable import size as readable
+
 LOG2 = math.log(2.0)
 _LANES = 256
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Norm:
     """The L2 norm of an array: ``divisor * sqrt(squares) * 2 ** exponent``.
 
@@ -33,6 +36,12 @@ class Norm:
     divisor: Any
     exponent: Any
     size: int = dataclasses.field(metadata={"static": True})
+
+    def __repr__(self) -> str:
+        if not known(self.squares) or np.ndim(self.squares):
+            return f"Norm(shape={np.shape(self.squares)}, size={self.size})"
+        log = float(jax.device_get(self).log_norm)
+        return f"Norm(norm={readable(log)}, size={self.size})"
 
     @property
     def log_norm(self) -> Any:

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 
 from convjax import nn
 from convjax._check import choice, flag, number, wrong_type
+from convjax._readable import Readable, Table, known
 from convjax.gradflow import _check as check
 from convjax.gradflow._forward import check_forward, is_lost
 from convjax.gradflow._homogeneous import homogeneous
@@ -28,8 +29,8 @@ ROWS = 20
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Paths:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Paths(Readable):
     """The gradient at the input, taken apart by path length: a pytree, for ``jit`` and ``vmap``.
 
     ``parts`` and ``gradient`` may be used under transformations; everything else is NumPy in
@@ -103,8 +104,13 @@ class Paths:
     def _log_sum(self) -> Any:
         return np.logaddexp.reduce(self.log_energy, axis=-1)
 
-    def __str__(self) -> str:
-        lines = [] if self.energy.ndim > 1 else _rows(self)
+    def __repr__(self) -> str:
+        mode = f"batch of {self.batch_size}, train={self.train}"
+        if known(self.parts.squares) and np.ndim(self.parts.squares) == 1:
+            mode += f"; mean length {self.mean_length:.4g}, coherence {self.coherence:.3g}"
+        return f"Paths(lengths 0 to {len(self.lengths) - 1}, {mode})"
+
+    def _as_table(self) -> Table:
         values = (
             np.ravel(value)
             for value in (
@@ -115,25 +121,31 @@ class Paths:
                 self.coherence,
             )
         )
-        for mean, low, high, skip, coherence in zip(*values, strict=True):
-            lines.append(
-                f"mean length {mean:.4g}, 5 to 95 %: {low} to {high}; over the skips alone: "
-                f"{skip:.3g}; coherence {coherence:.3g}"
-            )
-        return "\n".join([*lines, f"batch of {self.batch_size}, train={self.train}"])
+        said = [
+            f"mean length {mean:.4g}, 5 to 95 %: {low} to {high}; over the skips alone: "
+            f"{skip:.3g}; coherence {coherence:.3g}"
+            for mean, low, high, skip, coherence in zip(*values, strict=True)
+        ]
+        said.append(f"batch of {self.batch_size}, train={self.train}")
+        heads = ("branches", "energy", "up to here")
+        if self.energy.ndim > 1:
+            return Table(heads, [], below=said)
+        first, last = int(self.quantile(0.005)), int(self.quantile(0.995))
+        if first > 0 or last < len(self.energy) - 1:
+            said.append(f"lengths below {first} and above {last} hold less than 1 % together")
+        return Table(heads, _by_length(self, first, last), left=0, below=said)
 
 
-def _rows(found: Paths) -> list[str]:
-    """Return the table of energy by length, without the tails that hold less than 1 %."""
-    first, last = int(found.quantile(0.005)), int(found.quantile(0.995))
+def _by_length(result: Paths, first: int, last: int) -> list[tuple[str, str, str]]:
+    """Return the rows of energy by length, neighbouring lengths together where they are many."""
     together = math.ceil((last + 1 - first) / ROWS)
-    lines = [f"{'branches':>11}  {'energy':>8}  {'up to here':>10}"]
+    rows = []
     for start in range(first, last + 1, together):
         end = min(start + together, last + 1)
         label = str(start) if end == start + 1 else f"{start} to {end - 1}"
-        share, below = found.energy[start:end].sum(), found.energy[:end].sum()
-        lines.append(f"{label:>11}  {share:8.4f}  {below:10.4f}")
-    return lines
+        share, below = result.energy[start:end].sum(), result.energy[:end].sum()
+        rows.append((label, f"{share:.4f}", f"{below:.4f}"))
+    return rows
 
 
 def paths(

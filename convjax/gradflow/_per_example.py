@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from convjax import nn
 from convjax._check import flag, integer
+from convjax._readable import Readable, Table, on_trunk, size, whole
 from convjax.gradflow import _check as check
 from convjax.gradflow._function import split_streams
 from convjax.gradflow._homogeneous import homogeneous
@@ -22,8 +23,8 @@ from convjax.gradflow._run import forward
 from convjax.gradflow._table import _Rows
 
 
-@dataclasses.dataclass(frozen=True)
-class PerExample:
+@dataclasses.dataclass(frozen=True, repr=False)
+class PerExample(Readable):
     """Norms of the gradients of single examples' losses with respect to the parameters.
 
     Attributes:
@@ -36,6 +37,27 @@ class PerExample:
     loss: np.ndarray
     log_norm: np.ndarray
     log_norms: dict[str, np.ndarray]
+
+    def __repr__(self) -> str:
+        least, middle, most = _spread(self.log_norm)
+        units = f"{len(self.log_norm)} examples, {len(self.log_norms)} units"
+        return f"PerExample({units}; gradient norm {least} to {most}, median {middle})"
+
+    def _as_table(self) -> Table:
+        logs = {**self.log_norms, "": self.log_norm}
+        paths = list(logs)
+        return Table(
+            ("unit", "least", "median", "largest"),
+            [(whole(path), *_spread(log)) for path, log in logs.items()],
+            main=on_trunk(paths, [""] * len(paths)),
+            below=[f"norms of {len(self.log_norm)} examples' gradients by the parameters"],
+        )
+
+
+def _spread(logs: np.ndarray) -> list[str]:
+    """Return least, median and largest of norms, from their logarithms."""
+    ordered = np.sort(logs)
+    return [size(float(ordered[i])) for i in (0, (len(ordered) - 1) // 2, -1)]
 
 
 def per_example_norms(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from flax import nnx
 from jax.core import Tracer
 
 from convjax._check import choice, flag, instance, integers, wrong_type
+from convjax._readable import Readable, Table, on_trunk, whole
 from convjax.gradflow import _check as check
 from convjax.gradflow._theory import _combine as _combine
 from convjax.gradflow._theory import _elementwise as _elementwise
@@ -21,6 +23,8 @@ from convjax.gradflow._theory import _run
 from convjax.gradflow._theory._run import Facts, Row, Scope
 from convjax.gradflow._theory._sites import chosen_sites, class_nodes, reach_of
 from convjax.gradflow._theory._state import Cotangent, Doubt, Pairs, Signal
+
+PERCENT = re.compile(r"(\d+)%")
 
 NODES = 6
 """Nodes for each class of pairs of sites, where a batch is given."""
@@ -80,8 +84,8 @@ class Expected:
     note: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Prediction:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Prediction(Readable):
     """What theory expects of a network: one ``Expected`` for every unit, in a profile's order.
 
     Attributes:
@@ -113,26 +117,52 @@ class Prediction:
         columns["input"] = ["" if i is None else i for i in columns["input"]]
         return {name: np.array(values) for name, values in columns.items()}
 
-    def __str__(self) -> str:
-        wide = max(len(_shown(unit.path)) for unit in self.units)
-        kind = max(len(unit.kind) for unit in self.units)
-        lines = [
-            f"{'unit':{wide}}  {'kind':{kind}}  {'log rms':>16}  {'log gradient':>16}  "
-            f"{'its gain':>16}"
+    def __repr__(self) -> str:
+        unknown = f", {len(self.unknown)} unknown" if self.unknown else ""
+        mode = f"batch of {self.batch_size}, train={self.train}"
+        return f"Prediction({len(self.units)} units{unknown}, {mode})"
+
+    def _as_table(self) -> Table:
+        units = self.units
+        cells = [
+            [_with(value, scatter) for value, scatter in pairs]
+            for pairs in (
+                [(u.activation_log_rms, u.activation_scatter) for u in units],
+                [(u.gradient_log_norm, u.gradient_scatter) for u in units],
+                [(u.gradient_gain, u.gradient_gain_scatter) for u in units],
+            )
         ]
-        for u in self.units:
-            cells = [
-                _with(u.activation_log_rms, u.activation_scatter),
-                _with(u.gradient_log_norm, u.gradient_scatter),
-                _with(u.gradient_gain, u.gradient_gain_scatter),
-            ]
-            note = f"  {u.note}" if u.note else ""
-            lines.append(f"{_shown(u.path):{wide}}  {u.kind:{kind}}  {'  '.join(cells)}{note}")
-        lines.append(
-            "expected ± standard deviation over draws of the weights; gradient relative to the "
-            f"output's; batch of {self.batch_size}, train={self.train}"
+        paths, kinds = [u.path for u in units], [u.kind for u in units]
+        mode = f"batch of {self.batch_size}, train={self.train}"
+        return Table(
+            ("unit", "kind", "log rms", "log gradient", "its gain"),
+            list(zip(map(whole, paths), kinds, *cells, strict=True)),
+            left=2,
+            spare=("kind",),
+            main=on_trunk(paths, kinds),
+            kept=[i for i, path in enumerate(paths) if path in self.unknown],
+            below=[
+                *(f"worth knowing: {remark}" for remark in remarks(units)),
+                "expected ± standard deviation over random initializations; gradient relative to "
+                f"the output's; {mode}",
+            ],
         )
-        return "\n".join(lines)
+
+
+def remarks(units: Sequence[Expected]) -> list[str]:
+    """Return every note once, with the units that bear it; of percentages, the range."""
+    bearers: dict[str, list[Expected]] = {}
+    for unit in units:
+        if unit.note:
+            bearers.setdefault(PERCENT.sub("%", unit.note), []).append(unit)
+    found = []
+    for note, (first, *more) in bearers.items():
+        shares = [int(share) for unit in (first, *more) for share in PERCENT.findall(unit.note)]
+        least, most = min(shares, default=0), max(shares, default=0)
+        note = note.replace("%", f"{least}%" if least == most else f"{least} to {most}%")
+        others = f" and {len(more)} more" if more else ""
+        found.append(f"{note} ({whole(first.path)}{others})")
+    return found
 
 
 def predict(
@@ -333,9 +363,5 @@ def _deviation(doubt: Doubt) -> float:
     return 0.5 * math.sqrt(max(doubt.variance, 0.0))
 
 
-def _shown(path: str) -> str:
-    return path or "(the whole)"
-
-
 def _with(value: float, scatter: float) -> str:
-    return f"{value:8.3f} ± {scatter:5.3f}"
+    return f"{round(value, 3) + 0.0:.3f} ± {scatter:.3f}"  # no minus before zero

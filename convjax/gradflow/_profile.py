@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 
 from convjax import nn
 from convjax._check import flag, instance
+from convjax._readable import Readable, Table, known, size
 from convjax.gradflow import _check as check
 from convjax.gradflow._gather import Gathered
 from convjax.gradflow._homogeneous import homogeneous
@@ -21,14 +22,14 @@ from convjax.gradflow._norm import at_least_float32, finite, suspect
 from convjax.gradflow._own import shared
 from convjax.gradflow._rules import registered
 from convjax.gradflow._run import Scope, Signal, foreign, forward, is_whole, token_paths, visit
-from convjax.gradflow._table import check_finite, columns, pick, to_text
+from convjax.gradflow._table import as_table, check_finite, columns, pick
 from convjax.gradflow._tap import TOKEN, cut
 from convjax.gradflow._unit import Unit
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Profile:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Profile(Readable):
     """The measurement of one network on one batch: a pytree, fit for ``jit`` and ``vmap``.
 
     Attributes:
@@ -73,9 +74,17 @@ class Profile:
         check_finite(self.paths, self.units)
         return self
 
-    def __str__(self) -> str:
-        text = to_text(self.paths, self.units)
-        return f"{text}\nroot mean squares; batch of {self.batch_size}, train={self.train}"
+    def __repr__(self) -> str:
+        said = f"{len(self.paths)} units, batch of {self.batch_size}, train={self.train}"
+        ends = [unit.gradient for unit in (self.units[0], self.units[-1])]
+        if all(known(norm.squares) and np.ndim(norm.squares) == 0 for norm in ends):
+            first, last = (size(float(norm.log_rms)) for norm in jax.device_get(ends))
+            said += f"; gradient rms {first} at the input, {last} at the output"
+        return f"Profile({said})"
+
+    def _as_table(self) -> Table:
+        mode = f"root mean squares; batch of {self.batch_size}, train={self.train}"
+        return as_table(self.paths, self.units, [mode])
 
 
 def profile(

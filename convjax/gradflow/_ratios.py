@@ -1,6 +1,7 @@
 """Ratios of a change to what it changes: updates and gradients beside their parameters."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from flax import nnx
 
 from convjax import nn
 from convjax._check import instance, shown
+from convjax._readable import Readable, Table, on_trunk, size
 from convjax.gradflow._check import arrays
 from convjax.gradflow._own import own_parameters
 from convjax.gradflow._profile import Profile
@@ -18,8 +20,8 @@ from convjax.gradflow._table import _write_out
 LABELS = ("", "zero parameter", "zero change", "zero parameter, zero change")
 
 
-@dataclasses.dataclass(frozen=True)
-class Ratios:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Ratios(Readable):
     """Norms of parameters and of what is done to them, by the parameter's path.
 
     Attributes:
@@ -54,6 +56,23 @@ class Ratios:
         """Say of each path what is zero there: one of "", "zero parameter", "zero change", both."""
         which = np.isneginf(self.log_parameter) + 2 * np.isneginf(self.log_change)
         return np.array(LABELS, object)[which]
+
+    def __repr__(self) -> str:
+        ratios = self.log_ratio[~np.isnan(self.log_ratio)]
+        ends = f"; {size(ratios.min())} to {size(ratios.max())}" if ratios.size else ""
+        return f"Ratios({len(self.paths)} paths{ends})"
+
+    def _as_table(self) -> Table:
+        ratio, labels = self.log_ratio, self.labels
+        many = math.prod(ratio.shape[:-1])
+        logs = np.sort(ratio.reshape(-1, len(self.paths)), axis=0)[(many - 1) // 2]
+        said = [", ".join(filter(None, {*column})) for column in labels.reshape(many, -1).T]
+        return Table(
+            ("path", "ratio", "zero"),
+            list(zip(self.paths, map(size, logs.tolist()), said, strict=True)),
+            main=on_trunk(self.paths, [""] * len(self.paths)),
+            below=[f"change over parameter{f', median of {many}' if many > 1 else ''}"],
+        )
 
     def by_unit(self) -> "Ratios":
         """Return the same for all the parameters of a unit together, by the unit's path."""

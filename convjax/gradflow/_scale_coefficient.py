@@ -10,11 +10,12 @@ from jax.typing import ArrayLike
 
 from convjax._check import integer
 from convjax._check import key as check_key
+from convjax._readable import Readable, Table, on_trunk, whole
 from convjax.gradflow._profile import profile
 
 
-@dataclasses.dataclass(frozen=True)
-class GradientScale:
+@dataclasses.dataclass(frozen=True, repr=False)
+class GradientScale(Readable):
     """The gradient scale coefficient from every unit's output to the network's output.
 
     Attributes:
@@ -33,6 +34,26 @@ class GradientScale:
         if path not in self.paths:
             raise KeyError(f"{path!r} was not measured; the paths are {', '.join(self.paths)}")
         return float(self.log_coefficient[self.paths.index(path)])
+
+    def __repr__(self) -> str:
+        first, *_ = self._rows()
+        return f"GradientScale({len(self.paths)} units; log coefficient {first[1]} at the input)"
+
+    def _as_table(self) -> Table:
+        return Table(
+            ("unit", "log coefficient"),
+            self._rows(),
+            main=on_trunk(self.paths, [""] * len(self.paths)),
+            below=["gradient scale coefficient to the output, ± standard error over cotangents"],
+        )
+
+    def _rows(self) -> list[tuple[str, str]]:
+        return [
+            (whole(path), f"{log:.3f} ± {error:.3f}")
+            for path, log, error in zip(
+                self.paths, self.log_coefficient, self.log_error, strict=True
+            )
+        ]
 
 
 def gradient_scale_coefficient(

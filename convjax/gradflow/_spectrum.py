@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from convjax._check import choice, flag, integer
 from convjax._check import key as check_key
+from convjax._readable import Readable, Table
 from convjax.gradflow import _check as check
 from convjax.gradflow import _jacobian
 from convjax.gradflow._forward import check_forward
@@ -23,8 +24,8 @@ _ENTRIES = 2**22
 _MOMENTS = ("mean_square", "relative_variance")
 
 
-@dataclasses.dataclass(frozen=True)
-class Spectrum:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Spectrum(Readable):
     """Singular values s of one Jacobian, and moments of s^2.
 
     Standard errors are those of the probing of this one Jacobian; another network drawn in the same
@@ -92,6 +93,40 @@ class Spectrum:
         if self.smallest <= self.tolerance:
             return math.inf
         return max(abs(math.log(self.largest)), abs(math.log(self.smallest)))
+
+    def __repr__(self) -> str:
+        rows = (f"{name} {value}" for name, value, _ in self._rows())
+        return f"Spectrum({'x'.join(map(str, self.shape))} by {self.method}: {', '.join(rows)})"
+
+    def _as_table(self) -> Table:
+        count = len(self.singular_values)
+        of = f"{count} of {min(self.shape)} singular values" if count else "moments alone"
+        return Table(
+            ("of the Jacobian", "", "±"),
+            self._rows(),
+            below=[
+                f"{self.shape[0]} outputs, {self.shape[1]} inputs; {of}, by {self.method}",
+                f"{self.tolerance:.3g} and less cannot be told from zero",
+            ],
+        )
+
+    def _rows(self) -> list[tuple[str, str, str]]:
+        """Return what is known: name, value, and how sure it is."""
+        rows = []
+        if len(self.singular_values):
+            errors = [f"{error:.2g}" if error else "" for error in self.errors[[0, -1]].tolist()]
+            rows.append(("largest", f"{self.largest:.4g}", errors[0]))
+            rows.append(("smallest", f"{self.smallest:.4g}", errors[1]))
+            bound = "" if self.complete else "at least "
+            rows.append(("condition", f"{bound}{self.condition:.4g}", ""))
+        if self.rank is not None:
+            rows.append(("rank", str(self.rank), ""))
+        for name in _MOMENTS:
+            value, error = getattr(self, name), getattr(self, f"{name}_error")
+            if not math.isnan(value):
+                said = f"{name.replace('_', ' ')} of s^2" if "variance" in name else "mean of s^2"
+                rows.append((said, f"{value:.4g}", f"{error:.2g}" if error else ""))
+        return rows
 
 
 def spectrum(

@@ -8,12 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from convjax._readable import Table, on_trunk, size, whole
 from convjax.gradflow._unit import Unit
 
 Paths = Sequence[str]
 Units = Sequence[Unit]
 
 _MEASURES = ("activation", "gradient", "parameter", "parameter_gradient")
+_SIZES = ("activation_size", "activation_size", "parameter_count", "parameter_count")
 _SIDES = ("branch", "shortcut", "branch_gradient", "shortcut_gradient")
 
 COLUMNS: tuple[str, ...] = (
@@ -62,10 +64,9 @@ def columns(paths: Paths, units: Units) -> dict[str, np.ndarray]:
     }
     for name, log in logs.items():
         table[f"{name}_log_norm"] = rows.spread(log)
-    for name in _MEASURES:
-        size = table["parameter_count" if name.startswith("parameter") else "activation_size"]
+    for name, of in zip(_MEASURES, _SIZES, strict=True):
         with np.errstate(over="ignore", under="ignore"):
-            rms = np.exp(table[f"{name}_log_norm"] - 0.5 * np.log(np.maximum(size, 1)))
+            rms = np.exp(table[f"{name}_log_norm"] - 0.5 * np.log(np.maximum(table[of], 1)))
         table[f"{name}_rms"] = rms
     return {name: table[name] for name in COLUMNS}
 
@@ -87,29 +88,42 @@ def check_finite(paths: Paths, units: Units) -> None:
             bad &= ~absent
         found = np.flatnonzero(bad.reshape(rows.replicas, -1).any(axis=0))
         if len(found):
-            path = rows.paths[found[::step][0]] or "(the whole)"
+            path = whole(rows.paths[found[::step][0]])
             raise ValueError(
                 f"the {name.replace('_', ' ')} of unit {path!r} is NaN or infinite: the first of "
                 f"{len(found)} such units, going {way}"
             )
 
 
-def to_text(paths: Paths, units: Units) -> str:
-    """Return the table to be read: one line per unit, root mean squares."""
+def as_table(paths: Paths, units: Units, below: Sequence[str]) -> Table:
+    """Return the table to be read: root mean squares, one row per unit."""
     table = columns(paths, units)
     many = table["replica"].max() > 0
-    names = [path or "(the whole)" for path in table["path"]]
+    names = list(map(whole, table["path"]))
     if many:
         names = [f"{r}: {name}" for r, name in zip(table["replica"], names, strict=True)]
-    wide, kind = max(map(len, names)), max(map(len, table["kind"]))
-    lines = [
-        f"{'unit':{wide}}  {'kind':{kind}}  {'activation':>10}  {'gradient':>10}  "
-        f"{'parameter':>10}  {'its grad.':>10}"
+    logs = [
+        table[f"{name}_log_norm"] - 0.5 * np.log(np.maximum(table[of], 1))
+        for name, of in zip(_MEASURES, _SIZES, strict=True)
     ]
-    shown = [[f"{v:10.3g}" if v == v else " " * 10 for v in table[f"{m}_rms"]] for m in _MEASURES]
-    for name, of, *cells in zip(names, table["kind"], *shown, strict=True):
-        lines.append("  ".join([f"{name:{wide}}", f"{of:{kind}}", *cells]).rstrip())
-    return "\n".join(lines)
+    cells = [[size(log) for log in column.tolist()] for column in logs]
+    count = len(names) // (int(table["replica"].max()) + 1)
+    main = on_trunk(table["path"][:count].tolist(), table["kind"][:count].tolist())
+    return Table(
+        ("unit", "kind", "activation", "gradient", "param.", "its grad."),
+        list(zip(names, table["kind"], *cells, strict=True)),
+        left=2,
+        spare=("param.", "kind"),
+        main=main * (len(names) // count),
+        kept=_extremes(logs[1], np.tile(main, len(names) // count)),
+        below=below,
+    )
+
+
+def _extremes(values: np.ndarray, among: np.ndarray) -> list[int]:
+    """Return the places of the least and the largest value."""
+    places = np.flatnonzero(among & ~np.isnan(values))
+    return [int(places[f(values[places])]) for f in (np.argmin, np.argmax)] if len(places) else []
 
 
 class _Rows:

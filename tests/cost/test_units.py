@@ -67,7 +67,8 @@ def test_a_leaf_without_a_price_is_named_and_its_shapes_are_counted():
     assert own.traffic_bytes == 4 * (2 * 5 * 4 * 3 + 24 + 2 * 5 * 4 * 6)
     assert np.isnan(own.receptive_field).all() and np.isnan(found.total.stride).all()
     assert found["before"].receptive_field.tolist() == [3, 2]
-    assert str(found).splitlines()[-1].endswith("no price: own/*/branch/a")
+    whole = found.text(width=None).splitlines()
+    assert whole[-1].endswith("no price: own/*/branch/a")
 
 
 def test_a_leaf_of_ones_own_is_priced_by_registering():
@@ -123,7 +124,7 @@ def test_one_unit_of_a_repeat_is_picked_by_its_number():
 def test_the_table_to_be_read():
     net = abstract(lambda rngs: models.resnet_cifar(20, rngs=rngs))
     found = convjax.cost(net, (8, 32, 32, 3))
-    lines = str(found).splitlines()
+    lines = found.text(width=None, rows=None).splitlines()
     assert lines[0].split()[:6] == [
         "unit",
         "kind",
@@ -138,13 +139,28 @@ def test_the_table_to_be_read():
         *("35.7", "15", "1"),
     ]
     assert " 324 M " in str(found) and " 270 k " in str(found)
-    assert lines[-1].startswith("*:") and "batch 8x32x32x3, float32" in lines[-2]
-    short = found.text(1).splitlines()
+    assert lines[-2].startswith("*:") and "batch 8x32x32x3, float32" in lines[-1]
+    assert "324 M multiply-adds, 270 k parameters" in lines[-1]
+    short = found.text(1, width=None).splitlines()
     assert [line.split()[0] for line in short[1:-2]] == [
         *("stem", "stage1", "stage2", "stage3", "head")
     ]
     assert len({len(line) for line in short[:-1]}) == 1, "the last column is not aligned"
-    assert short[-1] == lines[-2], "there is a star to explain where there is none"
+    assert short[-1] == lines[-1], "there is a star to explain where there is none"
+
+
+def test_the_table_fits_and_says_what_it_leaves_out():
+    found = convjax.cost(abstract(lambda rngs: models.resnet_cifar(20, rngs=rngs)), (8, 32, 32, 3))
+    lines = str(found).splitlines()
+    assert max(map(len, lines)) <= 80
+    head = lines[0].split()
+    assert {"mult-adds", "parameters", "field"} <= {*head} and "kind" not in head
+    assert "left out for width: kind" in str(found)
+    assert not any("/branch/" in line for line in lines) and "text(rows=None)" in str(found)
+    assert repr(found) == (
+        "Cost(8x32x32x3: 324 M multiply-adds, 270 k parameters, 20.3 MiB of activations, "
+        "44.6 MiB of traffic)"
+    )
 
 
 @pytest.mark.parametrize(
