@@ -17,7 +17,7 @@ ROOMS = {
     "_readable": ("_check", "jax numpy"),
     "nn": ("_check ops nn", "jax jaxtyping numpy flax"),
     "_cost": ("_check _readable ops nn _cost", "jax jaxtyping numpy flax"),
-    "gradflow": ("_check _readable ops nn gradflow", "jax jaxtyping numpy scipy flax"),
+    "gradflow": ("_check _readable ops nn gradflow plots", "jax jaxtyping numpy scipy flax"),
     "models": (
         "_check ops nn models",
         "jax jaxtyping numpy flax safetensors h5py torch huggingface_hub ml_dtypes",

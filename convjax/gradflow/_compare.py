@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import scipy
 
 from convjax._check import instance, number
 from convjax._readable import Readable, Table, whole
+from convjax.gradflow import _plot as drawing
 from convjax.gradflow._alike import check_alike
 from convjax.gradflow._causes import Finding, likely_cause
 from convjax.gradflow._measured import Measured
@@ -118,6 +120,17 @@ class Comparison(Readable):
         for name in ("activation_gain", "gradient_gain"):
             columns[f"expected_{name}"] = [getattr(u.expected, name) for u in self.units]
         return {name: np.array(values) for name, values in columns.items()}
+
+    def plot(self) -> Any:
+        """Draw the z of every unit over the band that chance explains.
+
+        Returns:
+          The figure, a ``plots.Sheet``; ``plots.save`` writes it.
+
+        Raises:
+          MissingPackageError: matplotlib is not installed.
+        """
+        return drawing.of_comparison(self)
 
     def __repr__(self) -> str:
         return f"Comparison({self.verdict})"

@@ -14,6 +14,7 @@ from convjax import nn
 from convjax._check import array, flag, integer, wrong_type
 from convjax._readable import Readable, Table, known
 from convjax.gradflow import _check as check
+from convjax.gradflow import _plot as drawing
 from convjax.gradflow._forward import check_forward, is_lost
 from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._norm import Norm, at_least_float32, measure_stacked
@@ -89,9 +90,10 @@ class Correlation(Readable):
         return f"Correlation({self._said()})"
 
     def _said(self) -> str:
-        samples, count = np.shape(self.cosines)[-3:-1]
-        said = f"{count} inputs, {samples} cotangent{'s' if samples > 1 else ''}"
-        said += f", train={self.train}"
+        said = f"train={self.train}"
+        if shape := np.shape(self.cosines):
+            samples, count = shape[-3:-1]
+            said = f"{count} inputs, {samples} cotangent{'s' if samples > 1 else ''}, {said}"
         if known(self.cosines) and known(self.norms.squares):
             means = ", ".join(f"{mean:.3g}" for mean in np.ravel(self.mean)[:4])
             said += f"; mean correlation {means}{', …' if np.size(self.mean) > 4 else ''}"
@@ -149,8 +151,21 @@ class Line(Readable):
         with np.errstate(invalid="ignore"):
             return np.stack(sums, axis=-1) / np.asarray(sums[0])[..., None]
 
+    def plot(self) -> Any:
+        """Draw the autocorrelation by distance; of several lines mean and ends.
+
+        Returns:
+          The figure, a ``plots.Sheet``; ``plots.save`` writes it.
+
+        Raises:
+          MissingPackageError: matplotlib is not installed.
+        """
+        lags = self.lags.reshape(-1, self.lags.shape[-1]).mean(axis=0)
+        title, name = "Gradients along a line of inputs", "autocorrelation"
+        return drawing.curve(title, "line", lags, self.autocorrelation, "distance", name, level=0.0)
+
     def __repr__(self) -> str:
-        points = np.shape(self.correlation.cosines)[-1]
+        points = (np.shape(self.correlation.cosines) or ("?",))[-1]
         length = f", length {float(self.length):.3g}" if _is_number(self.length) else ""
         return f"Line({points} points{length}, train={self.correlation.train})"
 

@@ -16,6 +16,7 @@ from convjax import nn
 from convjax._check import choice, flag, number, wrong_type
 from convjax._readable import Readable, Table, known
 from convjax.gradflow import _check as check
+from convjax.gradflow import _plot as drawing
 from convjax.gradflow._forward import check_forward, is_lost
 from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._lengths import Route, longest, refuse_hidden, visit
@@ -104,11 +105,25 @@ class Paths(Readable):
     def _log_sum(self) -> Any:
         return np.logaddexp.reduce(self.log_energy, axis=-1)
 
+    def plot(self) -> Any:
+        """Draw the share of the energy by path length; of a vmapped result mean and ends.
+
+        Returns:
+          The figure, a ``plots.Sheet``; ``plots.save`` writes it.
+
+        Raises:
+          MissingPackageError: matplotlib is not installed.
+        """
+        title, share = "Gradient energy by path length", "share of the energy"
+        return drawing.curve(title, "paths", self.lengths, self.energy, "branches", share)
+
     def __repr__(self) -> str:
-        mode = f"batch of {self.batch_size}, train={self.train}"
+        mode, most = f"batch of {self.batch_size}, train={self.train}", ""
+        if shape := np.shape(self.parts.squares):
+            most = f"lengths 0 to {shape[-1] - 1}, "
         if known(self.parts.squares) and np.ndim(self.parts.squares) == 1:
             mode += f"; mean length {self.mean_length:.4g}, coherence {self.coherence:.3g}"
-        return f"Paths(lengths 0 to {len(self.lengths) - 1}, {mode})"
+        return f"Paths({most}{mode})"
 
     def _as_table(self) -> Table:
         values = (

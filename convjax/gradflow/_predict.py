@@ -14,6 +14,7 @@ from jax.core import Tracer
 from convjax._check import choice, flag, instance, integers, wrong_type
 from convjax._readable import Readable, Table, on_trunk, whole
 from convjax.gradflow import _check as check
+from convjax.gradflow import _plot as drawing
 from convjax.gradflow._theory import _combine as _combine
 from convjax.gradflow._theory import _elementwise as _elementwise
 from convjax.gradflow._theory import _linear as _linear
@@ -116,6 +117,17 @@ class Prediction(Readable):
         columns["handed"] = ["" if h is None else "/".join(h) for h in columns["handed"]]
         columns["input"] = ["" if i is None else i for i in columns["input"]]
         return {name: np.array(values) for name, values in columns.items()}
+
+    def plot(self) -> Any:
+        """Draw what is expected along the trunk, in bands of two standard deviations and slack.
+
+        Returns:
+          The figure, a ``plots.Sheet``; ``Profile.plot(prediction)`` puts a measurement over it.
+
+        Raises:
+          MissingPackageError: matplotlib is not installed.
+        """
+        return drawing.of_prediction(self)
 
     def __repr__(self) -> str:
         unknown = f", {len(self.unknown)} unknown" if self.unknown else ""

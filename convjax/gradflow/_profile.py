@@ -16,6 +16,7 @@ from convjax import nn
 from convjax._check import flag, instance
 from convjax._readable import Readable, Table, known, size
 from convjax.gradflow import _check as check
+from convjax.gradflow import _plot as drawing
 from convjax.gradflow._gather import Gathered
 from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._norm import at_least_float32, finite, suspect
@@ -73,6 +74,22 @@ class Profile(Readable):
         """Return the profile, or raise a ValueError that names the first unit not finite."""
         check_finite(self.paths, self.units)
         return self
+
+    def plot(self, prediction: Any = None) -> Any:
+        """Draw activations and gradients along the trunk; of a vmapped profile mean and ends.
+
+        Args:
+          prediction: what ``gradflow.predict`` expects of the same units, drawn as lines in bands
+            of two standard deviations and theory's slack; None draws the measurement alone.
+
+        Returns:
+          The figure, a ``plots.Sheet``; ``plots.save`` writes it.
+
+        Raises:
+          ValueError: no prediction, or one of other units.
+          MissingPackageError: matplotlib is not installed.
+        """
+        return drawing.of_profile(self, prediction)
 
     def __repr__(self) -> str:
         said = f"{len(self.paths)} units, batch of {self.batch_size}, train={self.train}"

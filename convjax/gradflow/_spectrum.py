@@ -15,6 +15,7 @@ from convjax._check import key as check_key
 from convjax._readable import Readable, Table
 from convjax.gradflow import _check as check
 from convjax.gradflow import _jacobian
+from convjax.gradflow import _plot as drawing
 from convjax.gradflow._forward import check_forward
 from convjax.gradflow._function import as_function, split_streams
 
@@ -93,6 +94,26 @@ class Spectrum(Readable):
         if self.smallest <= self.tolerance:
             return math.inf
         return max(abs(math.log(self.largest)), abs(math.log(self.smallest)))
+
+    def plot(self) -> Any:
+        """Draw the singular values in their order, those that can be told from zero.
+
+        Returns:
+          The figure, a ``plots.Sheet``; ``plots.save`` writes it.
+
+        Raises:
+          ValueError: no singular value was measured.
+          MissingPackageError: matplotlib is not installed.
+        """
+        values = self.singular_values[self.singular_values > self.tolerance]
+        if not len(values):
+            raise ValueError(
+                f"method={self.method!r} measured no singular value to be drawn; 'dense' and "
+                "'lanczos' do"
+            )
+        x = np.arange(1, len(values) + 1)
+        title, order = "Singular values of the Jacobian", "from the largest"
+        return drawing.curve(title, self.method, x, values, order, "singular value", yscale="log")
 
     def __repr__(self) -> str:
         rows = (f"{name} {value}" for name, value, _ in self._rows())

@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from convjax import study
+from convjax.plots import _ticks
 from convjax.plots._columns import checked
-from convjax.plots._panels import Panel, Series, Sheet, power_of_ten
+from convjax.plots._panels import Panel, Series, Sheet
 
 FACETS = ("norm", "shortcut")
 HELD = ("width", "activation", "init", "conv")
@@ -148,8 +148,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
         axes.plot(x, y, color=one.colour, linewidth=1.5)
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 0.5, 1], ["0", "½", "1"])
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.yaxis.set_major_formatter(FuncFormatter(power_of_ten))
+    _ticks.put(axes.yaxis, powers=True)
     axes.tick_params(labelsize=8, length=2.5)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -167,7 +166,7 @@ def _title(kind: Mapping[str, str]) -> str:
 
 
 def _when(step: int) -> str:
-    return "at birth" if step == 0 else f"after {step} step{'s' if step > 1 else ''}"
+    return "at initialization" if step == 0 else f"after {step} step{'s' if step > 1 else ''}"
 
 
 def _legend(figure: Sheet, colours: dict[int, str]) -> None:

@@ -1,6 +1,7 @@
 """panels: measured points over what theory expects, side by side."""
 
 import dataclasses
+import io
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -10,10 +11,10 @@ from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
 from convjax import _check
+from convjax.plots import _ticks
 
 COLOURS = ("#30638e", "#d1495b", "#edae49", "#3c896d", "#7a5195", "#8d6a4f", "#5f6b7a", "#6cc0e5")
 
@@ -157,6 +158,12 @@ class Sheet(Figure):
             for i, label in enumerate(dict.fromkeys(series.label for series in every))
         }
 
+    def _repr_png_(self) -> bytes:
+        """Return the picture that a notebook shows."""
+        picture = io.BytesIO()
+        self.savefig(picture, format="png", dpi=110)
+        return picture.getvalue()
+
 
 def panels(title: str, drawn: Sequence[Panel], *, columns: int = 3) -> Sheet:
     """Draw panels side by side: points for what was measured, lines and bands for theory.
@@ -196,11 +203,6 @@ def panels(title: str, drawn: Sequence[Panel], *, columns: int = 3) -> Sheet:
     return figure
 
 
-def power_of_ten(exponent: float, _: int | None = None) -> str:
-    """Return the name of a tick where the numbers are exponents."""
-    return "1" if exponent == 0 else f"$10^{{{exponent:g}}}$"
-
-
 def _draw(axes: Axes, panel: Panel, colours: dict[str, str]) -> None:
     if panel.level is not None:
         axes.axhline(panel.level, color="0.6", linewidth=0.7, zorder=1)
@@ -224,11 +226,10 @@ def _draw(axes: Axes, panel: Panel, colours: dict[str, str]) -> None:
         line = {"linestyle": "-" if series.joined else "none", "linewidth": 0.7}
         axes.plot(x, y, color=colour, marker="o", markersize=3.2, alpha=0.9, **line)
     axes.set_xscale(panel.xscale)
-    if panel.yscale == "powers":
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        axes.yaxis.set_major_formatter(FuncFormatter(power_of_ten))
-    else:
-        axes.set_yscale(panel.yscale)
+    axes.set_yscale("linear" if panel.yscale == "powers" else panel.yscale)
+    for axis, scale in ((axes.xaxis, panel.xscale), (axes.yaxis, panel.yscale)):
+        if scale != "linear":
+            _ticks.put(axis, powers=scale == "powers")
     axes.set_title(panel.title, fontsize=9)
     axes.set_xlabel(panel.xlabel, fontsize=8.5)
     axes.set_ylabel(panel.ylabel, fontsize=8.5)

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from convjax import _check
 from convjax.plots._bins import medians
 from convjax.plots._columns import checked, wanted
+from convjax.plots._ticks import ticks
 
 MOST_BINS = 400
 SCALE = "viridis"
@@ -174,7 +175,7 @@ def _draw_grid(
             axes.pcolormesh(edges, cells, marked, cmap=ListedColormap([colour]), rasterized=True)
     bar = figure.colorbar(mesh, ax=axes, pad=0.015, aspect=8 * tall, extend=extend)
     bar.set_label(name, fontsize=8.5)
-    places, labels = _ticks(low, high, most=7)
+    places, labels = ticks(low, high, most=7)
     bar.set_ticks(places, labels=labels)
     bar.ax.minorticks_off()
     bar.ax.tick_params(labelsize=8, length=2.5)
@@ -192,30 +193,6 @@ def _range(logs: np.ndarray) -> tuple[float, float, Any]:
         low, high = (low + high) / 2 - 0.5, (low + high) / 2 + 0.5
     sides = {(True, True): "both", (True, False): "min", (False, True): "max"}
     return low, high, sides.get((least < low, most > high), "neither")
-
-
-def _ticks(low: float, high: float, most: int) -> tuple[list[float], list[str]]:
-    """Return places on a scale of powers of ten, given as exponents, and what they are called."""
-    if high - low >= 2.5:
-        places = np.asarray(MaxNLocator(nbins=most, integer=True).tick_values(low, high))
-    elif high - low >= 0.9:
-        digits = np.log10([1.0, 2.0, 5.0] if (high - low) * 3 < most else [1.0, 3.0])
-        decades = np.arange(np.floor(low), np.ceil(high))
-        places = (decades[:, None] + digits).ravel()
-    else:
-        values = np.asarray(MaxNLocator(nbins=most).tick_values(10.0**low, 10.0**high))
-        places = np.log10(values[values > 0])
-    shown = places[(low - 1e-9 <= places) & (places <= high + 1e-9)].tolist()
-    return shown, [_power_of_ten(place) for place in shown]
-
-
-def _power_of_ten(exponent: float) -> str:
-    if -3.5 < exponent < 3.5:
-        return f"{10**exponent:.3g}"
-    whole = round(exponent)
-    if abs(exponent - whole) < 1e-6:
-        return f"$10^{{{whole}}}$"
-    return f"${10 ** (exponent - np.floor(exponent)):.3g}\\times10^{{{np.floor(exponent):.0f}}}$"
 
 
 def _name_layers(axes: Axes, paths: list[str], tall: float) -> None:
@@ -252,7 +229,7 @@ def _draw_loss(axes: Axes, losses: Mapping[str, np.ndarray]) -> None:
     if len(positive) == np.isfinite(loss).sum() > 0 and positive.max() > 20 * positive.min():
         axes.set_yscale("log")
         low, high = np.log10([positive.min(), positive.max()])
-        places, labels = _ticks(low, high, most=4)
+        places, labels = ticks(low, high, most=4)
         axes.set_yticks([10.0**place for place in places], labels)
         axes.minorticks_off()
     axes.set_ylabel("loss", fontsize=8.5)

@@ -82,7 +82,7 @@ def test_what_is_shown_is_what_is_drawn():
     figure = plots.gradient_norms(columns(depths=(8, 20), norms=("none",)))
     assert figure.shared
     assert [panel.title for panel in figure.panels[::2]] == [
-        "plain, no norm, at birth",
+        "plain, no norm, at initialization",
         "plain, no norm, after 3 steps",
     ]
     assert list(figure.colours) == ["depth 8", "depth 20"]

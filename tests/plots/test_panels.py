@@ -59,6 +59,42 @@ def test_powers_have_a_place_where_no_float_holds_the_numbers():
     assert axes.get_yscale() == "linear"
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (-0.5, 0.5, ["0.5", "1", "2"]),
+        (-1, 1, ["0.1", "0.3", "1", "3", "10"]),
+        (-3, 2, ["0.001", "0.01", "0.1", "1", "10", "100"]),
+        (-0.1, 0.15, ["0.8", "1", "1.2", "1.4"]),
+        (-8, 0, ["$10^{-8}$", "$10^{-6}$", "$10^{-4}$", "$10^{-2}$", "1"]),
+    ],
+)
+def test_ticks_of_logarithmic_axes_are_numbers_that_a_person_reads(low, high, expected):
+    exponents = np.linspace(low, high, 3)
+    numbers = 10.0**exponents
+    powers = drawn(plots.Series("one", X, exponents), yscale="powers")
+    logs = drawn(plots.Series("one", numbers, numbers), xscale="log", yscale="log")
+    for figure, axes in (powers, logs):
+        figure.draw_without_rendering()
+        axis = [axes.yaxis] if axes is powers[1] else [axes.xaxis, axes.yaxis]
+        for one in axis:
+            assert [label.get_text() for label in one.get_ticklabels()] == expected
+            ends = one.get_view_interval()
+            assert all(ends[0] <= place <= ends[1] for place in one.get_ticklocs())
+            assert not one.get_ticklabels(minor=True)
+
+
+def test_what_no_logarithm_shows_has_no_ticks():
+    figure, axes = drawn(plots.Series("one", X, [np.nan] * 3), yscale="log")
+    figure.draw_without_rendering()
+    assert axes.get_yscale() == "log"
+
+
+def test_a_notebook_shows_a_sheet():
+    figure, _ = drawn(plots.Series("one", X, X))
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("name", ["y", "expected", "names"])
 def test_what_is_not_as_long_as_x_is_refused(name):
     with pytest.raises(ValueError, match=rf"'one': {name} has shape \(2,\), x has \(3,\)"):
