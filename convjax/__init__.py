@@ -18,4 +18,4 @@ from convjax._cost import Window as Window
 from convjax._cost import cost as cost
 from convjax._cost import price as price
 
-__version__ = "0.7.0"
+__version__ = "0.8.0"
