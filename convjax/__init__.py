@@ -3,10 +3,11 @@
 The rooms, from the ground up: ``convjax.ops`` (pure functions), ``convjax.nn`` (combinators and
 leaves), ``convjax.cost`` (what a network costs), ``convjax.gradflow`` (measurement and theory),
 ``convjax.models`` (networks written as expressions).
-Beside them stand ``convjax.train``, ``convjax.data`` and ``convjax.plots``, which are imported by
-name: the library itself loads neither optax, scikit-learn nor matplotlib.
+Beside them stand ``convjax.train``, ``convjax.data``, ``convjax.study`` and ``convjax.plots``. They
+are imported by name: the library itself loads neither optax, scikit-learn nor matplotlib.
 """
 
+from convjax import _room
 from convjax import gradflow as gradflow
 from convjax import models as models
 from convjax import nn as nn
@@ -19,3 +20,5 @@ from convjax._cost import cost as cost
 from convjax._cost import price as price
 
 __version__ = "0.8.0"
+
+_room.show(globals())

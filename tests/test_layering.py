@@ -1,6 +1,8 @@
 """Dependencies point down, and every name has one public path: read from the source itself."""
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ FILES = sorted(p for d in ("convjax", "experiments") for p in (ROOT / d).rglob("
 # room: (rooms that it may know, packages that it may know beside the standard library)
 ROOMS = {
     "_check": ("", "jax numpy"),
+    "_room": ("", ""),
     "ops": ("_check ops", "jax jaxtyping numpy"),
     "_readable": ("_check", "jax numpy"),
     "nn": ("_check ops nn", "jax jaxtyping numpy flax"),
@@ -37,6 +40,10 @@ ROOMS = {
     "experiments/benchmarks/torch_peer": ("", "numpy torch"),
     "experiments/benchmarks/torch_networks": ("", "torch torchvision timm"),
 }
+# What a user imports: rooms, and no private folder.
+PACKAGES = sorted((ROOT / "convjax").rglob("__init__.py"))
+ROOM_FILES = [p for p in PACKAGES if not any(part[0] == "_" for part in p.parts[-3:-1])]
+OPEN = [*ROOM_FILES, ROOT / "convjax/nn/initializers.py"]
 
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 
@@ -87,7 +94,7 @@ def test_arrows_point_down(path):
     rooms, packages = (set(names.split()) for names in ROOMS[room_of(path)])
     assert foreign(path) <= packages
     seen = {name[1] if name[0] == "convjax" else name[0] for name in own(path)}
-    assert seen - {"__version__"} <= rooms
+    assert seen - {"__version__", "_room"} <= rooms
 
 
 @every_file
@@ -98,26 +105,51 @@ def test_what_is_private_stays_at_home(path):
         shared = path.parts[-2] != "experiments" and name[1] in ("_check", "_readable")
         # A room of one function, which bears the function's name in public.
         shared = shared or (path == ROOT / "convjax/__init__.py" and name[1] == "_cost")
+        shared = shared or (name[:2] == ("convjax", "_room") and path in OPEN)
         assert at_home or shared or not hidden, ".".join(name)
 
 
-def test_every_package_reexports_by_one_form_and_nothing_else():
-    for path in (ROOT / "convjax").rglob("__init__.py"):
-        for node in ast.parse(path.read_text()).body[1:]:
-            if isinstance(node, ast.Assign):
-                (target,) = node.targets
-                assert target.id == "__version__", path
-                continue
-            assert isinstance(node, ast.ImportFrom), path
+def reexported(path):
+    """Every name that a package re-exports, in full, from its one form: ``import X as X``."""
+    for node in ast.parse(path.read_text()).body[1:]:
+        if isinstance(node, ast.ImportFrom):
             (alias,) = node.names
-            assert alias.name == alias.asname, f"{path}: {alias.name}"
-            assert not alias.name.startswith("_"), f"{path}: {alias.name}"
+            if alias.name != "_room":
+                assert alias.name == alias.asname, f"{path}: {alias.name}"
+                assert not alias.name.startswith("_"), f"{path}: {alias.name}"
+                yield f"{node.module}.{alias.name}"
+
+
+def test_every_package_reexports_by_one_form_and_nothing_else():
+    for path in PACKAGES:
+        list(reexported(path))
+        others = [
+            n for n in ast.parse(path.read_text()).body[1:] if not isinstance(n, ast.ImportFrom)
+        ]
+        lines = [ast.unparse(node) for node in others if "__version__" not in ast.unparse(node)]
+        assert lines == ["_room.show(globals())"] * (path in ROOM_FILES), path
+
+
+@pytest.mark.parametrize("path", OPEN, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_room_lists_its_public_names_with_a_line_each(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    room = importlib.import_module(".".join(parts).removesuffix(".__init__"))
+    if path in ROOM_FILES:
+        names = sorted(name.split(".")[-1] for name in reexported(path))
+        assert room.__all__ == names and {*names} <= {*dir(room)}
+    assert {*room.__all__} <= {*dir(room)}
+    hidden = [name for name in dir(room) if name.startswith("_") and not name.startswith("__")]
+    assert not hidden
+    listing = room.__doc__.partition("Public names:\n")[2]
+    entries = re.findall(r"^  (\w+): \S", listing, re.MULTILINE)
+    assert entries == room.__all__
+    assert max(map(len, listing.splitlines())) <= 76
 
 
 def test_every_name_is_public_in_one_package_only():
     seen = {}
-    for path in (ROOT / "convjax").rglob("__init__.py"):
-        for name in imports(path):
+    for path in PACKAGES:
+        for name in reexported(path):
             assert name not in seen, f"{name}: {path} and {seen[name]}"
             seen[name] = path
             room = path.parent.relative_to(ROOT).parts

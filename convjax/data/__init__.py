@@ -1,5 +1,6 @@
 """Real data: a package's own, or files; and noise. Nothing is downloaded."""
 
+from convjax import _room
 from convjax.data._augment import Augment as Augment
 from convjax.data._batches import batch_indices as batch_indices
 from convjax.data._cifar import cifar10 as cifar10
@@ -15,3 +16,5 @@ from convjax.data._resident import resident as resident
 from convjax.data._splits import image_splits as image_splits
 from convjax.data._stream import Stream as Stream
 from convjax.data._stream import stream as stream
+
+_room.show(globals())

@@ -1,5 +1,6 @@
 """How signal and gradient travel through a network: measured at every unit."""
 
+from convjax import _room
 from convjax.gradflow import oracles as oracles
 from convjax.gradflow._compare import Compared as Compared
 from convjax.gradflow._compare import Comparison as Comparison
@@ -44,3 +45,5 @@ from convjax.gradflow._tapped import trunk as trunk
 from convjax.gradflow._theory._run import expected as expected
 from convjax.gradflow._unit import Addition as Addition
 from convjax.gradflow._unit import Unit as Unit
+
+_room.show(globals())

@@ -1,5 +1,6 @@
 """Networks written as expressions of ``convjax.nn``, and their weights."""
 
+from convjax import _room
 from convjax.models._auxiliary import auxiliary_logits as auxiliary_logits
 from convjax.models._convnext import convnext as convnext
 from convjax.models._create import create as create
@@ -30,3 +31,5 @@ from convjax.models._weights._load import Loaded as Loaded
 from convjax.models._weights._load import load_weights as load_weights
 from convjax.models._wide_resnet_cifar import wide_resnet_cifar as wide_resnet_cifar
 from convjax.models._xception import xception as xception
+
+_room.show(globals())

@@ -1,5 +1,6 @@
 """Networks as expressions: four combinators and the leaves, all Flax NNX modules."""
 
+from convjax import _room
 from convjax.nn import initializers as initializers
 from convjax.nn._activations import ACTIVATIONS as ACTIVATIONS
 from convjax.nn._chain import Chain as Chain
@@ -33,3 +34,5 @@ from convjax.nn._simple import ZeroPadShortcut as ZeroPadShortcut
 from convjax.nn._squeeze import SqueezeExcite as SqueezeExcite
 from convjax.nn._stochastic import Dropout as Dropout
 from convjax.nn._stochastic import StochasticDepth as StochasticDepth
+
+_room.show(globals())

@@ -16,9 +16,31 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from convjax import _check
+from convjax import _check, _room
 from convjax.nn._asked import WithGain, asked, groups_of, store
 from convjax.nn._draw import draw, full
+
+__all__ = [
+    "NAMES",
+    "Constant",
+    "DeltaOrthogonal",
+    "Dirac",
+    "Initializer",
+    "Orthogonal",
+    "VarianceScaling",
+    "fans",
+    "for_groups",
+    "get",
+    "glorot_normal",
+    "glorot_uniform",
+    "he_normal",
+    "he_uniform",
+    "lecun_normal",
+    "lecun_uniform",
+    "ones",
+    "torch_uniform",
+    "zeros",
+]
 
 Initializer = Callable[..., jax.Array]
 
@@ -348,3 +370,6 @@ def _centre(shape: tuple[int, ...]) -> tuple[int, ...]:
     if any(side % 2 == 0 for side in window):
         raise ValueError(f"kernel window {window} has an even side and so no centre")
     return tuple(side // 2 for side in window)
+
+
+_room.show(globals())

@@ -1,5 +1,6 @@
 """Pure functions on channels-last arrays: convolutions, pools, norms, kernels."""
 
+from convjax import _room
 from convjax.ops._conv import conv as conv
 from convjax.ops._conv import depthwise_conv as depthwise_conv
 from convjax.ops._conv import pointwise_conv as pointwise_conv
@@ -22,3 +23,5 @@ from convjax.ops._separable import separable_conv as separable_conv
 from convjax.ops._separable import spatial_separable_conv as spatial_separable_conv
 from convjax.ops._shapes import Padding as Padding
 from convjax.ops._transpose import conv_transpose as conv_transpose
+
+_room.show(globals())

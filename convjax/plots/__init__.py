@@ -1,5 +1,6 @@
 """Pictures, drawn from tables alone, so that they can be redrawn without the run."""
 
+from convjax import _room
 from convjax.plots._gradient_norms import gradient_norms as gradient_norms
 from convjax.plots._live_waterfall import Waterfall as Waterfall
 from convjax.plots._panels import COLOURS as COLOURS
@@ -9,3 +10,5 @@ from convjax.plots._panels import Sheet as Sheet
 from convjax.plots._panels import panels as panels
 from convjax.plots._save import save as save
 from convjax.plots._waterfall import waterfall as waterfall
+
+_room.show(globals())

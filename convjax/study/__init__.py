@@ -1,5 +1,6 @@
 """Grids of runs and their tables: kept safely, found again, and with what they were made by."""
 
+from convjax import _room
 from convjax.study._environment import environment as environment
 from convjax.study._files import check_writable as check_writable
 from convjax.study._grid import grid as grid
@@ -27,3 +28,5 @@ from convjax.study._version import version as version
 from convjax.study._watch import Progress as Progress
 from convjax.study._watch import Silent as Silent
 from convjax.study._watch import Watch as Watch
+
+_room.show(globals())

@@ -1,5 +1,6 @@
 """Training: compiled once, resumable to the bit, on one device or many, and watched."""
 
+from convjax import _room
 from convjax.train._checkpoints import Checkpoints as Checkpoints
 from convjax.train._columns import layer_columns as layer_columns
 from convjax.train._columns import step_columns as step_columns
@@ -27,3 +28,5 @@ from convjax.train._state import start as start
 from convjax.train._step import make_step as make_step
 from convjax.train._tensorboard import TensorBoard as TensorBoard
 from convjax.train._watch import by_path as by_path
+
+_room.show(globals())

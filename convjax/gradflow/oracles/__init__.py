@@ -1,5 +1,6 @@
 """Closed forms: what gradients should be at birth. NumPy and SciPy alone, nothing measured."""
 
+from convjax import _room
 from convjax.gradflow.oracles._batch_norm import CENTRED as CENTRED
 from convjax.gradflow.oracles._batch_norm import batch_norm_gain as batch_norm_gain
 from convjax.gradflow.oracles._batch_norm import (
@@ -32,3 +33,5 @@ from convjax.gradflow.oracles._residual import compound_gain as compound_gain
 from convjax.gradflow.oracles._residual import fixup_scale as fixup_scale
 from convjax.gradflow.oracles._residual import highway_carry as highway_carry
 from convjax.gradflow.oracles._residual import residual_gain as residual_gain
+
+_room.show(globals())
