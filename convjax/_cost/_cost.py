@@ -1,6 +1,7 @@
 """cost: multiply-adds, parameters, bytes and receptive field of every unit, from shapes alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +10,34 @@ from jax.typing import DTypeLike
 
 from convjax import _check, nn
 from convjax._cost import _window
+from convjax._cost._price import price
 from convjax._cost._record import Cost
 from convjax._cost._unit import UnitCost
 from convjax._cost._visit import Row, Scope, Signal, abstract, sizes, visit
 
+P = ParamSpec("P")
+Result = TypeVar("Result", covariant=True)
 
+
+class Registering(Protocol[P, Result]):
+    """A function that a rule for a type of leaves is registered with."""
+
+    register: Callable[..., Any]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Result:
+        """Call the function."""
+        ...
+
+
+def _registering(register: Any) -> Callable[[Callable[P, Result]], Registering[P, Result]]:
+    def put(function: Any) -> Any:
+        function.register = register
+        return cast(Any, function)
+
+    return put
+
+
+@_registering(price.register)
 def cost(net: nnx.Module, input_shape: Sequence[int], *, dtype: DTypeLike = jnp.float32) -> Cost:
     """Count what a network computes, holds and moves, at every unit, without computing anything.
 
@@ -37,6 +61,11 @@ def cost(net: nnx.Module, input_shape: Sequence[int], *, dtype: DTypeLike = jnp.
       depends on, borders left aside; the most where outputs differ, as after a transposed
       convolution, and through a residual or a parallel what any side sees. A batch norm sees its
       own place (running statistics), a group norm the whole image.
+
+    A leaf of your own is counted by shapes, parameters and bytes; its arithmetic by a rule that you
+    register with ``cost.register``: a function of the leaf, and of shape and dtype of its input and
+    its output, that returns a ``convjax.Price``. The leaf's type is the annotation of the first
+    argument. Without a rule the leaf is listed in ``Cost.unknown``.
 
     Args:
       net: any node of ``convjax.nn``; ``nnx.eval_shape(lambda: …)`` makes one without parameters'
@@ -62,6 +91,18 @@ def cost(net: nnx.Module, input_shape: Sequence[int], *, dtype: DTypeLike = jnp.
       (40551040, 269722)
       >>> cost["stage2/first/branch"].receptive_field.tolist()
       [21.0, 21.0]
+
+      A leaf of your own:
+
+      >>> from convjax import nn
+      >>> class Square(nn.Node):
+      ...     def __call__(self, x, train=False, rngs=None):
+      ...         return x * x
+      >>> @convjax.cost.register
+      ... def _(node: Square, x, y):
+      ...     return convjax.Price(elementwise=y.size)
+      >>> convjax.cost(Square(), (1, 5, 4, 3)).flops
+      60
 
     Reference: the multiply-adds of Howard et al., MobileNets, 2017; receptive fields as in Araujo,
     Norris and Sim, Computing Receptive Fields of Convolutional Neural Networks, 2019.

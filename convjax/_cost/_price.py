@@ -59,9 +59,9 @@ def _window(name: str, window: Any) -> Window:
 def price(node: Any, x: jax.ShapeDtypeStruct, y: jax.ShapeDtypeStruct) -> Price | None:
     """Say what a leaf computes, from the shapes of its input and output.
 
-    A leaf of one's own is priced by ``price.register``; without that it is listed in
-    ``Cost.unknown``. So is a combinator of one's own, which can be priced from the ``cost`` of its
-    children.
+    ``convjax.cost`` asks this of every leaf, and ``convjax.cost.register`` adds the rule of a type
+    of your own. A leaf without one is listed in ``Cost.unknown``. So is a combinator of your own,
+    whose rule can add up the ``cost`` of its children.
 
     Args:
       node: the leaf, on whose type this dispatches; its parameters are shapes without values.
@@ -72,18 +72,19 @@ def price(node: Any, x: jax.ShapeDtypeStruct, y: jax.ShapeDtypeStruct) -> Price 
       The price; None where it is not known.
 
     Example:
-      >>> import convjax
+      >>> import convjax, jax
       >>> from convjax import nn
-      >>> class Square(nn.Node):
+      >>> class Cube(nn.Node):
       ...     def __call__(self, x, train=False, rngs=None):
-      ...         return x * x
-      >>> convjax.cost(Square(), (1, 5, 4, 3)).unknown
+      ...         return x * x * x
+      >>> convjax.cost(Cube(), (1, 5, 4, 3)).unknown
       ('',)
-      >>> @convjax.price.register
-      ... def _(node: Square, x, y):
-      ...     return convjax.Price(elementwise=y.size)
-      >>> convjax.cost(Square(), (1, 5, 4, 3)).flops
-      60
+      >>> @convjax.cost.register
+      ... def _(node: Cube, x, y):
+      ...     return convjax.Price(elementwise=2 * y.size)
+      >>> shape = jax.ShapeDtypeStruct((1, 5, 4, 3), "float32")
+      >>> convjax.price(Cube(), shape, shape).elementwise
+      120
     """
     return None
 

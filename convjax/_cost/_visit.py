@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from convjax import nn
+from convjax import _check, nn
 from convjax._cost import _window
-from convjax._cost._price import price
+from convjax._cost._price import Price, price
 from convjax._cost._window import Reach
 
 Reaches = tuple[Reach, ...]
@@ -116,6 +116,8 @@ def run(node: Any, signal: Signal, scope: Scope) -> tuple[Signal, Work]:
         scope.unknown.append(scope.path)
         seen = tuple(_window.unknown() for _ in signal.reaches)
         return Signal(y, seen), _leaf_work(node, x, y)
+    kind = type(node).__name__
+    _check.instance(f"the rule of {kind} in cost", priced, Price, "a convjax.Price, or None")
     work = Work() if priced.passes_on else _leaf_work(node, x, y)
     flops = 2 * priced.multiply_adds + priced.elementwise
     work = dataclasses.replace(work, multiply_adds=priced.multiply_adds, flops=flops)

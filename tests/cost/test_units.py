@@ -75,7 +75,7 @@ def test_a_leaf_of_ones_own_is_priced_by_registering():
     class Priced(Doubled):
         pass
 
-    @convjax.price.register
+    @convjax.cost.register
     def _(node: Priced, x, y):
         window = convjax.Window(size=5, stride=1, start=-2)
         return convjax.Price(multiply_adds=3 * y.size, elementwise=y.size, sees=(window, window))
@@ -100,7 +100,7 @@ def test_a_combinator_of_ones_own_is_priced_from_its_children():
 
     assert convjax.cost(abstract(make), (2, 3)).unknown == ("*",)
 
-    @convjax.price.register
+    @convjax.cost.register
     def _(node: Twice, x, y):
         return convjax.Price(multiply_adds=2 * convjax.cost(node.unit, x.shape).multiply_adds)
 

@@ -15,6 +15,7 @@ from flax import nnx
 from jax.core import Tracer
 
 from convjax import nn
+from convjax._check import instance, wrong_type
 from convjax.gradflow._rules import by_type
 from convjax.gradflow._theory._state import NONE, Cotangent, Doubt, Signal
 
@@ -128,7 +129,7 @@ def visit(node: nnx.Module, signal: Signal, scope: Scope) -> tuple[Signal, Back]
       What goes out, and the way back.
     """
     fresh = signal._replace(own=NONE, carry=1.0)
-    after, back = expected(node, fresh, scope)
+    after, back = _pair(node, expected(node, fresh, scope))
     row = Row(
         scope.path,
         node.name if isinstance(node, nn.Activation) else type(node).__name__,
@@ -144,6 +145,10 @@ def visit(node: nnx.Module, signal: Signal, scope: Scope) -> tuple[Signal, Back]
         cotangent = cotangent.regrouped(after.features)
         row.cotangent = cotangent
         handed = back(cotangent._replace(own=NONE))
+        name = f"what the rule of {type(node).__name__} in gradflow.expected hands back"
+        instance(
+            name, handed, Cotangent, "what is expected of the gradient, as known rules give it"
+        )
         row.handed = handed
         row.gradient_doubt = handed.own
         return handed._replace(own=cotangent.own.then(1.0, handed.own))
@@ -154,18 +159,36 @@ def visit(node: nnx.Module, signal: Signal, scope: Scope) -> tuple[Signal, Back]
     return whole, returning
 
 
+def _pair(node: Any, result: Any) -> tuple[Signal, Back]:
+    """Return what a rule gave, which must be a signal and the way back."""
+    pair = isinstance(result, tuple) and len(result) == 2
+    if not (pair and isinstance(result[0], Signal) and callable(result[1])):
+        wrong_type(
+            f"the rule of {type(node).__name__} in gradflow.expected",
+            result,
+            "a pair: what is expected of the output, and a function of what is expected of the "
+            "gradient there",
+        )
+    return result
+
+
 @by_type
 def expected(node: Any, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     """Say what theory expects of one node: what goes out, and what is handed back.
 
-    A leaf of one's own takes part by registering a rule, most simply one that hands on to the rule
-    of a known leaf that acts alike. A leaf without a rule is taken to keep every scale, and named
-    in ``Prediction.unknown``.
+    A leaf of your own takes part by a rule that you register with ``expected.register``: a function
+    of the same three arguments, the first annotated with the leaf's type. It calls the rules of
+    known leaves that act alike: ``nn.Activation(function)`` stands for any function of single
+    entries; what does several things in turn calls one rule on the output of the other, and goes
+    back in the opposite order. What it says is held against measurements by ``compare``, like all
+    else. A leaf without a rule is taken to keep every scale, and named in ``Prediction.unknown``.
 
     Args:
       node: the node, on whose type this dispatches.
-      signal: what is expected of its input.
-      scope: where the node stands.
+      signal: what is expected of its input; rules hand it on as it is.
+      scope: where the node stands. ``scope.values(parameter)`` is the NumPy array of a parameter of
+        the leaf, that of this unit within a ``Repeat``; None where the network has no values.
+        ``scope.train`` says whether norms use the batch's statistics.
 
     Returns:
       What is expected of its output, and a function that turns what is expected of the gradient
@@ -173,6 +196,7 @@ def expected(node: Any, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
 
     Example:
       >>> import jax
+      >>> from flax import nnx
       >>> from convjax import gradflow, nn
       >>> class Squashed(nn.Node):
       ...     def __call__(self, x, train=False, rngs=None):
@@ -181,6 +205,24 @@ def expected(node: Any, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
       ... def _(node: Squashed, signal, scope):
       ...     return gradflow.expected(nn.Activation("tanh"), signal, scope)
       >>> gradflow.predict(Squashed(), (2, 5, 4, 8), train=True).unknown
+      ()
+
+      Two layers as one leaf:
+
+      >>> class LowRank(nn.Node):
+      ...     def __init__(self, features, rank, rngs):
+      ...         self.down = nn.Dense(features, rank, use_bias=False, rngs=rngs)
+      ...         self.up = nn.Dense(rank, features, use_bias=False, rngs=rngs)
+      ...
+      ...     def __call__(self, x, train=False, rngs=None):
+      ...         return self.up(self.down(x))
+      >>> @gradflow.expected.register
+      ... def _(node: LowRank, signal, scope):
+      ...     low, from_low = gradflow.expected(node.down, signal, scope)
+      ...     high, from_high = gradflow.expected(node.up, low, scope)
+      ...     return high, lambda cotangent: from_low(from_high(cotangent))
+      >>> net = LowRank(64, 8, rngs=nnx.Rngs(0))
+      >>> gradflow.predict(net, (2, 64), train=True).unknown
       ()
     """
     scope.say(note=f"nothing is known of {type(node).__name__}", unknown=True)
