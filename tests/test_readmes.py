@@ -105,6 +105,17 @@ def test_links_and_pictures_are_there(page):
             assert (page.parent / target).exists(), target
 
 
+@each_page
+def test_commands_name_experiments(page):
+    named = set(re.findall(r"python -m experiments ([a-z][\w-]+)", page.read_text()))
+    assert named <= set(known_experiments()), named
+
+
+def known_experiments():
+    module = importlib.import_module("experiments.__main__")
+    return module.found() if hasattr(module, "found") else module.EXPERIMENTS
+
+
 @each_room
 def test_a_room_names_all_that_is_public(page):
     room = importlib.import_module(f"convjax.{page.parent.name}")
