@@ -20,7 +20,9 @@ from tests.nn.conftest import quick_compilation as quick_compilation
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
-    [ROOT / "README.md", *ROOT.glob("convjax/**/README.md"), *ROOT.glob("experiments/**/README.md")]
+    page
+    for folder in (".", "convjax/**", "experiments/**", "tests")
+    for page in ROOT.glob(f"{folder}/README.md")
 )
 ROOMS = [page for page in PAGES if page.parent.parent == ROOT / "convjax"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
