@@ -108,7 +108,7 @@ def cost(net: nnx.Module, input_shape: Sequence[int], *, dtype: DTypeLike = jnp.
     Norris and Sim, Computing Receptive Fields of Convolutional Neural Networks, 2019.
     """
     _check.instance("net", net, nnx.Module, "a network, any module of nnx")
-    shape, dtype = _checked(input_shape), _check.dtype("dtype", dtype)
+    shape, dtype = _shape(input_shape), _check.dtype("dtype", dtype)
     reaches = tuple(_window.identity() for _ in shape[1:-1])
     scope = Scope({}, [], {})
     visit(abstract(net), Signal(jax.ShapeDtypeStruct(shape, dtype), reaches), scope)
@@ -116,7 +116,7 @@ def cost(net: nnx.Module, input_shape: Sequence[int], *, dtype: DTypeLike = jnp.
     return Cost(tuple(scope.rows), units, shape, dtype, tuple(scope.unknown))
 
 
-def _checked(input_shape: Sequence[int]) -> tuple[int, ...]:
+def _shape(input_shape: Sequence[int]) -> tuple[int, ...]:
     shape = _check.integers("input_shape", input_shape, least=1)
     if len(shape) < 2:
         raise ValueError(f"input_shape={shape} must be (N, *spatial, C): at least two integers")

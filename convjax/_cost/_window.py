@@ -84,7 +84,7 @@ class Reach:
         )
 
     def repeated(self, times: int) -> "Reach":
-        """Return the same map, its period written out so many times."""
+        """Return the same map, its period written out several times."""
         steps = np.repeat(np.arange(times) * self.shift, self.period)
         first, last = (np.tile(a, times) + steps for a in (self.first, self.last))
         return Reach(first, last, self.shift * times, self.beyond)

@@ -10,9 +10,9 @@ from convjax.gradflow._norm import at_least_float32
 
 
 def called_as_a_whole(node: Any, x: jax.Array, scope: Any) -> jax.Array | None:
-    """Return what a node gives by itself, without moving it; None where it draws at random.
+    """Return what a node gives by itself, without moving it; None where it is random.
 
-    A rule may draw in another order than the module, which says nothing of either.
+    A rule may use random numbers in another order than the module, which says nothing of either.
     """
     if scope.train and scope.rngs is not None:
         return None

@@ -1,11 +1,11 @@
 """Whether a profile and a prediction are of one network and one batch, as far as that shows."""
 
-from convjax.gradflow._measured import Measured
+from convjax.gradflow._lookup import Lookup
 from convjax.gradflow._predict import Prediction
 from convjax.gradflow._profile import Profile
 
 
-def check_alike(profile: Profile, measured: Measured, prediction: Prediction, common: int) -> None:
+def check_alike(profile: Profile, measured: Lookup, prediction: Prediction, common: int) -> None:
     """Refuse a profile and a prediction of which it can be known that they are of two things."""
     if not common:
         raise ValueError(

@@ -19,7 +19,7 @@ class Finding:
       room: how far an explanation may miss.
       gain: the measured gain.
       kernel_variance: measured mean square of its parameters; NaN without any.
-      expected_variance: the one that theory reckoned with; NaN without a kernel.
+      expected_variance: the one that theory used; NaN without a kernel.
       groups: groups of the convolution.
       border: share of an even image's energy that zero padding leaves, or would leave.
       expected_log_rms: expected log RMS of what departs, in absolute terms.
@@ -55,7 +55,7 @@ def _running_statistics(f: Finding) -> str:
         return ""
     if abs(f.gain) > 0.05:
         return "running statistics where theory was asked for the batch's"
-    return "running statistics at initialisation: the norm hands its input on as it is"
+    return "running statistics at initialization: the norm hands its input on as it is"
 
 
 def _wrong_fan(f: Finding) -> str:

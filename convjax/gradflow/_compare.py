@@ -12,7 +12,7 @@ from convjax._readable import Readable, Table, whole
 from convjax.gradflow import _plot as drawing
 from convjax.gradflow._alike import check_alike
 from convjax.gradflow._causes import Finding, likely_cause
-from convjax.gradflow._measured import Measured
+from convjax.gradflow._lookup import Lookup
 from convjax.gradflow._predict import Expected, Prediction, remarks
 from convjax.gradflow._profile import Profile
 
@@ -31,7 +31,7 @@ class Compared:
       activation_gain: measured log RMS of the output less that of the input; NaN where the profile
         does not hold the input.
       activation_z: that less its expectation, in standard deviations.
-      gradient_gain: measured log norm of what the unit hands back less that of what it gets.
+      gradient_gain: measured log norm of what the unit hands back less that of what it receives.
       gradient_z: that less its expectation, in standard deviations.
       expected: what theory expected.
     """
@@ -171,11 +171,11 @@ def compare(profile: Profile, prediction: Prediction, *, tolerance: float = 0.02
     with its expectation: ``z = (measured - expected) / sqrt(scatter**2 / replicas + slack**2 +
     tolerance**2)``. Gains are local, so that a fault shows where it is, and not everywhere after
     it. Where one departs, the known causes are tried on it: a grouped kernel's wrong fan, zero
-    padding, a zero-initialised branch, running statistics at initialisation, underflow, kernels
+    padding, a zero-initialised branch, running statistics at initialization, underflow, kernels
     that are no longer what their initialisers made.
 
     Args:
-      profile: a measurement, perhaps vmapped over draws of the weights.
+      profile: a measurement, perhaps vmapped over random initializations.
       prediction: what ``gradflow.predict`` expects; of another network, where that is what the
         profile is to be held against, as long as the paths agree.
       tolerance: what mean-field theory may be off in one leaf's log norm; a combinator's grows with
@@ -198,15 +198,15 @@ def compare(profile: Profile, prediction: Prediction, *, tolerance: float = 0.02
       >>> measured = gradflow.profile(net, x, cotangent=jax.random.key(2), train=True)
       >>> gradflow.compare(measured, gradflow.predict(net, x, train=True)).agrees
       True
-      >>> at_birth = gradflow.profile(net, x, cotangent=jax.random.key(2), train=False)
-      >>> gradflow.compare(at_birth, gradflow.predict(net, x, train=True)).cause
-      'running statistics at initialisation: the norm hands its input on as it is'
+      >>> at_initialization = gradflow.profile(net, x, cotangent=jax.random.key(2), train=False)
+      >>> gradflow.compare(at_initialization, gradflow.predict(net, x, train=True)).cause
+      'running statistics at initialization: the norm hands its input on as it is'
     """
     instance("profile", profile, Profile, "what gradflow.profile returned")
     instance("prediction", prediction, Prediction, "what gradflow.predict returned")
     tolerance = number("tolerance", tolerance, least=0)
     profile.check()
-    measured = Measured(profile)
+    measured = Lookup(profile)
     leaves = _leaves(prediction)
     units = tuple(
         _compared(expected, measured, tolerance * math.sqrt(leaves[expected.path]))
@@ -251,7 +251,7 @@ def _leaves(prediction: Prediction) -> dict[str, int]:
     return {path: max(count, 1) for path, count in counts.items()}
 
 
-def _compared(expected: Expected, measured: Measured, tolerance: float) -> Compared:
+def _compared(expected: Expected, measured: Lookup, tolerance: float) -> Compared:
     after = measured.log_rms(expected.path)
     before = (
         np.full(measured.replicas, np.nan)
@@ -327,7 +327,7 @@ def _first(units: tuple[Compared, ...], threshold: float) -> tuple[Compared | No
 def _finding(
     unit: Compared,
     side: str,
-    measured: Measured,
+    measured: Lookup,
     tolerance: float,
     profile: Profile,
     prediction: Prediction,

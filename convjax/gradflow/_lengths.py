@@ -115,7 +115,7 @@ def travel(node: Any, signal: Signal, route: Route) -> Signal:
 
 
 def _refuse_joined(node: Any, x: jax.Array, route: Route) -> None:
-    """Refuse a module of one's own whose program has paths of its own, as a residual has."""
+    """Refuse a module of your own whose program has paths of its own, as a residual has."""
 
     def run(x):
         copy: Any = nnx.clone(node)

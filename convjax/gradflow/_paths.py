@@ -196,7 +196,7 @@ def paths(
         scalar. Pass the same function object each time: another one is another compilation.
       targets: second argument of the loss, any pytree of arrays.
       cotangent: in place of a loss, dL/d(output): an array of the output's shape, or a PRNG key
-        from which a unit Gaussian one is drawn, as measurements at birth want it.
+        for a unit Gaussian one, the usual choice at initialization.
       train: whether norms use the batch's statistics and dropout drops; there is no default.
       rngs: source of random numbers where ``train=True`` draws any; it is not advanced.
       whole: paths of modules of your own that count as one leaf, although their programs add or

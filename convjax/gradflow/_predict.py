@@ -1,4 +1,4 @@
-"""predict: what activations and gradients theory expects at every unit, at birth."""
+"""predict: what activations and gradients theory expects at every unit, at initialization."""
 
 import dataclasses
 import math
@@ -39,7 +39,7 @@ class Expected:
       path: the unit's path, with numbers for the units of repeats, as in a profile's table.
       kind: the node's type, or an activation's name.
       activation_log_rms: of the output.
-      activation_scatter: standard deviation of that over draws of the weights.
+      activation_scatter: standard deviation of that over random initializations.
       activation_slack: how far theory's approximations, all that come before, may be off, roughly;
         infinite beyond a leaf that it knows nothing of.
       gradient_log_norm: of the loss's gradient with respect to the output, relative to the
@@ -47,16 +47,16 @@ class Expected:
       gradient_scatter: standard deviation of that.
       gradient_slack: as for the activation, of all that comes after.
       activation_gain: log RMS of the output less that of the unit's input.
-      activation_gain_scatter: standard deviation of that over draws of the weights.
+      activation_gain_scatter: standard deviation of that over random initializations.
       activation_gain_slack: how far theory's approximations may be off, roughly; infinite where it
         knows nothing.
-      gradient_gain: log norm of what the unit hands back less that of what it gets.
+      gradient_gain: log norm of what the unit hands back less that of what it receives.
       gradient_gain_scatter: standard deviation of that.
       gradient_gain_slack: as for the activation.
       input: path of the unit whose output is this one's input, or None.
       handed: path and measure (``"gradient"``, ``"branch_gradient"`` or ``"shortcut_gradient"``)
         of a profile that hold what this unit hands back, or None where nothing measures it.
-      kernel_variance: mean square of a kernel's entry that was reckoned with; NaN without one.
+      kernel_variance: mean square of a kernel's entry, as theory used it; NaN without a kernel.
       groups: groups of the convolution; 1 elsewhere.
       border: share of an even image's energy that zero padding leaves (or would leave, where the
         padding is another); 1 elsewhere.
@@ -185,14 +185,14 @@ def predict(
     cotangent: Any = None,
     kernels: str = "declared",
 ) -> Prediction:
-    """Say how large activations and gradients of a network should be at birth, unit by unit.
+    """Predict how large activations and gradients are at initialization, unit by unit.
 
     An interpreter over the same expression that ``profile`` measures. It carries, in place of
     arrays, what mean-field theory needs of them: the mean square at every place, the correlations
     between places and between examples, and the same of the cotangents on the way back; and the
     relative variance that a finite width leaves. Padding and strides act on the maps of mean
-    squares exactly. Nothing is drawn and no array of the network's size is touched, so that the
-    cost depends on the number of nodes alone.
+    squares exactly. No weights are sampled and no array of the network's size is touched, so that
+    the cost depends on the number of nodes alone.
 
     Args:
       net: any node of ``convjax.nn``; parameters need not be there (``nnx.eval_shape``).
@@ -200,9 +200,9 @@ def predict(
         means independent standard normal entries.
       train: whether norms use the batch's statistics and dropout drops, as in ``profile``.
       cotangent: gradient with respect to the output, an array; None is a unit Gaussian one.
-      kernels: ``"declared"`` takes each kernel's variance from its initialiser, as at birth, and
-        measures it where the initialiser does not say; ``"measured"`` takes the mean square of the
-        kernel's values, as after training or loading.
+      kernels: ``"declared"`` takes each kernel's variance from its initialiser, which holds at
+        initialization, and measures it where the initialiser does not say; ``"measured"`` takes the
+        mean square of the kernel's values, which holds after training or loading.
 
     Returns:
       The ``Prediction``; ``gradflow.compare`` holds it against a ``Profile``.

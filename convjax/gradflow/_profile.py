@@ -127,9 +127,9 @@ def profile(
         scalar. Pass the same function object each time: another one is another compilation.
       targets: second argument of the loss, any pytree of arrays.
       cotangent: in place of a loss, dL/d(output): an array of the output's shape, or a PRNG key
-        from which a unit Gaussian one is drawn, as measurements at birth want it.
-      train: whether norms use the batch's statistics and dropout drops. There is no default: a
-        batch-norm network at birth is one network with and another without.
+        for a unit Gaussian one, the usual choice at initialization.
+      train: whether norms use the batch's statistics and dropout drops. There is no default: at
+        initialization a network with batch norm computes two different functions in the two modes.
       rngs: source of random numbers where ``train=True`` draws any; it is not advanced.
 
     Returns:

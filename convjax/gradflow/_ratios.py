@@ -153,7 +153,7 @@ def relative_gradients(profile: Profile) -> Ratios:
 
     Returns:
       ``Ratios``, by unit path and parameter name; ``by_unit`` takes a unit's parameters together.
-      Parameters that are zero, as at birth biases and zero-initialised branches are, are labelled.
+      Parameters that are zero are labelled: biases at initialization, zero-initialised branches.
 
     Raises:
       ValueError: a profile of a network without parameters.

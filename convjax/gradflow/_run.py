@@ -120,7 +120,7 @@ def visit(node: nnx.Module, signal: Signal, scope: Scope) -> Signal:
       What goes out.
 
     Example:
-      A combinator of one's own, seen through:
+      A combinator of your own, seen through:
 
       >>> import jax.numpy as jnp
       >>> from convjax import gradflow, nn

@@ -86,7 +86,7 @@ def gradient_scale_coefficient(
       key: from which the cotangents are drawn.
       samples: how many; at least two, for the standard error.
       rngs: source of random numbers where ``train=True`` draws any; it is not advanced, and all
-        samples see the same draw.
+        samples see the same random numbers.
 
     Returns:
       The ``GradientScale``, for the batch (``"input"``), every unit, those inside branches too, and

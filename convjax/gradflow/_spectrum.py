@@ -29,8 +29,8 @@ _MOMENTS = ("mean_square", "relative_variance")
 class Spectrum(Readable):
     """Singular values s of one Jacobian, and moments of s^2.
 
-    Standard errors are those of the probing of this one Jacobian; another network drawn in the same
-    way has another Jacobian.
+    Standard errors are those of the probing of this one Jacobian; another random initialization has
+    another Jacobian.
 
     Attributes:
       shape: entries of the output, entries of the input. There are ``min(shape)`` singular values.
@@ -168,9 +168,9 @@ def spectrum(
     singular values are those of all blocks together; with ``train=True`` batch norm couples the
     examples, and only the whole batch has a Jacobian.
 
-    At birth, of equal and large width, with the initialisers' gains for ReLU or none, the mean of
-    s^2 is 1, and its relative variance through L layers is 2 L for Gaussian ReLU, L for orthogonal
-    ReLU, L for Gaussian linear and 0 for orthogonal linear ones.
+    At initialization the mean of s^2 is 1 in networks of equal and large width whose initialisers
+    have the gain of ReLU or none. Its relative variance through L layers is 2 L for Gaussian ReLU,
+    L for orthogonal ReLU, L for Gaussian linear and 0 for orthogonal linear ones.
 
     Args:
       net: any node of ``convjax.nn``, or any module called as ``net(x, train, rngs)``.
@@ -186,7 +186,7 @@ def spectrum(
       samples: probes of Hutchinson, each the same two products; at least two.
       key: of the random start and the probes; None means ``jax.random.key(0)``.
       rngs: source of random numbers where ``train=True`` draws any; it is not advanced, and every
-        product sees the same draw.
+        product sees the same random numbers.
 
     Returns:
       The ``Spectrum``, on the host in float64. Compiled on first use, then cached by the network's

@@ -53,7 +53,7 @@ def columns(paths: Paths, units: Units) -> dict[str, np.ndarray]:
     cannot hold is 0 or infinity; its logarithm is right all the same.
     """
     rows = _Rows(paths, units)
-    logs, sizes = _measured(paths, units, rows)
+    logs, sizes = _log_norms(paths, units, rows)
     table = {
         "replica": np.repeat(np.arange(rows.replicas), len(rows.paths)),
         "order": np.tile(np.arange(len(rows.paths)), rows.replicas),
@@ -74,7 +74,7 @@ def columns(paths: Paths, units: Units) -> dict[str, np.ndarray]:
 def check_finite(paths: Paths, units: Units) -> None:
     """Raise a ValueError that names the first unit with a NaN or an infinity."""
     rows = _Rows(paths, units)
-    logs, _ = _measured(paths, units, rows)
+    logs, _ = _log_norms(paths, units, rows)
     absent = np.isnan(rows.spread(logs["parameter"]))
     for name, way, step in (
         ("activation", "forward", 1),
@@ -176,7 +176,7 @@ def _flat(index: tuple[int, ...], lengths: tuple[int, ...]) -> int:
     return int(np.ravel_multi_index(index, lengths)) if index else 0
 
 
-def _measured(paths: Paths, units: Units, rows: _Rows) -> tuple[dict[str, list], dict[str, list]]:
+def _log_norms(paths: Paths, units: Units, rows: _Rows) -> tuple[dict[str, list], dict[str, list]]:
     """Return per entry the log norms, and the sizes, of everything that has columns."""
     units = jax.device_get(units)
     logs = {"activation": [unit.activation.log_norm for unit in units]}

@@ -15,7 +15,7 @@ class Bins(NamedTuple):
 
 
 def medians(steps: np.ndarray, values: np.ndarray, most: int) -> Bins:
-    """Return medians over neighbouring steps, in at most so many bins of equal width.
+    """Return medians over neighbouring steps, in at most ``most`` bins of equal width.
 
     Bins without a step are left out; edges lie halfway between the steps on both sides.
 

@@ -8,7 +8,7 @@ import numpy as np
 from convjax import _check
 
 
-def checked(name: str, columns: Any, numbers: Sequence[str], texts: Sequence[str] = ()) -> dict:
+def table_of(name: str, columns: Any, numbers: Sequence[str], texts: Sequence[str] = ()) -> dict:
     """Return a table's columns as arrays of one axis and one length.
 
     Args:
@@ -42,7 +42,7 @@ def checked(name: str, columns: Any, numbers: Sequence[str], texts: Sequence[str
     return arrays
 
 
-def wanted(quantity: Any, match: Any, title: Any) -> None:
+def check_words(quantity: Any, match: Any, title: Any) -> None:
     """Refuse what cannot say what is drawn, and under which title."""
     _check.instance("quantity", quantity, str, "a column's name")
     if match is not None:

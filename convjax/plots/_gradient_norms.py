@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from convjax import study
 from convjax.plots import _ticks
-from convjax.plots._columns import checked
+from convjax.plots._columns import table_of
 from convjax.plots._panels import Panel, Series, Sheet
 
 FACETS = ("norm", "shortcut")
@@ -53,7 +53,7 @@ def gradient_norms(columns: Mapping[str, np.ndarray]) -> Sheet:
       >>> len(plots.gradient_norms(columns).axes)
       1
     """
-    columns = checked("columns", columns, NUMBERS, TEXTS)
+    columns = table_of("columns", columns, NUMBERS, TEXTS)
     rows = {name: column[columns["position"] >= 0] for name, column in columns.items()}
     if not len(rows["position"]):
         raise ValueError("columns have no row on the stack (position of at least 0)")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from convjax import _check
-from convjax.plots._columns import wanted
-from convjax.plots._waterfall import Grid, drawn
+from convjax.plots._columns import check_words
+from convjax.plots._waterfall import Grid, figure_of
 
 SHARE = 0.01  # of the time, at most, goes into drawing
 FIRST_COST = 0.5  # seconds, a guess until the first picture
@@ -18,9 +18,9 @@ FIRST_COST = 0.5  # seconds, a guess until the first picture
 class Waterfall:
     """Keeps ``plots.waterfall`` of a run as a PNG, redrawn while it trains; an observer.
 
-    The picture is drawn by the calling thread, at most every so many seconds and for at most 1 % of
-    the time, and always at the end. The file is replaced as a whole: a viewer never sees half a
-    picture. As long as no step was watched there is no file.
+    The picture is drawn by the calling thread, at most once in ``every`` seconds and for at most
+    1 % of the time, and always at the end. The file is replaced as a whole: a viewer never sees
+    half a picture. As long as no step was watched there is no file.
 
     Args:
       path: of the PNG; its folder is made.
@@ -63,7 +63,7 @@ class Waterfall:
             raise ValueError(f"path={str(self.path)!r} is a folder; give the file's path")
         self._every = _check.number("every", every, least=0)
         self._earlier = _rows(rows)
-        wanted(quantity, match, title)
+        check_words(quantity, match, title)
         self._how: Any = {"quantity": quantity, "match": match, "title": title}
         self._forget()
 
@@ -121,7 +121,7 @@ class Waterfall:
         steps, losses = self._losses
         told = {"step": np.array(steps, int), "loss": np.array(losses, float)}
         grid = Grid(np.array(self._steps), list(self._places), values)
-        figure = drawn(grid, told if steps else None, **self._how)
+        figure = figure_of(grid, told if steps else None, **self._how)
         beside = self.path.with_name(f".{self.path.name}.partial")
         try:
             figure.savefig(beside, format="png", dpi=150)

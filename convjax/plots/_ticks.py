@@ -49,7 +49,7 @@ def _power(exponent: float) -> str:
 
 
 class Ticks(Locator):
-    """Ticks of an axis, at most so many; its values are numbers, or their exponents of ten."""
+    """About ``most`` ticks of an axis whose values are numbers, or their exponents of ten."""
 
     def __init__(self, most: int, powers: bool):
         self.most = most

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from convjax import _check
 from convjax.plots._bins import medians
-from convjax.plots._columns import checked, wanted
+from convjax.plots._columns import check_words, table_of
 from convjax.plots._ticks import ticks
 
 MOST_BINS = 400
@@ -77,14 +77,16 @@ def waterfall(
       >>> [axes.get_ylabel() for axes in figure.axes]
       ['loss', 'layer, from input to output', 'gradient norm']
     """
-    wanted(quantity, match, title)
+    check_words(quantity, match, title)
     if losses is not None:
-        losses = checked("losses", losses, ("step", "loss"))
-    columns = checked("columns", columns, ("step",), ("path",))
-    return drawn(gathered(columns, quantity), losses, quantity=quantity, match=match, title=title)
+        losses = table_of("losses", losses, ("step", "loss"))
+    columns = table_of("columns", columns, ("step",), ("path",))
+    return figure_of(
+        grid_of(columns, quantity), losses, quantity=quantity, match=match, title=title
+    )
 
 
-def gathered(columns: Mapping[str, np.ndarray], quantity: str) -> Grid:
+def grid_of(columns: Mapping[str, np.ndarray], quantity: str) -> Grid:
     """Return a column as a grid; a path whose every number is NaN has no such quantity."""
     if quantity not in columns:
         _check.refuse("quantity", quantity, set(columns) - {"step", "path"})
@@ -95,7 +97,7 @@ def gathered(columns: Mapping[str, np.ndarray], quantity: str) -> Grid:
     column = np.array([place[path] for path in every], int)
     if len(np.unique(row * len(place) + column)) < len(every):
         raise ValueError("columns have several rows of one step and path; give those of one run")
-    value = checked("columns", columns, (quantity,))[quantity].astype(float)
+    value = table_of("columns", columns, (quantity,))[quantity].astype(float)
     values[row, column] = np.where(np.isfinite(value), value, np.inf)
     has = np.zeros(len(place), bool)
     np.logical_or.at(has, column, ~np.isnan(value))
@@ -105,7 +107,7 @@ def gathered(columns: Mapping[str, np.ndarray], quantity: str) -> Grid:
     )
 
 
-def drawn(
+def figure_of(
     grid: Grid,
     losses: Mapping[str, np.ndarray] | None,
     *,

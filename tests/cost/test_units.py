@@ -1,4 +1,4 @@
-"""A cost unit by unit: paths, repeats, tables, leaves of one's own, and refusals."""
+"""A cost unit by unit: paths, repeats, tables, leaves of your own, and refusals."""
 
 import re
 

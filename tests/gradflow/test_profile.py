@@ -177,7 +177,7 @@ def test_the_network_is_left_as_it_was():
     jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.asarray, nnx.state(net)))
 
 
-def test_batch_and_running_statistics_at_birth_are_two_networks():
+def test_batch_and_running_statistics_at_initialization_are_two_networks():
     net = models.deep_stack(20, 4, shortcut="none", norm="batch", rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(1), (16, 6, 5, 4))
     shared = {"cotangent": jax.random.key(2)}

@@ -134,7 +134,7 @@ def test_standard_errors_are_the_scatter_over_keys():
         ("orthogonal", "linear", 0),
     ],
 )
-def test_relative_variance_at_birth_is_that_of_theory(draw, activation, per_layer):
+def test_relative_variance_at_initialization_is_that_of_theory(draw, activation, per_layer):
     depth, width = 3, 96
     random = np.random.default_rng(0)
     units = [nn.Dense(width, width, use_bias=False, rngs=nnx.Rngs(0)) for _ in range(depth)]

@@ -1,4 +1,4 @@
-"""profile as it is used: under transformations, with modules of one's own, with bad input."""
+"""profile as it is used: under transformations, with modules of your own, with bad input."""
 
 import re
 

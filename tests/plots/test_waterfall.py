@@ -218,7 +218,7 @@ def test_drawing_takes_a_hundredth_of_the_time_at_most(tmp_path, monkeypatch, co
 
     clock, times = Clock(), []
     monkeypatch.setattr(_live_waterfall, "time", clock)
-    monkeypatch.setattr(_live_waterfall, "drawn", lambda *_, **__: Drawn())
+    monkeypatch.setattr(_live_waterfall, "figure_of", lambda *_, **__: Drawn())
     picture = plots.Waterfall(tmp_path / "a.png")
     picture.begin(0, 2000, 32)
     for row in rows_of(0, 2000):

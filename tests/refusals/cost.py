@@ -35,6 +35,8 @@ CASES = {
     "a number for a path": (lambda: COST[3], r"^path=3 \(int\)"),
     "half a depth": (lambda: COST.text(1.5), r"^depth=1\.5 \(float\)"),
     "no depth": (lambda: COST.text(0), "^depth=0 must be at least 1"),
+    "NumPy's depth": (lambda: COST.text(np.int8(1), width=np.int64(80)) == COST.text(1), None),
+    "a depth for a width": (lambda: COST.text(width=0), "^width=0 must be at least 40"),
     "half an addition": (
         lambda: convjax.Price(multiply_adds=1.5),
         r"^multiply_adds=1\.5 \(float\)",

@@ -72,6 +72,14 @@ CASES = {
     "a loss in words": (refused(cotangent=None, loss="mean"), "^loss='mean'"),
     "loss and cotangent": (refused(loss=jnp.sum), "both were given"),
     "a place by number": (lambda: profile()[0], r"^path=0 \(int\)"),
+    "NumPy's width": (
+        lambda: profile().text(width=np.int64(60), rows=np.int8(5)) == profile().text(width=60),
+        None,
+    ),
+    "a width in words": (lambda: profile().text(width="wide"), "^width='wide'"),
+    "half a row": (lambda: profile().text(rows=4.5), r"^rows=4\.5 \(float\)"),
+    "no room for a table": (lambda: profile().text(width=39), "^width=39 must be at least 40"),
+    "a picture over another profile": (lambda: profile().plot(profile()), "^prediction=Profile"),
     "NaN": (refused(x=LOST), "unit 'input' is NaN or infinite"),
     "spectrum of NaN": (
         lambda: gradflow.spectrum(NET, LOST[:2], train=False),

@@ -1,1 +1,1 @@
-"""Mean-field theory of a network at birth: what activations and gradients to expect, and why."""
+"""Mean-field theory of networks at initialization: which activations and gradients to expect."""

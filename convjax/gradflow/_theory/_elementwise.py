@@ -171,25 +171,25 @@ def _law(node: nn.Activation, signal: Signal, i: int) -> Law:
 
 @expected.register
 def _(node: nn.Dropout, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
-    draws = signal.batch * math.prod(signal.spatial) * sum(signal.features)
-    return _dropped(node.rate if scope.train else 0.0, signal, draws, 1 - node.rate)
+    count = signal.batch * math.prod(signal.spatial) * sum(signal.features)
+    return _dropped(node.rate if scope.train else 0.0, signal, count, 1 - node.rate)
 
 
 @expected.register
 def _(node: nn.StochasticDepth, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
-    # One draw for each example: its places live or die together.
+    # One decision for each example: its places live or die together.
     together = np.where(signal.pairs.same, 1.0, 1 - node.rate)
     return _dropped(node.rate if scope.train else 0.0, signal, signal.batch, together)
 
 
 def _dropped(
-    rate: float, signal: Signal, draws: int, pairs: float | np.ndarray
+    rate: float, signal: Signal, count: int, pairs: float | np.ndarray
 ) -> tuple[Signal, Back]:
     """Drop with probability ``rate``; the correlations of pairs of sites are multiplied."""
     if rate == 0:
         return signal, lambda cotangent: cotangent
     keep = 1 - rate
-    doubt = Doubt(rate / keep / draws)
+    doubt = Doubt(rate / keep / count)
     after = signal.becomes(
         1.0,
         doubt,

@@ -68,8 +68,8 @@ def _one_group(init: Any, shape: tuple[int, ...], groups: int) -> float:
     Of a grouped kernel's shape it would take the wrong fan: it does not know of groups.
     """
     alone = (*shape[:-1], shape[-1] // groups)
-    draws = -(-4096 // math.prod(alone))
-    keys = jax.random.split(jax.random.key(0), draws)
+    samples = -(-4096 // math.prod(alone))
+    keys = jax.random.split(jax.random.key(0), samples)
     kernels = jax.vmap(lambda key: init(key, alone, np.float32))(keys)
     return float(np.mean(np.square(np.asarray(kernels, np.float64))))
 

@@ -219,7 +219,7 @@ def _convolved(
 
 
 def _widened(overlap: float, per_channel: float) -> float:
-    """Return the overlap after so many random channels have been summed over."""
+    """Return the overlap after a sum over a number of random channels."""
     return (overlap + (1 + overlap) * per_channel) / (1 + 2 * overlap * per_channel)
 
 

@@ -139,7 +139,7 @@ def _normalised(
     apart = all_self + float(signal.share @ ((centred**2) @ all_nodes)) + signal.latent
     rough = Doubt(earlier + 2 * apart / width, signal.total.slack)
     if signal.data is not None:
-        rough = NONE  # of the batch itself nothing was drawn
+        rough = NONE  # the batch itself is no sum of random terms
 
     def back(cotangent: Cotangent) -> Cotangent:
         mean_part = (over.self_share + cotangent.pair @ over.nodes) / over.channels
@@ -228,7 +228,7 @@ def _running(node: nn.BatchNorm, signal: Signal, scope: Scope) -> tuple[Signal, 
     mean, variance = scope.values(node.mean), scope.values(node.var)
     fresh = mean is not None and variance is not None and not mean.any() and (variance == 1).all()
     if fresh or mean is None:
-        scope.say(note="running statistics at initialisation: nothing is normalised")
+        scope.say(note="running statistics at initialization: nothing is normalised")
     affine = _affine(node, scope)
     inverse = 1.0 if variance is None else float(np.mean(1 / (variance + node.epsilon)))
     shift = 0.0 if mean is None else float(np.mean(mean**2)) * scaled_by(-signal.log)

@@ -44,7 +44,7 @@ class Facts:
     Attributes:
       note: what it leaves open, or what a reader should know.
       unknown: whether it knows nothing of the node.
-      kernel_variance: mean square of a kernel's entry that it reckoned with.
+      kernel_variance: mean square of a kernel's entry, as theory used it.
       groups: groups of the convolution.
       border: share of the energy that zero padding leaves, or would leave, of even energy.
     """

@@ -20,7 +20,7 @@ class Doubt(NamedTuple):
     """How far a logarithm of a squared norm may be from its expectation.
 
     Attributes:
-      variance: over draws of the weights, at this width.
+      variance: over random initializations, at this width.
       slack: what the theory's own approximations may cost, at most, roughly.
     """
 

@@ -1,4 +1,4 @@
-"""Closed forms: what gradients should be at birth. NumPy and SciPy alone, nothing measured."""
+"""Closed forms of gradients at initialization, in NumPy and SciPy alone: nothing is measured."""
 
 from convjax import _room
 from convjax.gradflow.oracles._batch_norm import CENTRED as CENTRED

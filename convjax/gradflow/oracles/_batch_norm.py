@@ -1,4 +1,4 @@
-"""Batch norm at birth: plain networks explode, residual ones follow a power law."""
+"""Batch norm at initialization: plain networks explode, residual ones follow a power law."""
 
 import math
 

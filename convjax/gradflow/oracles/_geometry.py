@@ -13,7 +13,7 @@ Sizes = Count | Sequence[int]
 
 
 def padding_gain(size: Sizes, layers: Count, kernel_size: Count = 3, rank: Count = 2) -> float:
-    """Return the share of the gradient's energy that zero padding leaves after so many layers.
+    """Return the share of the gradient's energy that zero padding leaves after a number of layers.
 
     Formula: along each axis of length H the mean over its places of ``T^layers 1``, where
     ``T_ij = 1 / kernel_size`` if place j lies in the window around i, else 0; the product over the
@@ -28,7 +28,7 @@ def padding_gain(size: Sizes, layers: Count, kernel_size: Count = 3, rank: Count
       rank: number of spatial axes; a sequence of sizes has its own.
 
     Returns:
-      Squared norm of the gradient so many layers back, over that of a cotangent with the same
+      Squared norm of the gradient that many layers back, over that of a cotangent with the same
       energy at every place; the mean over networks.
 
     Raises:
@@ -95,8 +95,8 @@ def separable_gain(size: Sizes, layers: Count, kernel_size: Count = 3, rank: Cou
       rank: number of spatial axes; a sequence of sizes has its own.
 
     Returns:
-      Squared norm of the gradient so many pairs back, over that of a cotangent with the same energy
-      at every place; the mean over networks.
+      Squared norm of the gradient that many pairs back, over that of a cotangent with the same
+      energy at every place; the mean over networks.
 
     Raises:
       ValueError: a size or a window below 1, an even window, a negative number of layers.

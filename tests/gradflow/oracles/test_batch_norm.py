@@ -1,4 +1,4 @@
-"""Rows 4, 5, 6, 8 and 9: batch norm and centred weights at birth, against drawn networks."""
+"""Rows 4, 5, 6, 8 and 9: batch norm and centred weights at initialization, against samples."""
 
 import math
 

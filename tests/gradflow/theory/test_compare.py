@@ -42,7 +42,7 @@ def _separable(init):
 def test_running_statistics_at_initialisation():
     found = _compare(_stack(), train=False)
     assert found.first == "1/branch/norm1" and found.side == "activation"
-    assert found.cause.startswith("running statistics at initialisation")
+    assert found.cause.startswith("running statistics at initialization")
     assert found.cause in found.verdict and "theory expects" in found.verdict
 
 

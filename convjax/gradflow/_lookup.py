@@ -7,7 +7,7 @@ import numpy as np
 from convjax.gradflow._profile import Profile
 
 
-class Measured:
+class Lookup:
     """A profile's table, looked up by path and measure; means over replicas."""
 
     def __init__(self, profile: Profile):
