@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
+import convjax
 from tests.nn.conftest import quick_compilation as quick_compilation
 
 ROOT = Path(__file__).parent.parent
@@ -132,6 +133,16 @@ def test_the_face_fits():
     lines = (ROOT / "README.md").read_text().splitlines()
     assert len(lines) <= 160
     assert lines.index("```python") < 50
+
+
+def test_one_version_is_named_everywhere():
+    places = {
+        "pyproject.toml": r'^version = "(.+)"$',
+        "CITATION.cff": r"^version: (.+)$",
+        "CHANGELOG.md": r"^## (\S+)",
+    }
+    found = {re.search(e, (ROOT / f).read_text(), re.MULTILINE)[1] for f, e in places.items()}
+    assert found == {convjax.__version__}
 
 
 def test_figures_are_compared_by_their_last_digit():
