@@ -8,6 +8,8 @@ from flax import nnx
 
 from convjax import nn
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 IMAGE = jnp.asarray(np.random.default_rng(4).normal(size=(3, 5, 4, 2)), jnp.float32)
 
 

@@ -228,6 +228,7 @@ def test_inside_a_loop_every_convolution_has_the_order_that_is_fast():
     assert orders == {"b01f_01io->b01f"}
 
 
+@pytest.mark.slow
 def test_a_sharded_batch_gives_the_derivatives_of_the_whole():
     # In a process of its own, which has two devices: JAX fixes their number when it starts.
     command = [sys.executable, "-m", "tests.ops.on_two_devices"]

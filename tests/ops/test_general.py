@@ -179,6 +179,7 @@ def test_explicit_sharding_is_left_to_lax(spread):
     assert traced[0].jaxpr.out_avals[0].sharding.spec[0] == "data"
 
 
+@pytest.mark.slow
 def test_symbolic_shapes_are_exported_as_by_lax():
     # A program of its own: here the tests' type checker would refuse sizes that are no integers.
     program = """

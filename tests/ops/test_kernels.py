@@ -3,7 +3,10 @@ import numpy as np
 import pytest
 
 from convjax import ops
+from tests.nn.conftest import quick_compilation as quick_compilation
 from tests.ops.test_conv import close, draw
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SOBEL = np.array([[1.0, 2.0, 1.0], [0.0, 0.0, 0.0], [-1.0, -2.0, -1.0]], np.float32)
 

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 
 from convjax import ops
+from tests.nn.conftest import quick_compilation as quick_compilation
 from tests.ops import oracle
 from tests.ops.test_conv import close, draw
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 CASES = [
     ((2, 9, 3), (4,)),

@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 
 from convjax import ops
+from tests.nn.conftest import quick_compilation as quick_compilation
 from tests.ops import oracle
 from tests.ops.test_conv import close, draw
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 NAMED = ["SAME", "SAME_LOWER", "VALID", "CIRCULAR"]
 

@@ -18,7 +18,10 @@ from convjax.study import _ray
 from tests.study.cluster_functions import Cell, Counting, gradient, kill, processes, tries_of
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes by /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="finds processes by /proc"),
+]
 
 # Quick to see that a node is gone, without a token in the user's home, and with threads that give
 # other bits where cells have them.
