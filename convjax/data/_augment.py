@@ -20,8 +20,8 @@ class Augment:
 
     In this order: the image is cut out of itself padded by ``crop`` pixels of zero, flipped, and a
     square of it is set to zero. Zero is zero of the images given, so that of standardised images it
-    is the mean. Switching one of them on or off does not change what the others draw, and a share
-    of a batch comes out as it does within the whole.
+    is the mean. Switching one of them on or off does not change the random numbers of the others,
+    and a share of a batch comes out as it does within the whole.
 
     Args:
       crop: pixels of padding on every side; the cut has the size of the image, and each of its
@@ -31,7 +31,7 @@ class Augment:
         chance, so part of the square may lie outside. With an even side the centre is the pixel to
         the lower right of the middle.
       mixup: of the image at place p and the one at the mirrored place of the batch, the convex
-        combination with the weights λ and 1 − λ, λ ~ Beta(``mixup``, ``mixup``), drawn for every p;
+        combination with the weights λ and 1 − λ, λ ~ Beta(``mixup``, ``mixup``), one for every p;
         of their labels likewise. 0 mixes nothing. Sources of batches apply it; a call does not.
 
     Raises:
@@ -84,7 +84,7 @@ class Augment:
         if not (self.crop or self.flip or self.cutout):
             return images
         # Five numbers of every place: two of the position, one of the flip, two of the hole. They
-        # are drawn at once, because what draws takes longer to compile than what cuts.
+        # are made together, because making them takes longer to compile than cutting.
         draw = jax.vmap(lambda key: jax.random.bits(key, (5,), jnp.uint32))
         bits = draw(_keys(key, places)[:, 0])
         if self.crop or self.flip:
@@ -177,7 +177,7 @@ def checked_places(places: Any, count: int) -> jax.Array:
 
 
 def _keys(key: jax.Array, places: jax.Array) -> jax.Array:
-    """Return two keys for every place: of what the call draws, and of the mixture."""
+    """Return two keys for every place: of what the call changes, and of the mixture."""
     return jax.vmap(lambda place: jax.random.split(jax.random.fold_in(key, place), 2))(places)
 
 

@@ -87,7 +87,7 @@ def image_folder(
     the first frame is taken.
 
     A file with the extension of an image that cannot be read (truncated, empty, of another kind, or
-    so many pixels that Pillow takes it for a decompression bomb) is skipped and named in the
+    too many pixels, so that Pillow takes it for a decompression bomb) is skipped and named in the
     result. Files of other extensions are counted there; hidden files are passed over. Links are
     followed, but for one that leads into a folder around it.
 
@@ -103,7 +103,7 @@ def image_folder(
         interpolation, mean, std and order.
       order: of the channels of the result: ``"RGB"``, or ``"BGR"`` for some of Keras's networks.
       limit: most pictures to read, as evenly from the classes as there are; None reads all.
-      seed: of the draw, where there is a limit.
+      seed: of the random choice, where there is a limit.
       classes: names of the class folders in the order of their labels, such as those trained on;
         None sorts those there are.
       allow_empty: whether a class folder may hold no picture; its label is then kept for it.

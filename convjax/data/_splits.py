@@ -29,13 +29,13 @@ def image_splits(
     """Return the pictures of a folder in two parts, to train on and to test on.
 
     A folder that holds ``train`` and ``test`` (or ``val``) is split as it says. Otherwise every
-    class gives a share of its pictures, drawn by the seed, to the test.
+    class gives a share of its pictures, chosen by the seed, to the test.
 
     Args:
       path: a folder of class folders, or one that holds ``train`` and ``test`` with class folders.
       size: height and width of the result, in pixels.
       share: of each class that goes to the test, rounded, and at least one picture.
-      seed: of the draw.
+      seed: of the random choice.
       crop: as for ``image_folder``.
       interpolation: as for ``image_folder``.
       mean: as for ``image_folder``.

@@ -41,8 +41,8 @@ def check_groups(feature_group_count: int, in_features: int, out_features: int) 
 class Origin:
     """Where a leaf's values came from; theory asks for it.
 
-    All origins are equal and hash alike: a network's structure keys compilations, and what its
-    initial values were drawn by does not change what it computes. An initialiser that cannot be
+    All origins are equal and hash alike: a network's structure keys compilations, and where its
+    initial values came from does not change what it computes. An initialiser that cannot be
     pickled, such as a closure, is None in a network that was.
     """
 

@@ -17,7 +17,7 @@ class Node(nnx.Module):
     """Base of every leaf and combinator; a node is called ``node(x, train=False, rngs=None)``.
 
     ``train=True`` means batch statistics, dropout and stochastic depth; nothing else switches
-    mode. ``rngs`` is needed only where ``train=True`` draws random numbers. Any ``nnx.Module`` that
+    mode. ``rngs`` is needed only where ``train=True`` uses random numbers. Any ``nnx.Module`` that
     is called in this way may stand in a network; deriving from ``Node`` adds nothing but the type.
     """
 
@@ -30,7 +30,7 @@ class Node(nnx.Module):
 def children(node: nnx.Module) -> Iterator[tuple[str, nnx.Module]]:
     """Yield ``(name, child)`` in forward order; a leaf has none.
 
-    An interpreter sees through a node only by its children. A combinator of one's own takes part
+    An interpreter sees through a node only by its children. A combinator of your own takes part
     by ``children.register``; without that it is a leaf, measured as a whole.
 
     Args:

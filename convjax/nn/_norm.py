@@ -59,8 +59,8 @@ class BatchNorm(_Affine):
 
     With ``train=True`` mean and (biased) variance are the batch's own, over all axes but the last,
     and the running statistics move: ``r = momentum * r + (1 - momentum) * batch``. With
-    ``train=False`` the running statistics are used: at birth (0 and 1) that is another network, not
-    a normalised one.
+    ``train=False`` the running statistics are used: at initialization (0 and 1) that is another
+    network, not a normalised one.
 
     Args:
       num_features: channels of the input.
@@ -69,7 +69,7 @@ class BatchNorm(_Affine):
       use_scale: whether a scale is learned.
       use_bias: whether a bias is learned.
       scale_init: initialiser of the scale, or its name; None means ones. ``"zero"`` silences a
-        branch at birth.
+        branch at initialization.
       axis_name: mapped axis, or a tuple of them, over which the statistics are averaged as well;
         None for none.
       dtype: dtype of the output; None takes the input's. Statistics never drop below float32.

@@ -18,12 +18,12 @@ class Repeat(Node):
     """n units of one shape with parameters of their own, one after the other, by ``jax.lax.scan``.
 
     Parameters carry a leading axis of length n. Compile time does not grow with n. The initial
-    values, the outputs and the random numbers drawn are those of the unrolled chain.
+    values, the outputs and the random numbers are those of the unrolled chain.
 
     Args:
       make_unit: called with ``rngs``, returns one unit; it must keep the shape of its input.
       n: how many units.
-      rngs: source of the initial values, drawn as n calls of ``make_unit`` in turn would.
+      rngs: source of the initial values, used as n calls of ``make_unit`` in turn would.
       remat: what the backward pass runs again instead of keeping it: ``"none"``, ``"unit"`` or
         ``"sqrt"``, explained at ``nn.rematerialise``.
 
@@ -88,7 +88,7 @@ class Repeat(Node):
         Args:
           step: sees one unit with its own parameters; may move the unit's statistics.
           carry: any pytree; its shapes and dtypes must not change.
-          rngs: handed from unit to unit, so that each draws anew.
+          rngs: handed from unit to unit, so that each gets its own random numbers.
           xs: pytree of arrays with leading axis n, one slice for each unit; or None.
 
         Returns:

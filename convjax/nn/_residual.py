@@ -17,7 +17,7 @@ class Gate(Node):
     """The gate of a highway or exclusive-gating shortcut: ``t = sigmoid(conv(x) + b)``.
 
     As a ``Residual``'s shortcut it makes the sum ``t * branch(x) + (1 - t) * x``. A negative bias
-    opens the carry: at birth ``1 - t`` is about ``1 - sigmoid(bias)``.
+    opens the carry: at initialization ``1 - t`` is about ``1 - sigmoid(bias)``.
 
     Args:
       features: channels of the input, of the branch's output, and of the gate.

@@ -1,4 +1,4 @@
-"""Leaves that draw random numbers when ``train=True``: dropout and stochastic depth."""
+"""Leaves that use random numbers when ``train=True``: dropout and stochastic depth."""
 
 import jax
 import jax.numpy as jnp

@@ -111,7 +111,7 @@ class VarianceScaling:
         return self.scale / fan
 
     def __call__(self, key, shape, dtype: DTypeLike = jnp.float32, out_sharding=None) -> jax.Array:
-        """Draw a kernel."""
+        """Return a random kernel."""
         shape, dtype = asked(shape, dtype)
         deviation = math.sqrt(self.variance(shape))
         return draw(self.distribution, _check.key("key", key), shape, dtype, deviation)
@@ -177,7 +177,7 @@ class Orthogonal(WithGain):
         return self.gain**2 / max(fan_in, shape[-1] // self.feature_group_count)
 
     def __call__(self, key, shape, dtype: DTypeLike = jnp.float32, out_sharding=None) -> jax.Array:
-        """Draw a kernel."""
+        """Return a random kernel."""
         shape, dtype = asked(shape, dtype)
         fans(shape)
         groups, fan_in = self.feature_group_count, math.prod(shape[:-1])
@@ -218,7 +218,7 @@ class DeltaOrthogonal(WithGain):
         )
 
     def __call__(self, key, shape, dtype: DTypeLike = jnp.float32, out_sharding=None) -> jax.Array:
-        """Draw a kernel."""
+        """Return a random kernel."""
         shape, dtype = asked(shape, dtype)
         centre = _centre(shape)
         matrix = Orthogonal(self.gain, self.feature_group_count)(key, shape[-2:], dtype)
@@ -287,7 +287,7 @@ class Constant:
 
 
 def zeros() -> Constant:
-    """Every entry zero: a branch that ends in it is silent at birth."""
+    """Every entry zero: a branch that ends in it is silent at initialization."""
     return Constant(0.0)
 
 
@@ -338,7 +338,7 @@ def get(init: str | Initializer, *, argument: str = "init") -> Initializer:
 
 
 def for_groups(init: Any, feature_group_count: int) -> Initializer:
-    """Tell an initialiser the groups of the convolution that it draws for.
+    """Tell an initialiser the groups of the convolution that its kernel is for.
 
     Args:
       init: any initialiser.

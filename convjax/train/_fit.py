@@ -75,7 +75,7 @@ def fit(
     same bits on the same machine. All of them are noted beside every checkpoint: arrays of the
     source and initial values by digests, a stream's files by names, sizes and labels, functions by
     their code and what they close over. Another run's folder is refused by the first that differs,
-    and stays as it is; of one's own, a damaged checkpoint is passed over.
+    and stays as it is; in the run's own folder a damaged checkpoint is passed over.
 
     What is not noted: ``test`` and ``observers``, which do not change the run; the bytes inside a
     stream's files; what a source of your own computes, unless its ``about`` says so; the methods of
@@ -97,7 +97,7 @@ def fit(
       observers: told of every dispatch: ``train.ProgressBar()``, ``train.TensorBoard(…)``, ….
       devices: how many, or which, share each batch; None is one, or all in a run of several
         processes (``train.distributed``). Their number changes nothing but how sums are rounded,
-        with two exceptions: dropout and stochastic depth draw on each device for itself, and so
+        with two exceptions: dropout and stochastic depth have random numbers of each device, and so
         does ``batch_norm="per_device"`` take its statistics.
       optimiser: any optax transformation, in the place of the recipe's.
       optimiser_name: what ``optimiser`` is called; the folder's run is told by it and not by what

@@ -74,14 +74,14 @@ def _frozen(frozen: models.Split) -> Mapping[str, Any]:
 def _devices(net: nnx.Module, recipe: Recipe, mesh: Mesh | None) -> Any:
     """Return how many devices share a batch, where the result depends on it by more than rounding.
 
-    Dropout draws on each device for itself, and so may any leaf that convjax does not know.
+    Dropout has random numbers of each device, and so may any leaf that convjax does not know.
     """
-    draws = any(
+    random = any(
         getattr(node, "rate", 0) > 0
         if isinstance(node, nn.Dropout | nn.StochasticDepth)
         else not type(node).__module__.startswith("convjax.")
         for _, node, _ in nn.walk(net)
     )
-    if not draws and (recipe.batch_norm != "per_device" or mesh is None or mesh.size == 1):
+    if not random and (recipe.batch_norm != "per_device" or mesh is None or mesh.size == 1):
         return "any"
     return "one" if mesh is None else mesh.size

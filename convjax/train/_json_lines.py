@@ -132,7 +132,7 @@ def _keep_before(first: int, path: Path) -> None:
         with open(beside, "wb") as file:
             for line, row in _lines(path):
                 # A test of step s comes before the checkpoint of step s, a step s after it. At
-                # birth nothing has been kept that could follow from a checkpoint.
+                # step 0 nothing has been kept that could follow from a checkpoint.
                 if first and row["step"] < first + (row["kind"] == "test"):
                     file.write(line)
             file.flush()

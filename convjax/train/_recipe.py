@@ -59,7 +59,7 @@ class Recipe:
 
     Attributes:
       steps: how many steps to take.
-      seed: of what the step itself draws (augmentation, mixup, dropout); the order of the examples
+      seed: of what is random in a step (augmentation, mixup, dropout); the order of the examples
         has the source's seed.
       optimiser: the name of an optax optimiser, in ``train.OPTIMISERS``.
       options: further arguments of that optimiser, such as ``{"momentum": 0.9}``; None becomes
@@ -71,7 +71,7 @@ class Recipe:
       factor: by which it multiplies.
       warmup: steps over which the learning rate first rises linearly.
       warmup_from: share of the learning rate at which the warm-up begins.
-      weight_decay: how strongly weights are drawn to 0; coupled, as in SGD, unless the optimiser
+      weight_decay: how strongly weights are pulled to 0; coupled, as in SGD, unless the optimiser
         has a decay of its own, as AdamW has.
       decayed: ``"kernels"`` leaves norms, biases and scales out; ``"all"`` does not.
       clip: largest global norm of the gradient, or None.

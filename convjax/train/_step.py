@@ -43,7 +43,7 @@ def make_step(
         optimiser does not see them; frozen batch norms run in evaluation, unless the split says
         otherwise.
       axis_name: mapped axis over which the batch is spread, as inside ``shard_map``; gradients,
-        metrics and running statistics are averaged over it. Dropout and stochastic depth draw with
+        metrics and running statistics are averaged over it. Dropout and stochastic depth use
         the network's key of the step, folded with the device's place on that axis.
 
     Returns:
@@ -148,7 +148,7 @@ def step_of(
 
 
 def keys_of(recipe: Recipe, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the keys of one step: for its batch, and for what the network draws."""
+    """Return the keys of one step: for its batch, and for what is random in the network."""
     of_batch, of_network = jax.random.split(jax.random.fold_in(jax.random.key(recipe.seed), step))
     return of_batch, of_network
 
