@@ -9,8 +9,7 @@ import numpy as np
 from flax import nnx
 
 from convjax import gradflow, models, nn
-from experiments._columns import Columns
-from experiments._ensemble import by_cell, compiler_options
+from convjax.lab import Columns, by_kind, compiler_options
 
 PADDING, DEPTHWISE, JACOBIAN = "padding", "depthwise", "jacobian"
 LINEAR, RELU = "linear", "relu"
@@ -97,7 +96,7 @@ def _program(cell: Cell) -> tuple[Any, Any]:
     key = jax.random.key(0)
     structure, _ = nnx.split(nnx.eval_shape(make, key))
     draw = jax.jit(lambda key: nnx.split(make(key))[1])
-    return structure, draw.lower(key).compile(compiler_options())
+    return structure, draw.lower(key).compile(compiler_options(2))
 
 
 def shares(cell: Cell) -> np.ndarray:
@@ -131,7 +130,7 @@ def summaries(columns: Columns, part: str) -> list[Summary]:
     """Return a summary for every kind of network of PADDING or DEPTHWISE."""
     return [
         _summary(cell, np.exp(zeros[:, ::-1]), np.exp(circular[:, ::-1]))
-        for cell, (zeros, circular) in by_cell(columns, Cell, "log_zeros", "log_circular")
+        for cell, (zeros, circular) in by_kind(columns, Cell, "log_zeros", "log_circular")
         if cell.part == part
     ]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from convjax import gradflow, study
+from convjax.lab import Columns, Criterion, by_kind, pick, that, within
 from experiments._audit import (
     DEPTHWISE,
     GENERIC,
@@ -18,9 +19,6 @@ from experiments._audit import (
     shares,
     summaries,
 )
-from experiments._columns import Columns, pick
-from experiments._ensemble import by_cell
-from experiments._outcome import Criterion, that, within
 
 STANDARD_ERRORS = 3.0
 PADDING_TOLERANCE = 0.03
@@ -98,7 +96,7 @@ def judge_jacobians(columns: Columns) -> list[Criterion]:
             gradflow.oracles.jacobian_spread(cell.layers, cell.kind),
             relative=SPREAD_TOLERANCE,
         )
-        for cell, (spread,) in by_cell(columns, Cell, "relative_variance")
+        for cell, (spread,) in by_kind(columns, Cell, "relative_variance")
         if cell.part == JACOBIAN
     ]
 

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from convjax import gradflow, plots
-from experiments import _outcome
+from convjax import gradflow, lab, plots
+from convjax.lab import Columns, by_kind
 from experiments._audit import (
     DEPTHWISE,
     FAN_OUT,
@@ -21,8 +21,6 @@ from experiments._audit import (
     summaries,
 )
 from experiments._audit_judged import STANDARD_ERRORS
-from experiments._columns import Columns
-from experiments._ensemble import by_cell
 
 
 def draw(columns: Columns) -> Figure:
@@ -66,7 +64,7 @@ def _label(cell: Cell) -> str:
 
 def _spreads(columns: Columns) -> list[plots.Series]:
     found: dict[str, list[tuple[float, ...]]] = {}
-    for cell, (spread,) in by_cell(columns, Cell, "relative_variance"):
+    for cell, (spread,) in by_kind(columns, Cell, "relative_variance"):
         if cell.part == JACOBIAN:
             theory = gradflow.oracles.jacobian_spread(cell.layers, cell.kind)
             row = (cell.layers, spread.mean(), spread.min(), spread.max(), theory)
@@ -89,7 +87,7 @@ def table(columns: Columns) -> Table:
         gain = 1 / cell.width if cell.kind == GENERIC else 1.0
         ends = row.circular[-1], row.circular_error[-1]
         rows.append((*name, what, *_numbers(gain**cell.layers, *ends)))
-    for cell, found in by_cell(columns, Cell, "mean_square", "relative_variance"):
+    for cell, found in by_kind(columns, Cell, "mean_square", "relative_variance"):
         if cell.part == JACOBIAN:
             name = (cell.part, cell.kind, f"{cell.size}x{cell.size}")
             spread = gradflow.oracles.jacobian_spread(cell.layers, cell.kind)
@@ -98,8 +96,8 @@ def table(columns: Columns) -> Table:
                 text = f"{what} of s^2, {cell.layers} layers"
                 rows.append((*name, text, *_numbers(theory, values.mean(), error)))
     heads = ("part", "kind", "places", "what", "theory", "mean", "s.e.")
-    return _outcome.plain_table("Means over networks", heads, rows)
+    return lab.plain_table("Means over networks", heads, rows)
 
 
 def _numbers(theory: float, mean: float, error: float) -> tuple[str, ...]:
-    return _outcome.digits(theory), _outcome.digits(mean), _outcome.digits(error, 2)
+    return lab.digits(theory), lab.digits(mean), lab.digits(error, 2)

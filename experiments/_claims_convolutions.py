@@ -4,9 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from convjax.lab import Columns, digits, pick
 from experiments._claims_rules import Claim, Evidence, exact
-from experiments._columns import pick
-from experiments._outcome import Columns, digits
 from experiments._separable_found import (
     FOLLOWS,
     ROUNDING,

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from convjax import gradflow
+from convjax.lab import Columns, digits, pick
 from experiments._claims_networks import PLAIN, RESIDUAL
 from experiments._claims_rules import Claim, Evidence, versus
-from experiments._columns import pick
-from experiments._outcome import Columns, digits
 
 VANISHED = float(np.log(100))
 """A squared gradient that is smaller by 100 at the input has vanished."""

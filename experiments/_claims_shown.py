@@ -6,10 +6,10 @@ from rich import box
 from rich.table import Table
 
 from convjax import plots
+from convjax.lab import Columns, pick
 from experiments import _claims_convolutions as convolutions
 from experiments import _claims_shortcuts as shortcuts
 from experiments._claims_networks import PLAIN, RESIDUAL
-from experiments._columns import Columns, pick
 
 HEADS = ("", "claim", "verdict", "measured", "what decides it")
 

@@ -2,10 +2,9 @@
 
 import numpy as np
 
+from convjax.lab import Columns, Criterion, digits, pick, that
 from experiments._claims_networks import PLAIN, RESIDUAL
-from experiments._columns import pick
 from experiments._degradation_networks import transitions
-from experiments._outcome import Columns, Criterion, digits, that
 
 LOSS = 0.01
 """Nats of training loss that count as none: both residual networks end near zero."""

@@ -6,9 +6,9 @@ import numpy as np
 from flax import nnx
 
 from convjax import data, models, train
+from convjax.lab import Seeds
 from experiments._claims_networks import PLAIN, RESIDUAL, SHORTCUTS
 from experiments._lesions import looked, scores
-from experiments._seeds import Seeds
 
 STAGES, LAYERS_PER_UNIT = 3, 2
 TWINS = (PLAIN, RESIDUAL)

@@ -6,12 +6,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from convjax import plots
-from experiments import _outcome
+from convjax import lab, plots
+from convjax.lab import Columns
 from experiments._claims_networks import PLAIN, RESIDUAL
 from experiments._degradation_judged import area, compared, depths, found, last, lost
 from experiments._degradation_networks import TWINS
-from experiments._outcome import Columns
 
 POINTS = 30
 """Of a loss curve: means over as many stretches of steps."""
@@ -103,4 +102,4 @@ def table(columns: Columns) -> Table:
         rows.append((f"{twin}, {depth}", *(f"{np.median(v):.3g}" for v in values)))
     heads = ("network", "loss: end", "mean", "accuracy", "test")
     heads += ("lost: a layer", "a unit", "correlation", "CKA")
-    return _outcome.plain_table("Plain and residual twins, medians over the seeds", heads, rows)
+    return lab.plain_table("Plain and residual twins, medians over the seeds", heads, rows)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from experiments import _outcome
-from experiments._columns import pick
+from convjax import lab
+from convjax.lab import Columns, Criterion, digits, pick, that
 from experiments._dynamics_measured import BIRTH, FIRST, SCALED, TRAINED
 from experiments._dynamics_networks import (
     AWAKE,
@@ -19,7 +19,6 @@ from experiments._dynamics_networks import (
     VANISHED,
     ZERO,
 )
-from experiments._outcome import Columns, Criterion, digits, that
 
 EXACTLY = 1e-6
 ORTHOGONAL = 0.001
@@ -95,14 +94,14 @@ def judge_lengths(columns: Columns) -> list[Criterion]:
     slopes = np.concatenate([inverse(columns, name).ravel() for name in (*NORMED, DECAYED)])
     shorter, larger, same = (decay_ratios(columns, name) for name in ("weight", "gradient", ""))
     return [
-        _outcome.within(
+        lab.within(
             "steps are orthogonal to weights before a norm: 1 - |W'|^2 / (|W|^2 + |step|^2)",
             off_orthogonal(columns),
             0.0,
             absolute=ORTHOGONAL,
             why="the worst layer, step and seed",
         ),
-        _outcome.within(
+        lab.within(
             "their gradient goes as 1/|W|: slope of its ln, weights halved and doubled",
             float(slopes.flat[np.abs(slopes + 1).argmax()]),
             -1.0,
@@ -177,7 +176,7 @@ def judge_silent(columns: Columns) -> list[Criterion]:
             "0",
         ),
         that("He, for comparison: none is zero at step 0", asleep == 0, f"{asleep} zeros", "0"),
-        _outcome.within(
+        lab.within(
             f"{', '.join(SILENT)}: ln of the gradient's norm is the same at every unit, at birth",
             uneven,
             0.0,

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from convjax import data, gradflow, train
-from experiments._columns import Columns
+from convjax.lab import Columns, Seeds, Trainer, compiled
 from experiments._dynamics_networks import (
     DECAYED,
     HE,
@@ -21,7 +21,6 @@ from experiments._dynamics_networks import (
     TWIN,
     network,
 )
-from experiments._seeds import Seeds, Trainer, compiled_briefly
 
 BIRTH, FIRST, TRAINED, SCALED = "birth", "first", "trained", "scaled"
 FACTORS = (0.5, 1.0, 2.0)
@@ -143,7 +142,7 @@ def born(seeds: Seeds, images: np.ndarray, plan: Plan) -> Iterator[Columns]:
             images[order],
             jax.random.fold_in(jax.random.key(seed), 1),
         )
-        look = look or compiled_briefly(trunk, *given)
+        look = look or compiled(trunk, *given)
         logs = np.asarray(look(*given), np.float64)
         found = _table(TRUNK, np.arange(len(logs)), np.zeros(len(logs), int))
         yield found | {"gradient_log_norm": logs}

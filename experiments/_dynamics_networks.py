@@ -6,8 +6,8 @@ import numpy as np
 from flax import nnx
 
 from convjax import gradflow, nn
+from convjax.lab import Columns
 from experiments._classifier import CLASSES, CONVS_PER_UNIT, Cell
-from experiments._columns import Columns
 
 PLAIN, TWIN, BARE = "plain, batch norm", "residual, batch norm", "plain, no norm"
 DECAYED = "residual, batch norm, decay"

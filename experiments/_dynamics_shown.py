@@ -6,9 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from convjax import plots
-from experiments import _outcome
-from experiments._columns import pick
+from convjax import lab, plots
+from convjax.lab import Columns, digits, pick
 from experiments._dynamics_judged import along_trunk, layers, log_ranges
 from experiments._dynamics_measured import FIRST, TRAINED
 from experiments._dynamics_networks import (
@@ -24,7 +23,6 @@ from experiments._dynamics_networks import (
     WAKES,
     ZERO,
 )
-from experiments._outcome import Columns, digits
 
 # There are seven colours; the plain network without norm, which does not learn, is in the table.
 SHOWN = (PLAIN, TWIN, HE, *SILENT, DECAYED)
@@ -189,7 +187,7 @@ def table(columns: Columns) -> Table:
             rows.append((f"  {ZERO}", *asleep, "", ""))
     heads = ("network", *(f"step {step}" for step in early), f"trained {trained[-1]}", "loss")
     title = "Largest / smallest weight gradient over the layers; medians over the seeds"
-    return _outcome.plain_table(title, heads, rows)
+    return lab.plain_table(title, heads, rows)
 
 
 def _range(gradients: np.ndarray) -> str:

@@ -2,10 +2,9 @@
 
 import numpy as np
 
+from convjax.lab import Columns, Criterion, pick, that
 from experiments._classifier import CONVS_PER_UNIT
-from experiments._columns import Columns, pick
 from experiments._growth_table import Summary, summaries
-from experiments._outcome import Criterion, that
 
 DEEP, WIDE, TAMED = 40, 8, 10
 USUAL = {"activation": "relu", "init": "he", "conv": "dense"}

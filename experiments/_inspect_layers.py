@@ -3,7 +3,7 @@
 import numpy as np
 
 from convjax import gradflow
-from experiments._columns import Columns
+from convjax.lab import Columns
 
 
 def layers(profile: gradflow.Profile) -> Columns:

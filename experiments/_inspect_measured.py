@@ -11,10 +11,9 @@ import numpy as np
 from flax import nnx
 
 import convjax
-from convjax import data, gradflow, models
-from experiments import _cli
+from convjax import data, gradflow, lab, models
+from convjax.lab import Columns
 from experiments._classifier import cross_entropy
-from experiments._columns import Columns
 from experiments._inspect_images import pictures
 from experiments._inspect_layers import layers
 
@@ -76,7 +75,7 @@ def subject(request: Request) -> Subject:
       ValueError: see ``inspect_network.measure``.
     """
     if not request.name:
-        raise _cli.UsageError(
+        raise lab.UsageError(
             "give the name of a network first, such as resnet50; there are "
             f"{', '.join(models.list())}."
         )

@@ -4,10 +4,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from convjax import plots
-from experiments import _outcome
-from experiments._columns import pick
-from experiments._outcome import Columns, Criterion, digits, that
+from convjax import lab, plots
+from convjax.lab import Columns, Criterion, digits, pick, that
 
 WIDE = 2.0
 """Standard deviations of the band of theory, beside its slack."""
@@ -80,7 +78,7 @@ def table(columns: Columns) -> Table:
         "Root mean square of the output; norm of its gradient over that at the network's output; "
         "norms of weights"
     )
-    made = _outcome.plain_table(title, heads, rows)
+    made = lab.plain_table(title, heads, rows)
     for column in made.columns[2:]:
         column.justify = "right"
     return made

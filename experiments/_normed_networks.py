@@ -8,9 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from convjax import gradflow, plots
-from experiments import _outcome
-from experiments._columns import Columns
+from convjax import gradflow, lab, plots
+from convjax.lab import Columns
 
 # Smaller batches are shown but not held to theory.
 HELD = 8
@@ -118,4 +117,4 @@ def table(columns: Columns) -> Table:
     width, seeds = int(columns["width"][0]), len(set(columns["seed"].tolist()))
     title = f"Gain of a layer, batch norm, width {width}, {seeds} networks each"
     heads = ("activation", "batch size", "gain", "s.e.", "theory", "off by")
-    return _outcome.plain_table(title, heads, rows)
+    return lab.plain_table(title, heads, rows)

@@ -7,8 +7,7 @@ import numpy as np
 from flax import nnx
 
 from convjax import gradflow, models
-from experiments._columns import Columns
-from experiments._ensemble import by_cell
+from convjax.lab import Columns, by_kind
 
 SCALE, BIAS = 0.5, -2.0
 CARRY = 1 / (1 + math.exp(BIAS))
@@ -173,7 +172,7 @@ def summaries(columns: Columns) -> list[Summary]:
     names = ("log_energy", "log_ratio", "coherence")
     return [
         Summary(cell, _shares(energies), logs, coherence[:, 0])
-        for cell, (energies, logs, coherence) in by_cell(columns, Cell, *names)
+        for cell, (energies, logs, coherence) in by_kind(columns, Cell, *names)
     ]
 
 

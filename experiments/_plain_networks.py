@@ -9,9 +9,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from scipy import stats
 
-from convjax import gradflow, plots
-from experiments import _outcome
-from experiments._columns import Columns
+from convjax import gradflow, lab, plots
+from convjax.lab import Columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,4 +172,4 @@ def table(columns: Columns) -> Table:
     depth, seeds = int(columns["layers"].max()), len(set(columns["seed"].tolist()))
     title = f"ln|g|^2 per layer, and its variance after {depth} layers, over {seeds} networks each"
     heads = ("init", "scale", "width", "slope", "s.e.", "theory", "away (s.e.)", "variance")
-    return _outcome.plain_table(title, (*heads, "theory", "ratio"), rows)
+    return lab.plain_table(title, (*heads, "theory", "ratio"), rows)

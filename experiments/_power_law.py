@@ -6,8 +6,7 @@ import numpy as np
 from flax import nnx
 
 from convjax import gradflow, models, nn
-from experiments._columns import Columns
-from experiments._ensemble import by_cell
+from convjax.lab import Columns, by_kind
 
 GAUSSIAN, DIGITS = "gaussian", "digits"
 LEFT_OUT = 8
@@ -119,5 +118,5 @@ def summaries(columns: Columns) -> list[Summary]:
     """Return a summary for every kind of network, in the order of the columns."""
     return [
         Summary(cell, logs, variances, [gradflow.growth(row / 2) for row in logs])
-        for cell, (logs, variances) in by_cell(columns, Cell, "log_ratio", "variance")
+        for cell, (logs, variances) in by_kind(columns, Cell, "log_ratio", "variance")
     ]

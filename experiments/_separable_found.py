@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from experiments._columns import Columns, pick
+from convjax.lab import Columns, pick
 from experiments._separable_layers import COMPARED, DIRECTIONS, FULL, NECK, said
 
 FORWARD = next(iter(DIRECTIONS))

@@ -9,10 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from rich.table import Table
 
-from convjax import plots
-from experiments import _outcome
-from experiments._columns import pick
-from experiments._outcome import Columns, digits
+from convjax import lab, plots
+from convjax.lab import Columns, digits, pick
 from experiments._separable_found import (
     FORWARD,
     ROUNDING,
@@ -184,7 +182,7 @@ def table(columns: Columns) -> Table:
     """Return the claims with their verdicts."""
     rows = [dataclasses.astuple(claim) for claim in claims(columns)]
     title = "What texts say, as a share of what is replaced, and what is (forward; with gradients)"
-    return _outcome.plain_table(title, ("claim", "said", "found", "verdict"), rows)
+    return lab.plain_table(title, ("claim", "said", "found", "verdict"), rows)
 
 
 def draw(columns: Columns) -> Figure:

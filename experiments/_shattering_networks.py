@@ -8,8 +8,7 @@ import numpy as np
 from flax import nnx
 
 from convjax import gradflow, nn
-from experiments._columns import Columns
-from experiments._ensemble import Networks, by_cell
+from convjax.lab import Columns, Ensemble, by_kind
 
 PAIR, LINE = "pair", "line"
 # What a layer leaves of the correlation, if inputs stay orthogonal.
@@ -73,7 +72,7 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True)
-class Probed(Networks):
+class Probed(Ensemble):
     """Networks of one kind, and how many cotangents come back: a cell of the study.
 
     Attributes:
@@ -94,5 +93,5 @@ def centred(x: jax.Array) -> jax.Array:
 
 def of(columns: Columns, probe: str) -> dict[Cell, np.ndarray]:
     """Return the correlations of every kind of network, a row for each network."""
-    found = by_cell(columns, Cell, "correlation")
+    found = by_kind(columns, Cell, "correlation")
     return {cell: values for cell, (values,) in found if cell.probe == probe}

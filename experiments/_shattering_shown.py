@@ -6,9 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from convjax import plots
-from experiments import _outcome
-from experiments._outcome import Columns
+from convjax import lab, plots
+from convjax.lab import Columns
 from experiments._shattering_networks import LINE, PAIR, Cell, of
 
 SHOWN_LAGS = 32
@@ -90,7 +89,7 @@ def table(columns: Columns) -> Table:
     heads = ("inputs", "network", "layers", "correlation", "s.e.", "theory", "off by")
     heads = (*heads, "if orthogonal", "1/2 at lag")
     title = "Correlation of the gradients of pairs, and of neighbours on a line"
-    return _outcome.plain_table(title, heads, rows)
+    return lab.plain_table(title, heads, rows)
 
 
 def _half(autocorrelation: np.ndarray) -> float:

@@ -8,8 +8,7 @@ import numpy as np
 from flax import nnx
 
 from convjax import gradflow, nn
-from experiments._columns import Columns
-from experiments._ensemble import by_cell
+from convjax.lab import Columns, by_kind
 
 ONE, TWO = "ReLU, W", "W, ReLU, W"
 GAINS = {ONE: 1.0, TWO: 2.0}
@@ -130,7 +129,7 @@ class Summary:
 
 def summaries(columns: Columns) -> list[Summary]:
     """Return a summary for every kind of network, in the order of the columns."""
-    return [_summary(cell, logs) for cell, (logs,) in by_cell(columns, Cell, "log_ratio")]
+    return [_summary(cell, logs) for cell, (logs,) in by_kind(columns, Cell, "log_ratio")]
 
 
 def _summary(cell: Cell, logs: np.ndarray) -> Summary:

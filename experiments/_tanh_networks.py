@@ -7,10 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from convjax import gradflow, plots
-from experiments import _outcome
-from experiments._columns import Columns
-from experiments._outcome import digits
+from convjax import gradflow, lab, plots
+from convjax.lab import Columns, digits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,4 +131,4 @@ def table(columns: Columns) -> Table:
     heads = ("weight variance", "ln gain", "s.e.", "ln chi", "off by", "length")
     width, seeds = int(columns["width"][0]), len(set(columns["seed"].tolist()))
     title = f"Gain of a layer and variance at rest, tanh, width {width}, {seeds} networks each"
-    return _outcome.plain_table(title, (*heads, "variance", "q*"), rows)
+    return lab.plain_table(title, (*heads, "variance", "q*"), rows)

@@ -11,10 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from convjax import plots, train
-from experiments import _outcome
-from experiments._columns import Columns, pick
-from experiments._outcome import Criterion, that
+from convjax import lab, plots, train
+from convjax.lab import Columns, Criterion, pick, that
 
 MOST_POINTS = 250
 LAYERS_SHOWN = 3
@@ -91,7 +89,7 @@ def judge(columns: Columns) -> list[Criterion]:
         tenth = losses.shape[1] // 10
         first, last = (losses[:, of].mean(1) for of in _ends(tenth))
         worst = int(np.argmax(last - first))
-        told = f"{_outcome.digits(first[worst])}, then {_outcome.digits(last[worst])}"
+        told = f"{lab.digits(first[worst])}, then {lab.digits(last[worst])}"
         claim = "training: the last tenth's mean loss is lower"
         made.append(that(claim, bool((last < first).all()), told + _worst(losses), "lower"))
     return made
@@ -150,7 +148,7 @@ def scores(columns: Columns) -> Table:
         ends = (float(100 * right.min()), float(100 * right.max())) if len(right) > 1 else ()
         rows.append((*row, *ends))
     several = len(seeds(columns)) > 1
-    return _outcome.plain_table(
+    return lab.plain_table(
         f"{fact(columns, 'network')} after {fact(columns, 'steps'):,.0f} steps of "
         f"{fact(columns, 'batch_size'):.0f} images{_of_runs(columns)}",
         ("of", "loss", "accuracy %", *(("lowest", "highest") if several else ())),
@@ -175,10 +173,9 @@ def speed(columns: Columns) -> Table:
     first = int(facts(columns, "first").max())
     since = f"from step {first}" if first else "from the first step"
     wall, processor = (
-        _outcome.digits(float(facts(columns, name).mean()))
-        for name in ("seconds", "processor_seconds")
+        lab.digits(float(facts(columns, name).mean())) for name in ("seconds", "processor_seconds")
     )
-    return _outcome.plain_table(
+    return lab.plain_table(
         f"Speed{', mean of the runs' if _of_runs(columns) else ''}",
         ("of", "measured"),
         [
@@ -197,7 +194,7 @@ def layers(columns: Columns) -> list[Table]:
     order = np.argsort(-ratios)
     few = order if len(order) <= 2 * LAYERS_SHOWN else [*order[:LAYERS_SHOWN], *order[-3:]]
     return [
-        _outcome.plain_table(
+        lab.plain_table(
             "Kernels that a step changes most and least (medians)",
             ("layer", "|update| / |weights|", "|gradient|"),
             [(str(paths[i]), float(ratios[i]), float(gradients[i])) for i in few],

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convjax import data, models
-from experiments import _cli
+from convjax import data, lab, models
 
 Pair = tuple[np.ndarray, np.ndarray]
 Batches = Iterable[tuple[Any, Any]]
@@ -127,7 +126,7 @@ def cifar_files(kind: str, folder: Path) -> None:
     names = (*BATCHES, *names) if kind == "cifar10" else names
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise _cli.UsageError(
+        raise lab.UsageError(
             f"{str(folder / missing[0])!r} is not there: the folder must hold {', '.join(names)}, "
             f"as the binary version of {told} unpacks them ({unpacked}). It is offered on Alex "
             "Krizhevsky's page 'The CIFAR-10 and CIFAR-100 datasets' at the University of Toronto; "
@@ -197,7 +196,7 @@ def stream(path: Path, network: str, cut: Cut, workers: int) -> Iterator[Sets]:
     size = how.size if cut.size is None else cut.size
     held = next((name for name in ("val", "test") if (path / name).is_dir()), None)
     if held is None or not (path / "train").is_dir():
-        raise _cli.UsageError(
+        raise lab.UsageError(
             f"{str(path)!r} must hold the folders train and val (or test), and these a folder of "
             "pictures for every class."
         )

@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 from flax import nnx
 
-from convjax import models, train
-from experiments import _cli, _grid
+from convjax import lab, models, train
 
 # With the value written out, so that a TOML file can say true and false as well.
 Flag = Annotated[bool, tyro.conf.FlagConversionOff]
@@ -91,7 +90,7 @@ class Training:
 
 
 @dataclasses.dataclass(frozen=True)
-class Runs(_grid.Options):
+class Runs(lab.Options):
     """What every grid of runs takes."""
 
     runner: Literal["local", "ray", "slurm", "here"] = "here"
@@ -102,7 +101,7 @@ class Runs(_grid.Options):
 
 
 # What may change between two calls of one run: it leaves the numbers as they are.
-APART = ("out", "devices", "tensorboard", "readers", "reach")
+HARMLESS = ("out", "devices", "tensorboard", "readers", "reach")
 
 R = TypeVar("R", bound=Training)
 
@@ -132,7 +131,7 @@ def frozen_of(options: Training, net: nnx.Module) -> models.Split | None:
     """
     if options.freeze_up_to is None:
         if options.frozen_statistics != "frozen":
-            raise _cli.UsageError(
+            raise lab.UsageError(
                 f"--frozen-statistics {options.frozen_statistics} has no effect without "
                 "--freeze-up-to."
             )
@@ -160,7 +159,7 @@ def pairs(option: str, words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         name, sign, value = word.partition("=")
         if not (name and sign and value):
-            raise _cli.UsageError(
+            raise lab.UsageError(
                 f"{option}: {word!r} is not of the form NAME=VALUE, as width=8 is."
             )
         value = value.lower() if value.lower() in ("true", "false") else value

@@ -15,12 +15,11 @@ from typing import Any
 from flax import nnx
 
 import convjax
-from convjax import models, plots, train
-from experiments import _cli
-from experiments._columns import Columns
+from convjax import lab, models, plots, train
+from convjax.lab import Columns
 from experiments._train_columns import columns
 from experiments._train_data import Sets
-from experiments._train_options import APART, Training, frozen_of, pairs, recipe_of
+from experiments._train_options import HARMLESS, Training, frozen_of, pairs, recipe_of
 
 # A training step is three passes, and each product two operations.
 OPERATIONS = 6
@@ -84,7 +83,7 @@ def subject(
     try:
         total = convjax.cost(outline, (1, *sets.shape)).total
     except ValueError as error:
-        raise _cli.UsageError(
+        raise lab.UsageError(
             f"{name} cannot take images of {height}x{width}x{channels}: {error}. Where they are "
             "too small, another --size makes them larger."
         ) from error
@@ -161,7 +160,7 @@ def look_at(runs: Sequence[Training], config: Any, prepared: Prepared) -> None:
       ValueError: what ``subject`` and the data refuse, a folder of another run.
     """
     # What is looked at takes its place on a device: where others train, it must not be theirs.
-    _cli.use_platform(config.platform if config.runner == "here" else "cpu")
+    lab.use_platform(config.platform if config.runner == "here" else "cpu")
     # The first of each kind; the very first comes last, whose data are at hand then.
     for one in {run.called: run for run in reversed(runs)}.values():
         with prepared(one):
@@ -264,14 +263,14 @@ def refuse_another(run: Training) -> None:
         there = json.loads(file.read_text(encoding="utf-8"))
         for key, asked in _asked(run).items():
             if there.get(key) != asked:
-                raise _cli.UsageError(
+                raise lab.UsageError(
                     f"{str(run.out)!r} holds a run with {key} = {there.get(key)!r}, not "
                     f"{asked!r}: give the same options to go on with it, or another --out."
                 )
 
 
 def _asked(run: Training) -> dict[str, Any]:
-    asked = {k: v for k, v in dataclasses.asdict(run).items() if k not in APART}
+    asked = {k: v for k, v in dataclasses.asdict(run).items() if k not in HARMLESS}
     return json.loads(json.dumps({"network_name": run.called, **asked}, default=str))
 
 

@@ -5,9 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from convjax.lab import Columns, pick
 from experiments._claims_rules import AGAINST, FOR, NEITHER, Claim, Evidence
-from experiments._columns import pick
-from experiments._outcome import Columns
 from experiments._transfer_trial import FROZEN, SCRATCH, TUNED
 
 ERRORS = 2.0

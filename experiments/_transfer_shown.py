@@ -5,11 +5,9 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
-from convjax import plots
-from experiments import _outcome
+from convjax import lab, plots
+from convjax.lab import Columns, Criterion, digits, pick, that
 from experiments._claims_rules import AGAINST, FOR, NEITHER, ONLY
-from experiments._columns import pick
-from experiments._outcome import Columns, Criterion, digits, that
 from experiments._transfer_sentences import (
     ERRORS,
     budgets,
@@ -85,7 +83,7 @@ def accuracies(columns: Columns) -> Table:
     heads = ("shift", "examples a class", *METHODS, "as good from scratch")
     seeds = len(np.unique(pick(columns, kind="accuracy")["seed"]))
     title = f"Test accuracy, mean ± standard deviation over {seeds} seeds"
-    return _outcome.plain_table(title, heads, rows)
+    return lab.plain_table(title, heads, rows)
 
 
 def worth(columns: Columns, shift: int, budget: int) -> str:

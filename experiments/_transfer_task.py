@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments import _cli
+from convjax import lab
 
 HELD_OUT = 3
 """One image in so many of every class is for testing."""
@@ -107,7 +107,7 @@ def make(
 def _places(option: str, names: Sequence[str], classes: Sequence[str]) -> tuple[int, ...]:
     for name in names:
         if name not in classes:
-            raise ValueError(_cli.unknown(f"in {option}, the class", name, classes))
+            raise ValueError(lab.unknown(f"in {option}, the class", name, classes))
     if len(set(names)) < len(names):
         raise ValueError(f"{option} = {list(names)} names one class twice.")
     return tuple(classes.index(name) for name in names)

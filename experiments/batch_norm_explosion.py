@@ -26,7 +26,6 @@ rate is that of the squared norm.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -36,20 +35,22 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from convjax import gradflow, nn
-from experiments import _grid, _outcome
-from experiments._checks import check_least, check_several
-from experiments._columns import Columns
-from experiments._normed_networks import HELD, draw, summaries, table
-from experiments._outcome import Criterion, Experiment, digits
+from convjax import gradflow, lab, nn
+from convjax.lab import Columns, Criterion, check_least, check_several, digits
+from experiments._normed_networks import HELD, summaries
+from experiments._normed_networks import draw as draw
+from experiments._normed_networks import table as table
 
 LEAST = 4
 DISCARD = 8
 TOLERANCE = 0.03
 
 
+APART = ("depth",)
+
+
 @dataclasses.dataclass(frozen=True)
-class Config(_grid.Options):
+class Config(lab.Options):
     """Options; every activation is measured at every batch size."""
 
     batch_sizes: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256)
@@ -176,12 +177,6 @@ def _gains(networks: Networks, keys: jax.Array) -> jax.Array:
     return jax.lax.map(one, keys)
 
 
-def cost(networks: Networks) -> float:
-    """Return about how many seconds a cell takes one core: to compile, and to draw and multiply."""
-    weights = networks.seeds * networks.depth * networks.width**2
-    return 2.1 + weights * (1.4e-8 + 6e-11 * networks.batch_size)
-
-
 def judge(columns: Columns) -> list[Criterion]:
     """Hold the gains, at their worst batch size, against theory, and ask that they fall."""
     criteria = []
@@ -195,7 +190,7 @@ def judge(columns: Columns) -> list[Criterion]:
                 f" (worst of {len(held)})" if len(held) > 1 else ""
             )
             criteria.append(
-                _outcome.within(
+                lab.within(
                     f"{activation}: gain of a layer, {which}",
                     worst.gain,
                     worst.expected,
@@ -205,7 +200,7 @@ def judge(columns: Columns) -> list[Criterion]:
         if len(of_activation) > 1:
             gains = [row.gain for row in of_activation]
             criteria.append(
-                _outcome.that(
+                lab.that(
                     f"{activation}: the gain falls as the batch grows",
                     bool(np.all(np.diff(gains) < 0)),
                     ", ".join(digits(gain) for gain in gains),
@@ -213,22 +208,3 @@ def judge(columns: Columns) -> list[Criterion]:
                 )
             )
     return criteria
-
-
-EXPERIMENT = Experiment(
-    name="batch-norm-explosion",
-    about=__doc__ or "",
-    config=Config,
-    cells=cells,
-    measure=measure,
-    judge=judge,
-    draw=draw,
-    table=table,
-    apart=("depth",),
-    cost=cost,
-)
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the experiment from the command line and return the exit code."""
-    return _grid.run(EXPERIMENT, argv)

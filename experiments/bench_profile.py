@@ -23,14 +23,13 @@ import numpy as np
 from flax import nnx
 from rich.table import Table
 
-from convjax import gradflow, models, ops, study
-from experiments import _cli
+from convjax import gradflow, lab, models, ops, study
+from convjax.lab import console
 from experiments._classifier import cross_entropy
-from experiments._console import console
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_cli.Options):
+class Config(lab.CommandOptions):
     """Options."""
 
     batch_size: int = 64
@@ -48,9 +47,9 @@ class Config(_cli.Options):
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark from the command line and return the exit code."""
     about, _, _ = (__doc__ or "").partition("\n")
-    config = _cli.parse(Config, argv, name="bench-profile", about=about)
-    _cli.use_platform(config.platform)
-    with _cli.refusing():
+    config = lab.parse(Config, argv, command="python -m experiments bench-profile", about=about)
+    lab.use_platform(config.platform)
+    with lab.refusing():
         study.check_writable(config.out)
     rows = [against_plain_gradient(config)]
     rows += [compiling(config, shortcut) for shortcut in ("none", "identity")]

@@ -49,21 +49,20 @@ Reference: He et al., Deep Residual Learning for Image Recognition, 2015, arXiv:
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.table import Table
 
-from convjax import data
-from experiments import _cli, _grid, _outcome, _train_columns
+from convjax import data, lab
+from convjax.lab import Columns, Criterion, check_several, within
+from experiments import _train_columns
 from experiments import _train_data as sets
 from experiments import _train_run as runs
-from experiments._checks import check_several
-from experiments._columns import Columns
-from experiments._outcome import Criterion, Experiment, within
-from experiments._train_columns import accuracies, accuracy_reached, draw, fact
-from experiments._train_options import APART, Flag, Runs, Training, run_of, seeds_of
+from experiments._train_columns import accuracies, accuracy_reached, fact
+from experiments._train_columns import draw as draw
+from experiments._train_options import HARMLESS, Flag, Runs, Training, run_of, seeds_of
 
 FAMILY = "resnet20_cifar"
 # Test errors in per cent, Table 6; of ResNet-110 the mean of five runs, the best of which is 6.43.
@@ -71,6 +70,10 @@ PUBLISHED = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.61, 1202: 7.93}
 TOLERANCE = 0.5
 # The depths that the paper starts slowly, and for how long.
 SLOW, WARMUP, WARMUP_FROM = (110, 1202), 400, 0.1
+
+
+APART = ("depth",)
+SHOWS = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +159,7 @@ def cells(config: Config) -> list[Run]:
     """
     check_several(config, "depths")
     if config.reach is not None and not 0 <= config.reach <= 1:
-        raise _cli.UsageError(f"reach = {config.reach} must lie between 0 and 1.")
+        raise lab.UsageError(f"reach = {config.reach} must lie between 0 and 1.")
     every = [
         completed(run_of(Run, config, depth=n, seed=seed, out=config.out / f"resnet{n}-{seed}"))
         for n in config.depths
@@ -175,11 +178,6 @@ def measure(run: Run) -> Columns:
     return runs.carried_out(run, prepared)
 
 
-def cost(run: Run) -> float:
-    """Return about how many seconds a run takes one core."""
-    return runs.cost(FAMILY, run, (32, 32, 3), depth=run.depth)
-
-
 def completed(run: Run) -> Run:
     """Return the run with what follows from the depth filled in."""
     warmup = WARMUP if run.depth in SLOW and run.schedule == "steps" else 0
@@ -192,7 +190,7 @@ def completed(run: Run) -> Run:
 
 
 # They say where and how it is computed, or what is looked at; not what the numbers are.
-FREE = (*APART, "seed", "folder", "remat")
+FREE = (*HARMLESS, "seed", "folder", "remat")
 FREE += ("watch", "dispatch", "test_every", "checkpoint_every")
 
 
@@ -284,7 +282,7 @@ def table(columns: Columns) -> Table:
     ]
     theirs = "not by" if fact(columns, "departures") else "by"
     title = f"Test error on CIFAR-10, %, {theirs} the paper's settings"
-    beside = _outcome.plain_table(title, ("network", "ours", "He et al. 2015", "difference"), rows)
+    beside = lab.plain_table(title, ("network", "ours", "He et al. 2015", "difference"), rows)
     for column in beside.columns[1:]:
         column.justify = "right"
     return _train_columns.stacked(
@@ -295,23 +293,3 @@ def table(columns: Columns) -> Table:
             *_train_columns.layers(columns),
         ]
     )
-
-
-EXPERIMENT = Experiment(
-    name="cifar",
-    about=__doc__ or "",
-    config=Config,
-    cells=cells,
-    measure=measure,
-    judge=judge,
-    draw=draw,
-    table=table,
-    apart=("depth",),
-    cost=cost,
-    shows=True,
-)
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the experiment from the command line and return the exit code."""
-    return _grid.run(EXPERIMENT, argv)

@@ -36,17 +36,27 @@ from typing import Any, Literal
 
 import numpy as np
 
+from convjax import lab
+from convjax.lab import (
+    Columns,
+    Criterion,
+    check_least,
+    check_several,
+    digits,
+    joined,
+    pick,
+    stack,
+    that,
+)
 from experiments import _claims_convolutions as convolutions
 from experiments import _claims_shortcuts as shortcuts
-from experiments import _grid, separable
-from experiments._checks import check_least, check_several
+from experiments import separable
 from experiments._claims_cells import Born, Convolutions, Taught, row
 from experiments._claims_networks import PLAIN, RESIDUAL, Recipe, halves
 from experiments._claims_rules import Claim, finite, least_agreement
-from experiments._claims_shown import draw, table
+from experiments._claims_shown import draw as draw
+from experiments._claims_shown import table as table
 from experiments._classifier import CONVS_PER_UNIT
-from experiments._columns import Columns, joined, pick, stack
-from experiments._outcome import Criterion, Experiment, digits, that
 
 BIRTHS = (("none", "lecun"), ("none", "he"), ("batch", "he"))
 TRAINED = 0.8
@@ -54,7 +64,7 @@ AGREE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_grid.Options):
+class Config(lab.Options):
     """Options."""
 
     depths: tuple[int, ...] = (8, 20, 56)
@@ -233,22 +243,3 @@ def _shallowest(columns: Columns) -> Criterion | None:
         f"{digits(least, 3)} at least (median)",
         f"{TRAINED} or more",
     )
-
-
-EXPERIMENT = Experiment(
-    name="claims",
-    about=__doc__ or "",
-    config=Config,
-    cells=cells,
-    measure=measure,
-    judge=judge,
-    draw=draw,
-    table=table,
-    complete=complete,
-    cost=lambda cell: cell.cost(),
-)
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the experiment from the command line and return the exit code."""
-    return _grid.run(EXPERIMENT, argv)

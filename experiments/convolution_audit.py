@@ -40,15 +40,15 @@ Theory of CNNs, 2018, for delta-orthogonal kernels; Pennington et al. 2017 for t
 """
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from pathlib import Path
 
 import jax
 import numpy as np
 from flax import nnx
 
-from convjax import gradflow
-from experiments import _grid
+from convjax import gradflow, lab
+from convjax.lab import Columns, Ensemble, as_rows, check_least, log_ratios, over_seeds
 from experiments._audit import (
     DEPTHWISE,
     FAN_OUT,
@@ -63,12 +63,9 @@ from experiments._audit import (
     Cell,
     drawn,
 )
-from experiments._audit_judged import judge
-from experiments._audit_shown import draw, table
-from experiments._checks import check_least
-from experiments._columns import Columns
-from experiments._ensemble import Networks, as_rows, log_squares, measured
-from experiments._outcome import Experiment
+from experiments._audit_judged import judge as judge
+from experiments._audit_shown import draw as draw
+from experiments._audit_shown import table as table
 
 DEPTHWISE_SIZE, DEPTHWISE_IMAGES = 8, 4
 JACOBIAN_SIZE = 4
@@ -76,7 +73,7 @@ PROBES = 32
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_grid.Options):
+class Config(lab.Options):
     """Options."""
 
     sizes: tuple[int, ...] = (8, 32)
@@ -110,7 +107,7 @@ class Config(_grid.Options):
     """Folder for the table and the figure; it is made if it is not there."""
 
 
-def cells(config: Config) -> list[Networks]:
+def cells(config: Config) -> list[Ensemble]:
     """Return what is measured.
 
     Raises:
@@ -120,13 +117,13 @@ def cells(config: Config) -> list[Networks]:
     each = zip(config.sizes, config.widths, config.padding_images, strict=True)
     deep = config.depths or (config.depthwise_layers,)
     padding = [
-        Networks(Cell(PADDING, kind, size, width, layers, images), count)
+        Ensemble(Cell(PADDING, kind, size, width, layers, images), count)
         for (size, width, images), count in zip(each, padding_seeds(config), strict=True)
         for layers in config.depths or (config.padding_layers,)
         for kind in (LINEAR, RELU)
     ]
     depthwise = [
-        Networks(
+        Ensemble(
             Cell(DEPTHWISE, kind, DEPTHWISE_SIZE, config.depthwise_width, layers, DEPTHWISE_IMAGES),
             config.seeds or config.depthwise_seeds,
         )
@@ -134,7 +131,7 @@ def cells(config: Config) -> list[Networks]:
         for kind in (FAN_OUT, GENERIC)
     ]
     jacobian = [
-        Networks(
+        Ensemble(
             Cell(JACOBIAN, kind, JACOBIAN_SIZE, config.jacobian_width, layers, 1),
             config.seeds or config.jacobian_seeds,
         )
@@ -170,25 +167,16 @@ def check(config: Config) -> None:
             )
 
 
-def group(networks: Networks) -> Hashable:
+def group(networks: Ensemble) -> Hashable:
     """Return what decides the program: Jacobians of both kinds are probed by one."""
     cell = networks.kind
     return dataclasses.replace(cell, kind="") if cell.part == JACOBIAN else cell
 
 
-def cost(networks: Networks) -> float:
-    """Return about how many seconds a cell takes one core: to compile, and to draw and multiply."""
-    cell = networks.kind
-    fan = cell.width + 9 if cell.part == DEPTHWISE else 9 * cell.width
-    channels = networks.seeds * cell.layers * cell.width
-    places = cell.size**2 * (PROBES if cell.part == JACOBIAN else cell.images)
-    return 1.8 + channels * (1.4e-8 * fan + places * (3e-8 + 6e-11 * fan))
-
-
-def measure(networks: Networks) -> Columns:
+def measure(networks: Ensemble) -> Columns:
     """Return energies at every layer, or moments of the Jacobians; NaN where there is none."""
     of_jacobian = networks.kind.part == JACOBIAN
-    found = jacobians(networks) if of_jacobian else measured(networks, energies)
+    found = jacobians(networks) if of_jacobian else over_seeds(networks, energies)
     return dict.fromkeys(MEASURES, np.full(len(found["seed"]), np.nan)) | found
 
 
@@ -197,12 +185,12 @@ def energies(cell: Cell, key: jax.Array) -> dict[str, jax.Array]:
     weights, signal, cotangent = jax.random.split(key, 3)
     x = cell.signal(signal)
     return {
-        name: log_squares(cell.network(padding, nnx.Rngs(weights)), x, cotangent)
+        name: log_ratios(cell.network(padding, nnx.Rngs(weights)), x, cotangent)
         for name, padding in (("log_zeros", "SAME"), ("log_circular", "CIRCULAR"))
     }
 
 
-def jacobians(networks: Networks) -> Columns:
+def jacobians(networks: Ensemble) -> Columns:
     """Return the moments of the Jacobians of Gaussian or of orthogonal networks."""
     found = np.array([moments(networks.kind, seed) for seed in range(networks.seeds)])
     square, spread = np.split(found, 2, axis=1)
@@ -215,22 +203,3 @@ def moments(cell: Cell, seed: int) -> tuple[float, float]:
     x, net = cell.signal(signal), drawn(cell, weights)
     found = gradflow.spectrum(net, x, train=False, method="hutchinson", samples=PROBES, key=probes)
     return found.mean_square, found.relative_variance
-
-
-EXPERIMENT = Experiment(
-    name="convolution-audit",
-    about=__doc__ or "",
-    config=Config,
-    cells=cells,
-    measure=measure,
-    judge=judge,
-    draw=draw,
-    table=table,
-    cost=cost,
-    group=group,
-)
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the experiment from the command line and return the exit code."""
-    return _grid.run(EXPERIMENT, argv)

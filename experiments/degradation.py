@@ -33,17 +33,16 @@ from typing import Any
 
 import numpy as np
 
-from convjax import data, train
-from experiments import _grid
-from experiments._columns import Columns, stack
-from experiments._degradation_judged import judge
+from convjax import data, lab, train
+from convjax.lab import Columns, stack
+from experiments._degradation_judged import judge as judge
 from experiments._degradation_networks import TWINS, trained
-from experiments._degradation_shown import draw, table
-from experiments._outcome import Experiment
+from experiments._degradation_shown import draw as draw
+from experiments._degradation_shown import table as table
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_grid.Options):
+class Config(lab.Options):
     """Options."""
 
     depths: tuple[int, ...] = (20, 56)
@@ -153,27 +152,3 @@ def check(config: Config) -> None:
             raise ValueError(f"{option}={value} must be at least {low}{most}")
     if not config.learning_rate > 0:
         raise ValueError(f"learning_rate={config.learning_rate} must be positive")
-
-
-def cost(cell: Cell) -> float:
-    """Return about how many seconds a cell takes one core: to compile, and for layers of images."""
-    images = cell.seeds * cell.steps * cell.batch_size
-    return 16.0 + 1.25e-5 * images * (cell.depth - 2) * cell.width / 8
-
-
-EXPERIMENT = Experiment(
-    name="degradation",
-    about=__doc__ or "",
-    config=Config,
-    cells=cells,
-    measure=measure,
-    judge=judge,
-    draw=draw,
-    table=table,
-    cost=cost,
-)
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the experiment from the command line and return the exit code."""
-    return _grid.run(EXPERIMENT, argv)

@@ -43,26 +43,26 @@ Takes about five minutes of processor time. For a look at it in about one:
 """
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from convjax import data
+from convjax import data, lab
+from convjax.lab import Columns, check_several, joined
 from experiments import _dynamics_networks as networks
-from experiments import _grid, _outcome
-from experiments._checks import check_several
 from experiments._classifier import CONVS_PER_UNIT
-from experiments._columns import Columns, joined
-from experiments._dynamics_judged import judge
+from experiments._dynamics_judged import judge as judge
 from experiments._dynamics_measured import Plan, measured
-from experiments._dynamics_shown import draw, table, waterfalls
-from experiments._outcome import Experiment
+from experiments._dynamics_shown import draw as draw
+from experiments._dynamics_shown import table as table
+from experiments._dynamics_shown import waterfalls
+
+APART = ("depth",)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_grid.Options):
+class Config(lab.Options):
     """Options."""
 
     depths: tuple[int, ...] = (50,)
@@ -135,7 +135,7 @@ def complete(columns: Columns) -> Columns:
 def also(columns: Columns) -> dict[str, Figure]:
     """Return the waterfalls of all networks."""
     made = {}
-    for name, part in _outcome.parts(EXPERIMENT, columns):
+    for name, part in lab.parts(columns, APART):
         of = f"_{name.replace(' ', '_')}" if name else ""
         made |= {f"waterfall_{which}{of}": figure for which, figure in waterfalls(part)}
     return made
@@ -175,35 +175,3 @@ def check(config: Config) -> None:
                 f"{least_depth + 4}, …"
             )
     check_several(config, "depths")
-
-
-def cost(cell: Cell) -> float:
-    """Return about how many seconds a cell takes one core: to compile, and for layers of images."""
-    plan = cell.plan
-    trainings = plan.runs * (2 if cell.network == networks.TWIN else 1)
-    steps = plan.seeds * (plan.first + 1) + trainings * plan.steps
-    layers = steps * plan.batch_size * (plan.depth - 2)
-    # A norm takes as long as its convolution.
-    each = 3.2e-5 if cell.network in networks.NORMED else 1.6e-5
-    return 9.0 + each * layers * (plan.width / 16) ** 2
-
-
-EXPERIMENT = Experiment(
-    name="dynamics",
-    about=__doc__ or "",
-    config=Config,
-    cells=cells,
-    measure=measure,
-    judge=judge,
-    draw=draw,
-    table=table,
-    apart=("depth",),
-    complete=complete,
-    also=also,
-    cost=cost,
-)
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the experiment from the command line and return the exit code."""
-    return _grid.run(EXPERIMENT, argv)

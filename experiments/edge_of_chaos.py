@@ -38,12 +38,11 @@ import numpy as np
 from flax import nnx
 from scipy import optimize
 
-from convjax import gradflow, nn
-from experiments import _grid, _outcome
-from experiments._checks import check_least
-from experiments._columns import Columns
-from experiments._outcome import Criterion, Experiment
-from experiments._tanh_networks import chi, draw, summaries, table
+from convjax import gradflow, lab, nn
+from convjax.lab import Columns, Criterion, check_least
+from experiments._tanh_networks import chi, summaries
+from experiments._tanh_networks import draw as draw
+from experiments._tanh_networks import table as table
 
 NETWORKS_AT_ONCE = 10
 DISCARD = 10
@@ -51,8 +50,11 @@ RESOLVED, SIGNED = 0.05, 0.01
 GAIN_TOLERANCE, EDGE_TOLERANCE = 0.03, 0.01
 
 
+APART = ("depth",)
+
+
 @dataclasses.dataclass(frozen=True)
-class Config(_grid.Options):
+class Config(lab.Options):
     """Options."""
 
     weight_variances: tuple[float, ...] = (1.0, 1.5, 1.7, 2.0, 2.5, 4.0)
@@ -155,12 +157,6 @@ def group(networks: Networks) -> Hashable:
     return networks.depth, networks.width, networks.batch_size, networks.seeds
 
 
-def cost(networks: Networks) -> float:
-    """Return about how many seconds a cell takes one core: to compile, and to draw and multiply."""
-    weights = networks.seeds * networks.depth * networks.width**2
-    return 2.0 + weights * (1.4e-8 + 6e-11 * networks.batch_size)
-
-
 def measure(networks: Networks) -> Columns:
     """Return the gain of every layer of every network, and the variance of what enters it."""
     program = _program(networks.depth, networks.width, networks.batch_size)
@@ -218,7 +214,7 @@ def judge(columns: Columns) -> list[Criterion]:
     """Hold ln chi, its sign, and the place where that flips against theory."""
     rows = summaries(columns)
     criteria = [
-        _outcome.within(
+        lab.within(
             f"ln chi at weight variance {row.weight_variance:g}",
             row.log_gain,
             row.log_chi,
@@ -232,10 +228,8 @@ def judge(columns: Columns) -> list[Criterion]:
     should = {row.weight_variance: row.log_chi > 0 for row in signed}
     return [
         *criteria,
-        _outcome.that(
-            "where gradients fade and grow", grows == should, *map(_phases, (grows, should))
-        ),
-        _outcome.within(
+        lab.that("where gradients fade and grow", grows == should, *map(_phases, (grows, should))),
+        lab.within(
             "weight variance at which ln chi flips its sign",
             crossing([row.weight_variance for row in rows], [row.log_gain for row in rows]),
             edge(rows[0].weight_variance, rows[-1].weight_variance, columns["bias_variance"][0]),
@@ -261,23 +255,3 @@ def edge(low: float, high: float, bias_variance: float) -> float:
     """Return the weight variance between two at which theory's gain is 1."""
     found = optimize.root_scalar(lambda v: chi(v, bias_variance) - 1, bracket=(low, high))
     return float(found.root)
-
-
-EXPERIMENT = Experiment(
-    name="edge-of-chaos",
-    about=__doc__ or "",
-    config=Config,
-    cells=cells,
-    measure=measure,
-    judge=judge,
-    draw=draw,
-    table=table,
-    apart=("depth",),
-    cost=cost,
-    group=group,
-)
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the experiment from the command line and return the exit code."""
-    return _grid.run(EXPERIMENT, argv)

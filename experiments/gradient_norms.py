@@ -21,7 +21,7 @@ seconds: ``--depths 8 --seeds 1 --steps 1``, too shallow to be judged.
 
 import dataclasses
 import itertools
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -29,8 +29,8 @@ import jax
 import numpy as np
 from rich.table import Table
 
-from convjax import data, plots
-from experiments import _grid
+from convjax import data, lab, plots
+from convjax.lab import Columns, joined
 from experiments._classifier import (
     CONVS_PER_UNIT,
     Cell,
@@ -39,16 +39,17 @@ from experiments._classifier import (
     compile_programs,
     structure,
 )
-from experiments._columns import Columns, joined
-from experiments._growth_judged import judge
+from experiments._growth_judged import judge as judge
 from experiments._growth_table import summaries, to_table
-from experiments._outcome import Experiment
 
 AXES = tuple(field.name for field in dataclasses.fields(Cell))
 
 
+draw = plots.gradient_norms
+
+
 @dataclasses.dataclass(frozen=True)
-class Config(_grid.Options):
+class Config(lab.Options):
     """Options; those that take several values span a grid."""
 
     depths: tuple[int, ...] = (8, 20, 56, 110)
@@ -241,35 +242,8 @@ def _positions(paths: np.ndarray, units: int) -> np.ndarray:
     return np.array([trunk.get(path, -1) for path in paths.tolist()])
 
 
-def cost(networks: Networks) -> float:
-    """Return about how many seconds a cell takes one core: to compile, and to train and measure."""
-    kind = networks.kind
-    activations = (networks.steps + 2) * networks.batch_size * kind.depth * kind.width
-    rate = 1.8e-6 if kind.norm == "none" else 3.8e-6
-    return (4.4 if networks.everything else 2.2) + rate * networks.seeds * activations
-
-
 def table(columns: Columns) -> Table:
     """Return the growth of every network's gradient, at birth and after training."""
     varied = [axis for axis in AXES if len(set(columns[axis].tolist())) > 1]
     by = [axis for axis in AXES if axis in {"norm", "shortcut", "depth", *varied}] + ["step"]
     return to_table(summaries(columns, by, layers_per_unit=CONVS_PER_UNIT), by)
-
-
-EXPERIMENT = Experiment(
-    name="gradient-norms",
-    about=__doc__ or "",
-    config=Config,
-    cells=cells,
-    measure=measure,
-    judge=judge,
-    draw=plots.gradient_norms,
-    table=table,
-    cost=cost,
-    group=group,
-)
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the experiment from the command line and return the exit code."""
-    return _grid.run(EXPERIMENT, argv)

@@ -45,18 +45,25 @@ from flax import nnx
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from convjax import gradflow, plots
-from experiments import _grid, _outcome
-from experiments._checks import check_least
-from experiments._ensemble import Networks, log_squares, measured
-from experiments._outcome import Columns, Criterion, Experiment
+from convjax import gradflow, lab, plots
+from convjax.lab import (
+    Columns,
+    Criterion,
+    Ensemble,
+    check_least,
+    log_ratios,
+    over_seeds,
+)
 from experiments._path_networks import Cell, Summary, kinds, summaries
 
 LENGTH_TOLERANCE, SHARE_TOLERANCE, GROWTH_TOLERANCE = 0.05, 0.05, 0.03
 
 
+APART = ("depth",)
+
+
 @dataclasses.dataclass(frozen=True)
-class Config(_grid.Options):
+class Config(lab.Options):
     """Options; every kind of network is measured at every depth."""
 
     depths: tuple[int, ...] = (24,)
@@ -71,7 +78,7 @@ class Config(_grid.Options):
     """Folder for the table and the figure; it is made if it is not there."""
 
 
-def cells(config: Config) -> list[Networks]:
+def cells(config: Config) -> list[Ensemble]:
     """Return what is measured: every kind of network of every depth.
 
     Raises:
@@ -79,13 +86,13 @@ def cells(config: Config) -> list[Networks]:
     """
     check_least(config, depths=6, width=1, batch_size=4, seeds=2)
     return [
-        Networks(kind, config.seeds)
+        Ensemble(kind, config.seeds)
         for depth in config.depths
         for kind in kinds(depth, config.width, config.batch_size)
     ]
 
 
-def measure(networks: Networks) -> Columns:
+def measure(networks: Ensemble) -> Columns:
     """Return what came along paths of each length, and the gradient behind every unit.
 
     At position k ``log_energy`` is ln|g_k|^2, minus infinity where there is no path of that length;
@@ -104,22 +111,11 @@ def measure(networks: Networks) -> Columns:
         whole = 2 * found.gradient.log_norm - jax.nn.logsumexp(logs)
         return {
             "log_energy": jnp.pad(logs, (0, missing), constant_values=-jnp.inf),
-            "log_ratio": log_squares(net, x, cotangent),
+            "log_ratio": log_ratios(net, x, cotangent),
             "coherence": jnp.broadcast_to(jnp.exp(whole), (cell.depth + 1,)),
         }
 
-    return measured(networks, one)
-
-
-def cost(networks: Networks) -> float:
-    """Return about how many seconds a cell takes one core: to compile, and to take paths apart."""
-    kind = networks.kind
-    # Behind unit l there are l + 1 parts of the gradient, and each goes through all that is left.
-    passes = networks.seeds * kind.depth * (kind.depth if kind.has_paths else 1)
-    each = (
-        kind.batch_size * kind.width**2 * (8.5e-11 * kind.convs if kind.norm == "batch" else 4e-11)
-    )
-    return 2.5 + passes * each
+    return over_seeds(networks, one)
 
 
 def judge(columns: Columns) -> list[Criterion]:
@@ -132,7 +128,7 @@ def judge(columns: Columns) -> list[Criterion]:
     for row in rows:
         if row.cell.held and row.cell.at_rest:
             criteria.append(
-                _outcome.within(
+                lab.within(
                     f"{row.cell.label}: growth of |g|^2 per unit",
                     float(row.growth.mean()),
                     row.cell.growth,
@@ -145,13 +141,13 @@ def judge(columns: Columns) -> list[Criterion]:
 def _paths_judged(row: Summary) -> list[Criterion]:
     shares = gradflow.oracles.path_energy(row.cell.gains)
     return [
-        _outcome.within(
+        lab.within(
             f"{row.cell.label}: mean length",
             float(row.lengths.mean()),
             float(shares @ np.arange(len(shares))),
             relative=LENGTH_TOLERANCE,
         ),
-        _outcome.within(
+        lab.within(
             f"{row.cell.label}: ln of the skips' share",
             float(row.log_skip_shares.mean()),
             float(np.log(shares[0])),
@@ -163,7 +159,7 @@ def _paths_judged(row: Summary) -> list[Criterion]:
 def _lowest(rows: Sequence[Summary]) -> Criterion:
     growth = {row.cell.shortcut: row.growth for row in rows}
     others = np.min([values for name, values in growth.items() if name != "identity"], axis=0)
-    return _outcome.that(
+    return lab.that(
         "of the shortcuts beside batch norm, identity has the lowest growth per unit",
         bool(np.all(growth["identity"] < others)),
         ", ".join(f"{name} {values.mean():.3f}" for name, values in growth.items()),
@@ -218,7 +214,7 @@ def table(columns: Columns) -> Table:
     heads = (*heads, "coherence", "growth", "theory")
     first, seeds = rows[0].cell, len(rows[0].logs)
     title = f"{first.depth} units of width {first.width}, {seeds} networks of each kind, means"
-    return _outcome.plain_table(title, heads, [_shown(row) for row in rows])
+    return lab.plain_table(title, heads, [_shown(row) for row in rows])
 
 
 def _shown(row: Summary) -> tuple[str, ...]:
@@ -239,22 +235,3 @@ def _shown(row: Summary) -> tuple[str, ...]:
         f"{row.coherence.mean():.2f}",
         *growth,
     )
-
-
-EXPERIMENT = Experiment(
-    name="path-lengths",
-    about=__doc__ or "",
-    config=Config,
-    cells=cells,
-    measure=measure,
-    judge=judge,
-    draw=draw,
-    table=table,
-    apart=("depth",),
-    cost=cost,
-)
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the experiment from the command line and return the exit code."""
-    return _grid.run(EXPERIMENT, argv)

@@ -27,7 +27,6 @@ Rise to Exploding and Vanishing Gradients?, 2018.
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -36,12 +35,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from convjax import gradflow, models, nn
-from experiments import _grid, _outcome
-from experiments._checks import check_least, check_several
-from experiments._columns import Columns
-from experiments._outcome import Criterion, Experiment
-from experiments._plain_networks import draw, summaries, table
+from convjax import gradflow, lab, models, nn
+from convjax.lab import Columns, Criterion, check_least, check_several
+from experiments._plain_networks import draw as draw
+from experiments._plain_networks import summaries
+from experiments._plain_networks import table as table
 
 NETWORKS_AT_ONCE = 50
 STANDARD_ERRORS = 3.0
@@ -50,8 +48,11 @@ VARIANCE_TOLERANCE = 0.2
 DEAD = 0.01
 
 
+APART = ("depth",)
+
+
 @dataclasses.dataclass(frozen=True)
-class Config(_grid.Options):
+class Config(lab.Options):
     """Options; every initialisation is measured at every width."""
 
     inits: tuple[str, ...] = ("he", "lecun", "torch")
@@ -159,11 +160,6 @@ def _log_squares(networks: Networks, keys: jax.Array) -> jax.Array:
     return jax.lax.map(one, keys, batch_size=NETWORKS_AT_ONCE)
 
 
-def cost(networks: Networks) -> float:
-    """Return about how many seconds a cell takes one core: to compile, and to draw and multiply."""
-    return 4.0 + 1.2e-8 * networks.seeds * networks.depth * networks.width**2
-
-
 def judge(columns: Columns) -> list[Criterion]:
     """Hold slope and variance of each initialisation, at its worst width, against theory."""
     criteria = []
@@ -174,14 +170,14 @@ def judge(columns: Columns) -> list[Criterion]:
         wide = max(of_init, key=lambda row: abs(row.ratio - 1))
         worst = f" (worst of {len(of_init)})" if len(of_init) > 1 else ""
         criteria += [
-            _outcome.within(
+            lab.within(
                 f"{init}: slope of ln|g|^2 per layer, width {steep.width}{worst}",
                 steep.slope,
                 steep.expected(steep.depth)[0] / steep.depth,
                 absolute=STANDARD_ERRORS * steep.error,
                 why=f"{STANDARD_ERRORS:g} s.e.",
             ),
-            _outcome.within(
+            lab.within(
                 f"{init}: variance of ln|g|^2, width {wide.width}{worst}",
                 wide.variance,
                 wide.expected(wide.depth)[1],
@@ -189,22 +185,3 @@ def judge(columns: Columns) -> list[Criterion]:
             ),
         ]
     return criteria
-
-
-EXPERIMENT = Experiment(
-    name="plain-gain",
-    about=__doc__ or "",
-    config=Config,
-    cells=cells,
-    measure=measure,
-    judge=judge,
-    draw=draw,
-    table=table,
-    apart=("depth",),
-    cost=cost,
-)
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the experiment from the command line and return the exit code."""
-    return _grid.run(EXPERIMENT, argv)

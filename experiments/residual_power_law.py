@@ -35,7 +35,6 @@ Reference: De and Smith, Batch Normalization Biases Residual Blocks Towards the 
 """
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +45,26 @@ from flax import nnx
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from convjax import data, gradflow, nn, plots
-from experiments import _grid, _outcome
-from experiments._checks import check_least
-from experiments._columns import Columns
-from experiments._ensemble import Networks, log_squares, measured
-from experiments._outcome import Criterion, Experiment
+from convjax import data, gradflow, lab, nn, plots
+from convjax.lab import (
+    Columns,
+    Criterion,
+    Ensemble,
+    check_least,
+    log_ratios,
+    over_seeds,
+)
 from experiments._power_law import DIGITS, GAUSSIAN, LEAST_UNITS, Cell, Summary, summaries
 
 EXPONENT_TOLERANCE = 0.05
 SLOPE_TOLERANCE = 0.03
 
 
+APART = ("depth",)
+
+
 @dataclasses.dataclass(frozen=True)
-class Config(_grid.Options):
+class Config(lab.Options):
     """Options."""
 
     depths: tuple[int, ...] = (128,)
@@ -79,7 +84,7 @@ class Config(_grid.Options):
     """Folder for the table and the figure; it is made if it is not there."""
 
 
-def cells(config: Config) -> list[Networks]:
+def cells(config: Config) -> list[Ensemble]:
     """Return what is measured.
 
     Raises:
@@ -87,7 +92,7 @@ def cells(config: Config) -> list[Networks]:
     """
     check(config)
     return [
-        Networks(kind, config.seeds) for depth in config.depths for kind in kinds(config, depth)
+        Ensemble(kind, config.seeds) for depth in config.depths for kind in kinds(config, depth)
     ]
 
 
@@ -116,7 +121,7 @@ def check(config: Config) -> None:
         )
 
 
-def measure(networks: Networks) -> Columns:
+def measure(networks: Ensemble) -> Columns:
     """Return ``log_ratio`` and ``variance`` at the input and behind every unit of every network."""
 
     def one(cell: Cell, key: jax.Array) -> dict[str, jax.Array]:
@@ -126,9 +131,9 @@ def measure(networks: Networks) -> Columns:
         else:
             x = through_stem(signal, data.digits("train")[0], cell.batch_size, cell.width)
         net = cell.network(nnx.Rngs(weights))
-        return {"log_ratio": log_squares(net, x, cotangent), "variance": variances(net, x)}
+        return {"log_ratio": log_ratios(net, x, cotangent), "variance": variances(net, x)}
 
-    return measured(networks, one)
+    return over_seeds(networks, one)
 
 
 def through_stem(key: jax.Array, images: np.ndarray, batch_size: int, width: int) -> jax.Array:
@@ -152,14 +157,6 @@ def variances(net: nn.Repeat, x: jax.Array) -> jax.Array:
     return jnp.append(before, of(last))
 
 
-def cost(networks: Networks) -> float:
-    """Return about how many seconds a cell takes one core: to compile, and to draw and multiply."""
-    cell = networks.kind
-    places, taps = (1, 1) if cell.data == GAUSSIAN else (64, 9)
-    weights = cell.units * cell.convs * taps * cell.width**2
-    return 4.0 + 1e-10 * networks.seeds * weights * (10 + places * cell.batch_size)
-
-
 def judge(columns: Columns) -> list[Criterion]:
     """Hold exponents and variances on Gaussian input against theory, and the law everywhere."""
     criteria = []
@@ -172,7 +169,7 @@ def judge(columns: Columns) -> list[Criterion]:
             # Theory itself must have come near to its limit by then.
             if abs(row.theory_exponent / exponent - 1) < EXPONENT_TOLERANCE / 2:
                 criteria.append(
-                    _outcome.within(
+                    lab.within(
                         f"{name}: exponent of |g|^2 in depth",
                         float(row.exponents.mean()),
                         exponent,
@@ -180,7 +177,7 @@ def judge(columns: Columns) -> list[Criterion]:
                     )
                 )
             criteria.append(
-                _outcome.within(
+                lab.within(
                     f"{name}: growth of the variance per unit",
                     float(row.slopes.mean()),
                     slope,
@@ -196,7 +193,7 @@ def _law(name: str, fits: list[gradflow.Growth], law: str) -> Criterion:
     power, exponential = (
         np.mean([getattr(fit, f"{kind}_r2") for fit in fits]) for kind in ("power", "exponential")
     )
-    return _outcome.that(
+    return lab.that(
         f"{name}: ln|g_l| is straighter in {'ln(l + 1)' if law == 'power law' else 'l'}",
         found == len(fits),
         f"{found} of {len(fits)}; R² {power:.4f} in ln(l + 1), {exponential:.4f} in l",
@@ -250,7 +247,7 @@ def table(columns: Columns) -> Table:
     seeds = len(set(columns["seed"].tolist()))
     title = f"|g_0|^2 / |g_L|^2 (geometric mean), exponent and growth of v_l over {seeds} networks"
     rows = [_shown(row) for row in summaries(columns)]
-    return _outcome.plain_table(title, (*heads, "v per unit", "theory"), rows)
+    return lab.plain_table(title, (*heads, "v per unit", "theory"), rows)
 
 
 def _shown(row: Summary) -> tuple[Any, ...]:
@@ -267,22 +264,3 @@ def _shown(row: Summary) -> tuple[Any, ...]:
             for text in (f"{values.mean():.3f} ± {values.std(ddof=1):.3f}", f"{theory:.3f}")
         ]
     return (row.cell.data, row.cell.label, str(row.cell.units), *ratios, *laws)
-
-
-EXPERIMENT = Experiment(
-    name="residual-power-law",
-    about=__doc__ or "",
-    config=Config,
-    cells=cells,
-    measure=measure,
-    judge=judge,
-    draw=draw,
-    table=table,
-    apart=("depth",),
-    cost=cost,
-)
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the experiment from the command line and return the exit code."""
-    return _grid.run(EXPERIMENT, argv)

@@ -41,10 +41,9 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import _grid
+from convjax import lab
+from convjax.lab import Columns, Criterion, digits, stack, that
 from experiments import _separable_kernels as kernels
-from experiments._columns import Columns, stack
-from experiments._outcome import Criterion, Experiment, digits, that
 from experiments._separable_cells import Counts, Exact, Times, Training
 from experiments._separable_found import (
     FOLLOWS,
@@ -67,14 +66,15 @@ from experiments._separable_layers import (
     POINT,
     SPLIT,
 )
-from experiments._separable_shown import draw, table
+from experiments._separable_shown import draw as draw
+from experiments._separable_shown import table as table
 
 FAR_FROM_RANK_1 = 0.1
 AGREE = 1.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_grid.Options):
+class Config(lab.Options):
     """Options."""
 
     sizes: tuple[int, ...] = (56, 14)
@@ -255,21 +255,3 @@ def _judge_bytes(columns: Columns) -> Criterion:
         "; ".join(shown),
         "both rise",
     )
-
-
-EXPERIMENT = Experiment(
-    name="separable",
-    about=__doc__ or "",
-    config=Config,
-    cells=cells,
-    measure=measure,
-    judge=judge,
-    draw=draw,
-    table=table,
-    cost=lambda cell: cell.cost(),
-)
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the experiment from the command line and return the exit code."""
-    return _grid.run(EXPERIMENT, argv)

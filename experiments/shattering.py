@@ -34,7 +34,6 @@ derived in this project.
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -42,13 +41,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from convjax import gradflow
-from experiments import _grid, _outcome
-from experiments._checks import check_least
-from experiments._ensemble import as_rows, compiler_options
-from experiments._outcome import Columns, Criterion, Experiment
+from convjax import gradflow, lab
+from convjax.lab import Columns, Criterion, as_rows, check_least, compiler_options
 from experiments._shattering_networks import CONVS, LINE, PAIR, Cell, Probed, of
-from experiments._shattering_shown import draw, table
+from experiments._shattering_shown import draw as draw
+from experiments._shattering_shown import table as table
 
 PAIR_KINDS, LINE_KINDS = ("plain", "centred", "residual"), ("plain", "residual")
 PAIR_SEEDS, LINE_SEEDS = 16, 6
@@ -57,7 +54,7 @@ DEEP = 12
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_grid.Options):
+class Config(lab.Options):
     """Options."""
 
     depths: tuple[int, ...] = (1, 2, 4, 6, 8)
@@ -133,22 +130,13 @@ def measure(probed: Probed) -> Columns:
         keys = jax.vmap(jax.random.key)(jnp.arange(probed.seeds))
         return jax.lax.map(lambda key: probe(probed, key), keys)
 
-    found = jax.jit(every).lower().compile(compiler_options())()
+    found = jax.jit(every).lower().compile(compiler_options(2))()
     if isinstance(found, gradflow.Line):
         found.correlation.check()
         values = found.autocorrelation
     else:
         values = found.check().mean[:, None]
     return as_rows(probed.kind, correlation=values)
-
-
-def cost(probed: Probed) -> float:
-    """Return about how many seconds a cell takes one core: to compile, and to draw or multiply."""
-    cell = probed.kind
-    weights = probed.seeds * cell.depth * cell.width**2
-    if cell.probe == PAIR:
-        return 1.4 + 1.7e-8 * weights
-    return 2.2 + 1.2e-10 * weights * probed.batch_size * probed.samples
 
 
 def _pairs(probed: Probed, key: jax.Array) -> gradflow.Correlation:
@@ -191,7 +179,7 @@ def judge(columns: Columns) -> list[Criterion]:
     for depth in sorted({cell.depth for cell in lines if cell.depth >= DEEP}):
         plain, residual = (_neighbours(lines, kind, depth) for kind in LINE_KINDS)
         criteria.append(
-            _outcome.that(
+            lab.that(
                 f"lines, {depth} layers: plain below residual, neighbours",
                 bool(np.all(plain < residual)),
                 f"{plain.mean():.3f}, {residual.mean():.3f}; "
@@ -214,7 +202,7 @@ def _pairs_judged(kind: str, means: dict[Cell, float]) -> list[Criterion]:
     if held:
         worst = max(held, key=lambda cell: abs(means[cell] / cell.expected - 1))
         criteria.append(
-            _outcome.within(
+            lab.within(
                 f"{kind}: pairs, {worst.depth} layers (worst of {len(held)})",
                 means[worst],
                 worst.expected,
@@ -226,11 +214,11 @@ def _pairs_judged(kind: str, means: dict[Cell, float]) -> list[Criterion]:
         last = max(deep, key=lambda cell: cell.depth)
         power = "2^-L" if kind == "plain" else "(3/4)^L"
         criteria.append(
-            _outcome.that(
+            lab.that(
                 f"{kind}: nearer to theory than to {power}",
                 all(_nearer(means[cell], cell) for cell in deep),
-                f"{last.depth} layers: {_outcome.digits(means[last])}",
-                f"{_outcome.digits(last.expected)}, not {_outcome.digits(last.orthogonal)}",
+                f"{last.depth} layers: {lab.digits(means[last])}",
+                f"{lab.digits(last.expected)}, not {lab.digits(last.orthogonal)}",
             )
         )
     return criteria
@@ -239,21 +227,3 @@ def _pairs_judged(kind: str, means: dict[Cell, float]) -> list[Criterion]:
 def _nearer(mean: float, cell: Cell) -> bool:
     """Whether a mean is nearer to theory, in logarithms, than to inputs that stay orthogonal."""
     return mean > 0 and mean**2 > cell.expected * cell.orthogonal
-
-
-EXPERIMENT = Experiment(
-    name="shattering",
-    about=__doc__ or "",
-    config=Config,
-    cells=cells,
-    measure=measure,
-    judge=judge,
-    draw=draw,
-    table=table,
-    cost=cost,
-)
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the experiment from the command line and return the exit code."""
-    return _grid.run(EXPERIMENT, argv)

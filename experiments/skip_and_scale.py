@@ -29,7 +29,6 @@ ResNet, 2021, for the scales.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -38,11 +37,16 @@ from flax import nnx
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from convjax import plots
-from experiments import _cli, _grid, _outcome
-from experiments._checks import check_least, check_several
-from experiments._ensemble import Networks, log_squares, measured
-from experiments._outcome import Columns, Criterion, Experiment
+from convjax import lab, plots
+from convjax.lab import (
+    Columns,
+    Criterion,
+    Ensemble,
+    check_least,
+    check_several,
+    log_ratios,
+    over_seeds,
+)
 from experiments._shortcuts import GAINS, SCALES, Cell, Summary, summaries
 
 STANDARD_ERRORS = 3.0
@@ -51,7 +55,7 @@ MOST_UNITS = 500
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_grid.Options):
+class Config(lab.Options):
     """Options; every branch is measured at every scale and depth."""
 
     depths: tuple[int, ...] = (8, 32)
@@ -68,7 +72,7 @@ class Config(_grid.Options):
     """Folder for the table and the figure; it is made if it is not there."""
 
 
-def cells(config: Config) -> list[Networks]:
+def cells(config: Config) -> list[Ensemble]:
     """Return what is measured, the shallow networks first.
 
     Raises:
@@ -77,7 +81,7 @@ def cells(config: Config) -> list[Networks]:
     check(config)
     kinds = [("identity", scale) for scale in config.scales] + [("none", "1")]
     return [
-        Networks(
+        Ensemble(
             Cell(branch, shortcut, scale, units, config.width), config.seeds, config.batch_size
         )
         for units in config.depths
@@ -96,25 +100,18 @@ def check(config: Config) -> None:
     check_several(config, "scales")
     for scale in config.scales:
         if scale not in SCALES:
-            raise ValueError(_cli.unknown("scales:", scale, SCALES))
+            raise ValueError(lab.unknown("scales:", scale, SCALES))
 
 
-def measure(networks: Networks) -> Columns:
+def measure(networks: Ensemble) -> Columns:
     """Return ln(|g_l|^2 / |g_L|^2) at the input and behind every unit of every network."""
 
     def one(cell: Cell, key: jax.Array) -> dict[str, jax.Array]:
         weights, signal, cotangent = jax.random.split(key, 3)
         x = jax.random.normal(signal, (networks.batch_size, cell.width))
-        return {"log_ratio": log_squares(cell.network(nnx.Rngs(weights)), x, cotangent)}
+        return {"log_ratio": log_ratios(cell.network(nnx.Rngs(weights)), x, cotangent)}
 
-    return measured(networks, one)
-
-
-def cost(networks: Networks) -> float:
-    """Return about how many seconds a cell takes one core: to compile, and to draw and multiply."""
-    cell = networks.kind
-    weights = cell.units * cell.width**2 * GAINS[cell.branch]
-    return 1.2 + networks.seeds * weights * (1.5e-8 + 6e-11 * networks.batch_size)
+    return over_seeds(networks, one)
 
 
 def judge(columns: Columns) -> list[Criterion]:
@@ -130,7 +127,7 @@ def _judged(rows: list[Summary]) -> Criterion:
     name = f"{cell.branch}, {cell.label}"
     worst = f" (worst of {len(rows)})" if len(rows) > 1 else ""
     if cell.factor == 0 and cell.shortcut == "identity":
-        return _outcome.within(
+        return lab.within(
             f"{name}: ratio - 1, every network",
             max(row.worst for row in rows),
             0.0,
@@ -138,7 +135,7 @@ def _judged(rows: list[Summary]) -> Criterion:
             why="rounding",
         )
     row = max(rows, key=lambda row: abs(row.away))
-    return _outcome.within(
+    return lab.within(
         f"{name}: mean ratio, {row.cell.units} units{worst}",
         float(row.mean[-1]),
         row.expected,
@@ -189,29 +186,11 @@ def table(columns: Columns) -> Table:
     rows = [
         (
             *(row.cell.branch, row.cell.shortcut, row.cell.scale, row.cell.units),
-            *(_outcome.digits(v) for v in (row.expected, row.mean[-1])),
-            *(_outcome.digits(row.error[-1], 2), f"{row.away:+.1f}", _outcome.digits(row.typical)),
+            *(lab.digits(v) for v in (row.expected, row.mean[-1])),
+            *(lab.digits(row.error[-1], 2), f"{row.away:+.1f}", lab.digits(row.typical)),
         )
         for row in summaries(columns)
     ]
     seeds = len(set(columns["seed"].tolist()))
     title = f"Ratio |g_0|^2 / |g_L|^2 of {seeds} networks of width {columns['width'][0]}"
-    return _outcome.plain_table(title, heads, rows)
-
-
-EXPERIMENT = Experiment(
-    name="skip-and-scale",
-    about=__doc__ or "",
-    config=Config,
-    cells=cells,
-    measure=measure,
-    judge=judge,
-    draw=draw,
-    table=table,
-    cost=cost,
-)
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the experiment from the command line and return the exit code."""
-    return _grid.run(EXPERIMENT, argv)
+    return lab.plain_table(title, heads, rows)

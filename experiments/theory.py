@@ -30,9 +30,8 @@ from flax import nnx
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from convjax import data, gradflow, models, nn, plots, study
-from experiments import _cli, _grid, _outcome
-from experiments._outcome import Columns, Criterion, Experiment
+from convjax import data, gradflow, lab, models, nn, plots, study
+from convjax.lab import Columns, Criterion
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "plain": {"shortcut": "none", "norm": "none"},
@@ -43,8 +42,11 @@ NETWORKS: dict[str, dict[str, Any]] = {
 WITHIN = 0.85
 
 
+APART = ("depth",)
+
+
 @dataclasses.dataclass(frozen=True)
-class Config(_grid.Options):
+class Config(lab.Options):
     """Options; every network is measured at every depth."""
 
     networks: tuple[str, ...] = tuple(NETWORKS)
@@ -119,7 +121,7 @@ def check(config: Config) -> None:
     """Refuse what cannot be done."""
     for name in config.networks:
         if name not in NETWORKS:
-            raise ValueError(_cli.unknown("network", name, NETWORKS))
+            raise ValueError(lab.unknown("network", name, NETWORKS))
     if not config.networks:
         raise ValueError(f"networks is empty; choose from {', '.join(NETWORKS)}.")
     if not config.depths:
@@ -188,11 +190,6 @@ def measure(drawn: Drawn) -> Columns:
     }
 
 
-def cost(drawn: Drawn) -> float:
-    """Return about how many seconds a cell takes one core: to compile, and for 64 pixels."""
-    return 6.8 + 8e-8 * drawn.seeds * drawn.depth * drawn.batch_size * drawn.width**2
-
-
 def inside(columns: Columns) -> np.ndarray:
     """Return which points lie in the band of two standard deviations and the slack."""
     off = np.abs(columns["gradient_log_norm"] - columns["expected_log_norm"])
@@ -206,7 +203,7 @@ def judge(columns: Columns) -> list[Criterion]:
         name, largest, threshold = key["network"], rows["largest_z"][0], rows["threshold"][0]
         departing = rows["first_departing"][0]
         criteria.append(
-            _outcome.that(
+            lab.that(
                 f"{name}: no unit departs from theory",
                 largest <= threshold,
                 f"largest |z| {largest:.1f}{f' at {departing}' if departing else ''}",
@@ -216,7 +213,7 @@ def judge(columns: Columns) -> list[Criterion]:
         before_last = {n: c[rows["position"] < rows["position"].max()] for n, c in rows.items()}
         share = float(inside(before_last).mean())
         criteria.append(
-            _outcome.that(
+            lab.that(
                 f"{name}: points lie in the band of two standard deviations",
                 share >= WITHIN,
                 f"{share:.0%}",
@@ -277,23 +274,4 @@ def table(columns: Columns) -> Table:
             )
         )
     heads = ("network", "log ratio", "expected", "its scatter", "expected", "in the band")
-    return _outcome.plain_table("Gradient norm at the stem over that at the output", heads, rows)
-
-
-EXPERIMENT = Experiment(
-    name="theory",
-    about=__doc__ or "",
-    config=Config,
-    cells=cells,
-    measure=measure,
-    judge=judge,
-    draw=draw,
-    table=table,
-    apart=("depth",),
-    cost=cost,
-)
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the experiment from the command line and return the exit code."""
-    return _grid.run(EXPERIMENT, argv)
+    return lab.plain_table("Gradient norm at the stem over that at the output", heads, rows)

@@ -40,21 +40,22 @@ Takes about a minute and a half on two cores. For a look at it in half a minute:
 """
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from pathlib import Path
 
-from experiments import _grid
+from convjax import lab
+from convjax.lab import Columns, stack
 from experiments import _transfer_task as tasks
-from experiments._columns import Columns, stack
-from experiments._outcome import Experiment
 from experiments._transfer_run import EMPTY, Run, Settings, contents, learner, loaded, read, rows
-from experiments._transfer_shown import draw, judge, table
+from experiments._transfer_shown import draw as draw
+from experiments._transfer_shown import judge as judge
+from experiments._transfer_shown import table as table
 
 DIGITS_SHIFTS = (0, 2)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_grid.Options, Settings):
+class Config(lab.Options, Settings):
     """Options; depth is the network's own, and named by it."""
 
     shifts: tuple[int, ...] = ()
@@ -124,31 +125,3 @@ def measure(run: Run) -> Columns:
     """
     place = {"shift": run.shift, "seed": run.seed}
     return stack([EMPTY | row | place for row in rows(run)])
-
-
-def cost(run: Run) -> float:
-    """Return about how many seconds a cell of the digits takes one core.
-
-    A process compiles once for all that it measures: that is counted with the first seed.
-    """
-    steps = (0 if run.weights else run.pretrain_steps) + 2 * len(run.budgets) * run.steps
-    return (1.0 if run.seed else 34.0) + 5.5e-4 * run.batch_size * steps
-
-
-EXPERIMENT = Experiment(
-    name="transfer",
-    about=__doc__ or "",
-    config=Config,
-    cells=cells,
-    measure=measure,
-    judge=judge,
-    draw=draw,
-    table=table,
-    cost=cost,
-    group=group,
-)
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the experiment from the command line and return the exit code."""
-    return _grid.run(EXPERIMENT, argv)

@@ -26,6 +26,7 @@ ROOMS = (
     "study",
     "plots",
     "train",
+    "lab",
 )
 
 

@@ -32,8 +32,13 @@ ROOMS = {
     "data": ("_check data", "jax numpy sklearn PIL grain absl"),
     "study": ("_check study", "jax numpy pyarrow ray submitit"),
     "plots": ("_check study plots", "numpy matplotlib"),
+    "lab": (
+        "_check gradflow models nn train data study plots lab",
+        "jax numpy flax matplotlib tyro rich",
+    ),
+    "command": ("", ""),
     "experiments": (
-        "ops nn cost gradflow models train data study plots experiments",
+        "ops nn cost gradflow models train data study plots lab command experiments",
         "jax numpy scipy flax optax matplotlib pyarrow sklearn tyro rich",
     ),
     # Run by an interpreter of its own, which need not have JAX.
@@ -167,7 +172,7 @@ def test_the_library_alone_loads_no_side_room_and_no_package_of_theirs():
     )
     loaded = set(run.stdout.split())
     assert "convjax.nn" in loaded
-    side = {"convjax.data", "convjax.study", "convjax.plots"}
+    side = {"convjax.data", "convjax.study", "convjax.plots", "convjax.lab"}
     heavy = {"matplotlib", "sklearn", "pyarrow", "tyro", "rich", "torch", "tensorflow", "optax"}
     # SciPy's rooms cost as much as JAX itself: each is loaded where it is first used.
     slow = {"scipy.special", "scipy.linalg", "scipy.optimize", "scipy.sparse", "scipy.stats"}

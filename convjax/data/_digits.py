@@ -39,7 +39,7 @@ def digits(split: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise MissingPackageError(
-            "the digits come with scikit-learn, which is missing: pip install convjax[experiments]"
+            "the digits come with scikit-learn, which is missing: pip install 'convjax[lab]'"
         ) from error
     # Where pandas is installed, its types count as possible here.
     images, labels = map(np.asarray, load_digits(return_X_y=True))

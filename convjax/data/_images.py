@@ -207,7 +207,7 @@ def load_pillow() -> Any:
         from PIL import Image
     except ImportError as error:
         raise MissingPackageError(
-            "images are read by Pillow, which is missing: pip install convjax[experiments]"
+            "images are read by Pillow, which is missing: pip install 'convjax[lab]'"
         ) from error
     Image.init()
     return Image

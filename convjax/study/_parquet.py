@@ -66,7 +66,7 @@ def arrow() -> Any:
         import pyarrow.parquet
     except ImportError as error:
         raise _check.MissingPackageError(
-            "tables need pyarrow, which is missing: pip install convjax[experiments]"
+            "tables need pyarrow, which is missing: pip install 'convjax[lab]'"
         ) from error
     return pyarrow
 

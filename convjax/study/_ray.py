@@ -18,6 +18,7 @@ from typing import Any
 from convjax import _check
 from convjax.study._job import Done, Job, lost, perform
 from convjax.study._process import check_where, settle, variables
+from convjax.study._version import classes_of
 
 # What a lost node or a killed process costs is another try; so many, and the cell is given up.
 RETRIES = 3
@@ -265,7 +266,8 @@ def _answers(head: str) -> bool:
 
 def packages(job: Job) -> list[str]:
     """Return where the code lies that measures a cell: packages, or modules that stand alone."""
-    named = ("convjax", job.function.__module__, type(job.config).__module__)
+    of = sorted({one.__module__ for one in classes_of(job.config)} | {type(job.config).__module__})
+    named = ("convjax", job.function.__module__, *of)
     found = []
     for name in dict.fromkeys(one.partition(".")[0] for one in named):
         module = importlib.import_module(name)

@@ -97,6 +97,8 @@ def states(
     configs: Sequence[Any],
     folder: str | os.PathLike,
     version: str | None = None,
+    *,
+    name: str | None = None,
 ) -> list[str]:
     """Return how each cell stands, refuse what ``study.run`` would refuse, and write nothing.
 
@@ -105,6 +107,7 @@ def states(
       configs: the cells.
       folder: of the study; it need not be there.
       version: as of ``study.run``.
+      name: as of ``study.run``.
 
     Returns:
       For each cell "finished", "failed" or "to do". A cell whose file is damaged is to do again.
@@ -124,7 +127,7 @@ def states(
     arrow()
     names = [f"{one}.parquet" for one in keyed(function, configs, version)]
     check_place(folder)
-    check_study(folder, read_name(folder), name_of(function))
+    check_study(folder, read_name(folder), name_of(function, name))
     cells, failed = entries(folder / "cells"), entries(folder / "failed")
 
     def stands(name: str) -> str:

@@ -52,6 +52,7 @@ def run(
     configs: Sequence[Any],
     folder: str | os.PathLike,
     *,
+    name: str | None = None,
     runner: Runner | None = None,
     version: str | None = None,
     group: Callable[[Any], Hashable] | None = None,
@@ -75,6 +76,8 @@ def run(
         function.
       configs: the cells, frozen dataclasses such as ``study.grid`` returns, none twice.
       folder: of the study; it is made if it is not there.
+      name: of the study, which the folder keeps: it takes no cells of a study of another name.
+        Without one, the module's and the function's.
       runner: where to measure; ``study.Here()`` without one.
       version: of the code that measures, a name that you change with it; without one
         ``study.version(function)``, which needs the source in a file. A notebook gives a version
@@ -123,7 +126,7 @@ def run(
     if time_limit is not None:
         time_limit = _check.number("time_limit", time_limit, above=0)
     cells = keyed(function, configs, version)
-    of = name_of(function)
+    of = name_of(function, name)
     with Store(folder, of) as store:
         store.tidy()
         for path in store.put_aside(cells):
@@ -194,8 +197,10 @@ def keyed(
     return cells
 
 
-def name_of(function: Callable[..., Any]) -> str:
+def name_of(function: Callable[..., Any], name: str | None = None) -> str:
     """Return the name under which a study of a function is kept."""
+    if name is not None:
+        return _check.instance("name", name, str, "the name of a study, or None")
     function, _ = plain_function(function)
     return f"{function.__module__}:{function.__qualname__}"
 

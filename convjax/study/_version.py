@@ -24,6 +24,7 @@ from convjax.study._identity import canonical
 from convjax.study._source import Statement, Target, statements
 
 _LIBRARY = "convjax"
+_PICTURES = "convjax.plots"  # no number depends on how it is drawn
 _STANDARD = Path(sysconfig.get_path("stdlib"))
 _PACKAGES = {"site-packages", "dist-packages"}
 
@@ -56,7 +57,7 @@ def version(function: Callable[..., Any], config: Any = None) -> str:
       16
     """
     function, bound = plain_function(function)
-    code = _hashed(function, frozenset(_classes(config)))
+    code = _hashed(function, frozenset(classes_of(config)))
     bound += held(function)
     return hashlib.sha256(f"{code}\n{bound}".encode()).hexdigest()[:16] if bound else code
 
@@ -80,14 +81,14 @@ def plain_function(function: Callable[..., Any]) -> tuple[Any, str]:
     return function, bound
 
 
-def _classes(config: Any) -> set[type]:
+def classes_of(config: Any) -> set[type]:
     """Return the classes of a dataclass and of those inside it."""
     if isinstance(config, tuple | list):
-        return set().union(*map(_classes, config))
+        return set().union(*map(classes_of, config))
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         return set()
     inside = (getattr(config, field.name) for field in dataclasses.fields(config))
-    return {type(config)}.union(*map(_classes, inside))
+    return {type(config)}.union(*map(classes_of, inside))
 
 
 @functools.lru_cache(1024)
@@ -181,8 +182,10 @@ class _Tracing:
             module, chain = f"{module}.{chain[0]}", chain[1:]
         if not self.located(module):
             return False
-        # The library's own front only names what is in its rooms.
-        room = _in_library(module) and module != _LIBRARY
+        if module.startswith(_PICTURES):
+            return True
+        # The library's own front, and that of the lab, only name what is in their rooms.
+        room = _in_library(module) and module not in (_LIBRARY, f"{_LIBRARY}.lab")
         whole = room or not chain or chain[0] == "*"
         self.waiting.append((module, None if whole else chain[0]))
         return True

@@ -90,7 +90,7 @@ class _Bar:
             from rich.table import Column
         except ImportError as error:
             raise _check.MissingPackageError(
-                "ProgressBar needs rich on a terminal: pip install convjax[experiments]"
+                "ProgressBar needs rich on a terminal: pip install 'convjax[lab]'"
             ) from error
         self._progress = Progress(
             *([TextColumn("{task.description}", markup=False)] if name else []),

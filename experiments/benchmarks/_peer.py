@@ -12,8 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, get_args
 
-from convjax import study
-from experiments import _cli
+from convjax import lab, study
 
 SCRIPT = Path(__file__).with_name("torch_peer.py")
 Layout = Literal["channels_last", "contiguous"]
@@ -121,8 +120,8 @@ class TorchPeer:
         said = self._stderr.read().decode(errors="replace").strip().splitlines()
         return said[-1] if said else f"it ended with exit code {self._process.poll()}"
 
-    def _refusal(self, why: str) -> _cli.UsageError:
-        return _cli.UsageError(
+    def _refusal(self, why: str) -> lab.UsageError:
+        return lab.UsageError(
             f"cannot measure PyTorch with {self.python!r} ({why}); give --torch-python the path of "
             f"a Python that has torch and numpy, or leave torch out of --versus."
         )

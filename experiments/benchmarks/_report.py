@@ -14,8 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from rich.console import Console
 from rich.table import Table
 
-from convjax import plots, study
-from experiments import _console
+from convjax import lab, plots, study
 from experiments.benchmarks._timing import geometric_mean
 
 COLOURS = {"PyTorch": "#d1495b", "lax": "#30638e", "Keras": "#edae49"}
@@ -27,7 +26,7 @@ Panels = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
 
 def console() -> Console:
     """Return a console, wide enough for the tables where it is no terminal."""
-    return _console.console(130)
+    return lab.console(130)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from experiments import _cli
+from convjax import lab
 
 Kind = Literal["depthwise", "pointwise", "dense", "grouped", "norm", "pool", "activation"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -196,13 +196,13 @@ def choose(
       UsageError: if a network is unknown, the batch empty, or no row is left.
     """
     if batch < 1:
-        raise _cli.UsageError("--batch-size must be 1 or more.")
+        raise lab.UsageError("--batch-size must be 1 or more.")
     every = rows(batch, dtype)
     known = {row.network for row in every}
     for name in networks:
         if name not in known:
-            raise _cli.UsageError(_cli.unknown("network", name, known))
+            raise lab.UsageError(lab.unknown("network", name, known))
     chosen = [r for r in every if r.network in (networks or known) and r.spec.kind in kinds]
     if not chosen:
-        raise _cli.UsageError("none of these networks has layers of these kinds; choose others.")
+        raise lab.UsageError("none of these networks has layers of these kinds; choose others.")
     return chosen

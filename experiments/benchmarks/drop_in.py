@@ -18,8 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from convjax import ops, study
-from experiments import _cli
+from convjax import lab, ops, study
 from experiments.benchmarks import _report
 from experiments.benchmarks._timing import alternate, median
 
@@ -30,7 +29,7 @@ STEM = "bench_drop_in"
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_cli.Options):
+class Config(lab.CommandOptions):
     """Options."""
 
     batch_size: int = 16
@@ -79,11 +78,11 @@ class MobileNet(nnx.Module):
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark from the command line and return the exit code."""
     about, _, _ = (__doc__ or "").partition("\n")
-    config = _cli.parse(Config, argv, name="bench-drop-in", about=about)
+    config = lab.parse(Config, argv, command="python -m experiments bench-drop-in", about=about)
     if config.keep_memory:
         study.keep_memory()
-    _cli.use_platform(config.platform)
-    with _cli.refusing():
+    lab.use_platform(config.platform)
+    with lab.refusing():
         study.check_writable(config.out)
     samples = alternate(
         {

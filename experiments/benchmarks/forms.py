@@ -19,9 +19,8 @@ from typing import Any, Literal
 
 import jax
 
-from convjax import ops, study
-from experiments import _cli
-from experiments._progress import Ticker
+from convjax import lab, ops, study
+from convjax.lab import Ticker
 from experiments.benchmarks import _report
 from experiments.benchmarks._computations import inputs
 from experiments.benchmarks._rows import Spec, choose
@@ -33,7 +32,7 @@ WORST = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_cli.Options):
+class Config(lab.CommandOptions):
     """Options."""
 
     networks: tuple[str, ...] = ()
@@ -59,13 +58,13 @@ class Config(_cli.Options):
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark from the command line and return the exit code."""
     about, _, _ = (__doc__ or "").partition("\n")
-    config = _cli.parse(Config, argv, name="bench-forms", about=about)
+    config = lab.parse(Config, argv, command="python -m experiments bench-forms", about=about)
     if config.keep_memory:
         study.keep_memory()
-    _cli.use_platform(config.platform)
+    lab.use_platform(config.platform)
     chosen = choose(config.networks, config.kinds, config.batch_size)
     specs = list(dict.fromkeys(row.spec for row in chosen))
-    with _cli.refusing():
+    with lab.refusing():
         study.check_writable(config.out)
     entries = []
     with Ticker(len(specs)) as ticker:

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from experiments import _cli
+from convjax import lab
 
 APPLICATIONS = {
     "mobilenet_v1": "MobileNet",
@@ -34,12 +34,12 @@ def import_keras() -> Any:
     try:
         keras = importlib.import_module("keras")
     except ModuleNotFoundError as error:
-        raise _cli.UsageError(
+        raise lab.UsageError(
             f"Keras cannot be measured: {error.name} is missing. Install keras, or leave keras out "
             "of --versus."
         ) from error
     if keras.config.backend() != "jax":
-        raise _cli.UsageError(
+        raise lab.UsageError(
             f"Keras computes with {keras.config.backend()} here, and was to be measured on JAX; "
             "leave keras out of --versus."
         )
@@ -50,7 +50,7 @@ def check_size(name: str, size: int) -> None:
     """Refuse images that Keras finds too small for a network."""
     least = LEAST_SIZE.get(name, 1)
     if size < least:
-        raise _cli.UsageError(
+        raise lab.UsageError(
             f"Keras's {name} takes images from {least}x{least}, not {size}x{size}; choose a larger "
             "--size, or leave keras out of --versus."
         )

@@ -20,10 +20,9 @@ import jax.numpy as jnp
 from flax import nnx
 from rich.table import Table
 
-from convjax import models, nn, study
-from experiments import _cli
+from convjax import lab, models, nn, study
+from convjax.lab import console
 from experiments._classifier import cross_entropy
-from experiments._console import console
 from experiments.benchmarks._timing import alternate, median
 
 MODES = ("none", "unit", "sqrt")
@@ -31,7 +30,7 @@ IMAGE = (32, 32, 3)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_cli.Options):
+class Config(lab.CommandOptions):
     """Options."""
 
     depths: tuple[int, ...] = (20, 110, 1202)
@@ -49,9 +48,9 @@ class Config(_cli.Options):
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark from the command line and return the exit code."""
     about, _, _ = (__doc__ or "").partition("\n")
-    config = _cli.parse(Config, argv, name="bench-memory", about=about)
-    _cli.use_platform(config.platform)
-    with _cli.refusing():
+    config = lab.parse(Config, argv, command="python -m experiments bench-memory", about=about)
+    lab.use_platform(config.platform)
+    with lab.refusing():
         study.check_writable(config.out)
         rows = [row for depth in config.depths for row in measured(depth, config)]
     console().print(table(rows, config))

@@ -24,10 +24,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from convjax import ops, plots, study
-from experiments import _cli
+from convjax import lab, ops, plots, study
+from convjax.lab import Ticker
 from experiments._classifier import cross_entropy
-from experiments._progress import Ticker
 from experiments.benchmarks import _report, keras_networks, networks
 from experiments.benchmarks._models_figure import bars
 from experiments.benchmarks._peer import LAYOUTS, TorchPeer, torch_peer
@@ -74,7 +73,7 @@ CASES = {case.name: case for case in _CASES}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_cli.Options):
+class Config(lab.CommandOptions):
     """Options."""
 
     networks: tuple[str, ...] = tuple(CASES)
@@ -98,12 +97,12 @@ class Config(_cli.Options):
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark from the command line and return the exit code."""
     about, _, _ = (__doc__ or "").partition("\n")
-    config = _cli.parse(Config, argv, name="bench-models", about=about)
+    config = lab.parse(Config, argv, command="python -m experiments bench-models", about=about)
     if config.keep_memory:
         study.keep_memory()
-    _cli.use_platform(config.platform)
+    lab.use_platform(config.platform)
     check(config)
-    with _cli.refusing():
+    with lab.refusing():
         study.check_writable(config.out)
     wanted = "torch" in config.versus
     python, kept = config.torch_python, config.keep_memory
@@ -120,21 +119,21 @@ def main(argv: Sequence[str]) -> int:
 def check(config: Config) -> None:
     """Refuse what cannot be run, before anything is."""
     if not config.networks:
-        raise _cli.UsageError("networks is empty; give at least one.")
+        raise lab.UsageError("networks is empty; give at least one.")
     for name in config.networks:
         if name not in CASES:
-            raise _cli.UsageError(_cli.unknown("network", name, CASES))
+            raise lab.UsageError(lab.unknown("network", name, CASES))
     for option in ("batch_size", "size", "repeats"):
         value = getattr(config, option)
         if value is not None and value < 1:
-            raise _cli.UsageError(f"{option} = {value} is too small; it must be at least 1.")
+            raise lab.UsageError(f"{option} = {value} is too small; it must be at least 1.")
     if "keras" in config.versus:
         keras_networks.import_keras()
         for case in cases(config):
             keras_networks.check_size(case.name, case.size)
     for case in cases(config):
         images = jax.ShapeDtypeStruct(case.shape, jnp.float32)
-        with _cli.refusing(f"{case.title}: "):
+        with lab.refusing(f"{case.title}: "):
             jax.eval_shape(lambda x, case=case: case.build(rngs=nnx.Rngs(0))(x), images)
 
 
@@ -260,7 +259,7 @@ def torch_timers(case: Case, peer: TorchPeer | None) -> Any:
         for timer in timers.values():
             timer.time(1)
     except RuntimeError as error:
-        raise _cli.UsageError(
+        raise lab.UsageError(
             f"PyTorch cannot train {case.title} ({error}); leave torch out of --versus."
         ) from error
     yield timers

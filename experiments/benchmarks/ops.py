@@ -24,9 +24,8 @@ from typing import Any, Literal
 
 import jax
 
-from convjax import ops, study
-from experiments import _cli
-from experiments._progress import Ticker
+from convjax import lab, ops, study
+from convjax.lab import Ticker
 from experiments.benchmarks import _report, _results
 from experiments.benchmarks._computations import (
     Machine,
@@ -45,7 +44,7 @@ STEM = "bench_ops"
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_cli.Options):
+class Config(lab.CommandOptions):
     """Options."""
 
     networks: tuple[str, ...] = ()
@@ -77,17 +76,17 @@ class Config(_cli.Options):
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark from the command line and return the exit code."""
     about, _, _ = (__doc__ or "").partition("\n")
-    config = _cli.parse(Config, argv, name="bench-ops", about=about)
+    config = lab.parse(Config, argv, command="python -m experiments bench-ops", about=about)
     if config.keep_memory:
         study.keep_memory()
-    _cli.use_platform(config.platform)
+    lab.use_platform(config.platform)
     if config.repeats < 1:
-        raise _cli.UsageError("--repeats must be 1 or more.")
+        raise lab.UsageError("--repeats must be 1 or more.")
     chosen = choose(config.networks, config.kinds, config.batch_size, config.dtype)
-    with _cli.refusing():
+    with lab.refusing():
         study.check_writable(config.out)
     with contextlib.ExitStack() as stack:
-        with _cli.refusing():
+        with lab.refusing():
             stack.enter_context(lowering(config.lowering))
         python, kept = config.torch_python, config.keep_memory
         peer = stack.enter_context(torch_peer(python, wanted=wants_torch(config), keep_memory=kept))
@@ -115,7 +114,7 @@ def write(
 
 def lowering(name: str) -> contextlib.AbstractContextManager[Any]:
     """Return the context in which convjax lowers its convolutions that way."""
-    with _cli.refusing():
+    with lab.refusing():
         return ops.default_lowering(name)
 
 

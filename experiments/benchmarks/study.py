@@ -20,9 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from convjax import study
-from experiments import _cli
-from experiments._columns import Columns
+from convjax import lab, study
+from convjax.lab import Columns
 from experiments.benchmarks import _report
 from experiments.benchmarks._timing import median
 
@@ -31,7 +30,7 @@ A_CELL, LOADING = 5e-3, 5.0  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_cli.Options):
+class Config(lab.CommandOptions):
     """Options."""
 
     cells: int = 10_000
@@ -62,9 +61,9 @@ def measure(cell: Cell) -> Columns:
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark from the command line and return the exit code."""
     about, _, _ = (__doc__ or "").partition("\n")
-    config = _cli.parse(Config, argv, name="bench-study", about=about)
-    _cli.use_platform(config.platform)
-    with _cli.refusing():
+    config = lab.parse(Config, argv, command="python -m experiments bench-study", about=about)
+    lab.use_platform(config.platform)
+    with lab.refusing():
         for name in ("cells", "repeats"):
             if getattr(config, name) < 1:
                 raise ValueError(f"{name}={getattr(config, name)} must be at least 1")

@@ -204,7 +204,7 @@ def serve(requests: TextIO, answers: TextIO) -> None:
         answers.flush()
 
 
-def main() -> None:
+def listen() -> None:
     """Serve on standard input and output, on all processors that the process may use."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not end up among the answers
@@ -220,4 +220,4 @@ def available() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    listen()

@@ -22,8 +22,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from convjax import data, models, study, train
-from experiments import _cli
+from convjax import data, lab, models, study, train
 from experiments.benchmarks import _report
 from experiments.benchmarks._timing import median
 
@@ -33,7 +32,7 @@ Pairs = list[tuple[float, float]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_cli.Options):
+class Config(lab.CommandOptions):
     """Options."""
 
     batch_sizes: tuple[int, ...] = (128, 32)
@@ -121,11 +120,11 @@ class InPauses:
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark from the command line and return the exit code."""
     about, _, _ = (__doc__ or "").partition("\n")
-    config = _cli.parse(Config, argv, name="bench-train", about=about)
+    config = lab.parse(Config, argv, command="python -m experiments bench-train", about=about)
     if config.keep_memory:
         study.keep_memory()
-    _cli.use_platform(config.platform)
-    with _cli.refusing():
+    lab.use_platform(config.platform)
+    with lab.refusing():
         study.check_writable(config.out)
     loads = [os.getloadavg()[0]]
     rows = [row for case in cases(config) for row in measured(case, config)]

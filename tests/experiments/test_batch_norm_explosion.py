@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convjax import nn, study
+from convjax import lab, nn, study
 from convjax.gradflow import oracles
 from experiments import __main__ as entry
-from experiments import _outcome, batch_norm_explosion
+from experiments import batch_norm_explosion
 
 TINY = batch_norm_explosion.Config(batch_sizes=(5,), width=6, depths=(5,), discard=1, seeds=2)
 
@@ -15,7 +15,7 @@ TINY = batch_norm_explosion.Config(batch_sizes=(5,), width=6, depths=(5,), disca
 def measured():
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
-    yield _outcome.measured(batch_norm_explosion.EXPERIMENT, TINY)
+    yield lab.measure_all(lab.experiment(batch_norm_explosion), TINY)
     jax.config.update("jax_disable_most_optimizations", before)
 
 
@@ -127,7 +127,7 @@ def test_the_worst_batch_size_is_named():
 
 def test_the_report_is_written(measured, tmp_path, capsys):
     config = batch_norm_explosion.Config(out=tmp_path)
-    assert _outcome.report(batch_norm_explosion.EXPERIMENT, config, measured, {}) in (0, 1)
+    assert lab.conclude(lab.experiment(batch_norm_explosion), config, measured, {}) in (0, 1)
     told = capsys.readouterr().out
     # Batches below 8 are not held to the formula.
     assert "width 6, 2 networks each" in told and "No criteria:" in told

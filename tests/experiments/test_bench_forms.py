@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from convjax import ops
-from experiments import _cli
+from convjax import lab, ops
 from experiments.benchmarks import forms
 from experiments.benchmarks._rows import Spec
 
@@ -47,7 +46,7 @@ def test_main_says_what_auto_loses(tmp_path, capsys):
 
 
 def test_layers_that_are_not_there_are_refused(tmp_path):
-    with pytest.raises(_cli.UsageError, match="resnet50"):
+    with pytest.raises(lab.UsageError, match="resnet50"):
         forms.main(["--networks", "resnet5", "--out", str(tmp_path)])
-    with pytest.raises(_cli.UsageError, match="none of these"):
+    with pytest.raises(lab.UsageError, match="none of these"):
         forms.main(["--networks", "digits_stack", "--kinds", "pointwise", "--out", str(tmp_path)])

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from experiments import _cli
+from convjax import lab
 from experiments.benchmarks import memory
 
 
@@ -19,5 +19,5 @@ def test_main_tells_memory_and_time_of_each_mode(tmp_path, capsys):
 
 
 def test_a_depth_that_no_network_has_is_refused(tmp_path):
-    with pytest.raises(_cli.UsageError, match="depth=21 is not 6n"):
+    with pytest.raises(lab.UsageError, match="depth=21 is not 6n"):
         memory.main(["--depths", "21", "--out", str(tmp_path)])

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from convjax import lab
 from experiments import __main__ as entry
-from experiments import _cli
 from experiments.benchmarks import _computations, _peer, _report, _results, _rows, _timing, ops
 from experiments.benchmarks._rows import Row, Spec
 
@@ -331,7 +331,7 @@ def test_what_cannot_be_measured_is_refused(options, told, tmp_path, capsys):
 def test_auto_needs_no_context():
     with ops.lowering("auto"):
         pass
-    with pytest.raises((_cli.UsageError, ValueError)), ops.lowering("nonsense"):
+    with pytest.raises((lab.UsageError, ValueError)), ops.lowering("nonsense"):
         pytest.fail("accepted")
 
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from convjax import lab
 from convjax import study as studies
-from experiments import _cli
 from experiments.benchmarks import study
 
 
@@ -34,5 +34,5 @@ def test_main_tells_what_a_cell_costs_and_leaves_no_study_behind(tmp_path, capsy
 
 
 def test_no_cell_is_refused(tmp_path):
-    with pytest.raises(_cli.UsageError, match="cells=0 must be at least 1"):
+    with pytest.raises(lab.UsageError, match="cells=0 must be at least 1"):
         study.main(["--cells", "0", "--out", str(tmp_path)])

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convjax import models, nn, plots, study, train
+from convjax import lab, models, nn, plots, study, train
+from convjax.lab import joined
 from experiments import __main__ as entry
-from experiments import _cli, _outcome, cifar
-from experiments._columns import joined
+from experiments import cifar
 from experiments._train_columns import columns
 from experiments._train_options import pairs, recipe_of, run_of
 from experiments.cifar import Config, Run, completed, departures
@@ -101,7 +101,7 @@ def test_one_step_of_the_papers_optimiser():
 def test_a_few_steps_on_a_small_file_of_the_real_format(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(plots, "save", lambda figure, stem: (stem, stem))
     given = ["--folder", str(folder), *FEW, "--out", str(tmp_path)]
-    assert cifar.main(given) == 0
+    assert entry.main(["cifar", *given]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "30 images to train on, 6 to test on, 32x32x3, 10 classes" in told
     assert "not as in the paper: network width=2 (none); batch_size 8 (128); steps 4 (64000)" in (
@@ -154,8 +154,8 @@ def test_missing_files_are_named_and_where_they_come_from(folder, tmp_path, caps
         (["--folder", str(folder), "--whole", "False", "--depths", "21"], "depth=21 is not 6n + 2"),
         (["--folder", str(folder), "--whole", "False", "--validation", "30"], "30 of 30 images"),
     ):
-        with pytest.raises(SystemExit) as stopped, _cli.speaking_plainly():
-            cifar.main([*given, "--batch-size", "4", "--out", str(tmp_path / "out")])
+        with pytest.raises(SystemExit) as stopped, lab.speaking_plainly():
+            entry.main(["cifar", *given, "--batch-size", "4", "--out", str(tmp_path / "out")])
         assert stopped.value.code == 2
         assert message in " ".join(capsys.readouterr().err.split())
 
@@ -192,7 +192,7 @@ def test_of_several_runs_the_mean_is_judged_as_the_paper_has_it():
     (_, found) = cifar.judge(both)
     assert found.holds and found.claim.endswith("mean of the runs") and found.measured == "6.88"
     apart = joined([both, joined([made(0.9, seed=s, depth=20, published=8.75) for s in (0, 1)])])
-    claims = [(c.claim, c.holds) for c in _outcome.judged(cifar.EXPERIMENT, apart)]
+    claims = [(c.claim, c.holds) for c in lab.criteria(lab.experiment(cifar), apart)]
     assert ("depth 20: test error of ResNet-20, %, mean of the runs", False) in claims
     told = [list(column.cells) for column in cifar.table(both).columns[0]._cells[0].columns]
     assert "6.88 ± 0.70" in told[1]
@@ -225,7 +225,9 @@ def test_what_departs_from_the_paper_is_named():
 
 def test_the_short_schedule_is_what_it_says():
     entries = tomllib.loads(SHORT.read_text())
-    given = _cli.parse(Config, ["--config", str(SHORT)], name="cifar", about="")
+    given = lab.parse(
+        Config, ["--config", str(SHORT)], command="python -m experiments cifar", about=""
+    )
     assert given.depths == (8,)
     config = completed(run_of(Run, given, depth=8))
     assert set(entries) <= {field.name for field in dataclasses.fields(Config)}
@@ -248,4 +250,4 @@ def test_the_short_schedule_is_what_it_says():
 
 
 def test_it_is_listed():
-    assert entry.EXPERIMENTS["cifar"][0] == "experiments.cifar"
+    assert "cifar" in entry.found()

@@ -7,19 +7,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convjax import data, models, nn
+from convjax import data, lab, models, nn
+from convjax.lab import pick, stack
 from experiments import __main__ as entry
 from experiments import _claims_cells as parts
 from experiments import _claims_networks as networks
 from experiments import _claims_rules as rules
 from experiments import _claims_shortcuts as shortcuts
-from experiments import _lesions, _outcome, claims, separable
+from experiments import _lesions, claims, separable
 from experiments import _separable_cells as convs
 from experiments._claims_networks import PLAIN, RESIDUAL, Recipe, cell
 from experiments._claims_rules import AGAINST, FAILS, FOR, HOLDS, NEITHER, ONLY, OPEN, Evidence
 from experiments._classifier import cross_entropy
-from experiments._columns import pick
-from experiments._outcome import stack
 from experiments._separable_kernels import ROUNDED, SHOWN
 from experiments._separable_layers import (
     DEEP,
@@ -364,7 +363,7 @@ class Planted:
 def tiny(quick):
     quick.setattr(claims, "BIRTHS", (("batch", "he"),))
     quick.setattr(separable, "cells", lambda config: [Planted()])
-    return _outcome.measured(claims.EXPERIMENT, TINY)
+    return lab.measure_all(lab.experiment(claims), TINY)
 
 
 def test_everything_measured_has_its_rows(tiny):
@@ -533,17 +532,15 @@ def test_twins_differ_in_their_shortcuts_alone():
     ],
 )
 def test_a_wrong_option_is_refused_before_anything_is_computed(option, message, monkeypatch):
-    monkeypatch.setattr(claims, "measure", None)
+    monkeypatch.setattr(claims, "measure", lambda cell: pytest.fail("measured"))
     with pytest.raises(ValueError, match=message):
-        _outcome.measured(claims.EXPERIMENT, Config(**option))
+        lab.measure_all(lab.experiment(claims), Config(**option))
 
 
 def test_the_command_line_writes_the_verdicts_and_ends_well(tmp_path, monkeypatch, capsys):
     cell = parts.Convolutions(convs.Exact())
-    made = dataclasses.replace(
-        claims.EXPERIMENT, cells=lambda config: [cell], complete=lambda columns: SAID
-    )
-    monkeypatch.setattr(claims, "EXPERIMENT", made)
+    monkeypatch.setattr(claims, "cells", lambda config: [cell])
+    monkeypatch.setattr(claims, "complete", lambda columns: SAID)
     assert entry.main(["claims", "--runner", "here", "--out", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     assert "not decided here" in told and "Verdict: holds (4 of 4 criteria)" in told

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convjax import gradflow
+from convjax import gradflow, lab
+from convjax.lab import as_rows, joined
 from experiments import __main__ as entry
-from experiments import _audit, _outcome, convolution_audit
+from experiments import _audit, convolution_audit
 from experiments._audit import (
     DEPTHWISE,
     FAN_OUT,
@@ -22,8 +23,6 @@ from experiments._audit import (
     Cell,
     shares,
 )
-from experiments._columns import joined
-from experiments._ensemble import as_rows
 from tests.nn.conftest import quick_compilation as quick_compilation
 
 PARTS = PADDING, DEPTHWISE, JACOBIAN
@@ -46,7 +45,7 @@ TINY = convolution_audit.Config(
 def measured():
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
-    columns = _outcome.measured(convolution_audit.EXPERIMENT, TINY)
+    columns = lab.measure_all(lab.experiment(convolution_audit), TINY)
     jax.config.update("jax_disable_most_optimizations", before)
     return columns
 
@@ -140,7 +139,7 @@ def test_columns_say_nothing_where_nothing_was_measured(measured):
 
 def test_a_run_is_written_and_told(measured, tmp_path, capsys):
     config = dataclasses.replace(TINY, out=tmp_path)
-    assert _outcome.report(convolution_audit.EXPERIMENT, config, measured, {}) in (0, 1)
+    assert lab.conclude(lab.experiment(convolution_audit), config, measured, {}) in (0, 1)
     assert (tmp_path / "convolution_audit.png").stat().st_size > 20_000
     told = capsys.readouterr().out
     assert "JAX's fan_out" in told

@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convjax import data, nn, train
+from convjax import data, lab, nn, train
+from convjax.lab import Seeds, stack
 from experiments import __main__ as entry
 from experiments import _degradation_judged as judged
 from experiments import _degradation_networks as networks
-from experiments import _lesions, _outcome, degradation
+from experiments import _lesions, degradation
 from experiments._claims_networks import PLAIN, RESIDUAL
 from experiments._degradation_networks import TWINS
-from experiments._outcome import stack
-from experiments._seeds import Seeds
 from experiments.degradation import Config
 
 DEPTHS, SEEDS, STEPS = (20, 56), 3, 40
@@ -327,4 +326,4 @@ def test_the_figure_and_the_table_are_made_from_the_columns_alone():
 def test_a_wrong_option_is_refused_before_anything_is_compiled(option, message, monkeypatch):
     monkeypatch.setattr(degradation, "trained", None)
     with pytest.raises(ValueError, match=message):
-        _outcome.measured(degradation.EXPERIMENT, Config(**option))
+        lab.measure_all(lab.experiment(degradation), Config(**option))

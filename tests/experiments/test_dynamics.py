@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convjax import data, gradflow
+from convjax import data, gradflow, lab
+from convjax.lab import Seeds, joined, pick
 from experiments import __main__ as entry
 from experiments import _dynamics_measured as measuring
 from experiments import _dynamics_networks as networks
-from experiments import _outcome, dynamics
+from experiments import dynamics
 from experiments._classifier import cross_entropy
-from experiments._columns import joined, pick
 from experiments._dynamics_judged import along_trunk, judge_pattern, off_orthogonal
 from experiments._dynamics_measured import BIRTH, FIRST, SCALED, TRAINED, Plan
 from experiments._dynamics_networks import (
@@ -29,7 +29,6 @@ from experiments._dynamics_networks import (
     TWIN,
     ZERO,
 )
-from experiments._seeds import Seeds
 from experiments.dynamics import Config
 
 UNITS, DEPTH, WIDTH, BATCH = 2, 6, 3, 8
@@ -298,7 +297,7 @@ def test_the_figures_and_the_table_are_made_from_the_columns_alone():
 def test_each_depth_is_judged_and_drawn_by_itself(monkeypatch):
     deep, shallow = synthetic(after=2.1), synthetic()
     both = joined([shallow | {"depth": shallow["depth"] * 0 + 20}, deep])
-    fallen = [c.claim for c in _outcome.judged(dynamics.EXPERIMENT, both) if not c.holds]
+    fallen = [c.claim for c in lab.criteria(lab.experiment(dynamics), both) if not c.holds]
     assert len(fallen) == 2 and all(claim.startswith("depth 50: ") for claim in fallen)
     monkeypatch.setattr(dynamics, "waterfalls", lambda table: [("fixup", len(table["step"]))])
     assert dynamics.also(both) == {
@@ -334,7 +333,7 @@ def test_a_waterfall_runs_from_stem_to_classifier(tiny):
 def test_a_wrong_option_is_refused_before_anything_is_compiled(option, message, monkeypatch):
     monkeypatch.setattr(dynamics, "measured", None)
     with pytest.raises(ValueError, match=message):
-        _outcome.measured(dynamics.EXPERIMENT, Config(**option))
+        lab.measure_all(lab.experiment(dynamics), Config(**option))
 
 
 def test_the_command_line_measures_writes_and_judges(tiny, tmp_path, monkeypatch, capsys):

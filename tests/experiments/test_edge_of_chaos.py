@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convjax import nn, study
+from convjax import lab, nn, study
 from experiments import __main__ as entry
-from experiments import _outcome, edge_of_chaos
+from experiments import edge_of_chaos
 
 TINY = edge_of_chaos.Config(
     weight_variances=(1.0, 4.0),
@@ -22,7 +22,7 @@ TINY = edge_of_chaos.Config(
 def measured():
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
-    yield _outcome.measured(edge_of_chaos.EXPERIMENT, TINY)
+    yield lab.measure_all(lab.experiment(edge_of_chaos), TINY)
     jax.config.update("jax_disable_most_optimizations", before)
 
 
@@ -134,7 +134,7 @@ def test_the_edge_is_where_science_says():
 
 def test_the_report_is_written(measured, tmp_path, capsys):
     config = edge_of_chaos.Config(out=tmp_path)
-    assert _outcome.report(edge_of_chaos.EXPERIMENT, config, measured, {}) in (0, 1)
+    assert lab.conclude(lab.experiment(edge_of_chaos), config, measured, {}) in (0, 1)
     told = capsys.readouterr().out
     assert "width 6, 3 networks each" in told and "Verdict:" in told
     columns, metadata = study.read_parquet(tmp_path / "edge_of_chaos.parquet")

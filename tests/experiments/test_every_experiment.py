@@ -5,28 +5,27 @@ import importlib
 
 import pytest
 
-from convjax import study
-from convjax.study._version import _classes, _Tracing
-from experiments import __main__ as entry
-from experiments import _grid, everything
-from experiments._outcome import Experiment
+from convjax import lab, study
+from convjax.lab import Experiment
+from convjax.study._version import _Tracing, classes_of
+from experiments import all as everything
 
 # Whose networks have no depth to choose: layers one at a time; a network of the zoo, by its name.
 WITHOUT_DEPTHS = {"separable", "transfer", "train"}
-SHOWING = ("experiments._outcome", "experiments._grid", "convjax.plots")
+SHOWING = ("convjax.lab._outcome", "convjax.lab._run", "convjax.plots")
 
 every = pytest.mark.parametrize("name", everything.NAMES)
 
 
 def experiment(name) -> Experiment:
-    return importlib.import_module(entry.EXPERIMENTS[name][0]).EXPERIMENT
+    return lab.experiment(importlib.import_module(f"experiments.{name.replace('-', '_')}"))
 
 
 @every
 def test_it_takes_what_every_experiment_takes(name):
     made = experiment(name)
     fields = {field.name for field in dataclasses.fields(made.config)}
-    assert made.name == name and issubclass(made.config, _grid.Options)
+    assert made.name == name and issubclass(made.config, lab.Options)
     assert "seeds" in fields
     assert ("depths" in fields) == (name not in WITHOUT_DEPTHS)
 
@@ -41,7 +40,6 @@ def test_its_cells_are_frozen_data_apart_from_one_another(name):
     for cell in cells:
         assert type(cell).__dataclass_params__.frozen
         assert not str(cell).startswith(type(cell).__name__)
-        assert 0.1 < made.cost(cell) < 3600 * 24
 
 
 @every
@@ -58,7 +56,7 @@ def test_a_new_title_leaves_what_was_measured_as_it_is(name):
     made = experiment(name)
     cell = made.cells(made.config())[0]
     tracing = _Tracing({"experiments"})
-    for root in (made.measure, *_classes(cell)):
+    for root in (made.measure, *classes_of(cell)):
         tracing.begin(root)
     tracing.texts()
     assert "convjax.nn" in tracing.modules  # it looks where it should

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convjax import gradflow, study
+from convjax import gradflow, lab, study
+from convjax.lab import _run
 from experiments import __main__ as entry
-from experiments import _classifier, _grid, _growth_table, _outcome, gradient_norms
+from experiments import _classifier, _growth_table, gradient_norms
 from experiments._classifier import Cell, Training
 from tests.nn.conftest import QUICKLY
 
@@ -218,7 +219,7 @@ def test_the_command_line_overrides_the_file_and_the_file_the_defaults(tmp_path,
     file = tmp_path / "study.toml"
     file.write_text('depths = [8]\nbatch-size = 16\nlearning_rate = 1\nnorms = ["batch"]\n')
     seen = []
-    monkeypatch.setattr(_grid, "run_config", lambda _, config, argv: seen.append(config) or 0)
+    monkeypatch.setattr(_run, "run_config", lambda _, config, argv: seen.append(config) or 0)
     argv = ["gradient-norms", "--config", str(file), "--norms", "none", "layer"]
     assert entry.main(argv) == 0
     config = seen[0]
@@ -252,7 +253,8 @@ def test_a_platform_that_is_not_there_is_refused():
 
 def test_experiments_are_listed_without_importing_them():
     script = (
-        "import sys; from experiments.__main__ import main; main([]); print('jax' in sys.modules)"
+        "import sys; from experiments.__main__ import main; main([]); "
+        "print('experiments.theory' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
@@ -317,7 +319,7 @@ def planted(wrong=None, **changes):
         made |= {"seed": 0, "step": step, "failure": "", "position": position}
         made |= {"gradient_log_norm": log} | {k: v for k, v in changes.items() if k in made}
         blocks.append({name: np.broadcast_to(value, (28,)) for name, value in made.items()})
-    return _outcome.joined(blocks)
+    return lab.joined(blocks)
 
 
 @pytest.mark.parametrize(
@@ -335,19 +337,19 @@ def planted(wrong=None, **changes):
     ],
 )
 def test_what_is_wrong_fails(wrong, law, failing):
-    criteria = gradient_norms.EXPERIMENT.judge(planted(wrong, law=law))
+    criteria = lab.experiment(gradient_norms).judge(planted(wrong, law=law))
     assert [i for i, c in enumerate(criteria) if not c.holds] == failing
     assert len(criteria) == 6
 
 
 def test_what_cannot_be_judged_is_left_out():
-    assert gradient_norms.EXPERIMENT.judge(planted(depth=38)) == []
-    assert gradient_norms.EXPERIMENT.judge(planted(width=4)) == []
-    assert gradient_norms.EXPERIMENT.judge(planted(activation="tanh")) == []
+    assert lab.experiment(gradient_norms).judge(planted(depth=38)) == []
+    assert lab.experiment(gradient_norms).judge(planted(width=4)) == []
+    assert lab.experiment(gradient_norms).judge(planted(activation="tanh")) == []
     whole = planted()
     plain = {name: column[whole["norm"] == "none"] for name, column in whole.items()}
-    assert len(gradient_norms.EXPERIMENT.judge(plain)) == 3
-    failed = gradient_norms.EXPERIMENT.judge(planted(failure="NaN or infinite"))
+    assert len(lab.experiment(gradient_norms).judge(plain)) == 3
+    failed = lab.experiment(gradient_norms).judge(planted(failure="NaN or infinite"))
     assert [c.holds for c in failed] == [False] * 5
 
 

@@ -10,10 +10,10 @@ from flax import nnx
 from PIL import Image
 
 import convjax
-from convjax import models, study
+from convjax import lab, models, study
 from experiments import __main__ as entry
-from experiments import _cli, _outcome, inspect_network
-from experiments.inspect_network import Config, in_full
+from experiments import inspect as inspect_network
+from experiments.inspect import Config, in_full
 
 CREATE = models.create
 
@@ -40,7 +40,7 @@ def quick():
 
 @pytest.fixture(scope="module")
 def fresh():
-    return _outcome.measured(inspect_network.EXPERIMENT, TINY)
+    return lab.measure_all(lab.experiment(inspect_network), TINY)
 
 
 @pytest.fixture(scope="module")
@@ -90,19 +90,21 @@ def test_theory_stands_beside_fresh_weights(fresh):
     off -= fresh["expected_gradient_log_norm"]
     assert np.abs(off[rows]).max() < 0.7
     assert np.isfinite(fresh["activation_z"][rows]).all()
-    assert [c.holds for c in inspect_network.EXPERIMENT.judge(fresh)] == [True, True, True]
+    assert [c.holds for c in lab.experiment(inspect_network).judge(fresh)] == [True, True, True]
 
 
 def test_a_network_that_is_not_as_theory_has_it_fails(fresh):
-    criteria = inspect_network.EXPERIMENT.judge(fresh | {"first": np.array(["stem"] * 9)})
+    criteria = lab.experiment(inspect_network).judge(fresh | {"first": np.array(["stem"] * 9)})
     assert [c.holds for c in criteria] == [True, True, False]
     gradients = fresh["parameter_gradient_log_norm"].copy()
     gradients[fresh["path"] == "stem/conv"] = -np.inf
-    criteria = inspect_network.EXPERIMENT.judge(fresh | {"parameter_gradient_log_norm": gradients})
+    criteria = lab.experiment(inspect_network).judge(
+        fresh | {"parameter_gradient_log_norm": gradients}
+    )
     assert [c.holds for c in criteria] == [True, False, True]
     assert "stem/conv" in criteria[1].measured
     signal = np.where(fresh["path"] == "stage2", np.nan, fresh["activation_log_norm"])
-    criteria = inspect_network.EXPERIMENT.judge(fresh | {"activation_log_norm": signal})
+    criteria = lab.experiment(inspect_network).judge(fresh | {"activation_log_norm": signal})
     assert [c.holds for c in criteria] == [False, True, True]
 
 
@@ -168,7 +170,7 @@ def test_what_cannot_be_done_is_refused_in_one_sentence(given, message, weights,
         "BAD": tmp_path / "bad",
     }
     words = [str(files.get(word, word)) for word in given]
-    with pytest.raises(SystemExit) as stopped, _cli.speaking_plainly():
+    with pytest.raises(SystemExit) as stopped, lab.speaking_plainly():
         inspect_network.main([*words, "--out", str(tmp_path)])
     assert stopped.value.code == 2
     told = capsys.readouterr().err
@@ -176,8 +178,8 @@ def test_what_cannot_be_done_is_refused_in_one_sentence(given, message, weights,
 
 
 def test_figure_and_table(fresh):
-    assert len(inspect_network.EXPERIMENT.draw(fresh).axes) == 3
-    table = inspect_network.EXPERIMENT.table(fresh)
+    assert len(lab.experiment(inspect_network).draw(fresh).axes) == 3
+    table = lab.experiment(inspect_network).table(fresh)
     assert table.row_count == fresh["shown"].sum()
     assert [column.header for column in table.columns].count("expected") == 2
 
@@ -193,4 +195,4 @@ def test_the_name_and_the_mode_may_be_short():
 
 
 def test_it_is_listed():
-    assert entry.EXPERIMENTS["inspect"][0] == "experiments.inspect_network"
+    assert "inspect" in entry.found()

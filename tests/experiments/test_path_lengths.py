@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convjax import study
+from convjax import lab, study
 from convjax.gradflow import oracles
+from convjax.lab import Ensemble
 from experiments import __main__ as entry
-from experiments import _outcome, path_lengths
-from experiments._ensemble import Networks
+from experiments import path_lengths
 from experiments._path_networks import Cell, kinds, summaries
 
 TINY = path_lengths.Config(depths=(6,), width=5, batch_size=7, seeds=2)
@@ -19,7 +19,7 @@ CELLS = [kinds(6, TINY.width, TINY.batch_size)[i] for i in (1, 4, 6)]
 
 @pytest.fixture(scope="module")
 def measured():
-    return _outcome.joined([path_lengths.measure(Networks(cell, TINY.seeds)) for cell in CELLS])
+    return lab.joined([path_lengths.measure(Ensemble(cell, TINY.seeds)) for cell in CELLS])
 
 
 def layer(x, kernel, norm):
@@ -133,8 +133,8 @@ def test_theory_itself_holds():
 
 
 def test_every_depth_is_judged_by_itself():
-    columns = _outcome.joined([planted(), planted(depth=9, wrong="no shortcut", factor=1.1)])
-    criteria = _outcome.judged(path_lengths.EXPERIMENT, columns)
+    columns = lab.joined([planted(), planted(depth=9, wrong="no shortcut", factor=1.1)])
+    criteria = lab.criteria(lab.experiment(path_lengths), columns)
     assert len(criteria) == 26
     failed = [c.claim for c in criteria if not c.holds]
     assert any(claim.startswith("depth 9: no shortcut: growth") for claim in failed)
@@ -182,7 +182,7 @@ def test_the_input_is_at_rest():
 def test_the_report_is_written(tmp_path, capsys):
     columns = planted()
     config = path_lengths.Config(out=tmp_path)
-    assert _outcome.report(path_lengths.EXPERIMENT, config, columns, {}) == 0
+    assert lab.conclude(lab.experiment(path_lengths), config, columns, {}) == 0
     told = capsys.readouterr().out
     assert "12 units of width 8, 2 networks" in told and "Verdict:" in told
     written, metadata = study.read_parquet(tmp_path / "path_lengths.parquet")

@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convjax import models, study
+from convjax import lab, models, study
+from convjax.lab import joined
 from experiments import __main__ as entry
-from experiments import _outcome, plain_gain
-from experiments._columns import joined
+from experiments import plain_gain
 from experiments._plain_networks import summaries
 
 TINY = plain_gain.Config(inits=("he", "torch"), widths=(11,), depths=(3,), seeds=4)
@@ -16,7 +16,7 @@ TINY = plain_gain.Config(inits=("he", "torch"), widths=(11,), depths=(3,), seeds
 def measured():
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
-    yield _outcome.measured(plain_gain.EXPERIMENT, TINY)
+    yield lab.measure_all(lab.experiment(plain_gain), TINY)
     jax.config.update("jax_disable_most_optimizations", before)
 
 
@@ -105,7 +105,7 @@ def test_the_worst_width_is_the_one_that_is_judged():
 
 def test_each_depth_is_judged_by_itself():
     both = joined([walk(), walk(depth=12, gain_error=0.02)])
-    failed = [c.claim for c in _outcome.judged(plain_gain.EXPERIMENT, both) if not c.holds]
+    failed = [c.claim for c in lab.criteria(lab.experiment(plain_gain), both) if not c.holds]
     assert failed == ["depth 12: lecun: slope of ln|g|^2 per layer, width 64"]
 
 
@@ -121,7 +121,7 @@ def test_slope_and_error_are_those_of_the_ends():
 
 def test_the_report_is_written(measured, tmp_path, capsys):
     config = plain_gain.Config(out=tmp_path)
-    assert _outcome.report(plain_gain.EXPERIMENT, config, measured, {}) in (0, 1)
+    assert lab.conclude(lab.experiment(plain_gain), config, measured, {}) in (0, 1)
     told = capsys.readouterr().out
     assert "torch   0.3333      11" in told and "Verdict:" in told
     columns, metadata = study.read_parquet(tmp_path / "plain_gain.parquet")

@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convjax import data, gradflow
+from convjax import data, gradflow, lab
+from convjax.lab import Ensemble, as_rows, joined
 from experiments import __main__ as entry
-from experiments import _outcome, residual_power_law
-from experiments._columns import joined
-from experiments._ensemble import Networks, as_rows
+from experiments import residual_power_law
 from experiments._power_law import DIGITS, GAUSSIAN, Cell, summaries
 from tests.nn.conftest import quick_compilation as quick_compilation
 
@@ -21,7 +20,7 @@ SOME = [Cell(GAUSSIAN, 1, "none", 3, 5, 7, 3), Cell(DIGITS, 2, "identity", 2, 3,
 def measured():
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
-    columns = joined([residual_power_law.measure(Networks(cell, 2)) for cell in SOME])
+    columns = joined([residual_power_law.measure(Ensemble(cell, 2)) for cell in SOME])
     jax.config.update("jax_disable_most_optimizations", before)
     return columns
 
@@ -154,7 +153,7 @@ def test_a_plain_network_that_does_not_explode_fails():
 
 def test_a_run_is_written_and_told(tmp_path, capsys):
     config = residual_power_law.Config(out=tmp_path)
-    assert _outcome.report(residual_power_law.EXPERIMENT, config, all_kinds(), {}) == 0
+    assert lab.conclude(lab.experiment(residual_power_law), config, all_kinds(), {}) == 0
     assert (tmp_path / "residual_power_law.png").stat().st_size > 20_000
     told = capsys.readouterr().out
     assert "1.467" in told

@@ -1,4 +1,3 @@
-import dataclasses
 import re
 
 import jax
@@ -7,14 +6,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from convjax import lab
+from convjax.lab import pick, stack
 from experiments import __main__ as entry
-from experiments import _outcome, separable
 from experiments import _separable_cells as parts
 from experiments import _separable_found as found
 from experiments import _separable_kernels as kernels
 from experiments import _separable_layers as layers
 from experiments import _separable_shown as shown
-from experiments._columns import pick, stack
+from experiments import separable
 from experiments._separable_layers import (
     DEEP,
     DEEP_SPLIT,
@@ -54,7 +54,7 @@ def tiny():
         patched.setattr(layers, "LAYERS", (FULL, PAIR))
         patched.setattr(parts, "machine", lambda dtype: Machine(1e10, 1e11))
         patched.setattr(separable, "networks", lambda kernel_sizes: [(FULL, kernel_sizes[0])])
-        measured = _outcome.measured(separable.EXPERIMENT, TINY)
+        measured = lab.measure_all(lab.experiment(separable), TINY)
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_disable_most_optimizations", before)
     return measured
@@ -286,19 +286,15 @@ def test_every_part_is_a_cell_that_says_which():
     ],
 )
 def test_a_wrong_option_is_refused_before_anything_is_computed(option, message, monkeypatch):
-    monkeypatch.setattr(separable, "measure", None)
+    monkeypatch.setattr(separable, "measure", lambda cell: pytest.fail("measured"))
     with pytest.raises(ValueError, match=message):
-        _outcome.measured(separable.EXPERIMENT, Config(**option))
+        lab.measure_all(lab.experiment(separable), Config(**option))
 
 
 def test_the_command_line_says_what_fails(tmp_path, monkeypatch, capsys):
-    faulty = dataclasses.replace(
-        separable.EXPERIMENT,
-        cells=lambda config: [parts.Exact()],
-        complete=lambda columns: synthetic(learned=0.6),
-        draw=lambda _: _empty(),
-    )
-    monkeypatch.setattr(separable, "EXPERIMENT", faulty)
+    monkeypatch.setattr(separable, "cells", lambda config: [parts.Exact()])
+    monkeypatch.setattr(separable, "complete", lambda _: synthetic(learned=0.6), raising=False)
+    monkeypatch.setattr(separable, "draw", lambda _: _empty())
     assert entry.main(["separable", "--runner", "here", "--out", str(tmp_path)]) == 1
     assert "FAILS (25 of 26 criteria)" in capsys.readouterr().out
 

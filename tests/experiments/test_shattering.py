@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convjax import study
+from convjax import lab, study
 from convjax.gradflow import oracles
 from experiments import __main__ as entry
-from experiments import _outcome, shattering
+from experiments import shattering
 from experiments._shattering_networks import LINE, PAIR, Cell, centred, of
 
 TINY = shattering.Config(
@@ -19,7 +19,7 @@ TINY = shattering.Config(
 
 @pytest.fixture(scope="module")
 def measured():
-    return _outcome.measured(shattering.EXPERIMENT, TINY)
+    return lab.measure_all(lab.experiment(shattering), TINY)
 
 
 def kernels_of(cell, key):
@@ -160,7 +160,7 @@ def test_theory_is_that_of_science():
 
 def test_the_report_is_written(measured, tmp_path, capsys):
     config = shattering.Config(out=tmp_path)
-    assert _outcome.report(shattering.EXPERIMENT, config, measured, {}) in (0, 1)
+    assert lab.conclude(lab.experiment(shattering), config, measured, {}) in (0, 1)
     told = capsys.readouterr().out
     assert "plain, batch norm" in told and "Verdict:" in told
     columns, metadata = study.read_parquet(tmp_path / "shattering.parquet")

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from convjax import lab
+from convjax.lab import Ensemble, as_rows, joined, log_ratios
 from experiments import __main__ as entry
-from experiments import _outcome, skip_and_scale
-from experiments._columns import joined
-from experiments._ensemble import Networks, as_rows, log_squares
+from experiments import skip_and_scale
 from experiments._shortcuts import ONE, TWO, Cell, expected, finite_width, summaries
 from tests.nn.conftest import quick_compilation as quick_compilation
 
@@ -24,7 +24,7 @@ SOME = [Cell(ONE, "none", "1", 3, 5), Cell(TWO, "identity", "L^-1/2", 3, 5)]
 def measured():
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
-    some = [Networks(cell, TINY.seeds, TINY.batch_size) for cell in SOME]
+    some = [Ensemble(cell, TINY.seeds, TINY.batch_size) for cell in SOME]
     columns = joined([skip_and_scale.measure(networks) for networks in some])
     jax.config.update("jax_disable_most_optimizations", before)
     return columns
@@ -80,14 +80,14 @@ def test_silent_branches_leave_the_gradient_as_it_is(quick_compilation):
     def measured(key):
         weights, signal, cotangent = jax.random.split(key, 3)
         net = Cell(TWO, "identity", "0", 2, 5).network(nnx.Rngs(weights))
-        return log_squares(net, jax.random.normal(signal, (3, 5)), cotangent)
+        return log_ratios(net, jax.random.normal(signal, (3, 5)), cotangent)
 
     assert np.abs(jax.jit(measured)(jax.random.key(0))).max() == 0
 
 
 def test_a_run_is_written_and_told(measured, tmp_path, capsys):
     config = dataclasses.replace(TINY, out=tmp_path)
-    assert _outcome.report(skip_and_scale.EXPERIMENT, config, measured, {}) in (0, 1)
+    assert lab.conclude(lab.experiment(skip_and_scale), config, measured, {}) in (0, 1)
     assert (tmp_path / "skip_and_scale.png").stat().st_size > 20_000
     told = capsys.readouterr().out
     assert "W, ReLU, W" in told

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from convjax import lab
 from experiments import __main__ as entry
-from experiments import _outcome, theory
+from experiments import theory
 
 TINY = theory.Config(
     networks=("residual, batch norm",), depths=(4,), width=8, seeds=3, batch_size=4, data="gaussian"
@@ -15,7 +16,7 @@ TINY = theory.Config(
 
 @pytest.fixture(scope="module")
 def columns():
-    return _outcome.measured(theory.EXPERIMENT, TINY)
+    return lab.measure_all(lab.experiment(theory), TINY)
 
 
 def test_a_row_for_every_seed_and_unit(columns):
@@ -38,8 +39,8 @@ def test_what_agrees_holds_and_what_does_not_fails(columns):
 
 def test_every_depth_is_judged_by_itself(columns):
     deeper = {**columns, "depth": columns["depth"] + 2, "largest_z": np.full(9, 99.0)}
-    both = _outcome.joined([columns, deeper])
-    claims = [c.claim for c in _outcome.judged(theory.EXPERIMENT, both) if not c.holds]
+    both = lab.joined([columns, deeper])
+    claims = [c.claim for c in lab.criteria(lab.experiment(theory), both) if not c.holds]
     assert "depth 6: residual, batch norm: no unit departs from theory" in claims
     assert not any(claim.startswith("depth 4: residual, batch norm: no unit") for claim in claims)
 
@@ -66,4 +67,4 @@ def test_what_cannot_be_done_is_refused(changes, message):
 
 
 def test_it_is_listed():
-    assert "theory" in entry.EXPERIMENTS
+    assert "theory" in entry.found()

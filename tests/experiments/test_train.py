@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convjax import data, models, nn, plots, study, train
+from convjax import data, lab, models, nn, plots, study, train
+from convjax.lab import joined, pick
 from experiments import __main__ as entry
-from experiments import _cli, _train_columns, train_network
+from experiments import _train_columns
 from experiments import _train_data as sets
-from experiments._columns import joined, pick
+from experiments import train as train_network
 from experiments._train_options import Training, frozen_of, named, pairs, recipe_of
-from experiments.train_network import Config, Run
+from experiments.train import Config, Run
 
 CREATE = models.create
 SMALL = ["--steps", "12", "--watch", "4", "--dispatch", "2", "--checkpoint-every", "4"]
@@ -53,7 +54,7 @@ def quick():
 def whole(tmp_path_factory):
     """The folder of a run that nobody stopped."""
     folder = tmp_path_factory.mktemp("whole")
-    assert train_network.main(["resnet20_cifar", *SMALL, "--out", str(folder)]) == 0
+    assert entry.main(["train", "resnet20_cifar", *SMALL, "--out", str(folder)]) == 0
     return folder
 
 
@@ -103,27 +104,27 @@ def test_a_run_that_is_stopped_says_so_and_goes_on_to_the_same_numbers(
     given = ["--name", "resnet20_cifar", *SMALL, "--out", str(tmp_path)]
     with monkeypatch.context() as patched:
         patched.setattr(train.ProgressBar, "record", stop)
-        assert train_network.main(given) == 130
+        assert entry.main(["train", *given]) == 130
         assert not list((tmp_path / "cells").iterdir())
     told = " ".join(capsys.readouterr().err.split())
     assert "interrupted after step 10; the same command goes on from the checkpoint of step 8" in (
         told
     )
     assert not (tmp_path / "train.parquet").exists()
-    assert train_network.main(given) == 0
+    assert entry.main(["train", *given]) == 0
     assert "going on from the checkpoint of step 8 of 12" in capsys.readouterr().out
     assert timeless(tmp_path) == timeless(whole)
     mine, theirs = (study.read_parquet(at / "train.parquet")[0] for at in (tmp_path, whole))
     for name in ("kind", "step", "path", "loss", "update"):
         np.testing.assert_array_equal(mine[name], theirs[name])
     # Once more: there is nothing left to do, and the table comes again.
-    assert train_network.main(given) == 0
+    assert entry.main(["train", *given]) == 0
     told = capsys.readouterr()
     assert "1 of 1 cells are there already" in told.err and "accuracy" in told.out
     # Without the cell, the run in the folder is as it was.
     for cell in (tmp_path / "cells").iterdir():
         cell.unlink()
-    assert train_network.main(given) == 0
+    assert entry.main(["train", *given]) == 0
     assert "done before: all 12 steps" in capsys.readouterr().out
 
 
@@ -132,14 +133,14 @@ def test_stopped_before_a_checkpoint_it_begins_anew(tmp_path, monkeypatch, capsy
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "fit", stop)
-    assert train_network.main(["resnet20_cifar", *SMALL, "--out", str(tmp_path)]) == 130
+    assert entry.main(["train", "resnet20_cifar", *SMALL, "--out", str(tmp_path)]) == 130
     told = " ".join(capsys.readouterr().err.split())
     assert "after step 0" in told and "there is no checkpoint yet" in told
 
 
 def refusal(given, capsys):
-    with pytest.raises(SystemExit) as stopped, _cli.speaking_plainly():
-        train_network.main(given)
+    with pytest.raises(SystemExit) as stopped, lab.speaking_plainly():
+        entry.main(["train", *given])
     assert stopped.value.code == 2
     told = capsys.readouterr().err
     assert told.startswith("error: ")
@@ -187,7 +188,7 @@ def test_what_cannot_be_done_is_refused_in_one_sentence(given, message, tmp_path
 
 def test_numbers_out_of_range_end_the_run_with_unit_step_and_checkpoint(tmp_path, capsys):
     given = ["resnet20_cifar", *SMALL, "--learning-rate", "1e30", "--out", str(tmp_path)]
-    assert train_network.main(given) == 1
+    assert entry.main(["train", *given]) == 1
     told = " ".join(capsys.readouterr().err.split())
     assert "FAILED, Diverged: step " in told and "is not finite" in told
     step = int(told.partition("Diverged: step ")[2].split()[0])
@@ -205,7 +206,7 @@ def test_every_field_of_a_recipe_is_an_option_and_may_stand_in_a_file(tmp_path):
         'network = ["width=4", "norm=group"]\n'
     )
     argv = named(["resnet9", "--config", str(file), "--steps", "30"])
-    config = _cli.parse(Config, argv, name="train", about="")
+    config = lab.parse(Config, argv, command="python -m experiments train", about="")
     assert (config.name, config.flip) == ("resnet9", True)
     recipe = recipe_of(config)
     asked = ("adamw", {"b2": 0.99}, 0.5, (5, 9), 2, "unit", 30)
@@ -429,7 +430,7 @@ def test_what_a_folder_holds_is_written_in_words(whole):
 
 
 def test_it_is_listed():
-    assert entry.EXPERIMENTS["train"][0] == "experiments.train_network"
+    assert "train" in entry.found()
 
 
 @pytest.mark.slow
@@ -437,7 +438,7 @@ def test_the_run_without_options_learns_the_digits(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "create", CREATE)
     jax.config.update("jax_disable_most_optimizations", False)
     try:
-        train_network.main(["--out", str(tmp_path)])
+        entry.main(["train", "--out", str(tmp_path)])
     finally:
         jax.config.update("jax_disable_most_optimizations", True)
     columns, _ = study.read_parquet(tmp_path / "train.parquet")

@@ -10,14 +10,13 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from convjax import models, nn
+from convjax import lab, models, nn
+from convjax.lab import pick, stack
 from experiments import __main__ as entry
-from experiments import _cli, _outcome, _transfer_run, transfer
 from experiments import _transfer_learning as learning
+from experiments import _transfer_run, transfer
 from experiments import _transfer_task as tasks
-from experiments._columns import pick
 from experiments._inspect_images import pictures
-from experiments._outcome import stack
 from experiments._transfer_learning import Learner
 from experiments._transfer_sentences import sentences
 from experiments._transfer_shown import worth
@@ -47,7 +46,7 @@ def small(config, classes, channels):
 def columns():
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(_transfer_run, "learner", small)
-        return _outcome.measured(transfer.EXPERIMENT, TINY)
+        return lab.measure_all(lab.experiment(transfer), TINY)
 
 
 def test_every_shift_seed_budget_and_way_has_its_rows(columns):
@@ -157,8 +156,8 @@ def test_weights_take_the_place_of_pretraining(tmp_path, capsys, monkeypatch):
     assert params["head"]["dense"]["kernel"].shape == (12, 5)
 
     def refused(*given):
-        with pytest.raises(SystemExit) as stopped, _cli.speaking_plainly():
-            transfer.main([*given, "--runner", "here", "--out", str(tmp_path / "out")])
+        with pytest.raises(SystemExit) as stopped, lab.speaking_plainly():
+            entry.main(["transfer", *given, "--runner", "here", "--out", str(tmp_path / "out")])
         assert stopped.value.code == 2
         return " ".join(capsys.readouterr().err.split())
 
@@ -366,4 +365,4 @@ def test_a_cell_knows_the_pictures_and_the_weights(tmp_path):
 
 
 def test_it_is_listed():
-    assert entry.EXPERIMENTS["transfer"][0] == "experiments.transfer"
+    assert "transfer" in entry.found()

@@ -22,6 +22,7 @@ ROOMS = (
     "train",
     "study",
     "plots",
+    "lab",
     "commands",
 )
 # A call that does not even heed a signal ends the process by then.

@@ -8,13 +8,23 @@ import random
 import re
 import typing
 
-from experiments.__main__ import EXPERIMENTS, main
+from experiments.__main__ import found as experiments
+from experiments.__main__ import main
 from tests.fuzz import data as data  # which writes the files of CIFAR-10
 from tests.fuzz import judge
 from tests.fuzz.kinds import FOLDER
 from tests.fuzz.room import Attempt
 
 NUMBERS = ("abc", "nan", "inf", "-1", "", "1e999", "0x")
+
+
+def module_of(name):
+    """Return the module that a command stands in."""
+    if name == "report":
+        return "convjax.lab.report._write"
+    folder = "benchmarks." if name.startswith("bench-") and name != "bench-profile" else ""
+    own = name.removeprefix("bench-") if folder else name
+    return f"experiments.{folder}{own.replace('-', '_')}"
 
 
 class Commands:
@@ -32,8 +42,8 @@ class Commands:
         found = [
             [Attempt("experiments", "name", name, "") for name in ("claim", "", "--depth", "7")]
         ]
-        for name, (module, _) in EXPERIMENTS.items():
-            some = [*self._lines(name, importlib.import_module(module))]
+        for name in experiments():
+            some = [*self._lines(name, importlib.import_module(module_of(name)))]
             source.shuffle(some)
             found.append(some)
         return found

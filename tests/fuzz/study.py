@@ -142,6 +142,7 @@ CALLS = {
         function=function,
         configs=configs,
         folder=folder,
+        name=Kind(None, wrong("None", "text", seven=7)),
         runner=runner,
         version=optional(version),
         group=optional(Kind(None, wrong("None", "lambda", "class", seven=7))),
@@ -156,6 +157,7 @@ CALLS = {
         configs=configs,
         folder=folder,
         version=optional(version),
+        name=Kind(None, wrong("None", "text", seven=7)),
     ),
     "study.version": call(
         lambda **o: len(study.version(**o)), function=function, config=Kind(None, {})

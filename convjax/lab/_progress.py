@@ -7,7 +7,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from experiments._console import console
+from convjax.lab._tables import console
 
 
 class Ticker:
@@ -16,6 +16,13 @@ class Ticker:
     Args:
       total: how many cells there are.
       bar: whether there may be a bar; without, there are lines on a terminal too.
+
+    Example:
+      >>> from convjax import lab
+      >>> with lab.Ticker(2) as ticker:
+      ...     for name in ("plain", "residual"):
+      ...         ticker.begin(name)
+      ...         ticker.finish(name)
     """
 
     def __init__(self, total: int, bar: bool = True):

@@ -18,16 +18,16 @@ from rich.console import Group
 from rich.table import Table
 
 from convjax import plots, study
+from convjax.lab import report
+from convjax.lab.report import _figures, _search, _section
+from convjax.lab.report._tables import printed
 from experiments import __main__ as entry
-from experiments import report
-from experiments.report import _figures, _section, found
-from experiments.report._tables import printed
-from tests.experiments import planted
+from tests.lab import planted
 
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
-    monkeypatch.setitem(entry.EXPERIMENTS, "planted", ("tests.experiments.planted", "for tests"))
+    planted.known(monkeypatch)
 
 
 @pytest.fixture
@@ -53,8 +53,7 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     planted.write(folder / "deep" / "planted")
     with pytest.MonkeyPatch.context() as patch:
-        experiment = ("tests.experiments.planted", "for tests")
-        patch.setitem(entry.EXPERIMENTS, "planted", experiment)
+        planted.known(patch)
         return folder, write(folder)
 
 
@@ -304,7 +303,7 @@ def test_a_study_that_is_not_complete_is_listed_with_its_failures(tmp_path, quic
 
 
 def test_of_many_failures_some_are_listed_and_all_counted(tmp_path, quick, monkeypatch):
-    monkeypatch.setattr(found, "LISTED", 2)
+    monkeypatch.setattr(_search, "LISTED", 2)
     cells = [planted.Cell(depth) for depth in (-2, -1, 0, 1, 2)]
     study.run(planted.measure, cells, tmp_path / "half", runner=study.Here(), version="1")
     text = text_of(write(tmp_path))
@@ -315,9 +314,7 @@ def test_of_many_failures_some_are_listed_and_all_counted(tmp_path, quick, monke
 def test_cells_are_not_looked_at_and_nothing_deeper_than_two_levels(tmp_path, quick):
     for place in ("cells", "failed", "a/b/c"):
         planted.write(tmp_path / place)
-    (tmp_path / "study.json").write_text(
-        '{"format": 1, "study": "tests.experiments.planted:measure"}'
-    )
+    (tmp_path / "study.json").write_text('{"format": 1, "study": "tests.lab.planted:measure"}')
     (tmp_path / "failed" / "planted.parquet").unlink()
     text = text_of(write(tmp_path))
     assert "0 experiments" in text

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from experiments.report._html import Html, between, join, tag
-from experiments.report._section import attached, section
-from experiments.report._tables import table
-from experiments.report.found import Found, Measured, Unfinished
+from convjax.lab.report._html import Html, between, join, tag
+from convjax.lab.report._search import Found, Measured, Unfinished
+from convjax.lab.report._section import attached, section
+from convjax.lab.report._tables import table
 
 # Nothing is loaded from anywhere: what the page shows, it holds.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"

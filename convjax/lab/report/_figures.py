@@ -62,7 +62,7 @@ def _some(series: plots.Series) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, MOST)).astype(int))
 
 
-def _numbers(values: Any, some: np.ndarray) -> list[float | None]:
+def _numbers(values: Any, some: np.ndarray) -> list[int | float | None]:
     found = np.asarray(values, float)[some]
     return [_short(v) if np.isfinite(v) else None for v in found.tolist()]
 

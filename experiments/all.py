@@ -16,36 +16,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
-from convjax import study
-from experiments import _cli, _grid, _outcome
+from convjax import lab, study
 
-NAMES = (
-    "gradient-norms",
-    "theory",
-    "plain-gain",
-    "edge-of-chaos",
-    "batch-norm-explosion",
-    "skip-and-scale",
-    "residual-power-law",
-    "convolution-audit",
-    "path-lengths",
-    "shattering",
-    "separable",
-    "claims",
-    "degradation",
-    "dynamics",
-    "transfer",
-    "train",
-)
+LEFT_OUT = ("cifar", "inspect")
+NAMES = tuple(name for name in lab.questions(Path(__file__).parent) if name not in LEFT_OUT)
 # One run of theirs has the whole machine, unless a runner is named.
 WHOLE = ("train",)
 SAID = {0: "holds", 1: "FAILS", 2: "refused", 130: "interrupted"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_cli.Options):
+class Config(lab.CommandOptions):
     """Options; those of where and how are handed to every experiment."""
 
     only: tuple[str, ...] = ()
@@ -71,12 +55,12 @@ class Config(_cli.Options):
 def main(argv: Sequence[str]) -> int:
     """Run them and return 0 where every criterion of every experiment holds."""
     about = (__doc__ or "").partition("\n")[0]
-    config = _cli.parse(Config, argv, name="all", about=about)
+    config = lab.parse(Config, argv, command="python -m experiments all", about=about)
     for name in config.only:
         if name not in NAMES:
-            raise _cli.UsageError(_cli.unknown("experiment", name, NAMES))
-    with _cli.refusing():
-        _grid.check_effect(config, config.runner or "local")
+            raise lab.UsageError(lab.unknown("experiment", name, NAMES))
+    with lab.refusing():
+        lab.check_effect(config, config.runner or "local")
         if not config.dry_run:
             study.check_writable(config.out)
     rows = []
@@ -93,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
     if config.dry_run:
         return 0
     heads = ("experiment", "verdict", "took")
-    _outcome.console().print(_outcome.plain_table("All experiments", heads, rows))
+    lab.console().print(lab.plain_table("All experiments", heads, rows))
     written = call(["report", str(config.out)])
     return written or int(any(said != SAID[0] for _, said, _ in rows))
 

@@ -5,9 +5,8 @@ import dataclasses
 import numpy as np
 from matplotlib.figure import Figure
 
-from convjax import plots, study
-from experiments import _grid, _outcome
-from experiments._outcome import Experiment
+from convjax import lab, plots, study
+from convjax.lab.report import _search
 
 DEPTHS = (4, 7)
 LABEL, THEORY, SIGNED = "<b>He</b> & sons", "theory alone", "signed"
@@ -45,15 +44,15 @@ def measure(cell):
 
 def columns():
     """Return what all cells measure."""
-    return _outcome.joined([measure(Cell(depth)) for depth in DEPTHS])
+    return lab.joined([measure(Cell(depth)) for depth in DEPTHS])
 
 
 def judge(columns):
     """Return two claims that hold, and one that does not."""
     depth = int(columns["depth"][0])
     return [
-        _outcome.within(f"the depth of <i>{depth}</i>", depth, 4.0, absolute=1.0),
-        _outcome.that("norms are positive", bool((columns["norm"] > 0).all()), "yes", "yes"),
+        lab.within(f"the depth of <i>{depth}</i>", depth, 4.0, absolute=1.0),
+        lab.that("norms are positive", bool((columns["norm"] > 0).all()), "yes", "yes"),
     ]
 
 
@@ -85,7 +84,7 @@ def draw(columns):
 def table(columns):
     """Return one row for each layer."""
     rows = list(zip(columns["path"].tolist(), columns["norm"].tolist(), strict=True))
-    return _outcome.plain_table("Norms of every layer", ("layer", "norm"), rows)
+    return lab.plain_table("Norms of every layer", ("layer", "norm"), rows)
 
 
 def also(columns):
@@ -95,10 +94,10 @@ def also(columns):
     return {"planted_picture": figure}
 
 
-EXPERIMENT = Experiment(
+EXPERIMENT = lab.Experiment(
     name="planted",
     about="How large are planted numbers?\n\nThey are <drawn> from a generator.\n",
-    config=_grid.Options,
+    config=lab.Options,
     cells=lambda config: [Cell(depth) for depth in DEPTHS],
     measure=measure,
     judge=judge,
@@ -121,7 +120,7 @@ def write(folder, name="planted", **changes):
     about = {
         "experiment": name,
         "config": {"depths": list(DEPTHS), "out": "results/planted"},
-        "criteria": [dataclasses.asdict(one) for one in _outcome.judged(EXPERIMENT, numbers)],
+        "criteria": [dataclasses.asdict(one) for one in lab.criteria(EXPERIMENT, numbers)],
         "command": COMMAND,
         "cells": 2,
         "seconds": 75.0,
@@ -131,3 +130,9 @@ def write(folder, name="planted", **changes):
     folder.mkdir(parents=True)
     study.write_parquet(folder / f"{name}.parquet", numbers, about)
     return numbers
+
+
+def known(monkeypatch):
+    """Make the report know the experiment, as if its file stood in this folder."""
+    real = _search.experiment
+    monkeypatch.setattr(_search, "experiment", lambda n: EXPERIMENT if n == "planted" else real(n))

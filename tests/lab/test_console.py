@@ -8,19 +8,19 @@ import sys
 
 import pytest
 
+from convjax import lab
+from convjax.lab import Ticker, _run, console
 from experiments import __main__ as entry
-from experiments import _cli, _grid, _outcome, everything
-from experiments._console import console
-from experiments._progress import Ticker
-from tests.experiments import planted
+from experiments import all as everything
+from tests.lab import planted
 
 ODD = "a [/data] of [width] and :smile:"
 
 
 def test_nothing_that_is_printed_is_taken_for_markup(capsys, monkeypatch):
     console().print(ODD)
-    console().print(_outcome.plain_table(ODD, [ODD], [[ODD]]))
-    _grid._say(ODD)
+    console().print(lab.plain_table(ODD, [ODD], [[ODD]]))
+    _run._say(ODD)
     with Ticker(1) as ticker:
         ticker.finish(ODD, ODD)
     monkeypatch.setenv("FORCE_COLOR", "1")  # a bar, as on a terminal
@@ -43,12 +43,14 @@ def test_nothing_that_is_printed_is_taken_for_markup(capsys, monkeypatch):
     ],
 )
 def test_options_without_effect_are_refused(runner, option, value):
-    config = dataclasses.replace(_grid.Options(), runner=runner, **{option: value})
+    config = dataclasses.replace(lab.Options(), runner=runner, **{option: value})
     with pytest.raises(
         ValueError, match=f"--{option} has no effect with --runner {runner}; .*take"
     ):
-        _grid.runner(config)
-    _grid.check_effect(dataclasses.replace(config, **{option: None}), runner)
+        _run.runner(config)
+    lab.check_effect(
+        dataclasses.replace(config, **{option: getattr(lab.Options(), option)}), runner
+    )
 
 
 def test_all_of_them_are_asked_first(tmp_path, monkeypatch, capsys):
@@ -64,19 +66,19 @@ def test_all_of_them_are_asked_first(tmp_path, monkeypatch, capsys):
 
 
 def dry(out, **changes):
-    config = dataclasses.replace(_grid.Options(), out=out, dry_run=True, **changes)
-    return _grid.run_config(planted.EXPERIMENT, config, [])
+    config = dataclasses.replace(lab.Options(), out=out, dry_run=True, **changes)
+    return lab.run_config(planted.EXPERIMENT, config, [])
 
 
 def test_a_dry_run_refuses_what_the_run_would_and_writes_nothing(tmp_path, capsys):
-    with pytest.raises(_cli.UsageError, match="workers=0"):
+    with pytest.raises(lab.UsageError, match="workers=0"):
         dry(tmp_path / "new", runner="local", workers=0)
     (tmp_path / "file").write_text("")
-    with pytest.raises(_cli.UsageError, match="file' is a file; choose a folder"):
+    with pytest.raises(lab.UsageError, match="file' is a file; choose a folder"):
         dry(tmp_path / "file" / "new")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "study.json").write_text('{"format": 1, "study": "of:others"}')
-    with pytest.raises(_cli.UsageError, match="holds the study 'of:others', not"):
+    with pytest.raises(lab.UsageError, match="holds the study 'of:others', not"):
         dry(tmp_path / "other")
     assert dry(tmp_path / "new [/a]") == 0
     assert "new [/a]" in capsys.readouterr().out

@@ -40,24 +40,29 @@ A run without options takes 25 to 28 seconds of processor time.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from convjax import data
-from experiments import _cli, _grid, _train_columns
+from convjax import data, lab
+from convjax.lab import Columns, Criterion, digits, that
+from experiments import _train_columns
 from experiments import _train_data as sets
 from experiments import _train_run as runs
-from experiments._columns import Columns
-from experiments._outcome import Criterion, Experiment, digits, that
-from experiments._train_columns import accuracy_reached, draw, facts, table
-from experiments._train_options import APART, Flag, Runs, Training, named, run_of, seeds_of
+from experiments._train_columns import accuracy_reached, facts
+from experiments._train_columns import draw as draw
+from experiments._train_columns import table as table
+from experiments._train_options import HARMLESS, Flag, Runs, Training, named, run_of, seeds_of
 
 # Without a name: a family, and the option of it that makes it small.
 FAMILY, SMALL, CALLED = "resnet20_cifar", {"depth": 8}, "ResNet-8"
 REACHED, SECONDS = 0.97, 120.0
+
+
+SHOWS = True
+in_full = named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,16 +144,6 @@ def measure(run: Run) -> Columns:
     return runs.carried_out(run, prepared)
 
 
-def cost(run: Run) -> float:
-    """Return about how many seconds a run takes one core; pictures are as large as ImageNet's."""
-    side, channels = {"digits": (8, 1), "cifar10": (32, 3), "cifar100": (32, 3)}.get(
-        run.data, (224, 3)
-    )
-    preset = {} if run.name else SMALL
-    shape = (run.size or side, run.size or side, channels)
-    return runs.cost(run.name or FAMILY, run, shape, **preset)
-
-
 @contextlib.contextmanager
 def prepared(run: Run) -> Iterator[runs.Subject]:
     """Lend the network and the data of a run."""
@@ -165,23 +160,23 @@ def prepared(run: Run) -> Iterator[runs.Subject]:
 def check(config: Config) -> None:
     """Refuse what cannot be done, before anything is read."""
     if config.data != "digits" and config.path is None:
-        raise _cli.UsageError(f"--data {config.data} needs --path, where it lies.")
+        raise lab.UsageError(f"--data {config.data} needs --path, where it lies.")
     if config.data == "digits" and config.path is not None:
-        raise _cli.UsageError("the digits come with scikit-learn; leave --path out, or say --data.")
+        raise lab.UsageError("the digits come with scikit-learn; leave --path out, or say --data.")
     if config.size is not None and config.size < 1:
-        raise _cli.UsageError(f"size = {config.size} is too small; it must be at least 1.")
+        raise lab.UsageError(f"size = {config.size} is too small; it must be at least 1.")
     if not 0 < config.share < 1:
-        raise _cli.UsageError(f"share = {config.share} must lie between 0 and 1.")
+        raise lab.UsageError(f"share = {config.share} must lie between 0 and 1.")
     for option, least in (("devices", 1), ("readers", 0)):
         if (value := getattr(config, option)) is not None and value < least:
-            raise _cli.UsageError(f"{option} = {value} is too small; it must be at least {least}.")
+            raise lab.UsageError(f"{option} = {value} is too small; it must be at least {least}.")
     if config.reach is not None and not 0 <= config.reach <= 1:
-        raise _cli.UsageError(f"reach = {config.reach} must lie between 0 and 1.")
+        raise lab.UsageError(f"reach = {config.reach} must lie between 0 and 1.")
 
 
 def is_default(run: Run) -> bool:
     """Tell whether nothing but the seed and the folder was asked for."""
-    names = {field.name for field in dataclasses.fields(run)} - {*APART, "seed"}
+    names = {field.name for field in dataclasses.fields(run)} - {*HARMLESS, "seed"}
     return all(getattr(run, name) == getattr(Run(), name) for name in names)
 
 
@@ -213,24 +208,3 @@ def judge(columns: Columns) -> list[Criterion]:
         most = float(facts(columns, "most_seconds")[timed].min())
         made.append(that("wall time", took <= most, f"{digits(took)} s", f"at most {most:.0f} s"))
     return made
-
-
-EXPERIMENT = Experiment(
-    name="train",
-    about=__doc__ or "",
-    config=Config,
-    cells=cells,
-    measure=measure,
-    judge=judge,
-    draw=draw,
-    table=table,
-    cost=cost,
-    shows=True,
-)
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the experiment from the command line and return the exit code."""
-    about = EXPERIMENT.about.partition("\n")[0]
-    config = _cli.parse(Config, named(argv), name="train NAME", about=about)
-    return _grid.run_config(EXPERIMENT, config, argv)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import tyro
 
-from experiments import _cli
-from experiments._console import console
-from experiments.report import found, page
+from convjax.lab._options import refusing
+from convjax.lab._tables import console
+from convjax.lab.report import _page, _search
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     config = tyro.cli(
         Config, args=list(argv), prog="python -m experiments report", description=about
     )
-    with _cli.refusing():
+    with refusing():
         written = write(config.folder, config.out)
     console().print(f"Written: {written}", soft_wrap=True)
     return 0
@@ -48,9 +48,9 @@ def write(folder: Path, out: Path | None = None) -> Path:
       ValueError: there is no such folder, nothing is in it, or the page cannot be written.
     """
     folder = Path(folder)
-    studies = found.search(folder)
+    studies = _search.search(folder)
     out = folder / "report.html" if out is None else Path(out)
-    made = page.page(studies, out.parent)
+    made = _page.page(studies, out.parent)
     # A page that is there stays until the new one is whole.
     beside = out.with_name(f".{out.name}.partial")
     try:

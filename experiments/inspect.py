@@ -26,22 +26,22 @@ kept to be taken again: under one name, a file of weights and a folder of images
 import dataclasses
 import shlex
 import socket
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from convjax import study
-from experiments import _cli, _outcome
-from experiments._columns import Columns
-from experiments._console import console
+from convjax import lab, study
+from convjax.lab import Columns, console
 from experiments._inspect_measured import Request, Subject, measured, subject
-from experiments._inspect_shown import draw, judge, table
-from experiments._outcome import Experiment
+from experiments._inspect_shown import draw as draw
+from experiments._inspect_shown import judge as judge
+from experiments._inspect_shown import table as table
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_cli.Options):
+class Config(lab.CommandOptions):
     """Options; the name may stand first, without its --name."""
 
     name: str = ""
@@ -78,7 +78,7 @@ def cells(config: Config) -> list[Request]:
     for option, least in (("batch", 1), ("size", 1), ("num_classes", 1), ("depth", 1)):
         value = getattr(config, option)
         if value is not None and value < least:
-            raise _cli.UsageError(f"{option} = {value} is too small; it must be at least {least}.")
+            raise lab.UsageError(f"{option} = {value} is too small; it must be at least {least}.")
     return [Request(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Request)})]
 
 
@@ -97,25 +97,14 @@ def measure(request: Request) -> Columns:
     return measured(subject(request))
 
 
-EXPERIMENT = Experiment(
-    name="inspect",
-    about=__doc__ or "",
-    config=Config,
-    cells=cells,
-    measure=measure,
-    judge=judge,
-    draw=draw,
-    table=table,
-    cost=lambda request: 30.0,
-)
-
-
 def main(argv: Sequence[str]) -> int:
     """Run the experiment from the command line and return the exit code."""
-    about = EXPERIMENT.about.partition("\n")[0]
-    config = _cli.parse(Config, in_full(argv), name="inspect NAME", about=about)
-    _cli.use_platform(config.platform)
-    with _cli.refusing():
+    about = (__doc__ or "").partition("\n")[0]
+    config = lab.parse(
+        Config, in_full(argv), command="python -m experiments inspect NAME", about=about
+    )
+    lab.use_platform(config.platform)
+    with lab.refusing():
         study.check_writable(config.out)
         start = time.perf_counter()
         what = chosen(config)
@@ -133,7 +122,7 @@ def main(argv: Sequence[str]) -> int:
         "seconds": time.perf_counter() - start,
         "environments": [{**study.environment(), "cells": 1, "hosts": [socket.gethostname()]}],
     }
-    return _outcome.report(EXPERIMENT, config, columns, about)
+    return lab.conclude(lab.experiment(sys.modules[__name__]), config, columns, about)
 
 
 def in_full(argv: Sequence[str]) -> list[str]:

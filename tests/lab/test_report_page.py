@@ -6,10 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from experiments import __main__ as entry
-from experiments import report
-from tests.experiments import planted
-from tests.experiments.chromium import PROGRAM, Chromium
+from convjax.lab import report
+from tests.lab import planted
+from tests.lab.chromium import PROGRAM, Chromium
 
 pytestmark = pytest.mark.skipif(not PROGRAM, reason="no Chromium is installed")
 
@@ -31,8 +30,7 @@ def path(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     planted.write(folder / "planted")
     with pytest.MonkeyPatch.context() as patch:
-        experiment = ("tests.experiments.planted", "for tests")
-        patch.setitem(entry.EXPERIMENTS, "planted", experiment)
+        planted.known(patch)
         return report.write(folder)
 
 

@@ -9,7 +9,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from experiments.report._html import Html, join, tag
+from convjax.lab.report._html import Html, join, tag
 
 # A number, with a sign or a unit, or nothing.
 _NUMBER = re.compile(r"([-+]?\d[\d.,]*(e[-+]?\d+)?( ?[%\w]{1,2})?)?")

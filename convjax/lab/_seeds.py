@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from convjax import data, train
+from convjax.lab._compile import compiled
 
 
 class Seeds:
@@ -18,6 +19,15 @@ class Seeds:
       images: of training.
       labels: theirs.
       batch_size: images in a step.
+
+    Example:
+      >>> from convjax import data, lab, models, train
+      >>> def make(rngs):
+      ...     return models.resnet_cifar(8, width=2, in_features=1, rngs=rngs)
+      >>> seeds = lab.Seeds(make, *data.digits("train"), batch_size=16)
+      >>> trainer = seeds.trainer(train.Recipe(steps=2, learning_rate=0.1, dispatch=2))
+      >>> [len(trainer.fit(seeds.draw(seed), seed)[1]["loss"]) for seed in (0, 1)]
+      [2, 2]
     """
 
     def __init__(
@@ -34,7 +44,7 @@ class Seeds:
         self.source = source
         self.graphdef = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))[0]
         key = jax.eval_shape(jax.random.key, 0)
-        self._draw = compiled_briefly(lambda key: nnx.split(make(nnx.Rngs(key)))[1], key)
+        self._draw = compiled(lambda key: nnx.split(make(nnx.Rngs(key)))[1], key)
 
     def draw(self, seed: int) -> Any:
         """Return the network of a seed, at birth."""
@@ -46,7 +56,18 @@ class Seeds:
 
 
 class Trainer:
-    """Trains networks of one structure by one recipe; compiled when it is made."""
+    """Trains networks of one structure by one recipe; compiled when it is made.
+
+    Args:
+      seeds: of whose structure the networks are.
+      recipe: how they are trained.
+
+    Example:
+      >>> from convjax import lab
+      >>> def train_all(seeds, recipe, count):
+      ...     trainer = lab.Trainer(seeds, recipe)
+      ...     return [trainer.fit(seeds.draw(seed), seed)[1]["loss"] for seed in range(count)]
+    """
 
     def __init__(self, seeds: Seeds, recipe: train.Recipe):
         self.seeds, self.recipe = seeds, recipe
@@ -78,10 +99,3 @@ class Trainer:
         graphdef = nnx.split(net, nnx.Param, ...)[0]
         trained = nnx.merge(graphdef, nnx.State(state.params), nnx.State(state.rest))
         return trained, jax.tree.map(lambda *parts: np.concatenate(parts), *found)
-
-
-def compiled_briefly(function: Callable[..., Any], *shapes: Any) -> Any:
-    """Compile what draws random numbers, or is run once: LLVM would take half a minute for it."""
-    brief = jax.default_backend() == "cpu"
-    options: Any = {"xla_backend_optimization_level": 0} if brief else {}
-    return jax.jit(function).lower(*shapes).compile(options)

@@ -3,16 +3,18 @@
 import contextlib
 import dataclasses
 import shlex
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from convjax import study
-from experiments import _cli, _outcome
-from experiments._console import console
-from experiments._outcome import Experiment
-from experiments._progress import Ticker
+from convjax.lab._experiment import Experiment
+from convjax.lab._options import CommandOptions, UsageError, parse, refusing, use_platform
+from convjax.lab._outcome import conclude
+from convjax.lab._progress import Ticker
+from convjax.lab._tables import console, plain_table
 
 # Options that not every runner takes, and who takes them.
 TAKEN_BY = {
@@ -23,8 +25,8 @@ TAKEN_BY = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(_cli.Options):
-    """What every experiment takes whose cells are measured by ``run``."""
+class Options(CommandOptions):
+    """What every experiment takes."""
 
     runner: Literal["local", "ray", "slurm", "here"] = "local"
     """Where cells are measured: processes of this machine, a Ray cluster, Slurm, this process."""
@@ -39,32 +41,74 @@ class Options(_cli.Options):
     time_limit: float | None = None
     """Seconds that a cell may take before it counts as failed."""
     dry_run: bool = False
-    """List the cells and what they may take, and measure nothing."""
+    """List the cells, how each stands and what those that are finished took; measure nothing."""
 
 
-def run(experiment: Experiment, argv: Sequence[str]) -> int:
+def run(experiment: Experiment, argv: Sequence[str], command: Sequence[str]) -> int:
     """Run an experiment from the command line.
+
+    Args:
+      experiment: what is run.
+      argv: the words of its options.
+      command: the words before them, such as ``["convjax", "run", "kernel_size.py"]``; the results
+        say that this made them.
 
     Returns:
       0 where every criterion holds, 1 where one does not or a cell failed, 130 where the user
       stopped it.
+
+    Raises:
+      UsageError: what was asked for cannot be done.
+      SystemExit: the command line has what no option takes, or asked for help.
+
+    Example:
+      >>> from convjax import lab
+      >>> def main(argv):
+      ...     import kernel_size  # a file that asks a question
+      ...     return lab.run(lab.experiment(kernel_size), argv, ["python", "-m", "mine"])
     """
-    config = _cli.parse(
+    config = parse(
         experiment.config,
-        argv,
-        name=experiment.name,
-        about=experiment.about.partition("\n")[0],
+        experiment.in_full(argv),
+        command=shlex.join(command),
+        about=experiment.about.strip().partition("\n")[0],
+        default=defaults(experiment),
     )
-    return run_config(experiment, config, argv)
+    return run_config(experiment, config, [*command, *argv])
 
 
-def run_config(experiment: Experiment, config: Any, argv: Sequence[str]) -> int:
-    """Run an experiment with these options; ``argv`` is what the record says they were."""
+def defaults(experiment: Experiment) -> Any:
+    """Return the options of an experiment where nothing is said: results go to ``results/NAME``.
+
+    Args:
+      experiment: whose options.
+    """
+    return experiment.config(out=Path("results") / experiment.name)
+
+
+def run_config(experiment: Experiment, config: Any, command: Sequence[str]) -> int:
+    """Run an experiment with these options; return the exit code, as of ``run``.
+
+    Args:
+      experiment: what is run.
+      config: its options.
+      command: the words that the results shall say made them.
+
+    Raises:
+      UsageError: what was asked for cannot be done.
+
+    Example:
+      >>> from pathlib import Path
+      >>> from convjax import lab
+      >>> def look(experiment, folder):
+      ...     config = experiment.config(runner="here", out=Path(folder))
+      ...     return lab.run_config(experiment, config, ["mine"])
+    """
     cells: list[Any] = []
     # Two bars on one terminal would take turns on one line.
     watch = Watch(bar=not (experiment.shows and config.runner == "here"))
     try:
-        with _cli.refusing(), watch:
+        with refusing(), watch:
             cells += experiment.cells(config)
             # Before a dry run too: what the run refuses is refused.
             where = runner(config)
@@ -75,6 +119,7 @@ def run_config(experiment: Experiment, config: Any, argv: Sequence[str]) -> int:
                 experiment.measure,
                 cells,
                 config.out,
+                name=experiment.study,
                 runner=where,
                 group=experiment.group,
                 retry=config.retry,
@@ -89,14 +134,13 @@ def run_config(experiment: Experiment, config: Any, argv: Sequence[str]) -> int:
         kept = f"the others are kept in {config.out}, and --retry measures the failed ones again"
         _say(f"{len(cells) - ran.finished} of {len(cells)} cells failed; {kept}")
         return 1
-    command = shlex.join(["python", "-m", "experiments", experiment.name, *argv])
-    with _cli.refusing():
+    with refusing():
         columns = experiment.complete(study.results(config.out, ran.keys))
-        about = {"command": command, **study.about(config.out, ran.keys)}
+        about = {"command": shlex.join(command), **study.about(config.out, ran.keys)}
     try:
-        return _outcome.report(experiment, config, columns, about)
+        return conclude(experiment, config, columns, about)
     except OSError as error:
-        raise _cli.UsageError(
+        raise UsageError(
             f"cannot write into {str(config.out)!r}: {error.strerror}; the cells are kept, and the "
             "same command writes the rest."
         ) from error
@@ -154,7 +198,7 @@ def runner(config: Any) -> study.Runner:
     if config.time_limit is not None and config.time_limit <= 0:
         raise ValueError(f"time_limit={config.time_limit} must be greater than 0")
     if config.runner == "here":
-        _cli.use_platform(config.platform)
+        use_platform(config.platform)
         return study.Here()
     if config.runner == "ray":
         return study.Ray(config.address, workers=config.workers, platform=config.platform)
@@ -167,8 +211,16 @@ def runner(config: Any) -> study.Runner:
 def check_effect(config: Any, runner: str) -> None:
     """Refuse an option that has no effect with a runner.
 
+    Args:
+      config: the options.
+      runner: "local", "ray", "slurm" or "here".
+
     Raises:
       ValueError: it names the option and the runners that take it.
+
+    Example:
+      >>> from convjax import lab
+      >>> lab.check_effect(lab.Options(workers=2), "local")
     """
     for option, runners in TAKEN_BY.items():
         if getattr(config, option) and runner not in runners:
@@ -179,20 +231,31 @@ def check_effect(config: Any, runner: str) -> None:
 
 
 def print_plan(experiment: Experiment, config: Any, cells: Sequence[Any]) -> None:
-    """List the cells, whether each is there, and what the others may take."""
-    states = study.states(experiment.measure, cells, config.out)
-    rows = [
-        (str(cell), "" if state == "finished" else f"{experiment.cost(cell):.0f} s", state)
+    """List the cells, how each stands, and what those that are finished took."""
+    states = study.states(experiment.measure, cells, config.out, name=experiment.study)
+    took = [
+        _took(experiment, cell, config.out) if state == "finished" else None
         for cell, state in zip(cells, states, strict=True)
     ]
-    shown = _outcome.console()
+    rows = [
+        (str(cell), state, "" if seconds is None else f"{seconds:.1f} s")
+        for cell, state, seconds in zip(cells, states, took, strict=True)
+    ]
+    shown = console()
     title = f"{experiment.name}: {len(cells)} cells in {config.out}"
     shown.print(title, style="bold", soft_wrap=True)  # a table would break it at its own width
-    shown.print(_outcome.plain_table("", ("cell", "one core, about", "state"), rows))
-    left = [cell for cell, state in zip(cells, states, strict=True) if state != "finished"]
-    seconds = sum(map(experiment.cost, left))
+    shown.print(plain_table("", ("cell", "state", "took"), rows))
     counts = ", ".join(f"{count} {state}" for state, count in Counter(states).items())
-    shown.print(f"{counts}; about {seconds / 60:.1f} minutes of one core, nothing measured")
+    known = [seconds for seconds in took if seconds is not None]
+    told = "what a cell takes is known once one is finished"
+    if known:
+        told = f"a finished cell took {statistics.median(known):.1f} s in the median"
+    shown.print(f"{counts}; {told}. Nothing was measured.")
+
+
+def _took(experiment: Experiment, cell: Any, folder: Path) -> float:
+    key = study.key(cell, study.version(experiment.measure, cell))
+    return study.about(folder, [key])["seconds"]
 
 
 def _say(words: str) -> None:

@@ -1,14 +1,16 @@
 """What there is to report of: the tables of experiments, and studies that have none yet."""
 
 import dataclasses
-import importlib
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from convjax import study
-from experiments._outcome import Columns, Experiment
+from convjax.lab._columns import Columns
+from convjax.lab._experiment import Experiment, name_of
+from convjax.lab._find import asked, name_of_file, questions
 
 LEVELS = 2
 # Failed cells of one study that are listed; more have mostly failed alike.
@@ -47,7 +49,7 @@ class Measured:
         return str(self.about["experiment"])
 
     @property
-    def criteria(self) -> list[dict[str, Any]]:
+    def criteria(self) -> list[Any]:
         """The claims and their verdicts."""
         return self.about.get("criteria", [])
 
@@ -62,7 +64,7 @@ class Measured:
         return self.about.get("command") or f"python -m experiments {self.name}"
 
     @property
-    def environments(self) -> list[dict[str, Any]]:
+    def environments(self) -> list[Any]:
         """By what it was measured; earlier versions wrote one environment."""
         alone = [self.about["environment"]] if "environment" in self.about else []
         return self.about.get("environments", alone)
@@ -123,7 +125,7 @@ def search(folder: Path) -> Found:
             measured.append(_measured(path))
         except Exception as error:  # whatever is wrong with it, the others are reported
             left_out.append((path, _why(error)))
-    order = list(_known())
+    order = list(known())
     measured.sort(key=lambda m: order.index(m.name) if m.name in order else len(order))
     unfinished = [one for place in folders if (one := _unfinished(place, measured))]
     if not measured and not unfinished and not left_out:
@@ -171,20 +173,26 @@ def _measured(path: Path) -> Measured:
 
 
 def experiment(name: str) -> Experiment | None:
-    """Return the experiment of this name, or None where this version has none."""
-    if name not in _known():
+    """Return the experiment of this name, or None where there is none."""
+    path = known().get(name)
+    if path is None:
         return None
     try:
-        return getattr(importlib.import_module(_known()[name]), "EXPERIMENT", None)
-    except ImportError:
+        return asked(path)
+    except Exception:  # a file that cannot be imported has its claims shown, and no figure
         return None
 
 
-def _known() -> dict[str, str]:
-    """Return the modules of all experiments."""
-    from experiments.__main__ import EXPERIMENTS
+def known() -> dict[str, Path]:
+    """Return the files of all questions that may be asked here: this folder's, the repository's.
 
-    return {name: module for name, (module, _) in EXPERIMENTS.items()}
+    What a table says of its own file is not believed: it might have come from anywhere.
+    """
+    places = dict(questions(Path.cwd()).values())
+    package = importlib.util.find_spec("experiments")
+    for folder in package.submodule_search_locations or () if package else ():
+        places |= dict(questions(folder).values())
+    return {name_of_file(path): path for path in places}
 
 
 def _folders(folder: Path, levels: int, left_out: list[tuple[Path, str]]) -> Iterator[Path]:
@@ -214,8 +222,7 @@ def _unfinished(folder: Path, measured: list[Measured]) -> Unfinished | None:
     if joined and not failed:
         return None
     finished = len(list((folder / "cells").glob("*.parquet")))
-    names = {module: name for name, module in _known().items()}
-    name = names.get(str(of).partition(":")[0], str(of))
+    name = name_of(str(of).partition(":")[0])
     failures = [_failure(path) for path in failed[:LISTED]]
     return Unfinished(folder, name, finished, len(failed), failures, joined)
 

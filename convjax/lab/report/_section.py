@@ -9,12 +9,14 @@ from urllib.parse import quote
 from matplotlib.figure import Figure
 
 from convjax import plots
-from experiments import _outcome
-from experiments._outcome import Columns, Experiment
-from experiments.report import _figures
-from experiments.report._html import Html, join, tag
-from experiments.report._tables import printed, table
-from experiments.report.found import Measured
+from convjax.lab._columns import Columns
+from convjax.lab._experiment import Experiment
+from convjax.lab._experiment import parts as parts_of
+from convjax.lab._outcome import figure_of
+from convjax.lab.report import _figures
+from convjax.lab.report._html import Html, join, tag
+from convjax.lab.report._search import Measured
+from convjax.lab.report._tables import printed, table
 
 # Bytes of the largest table that a page holds; a usual one has a tenth of it.
 LARGEST = 2_000_000
@@ -71,12 +73,12 @@ def attached(path: Path, home: Path) -> Html:
 def _parts(measured: Measured, experiment: Experiment, home: Path) -> Html:
     """Return figure and table of each part."""
     try:
-        parts = _outcome.parts(experiment, measured.columns)
+        parts = parts_of(measured.columns, experiment.apart)
     except Exception as error:  # whatever an older file lacks, the rest of the page is made
         return _refused("The figure", error)
     made = []
     for name, columns in parts:
-        place = _outcome.figure_of(experiment, measured.path.parent, name)
+        place = figure_of(experiment, measured.path.parent, name)
         figure = _figure(measured, lambda c=columns: experiment.draw(c), place, name, home)
         made.append((name, join(figure, _table(experiment, columns))))
     return _choice(made)

@@ -2,27 +2,40 @@
 
 import contextlib
 import dataclasses
-import difflib
 import math
 import shutil
 import sys
 import textwrap
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import jax
 import tyro
 
+from convjax.lab._checks import unknown
+
 
 class UsageError(Exception):
-    """What the user asked for cannot be done; the message is one sentence that says what can."""
+    """What the user asked for cannot be done; the message is one sentence that says what can.
+
+    Args:
+      sentence: with a full stop.
+
+    Example:
+      >>> from convjax import lab
+      >>> print(lab.UsageError("seeds=0 must be at least 1."))
+      seeds=0 must be at least 1.
+    """
+
+    def __init__(self, sentence: str):
+        super().__init__(sentence)
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """What every experiment takes."""
+class CommandOptions:
+    """What every command takes."""
 
     out: Path = Path("results")
     """Folder for the results; it is made if it is not there."""
@@ -32,12 +45,12 @@ class Options:
     """TOML file whose keys are these options' names; the command line overrides it."""
 
 
-O = TypeVar("O", bound=Options)  # noqa: E741
+O = TypeVar("O", bound=CommandOptions)  # noqa: E741
 
 
 @contextlib.contextmanager
 def speaking_plainly() -> Iterator[None]:
-    """Turn a usage error into one wrapped sentence on stderr and exit code 2."""
+    """Turn a ``UsageError`` into one wrapped sentence on stderr and exit code 2."""
     try:
         yield
     except UsageError as error:
@@ -51,41 +64,69 @@ def speaking_plainly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def refusing(what: str = "") -> Iterator[None]:
-    """Take a ValueError or ImportError for the user's: the library's messages say what to do."""
+    """Take a ValueError or ImportError for the user's: the library's messages say what to do.
+
+    Args:
+      what: stands before the message.
+
+    Raises:
+      UsageError: in place of them.
+
+    Example:
+      >>> from convjax import data, lab
+      >>> try:
+      ...     with lab.refusing("the data: "):
+      ...         data.batch_indices(10, 0, seed=0, step=0)
+      ... except lab.UsageError as error:
+      ...     print(str(error)[:22])
+      the data: batch_size=0
+    """
     try:
         yield
     except (ValueError, ImportError) as error:
         raise UsageError(f"{what}{error}") from error
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """Return the sentence that refuses a name, with the nearest right ones."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
-    hint = f"did you mean {' or '.join(map(repr, near))}? Choose" if near else "choose"
-    return f"{what} {name!r} is not known; {hint} from {', '.join(known)}."
+def parse(
+    kind: Callable[..., O],
+    argv: Sequence[str],
+    *,
+    command: str,
+    about: str,
+    default: O | None = None,
+) -> O:
+    """Return the options of a command line, over those of the file it names, over the defaults.
 
+    Args:
+      kind: the dataclass of the options, a subclass of ``CommandOptions``.
+      argv: the words of the command line after the command.
+      command: what stands before them, such as ``"convjax run kernel_size.py"``.
+      about: what the command does, in a line, for its help.
+      default: the options where the command line says nothing; ``kind()`` without it.
 
-def parse(kind: type[O], argv: Sequence[str], *, name: str, about: str) -> O:
-    """Return the options of a command line, over those of the file it names, over the defaults."""
+    Raises:
+      UsageError: a file that cannot be read, or a number that is not finite.
+      SystemExit: the command line has what no option takes, or asked for help.
+
+    Example:
+      >>> from convjax import lab
+      >>> lab.parse(lab.CommandOptions, ["--platform", "cpu"], command="x", about="y").platform
+      'cpu'
+    """
+    start = kind() if default is None else default
 
     def read(default: O) -> O:
-        return tyro.cli(
-            kind,
-            args=list(argv),
-            prog=f"python -m experiments {name}",
-            description=about,
-            default=default,
-        )
+        kind_of: Any = kind
+        return tyro.cli(kind_of, args=list(argv), prog=command, description=about, default=default)
 
-    options = read(kind())
+    options = read(start)
     if options.config is not None:
-        options = read(dataclasses.replace(kind(), **from_file(kind, options.config)))
+        options = read(dataclasses.replace(start, **from_file(kind, options.config)))
     check_finite(options)
     return options
 
 
-def check_finite(options: Options) -> None:
+def check_finite(options: CommandOptions) -> None:
     """Refuse NaN and infinity, which no option means."""
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
@@ -94,7 +135,7 @@ def check_finite(options: Options) -> None:
                 raise UsageError(f"{field.name}={one} must be a finite number.")
 
 
-def from_file(kind: type[Options], path: Path) -> dict[str, Any]:
+def from_file(kind: Any, path: Path) -> dict[str, Any]:
     """Return the options that a TOML file sets."""
     try:
         entries = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -114,7 +155,7 @@ def from_file(kind: type[Options], path: Path) -> dict[str, Any]:
     return found
 
 
-def _typed(kind: type[Options], name: str, value: Any, path: Path) -> Any:
+def _typed(kind: Any, name: str, value: Any, path: Path) -> Any:
     """Return a file's value as the command line would have read it."""
     words = [str(v) for v in (value if isinstance(value, list) else [value])]
     try:
@@ -129,7 +170,18 @@ def _typed(kind: type[Options], name: str, value: Any, path: Path) -> Any:
 
 
 def use_platform(name: str | None) -> None:
-    """Make JAX compute there, or say that it cannot."""
+    """Make JAX compute there, or say that it cannot.
+
+    Args:
+      name: "cpu", "gpu" or "tpu"; None leaves it to JAX.
+
+    Raises:
+      UsageError: there is no such device.
+
+    Example:
+      >>> from convjax import lab
+      >>> lab.use_platform(None)
+    """
     if name is None:
         return
     # JAX's own alias "gpu" asks for every maker's at once, and fails where one is missing.

@@ -1,0 +1,70 @@
+"""Refusals that experiments share: lists that are empty or repeat, numbers that are too small."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+
+def check_several(config: Any, *options: str) -> None:
+    """Refuse lists that are empty or name a value twice.
+
+    Args:
+      config: the options.
+      *options: names of those to look at.
+
+    Raises:
+      ValueError: it names the option.
+
+    Example:
+      >>> import types
+      >>> from convjax import lab
+      >>> lab.check_several(types.SimpleNamespace(depths=(8, 20)), "depths")
+    """
+    for option in options:
+        values = getattr(config, option)
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{option}={list(values)} must hold at least one value, none twice")
+
+
+def check_least(config: Any, **least: int | float) -> None:
+    """Refuse options below the least that they may be, and lists that are empty or repeat.
+
+    Args:
+      config: the options.
+      **least: by option, the least.
+
+    Raises:
+      ValueError: it names the option.
+
+    Example:
+      >>> import types
+      >>> from convjax import lab
+      >>> lab.check_least(types.SimpleNamespace(depths=(8, 20), seeds=2), depths=1, seeds=2)
+    """
+    for option, bound in least.items():
+        value = getattr(config, option)
+        if isinstance(value, tuple):
+            check_several(config, option)
+        if np.min(value) < bound:
+            raise ValueError(f"{option}={value} must be at least {bound}")
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """Return the sentence that refuses a name, with the nearest right ones.
+
+    Args:
+      what: the name is the name of.
+      name: that is not known.
+      known: names.
+
+    Example:
+      >>> from convjax import lab
+      >>> lab.unknown("network", "reznet", ["resnet", "vgg"])
+      "network 'reznet' is not known; did you mean 'resnet'? Choose from resnet, vgg."
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+    hint = f"did you mean {' or '.join(map(repr, near))}? Choose" if near else "choose"
+    return f"{what} {name!r} is not known; {hint} from {', '.join(known)}."

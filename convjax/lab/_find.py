@@ -1,0 +1,143 @@
+"""Finding questions: the files of a folder that ask one, and their module, imported by its name."""
+
+import ast
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from convjax import _check
+from convjax.lab._experiment import Experiment, experiment, name_of
+
+# Where questions stand that are imported as parts of a package.
+PACKAGES = ("experiments",)
+
+
+def questions(folder: str | os.PathLike) -> dict[str, tuple[Path, str]]:
+    """Return the questions that stand in a folder, by name: each its file, and what it asks.
+
+    Nothing is imported: a question is a Python file, or a folder with an ``__init__.py``, that
+    defines ``Config`` and ``cells``, or a ``Config`` made by ``lab.ensembles``, and has a
+    docstring, whose first line is what it asks.
+
+    Args:
+      folder: where to look.
+
+    Raises:
+      MissingFileError: there is no such folder.
+
+    Example:
+      >>> from pathlib import Path
+      >>> from convjax import lab
+      >>> lab.questions(Path(lab.__file__).parent)
+      {}
+    """
+    found = {}
+    for path, module, about in modules(_check.existing_folder("folder", folder)):
+        if about and asks(module):
+            found[name_of_file(path)] = path, about
+    return found
+
+
+def name_of_file(path: Path) -> str:
+    """Return the name of the question that stands in a file."""
+    return name_of(path.parent.name if path.stem == "__init__" else path.stem)
+
+
+def asked(path: Path) -> Experiment:
+    """Return the experiment of a file; one of a package is imported as a part of it.
+
+    Raises:
+      ValueError: the file asks none, or cannot be imported by its name.
+    """
+    home = path.parent.parent if path.stem == "__init__" else path.parent
+    for package in PACKAGES:
+        spec = importlib.util.find_spec(package)
+        if spec and str(home) in (spec.submodule_search_locations or ()):
+            own = path.parent.name if path.stem == "__init__" else path.stem
+            return experiment(importlib.import_module(f"{package}.{own}"))
+    return experiment(load(path))
+
+
+def modules(folder: str | os.PathLike) -> list[tuple[Path, ast.Module, str]]:
+    """Return the public modules of a folder: file, tree, and its docstring's first line."""
+    places = [path / "__init__.py" if path.is_dir() else path for path in Path(folder).iterdir()]
+    read = []
+    for path in sorted(places):
+        own = path.parent.name if path.stem == "__init__" else path.stem
+        if path.suffix == ".py" and path.is_file() and own[0] not in "_.":
+            try:
+                module = ast.parse(path.read_text(encoding="utf-8"))
+            except (SyntaxError, UnicodeDecodeError, ValueError):
+                continue
+            about = (ast.get_docstring(module) or "").strip().partition("\n")[0]
+            read.append((path, module, about))
+    return read
+
+
+def asks(module: ast.Module) -> bool:
+    """Tell whether a module asks a question, as far as can be seen without importing it."""
+    made = any(isinstance(node, ast.Assign) and binds(node, "Config") for node in module.body)
+    return made or (defines(module, "Config") and defines(module, "cells"))
+
+
+def defines(module: ast.Module, name: str) -> bool:
+    """Tell whether a module binds a name at its top."""
+    return any(binds(node, name) for node in module.body)
+
+
+def binds(node: ast.stmt, name: str) -> bool:
+    """Tell whether a statement at the top of a module binds a name."""
+    if isinstance(node, ast.Assign):
+        return any(isinstance(one, ast.Name) and one.id == name for one in node.targets)
+    if isinstance(node, ast.ImportFrom):
+        return any(name == (alias.asname or alias.name) for alias in node.names)
+    return name == getattr(node, "name", None)
+
+
+def load(file: str | os.PathLike) -> ModuleType:
+    """Import a file by its name, so that the processes which measure its cells can do so as well.
+
+    Its folder is put on the path of this process, and of those that it starts.
+
+    Args:
+      file: of Python, or a folder with an ``__init__.py``.
+
+    Raises:
+      MissingFileError: there is no such file.
+      ValueError: another module has its name.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from convjax import lab
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     _ = pathlib.Path(folder, "kernel_size_of_mine.py").write_text("SIZES = (3, 5)")
+      ...     lab.load(f"{folder}/kernel_size_of_mine.py").SIZES
+      (3, 5)
+    """
+    path = Path(file).resolve()
+    if path.is_dir() and (path / "__init__.py").is_file():
+        folder, name = path.parent, path.name
+    else:
+        path = Path(_check.existing_file("file", path))
+        folder, name = path.parent, path.stem
+    if (path.is_file() and path.suffix != ".py") or not name.isidentifier():
+        raise ValueError(
+            f"file={str(file)!r} cannot be imported; its name must be letters, digits and "
+            "underscores, with .py behind them"
+        )
+    there = sys.modules.get(name)
+    spec = None if there else importlib.util.find_spec(name)
+    origin = getattr(there, "__file__", None) or getattr(spec, "origin", None)
+    own = {str(path), str(path / "__init__.py")}
+    if (there or spec) and str(Path(origin or "").resolve()) not in own:
+        raise ValueError(
+            f"file={str(file)!r} has the name of another module, {name}; call it otherwise"
+        )
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    others = [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(folder), *others]))
+    return importlib.import_module(name)

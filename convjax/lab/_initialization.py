@@ -1,0 +1,144 @@
+"""Questions about networks at initialization: everything that follows from one kind of network."""
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import textwrap
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, Any
+
+import tyro
+
+from convjax.lab import _ratios
+from convjax.lab._checks import check_least
+from convjax.lab._ensemble import Ensemble, measure
+from convjax.lab._run import Options
+
+SEEDS = "Networks of each kind; networks of one seed have the same initial values."
+BATCH_SIZE = "Examples that go through each network; their gradients are measured together."
+
+
+def ensembles(
+    kind: type, *, seeds: int, batch_size: int = 0, apart: tuple[str, ...] = (), **axes: Any
+) -> Any:
+    """Return the options of a question about many networks of each kind at initialization.
+
+    Assigned to ``Config``, they make a question of the file: its cells are ensembles of every kind
+    that the options name, ``log_ratio`` is measured behind every unit, and the mean of
+    |g_0|^2 / |g_L|^2 over networks is held against ``expected`` within three standard errors, and
+    drawn and tabled beside it. A file that wants one of this otherwise defines the function itself.
+
+    Args:
+      kind: frozen dataclass with ``network(rngs)``, ``signal(key, batch_size)``, and
+
+        - ``expected``, what |g_0|^2 / |g_L|^2 is in the mean: a number, or one for every number of
+          units travelled back, starting at none;
+        - ``label``, what it is called beside others: kinds of one label are judged together;
+        - where they are wanted, ``panel``, the title of the panel that it is drawn in, ``exact``,
+          true where every single network must have the ratio 1, and ``measure(key, batch_size)``
+          in place of ``signal``; see ``lab.measure``.
+
+        Its fields become options, with the text below each of them as help.
+      seeds: networks of each kind.
+      batch_size: examples; 0 where that is part of the kind.
+      apart: fields by which everything is judged and drawn apart.
+      **axes: by the name of a field with an ``s`` behind it, the values that it takes by default.
+
+    Returns:
+      A dataclass, a subclass of ``lab.Options``.
+
+    Raises:
+      ValueError: an axis that is no field, or a field without a value.
+
+    Example:
+      >>> import dataclasses
+      >>> from convjax import lab
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class Plain:
+      ...     depth: int
+      ...     width: int = 8
+      >>> Config = lab.ensembles(Plain, seeds=4, depths=(2, 3))
+      >>> [cell.kind.depth for cell in Config.defaults()["cells"](Config(depths=(5, 6, 7)))]
+      [5, 6, 7]
+    """
+    names = {field.name: field for field in dataclasses.fields(kind)}
+    for axis in axes:
+        if axis.removesuffix("s") not in names or not axis.endswith("s"):
+            raise ValueError(
+                f"{axis} is no axis: {kind.__name__} has the fields {', '.join(names)}, and an "
+                "axis is called like one of them with an s behind it"
+            )
+    helps, fields = _helps(kind), []
+    order = [axis.removesuffix("s") for axis in axes]
+    for name in [*order, *(name for name in names if name not in order)]:
+        field = names[name]
+        several = axes.get(f"{name}s")
+        if several is None and field.default is dataclasses.MISSING:
+            raise ValueError(f"{kind.__name__}.{name} needs a default, or values: {name}s=…")
+        if several is None:
+            fields.append(_option(name, field.type, field.default, helps.get(name, "")))
+        else:
+            every: Any = tuple[field.type, ...]  # pyright: ignore[reportInvalidTypeForm]
+            fields.append(_option(f"{name}s", every, tuple(several), helps.get(name, "")))
+    fields.append(_option("seeds", int, seeds, SEEDS))
+    if batch_size:
+        fields.append(_option("batch_size", int, batch_size, BATCH_SIZE))
+    made: Any = dataclasses.make_dataclass("Config", fields, bases=(Options,), frozen=True)
+    made.defaults = staticmethod(partial(_defaults, kind, tuple(axes), apart))
+    return made
+
+
+def _option(name: str, kind: Any, default: Any, told: str) -> tuple[str, Any, Any]:
+    return name, Annotated[kind, tyro.conf.arg(help=told)], dataclasses.field(default=default)
+
+
+def _helps(kind: type) -> dict[str, str]:
+    """Return the text below each field; none where the source is not in a file."""
+    try:
+        (defined,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return {}
+    found, body = {}, getattr(defined, "body", [])
+    for field, below in itertools.pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+            text = getattr(below.value, "value", None)
+            if isinstance(text, str) and isinstance(field.target, ast.Name):
+                found[field.target.id] = inspect.cleandoc(text)
+    return found
+
+
+def _defaults(kind: type, axes: Sequence[str], apart: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "cells": partial(cells, kind, axes),
+        "measure": measure,
+        "judge": partial(_ratios.judge, kind),
+        "draw": partial(_ratios.draw, kind),
+        "table": partial(_ratios.table, kind),
+        "apart": apart,
+    }
+
+
+def cells(kind: type, axes: Sequence[str], config: Any) -> list[Ensemble]:
+    """Return an ensemble of every kind; the first axis is the outermost.
+
+    Raises:
+      ValueError: an option that cannot be done.
+    """
+    batch_size = getattr(config, "batch_size", 0)
+    check_least(config, seeds=2, **({"batch_size": 1} if batch_size else {}))
+    for axis in axes:
+        values = getattr(config, axis)
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{axis}={list(values)} must hold at least one value, none twice")
+    fields = [field.name for field in dataclasses.fields(kind)]
+    same = {name: getattr(config, name) for name in fields if f"{name}s" not in axes}
+    return [
+        Ensemble(
+            kind(**same, **dict(zip((axis.removesuffix("s") for axis in axes), one, strict=True))),
+            config.seeds,
+            0 if "batch_size" in fields else batch_size,
+        )
+        for one in itertools.product(*(getattr(config, axis) for axis in axes))
+    ]
