@@ -21,7 +21,7 @@ FALSE_ALARMS = 0.01
 FARTHEST = 8
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Compared:
     """One unit's gains, measured and expected; logarithms of norms, means over replicas.
 
@@ -42,7 +42,15 @@ class Compared:
     activation_z: float
     gradient_gain: float
     gradient_z: float
-    expected: Expected = dataclasses.field(repr=False)
+    expected: Expected
+
+    def __repr__(self) -> str:
+        sides = [
+            f"{side} changes by {getattr(self, f'{side}_gain'):.3f} in log norm, theory expects "
+            f"{getattr(self.expected, f'{side}_gain'):.3f} (z = {getattr(self, f'{side}_z'):.1f})"
+            for side in ("activation", "gradient")
+        ]
+        return f"Compared({whole(self.path)}, {self.kind}: {'; '.join(sides)})"
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -31,7 +31,7 @@ NODES = 6
 """Nodes for each class of pairs of sites, where a batch is given."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Expected:
     """What theory expects of one unit. All logarithms are natural, and of norms, not of squares.
 
@@ -83,6 +83,15 @@ class Expected:
     groups: int
     border: float
     note: str
+
+    def __repr__(self) -> str:
+        said = [
+            f"log rms {_with(self.activation_log_rms, self.activation_scatter)}",
+            f"log gradient {_with(self.gradient_log_norm, self.gradient_scatter)}",
+            f"its gain {_with(self.gradient_gain, self.gradient_gain_scatter)}",
+            *([self.note] if self.note else []),
+        ]
+        return f"Expected({whole(self.path)}, {self.kind}: {', '.join(said)})"
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

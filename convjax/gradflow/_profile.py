@@ -1,6 +1,7 @@
 """profile: the norms of signal and gradient at every unit, by one backward pass."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -92,7 +93,9 @@ class Profile(Readable):
         return drawing.of_profile(self, prediction)
 
     def __repr__(self) -> str:
-        said = f"{len(self.paths)} units, batch of {self.batch_size}, train={self.train}"
+        shapes = [np.shape(unit.activation.squares) for unit in self.units]
+        count = sum(math.prod(shape[len(shapes[0]) :]) for shape in shapes[1:])
+        said = f"{count} units, batch of {self.batch_size}, train={self.train}"
         ends = [unit.gradient for unit in (self.units[0], self.units[-1])]
         if all(known(norm.squares) and np.ndim(norm.squares) == 0 for norm in ends):
             first, last = (size(float(norm.log_rms)) for norm in jax.device_get(ends))

@@ -109,7 +109,11 @@ def test_a_representation_asks_for_nothing_that_is_not_there():
     empty = jax.tree.map(lambda _: None, results()["paths"])
     assert "batch of 4, train=False)" in seen[0] and "gradient rms" not in seen[0]
     assert "Profile(" in repr(shapes) and "Paths(" in repr(empty)
-    assert "gradient rms" in repr(results()["profile"])
+    assert repr(results()["profile"]).startswith("Profile(303 units, batch of 4, train=False; grad")
+    for result in ("prediction", "comparison"):
+        unit = results()[result]["body/3/branch/conv"]
+        assert repr(unit).startswith(f"{type(unit).__name__}(body/3/branch/conv, Conv: ")
+        assert len(repr(unit)) < 250
     unit = repr(results()["profile"]["pool"])
     assert "Norm(norm=" in unit and "array" not in unit.lower()
 
