@@ -7,6 +7,7 @@ import importlib
 import inspect
 import re
 from pathlib import Path
+from typing import is_typeddict
 
 import pytest
 
@@ -87,8 +88,8 @@ def arguments(value):
 
 
 def is_result(value):
-    """Records are shown by the examples of the functions that return them."""
-    record = dataclasses.is_dataclass(value) or hasattr(value, "_fields")
+    """Records are shown by the examples of the functions that return or take them."""
+    record = dataclasses.is_dataclass(value) or hasattr(value, "_fields") or is_typeddict(value)
     return inspect.isclass(value) and record and "__call__" not in vars(value)
 
 

@@ -2,17 +2,15 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Unpack
 
-import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from convjax import nn
 from convjax.models._convnext_keys import TORCH, keras
-from convjax.models._network import Family, Network, check_reference
-from convjax.models._options import checked
+from convjax.models._network import Family, Network
+from convjax.models._options import StridedOptions, with_options
 from convjax.models._style import Dilated, Style, dropped, skipped
-from convjax.nn.initializers import Initializer
 
 VARIANTS = {
     "convnext_tiny": {"units": (3, 3, 9, 3), "width": 96},
@@ -29,28 +27,15 @@ _FAMILIES = {
 FAMILY = Family("convnext", torch=TORCH, keras=keras("convnext"))
 
 
-@checked
+@with_options(norm="layer", activation="exact_gelu")
 def convnext(
     units: Sequence[int] = (3, 3, 9, 3),
     *,
-    num_classes: int = 1000,
-    in_features: int = 3,
     width: int = 96,
     kernel_size: int = 7,
     expansion: int = 4,
     layer_scale: float | None = 1e-6,
-    shortcut: str = "identity",
-    shortcut_scale: float = 0.5,
-    norm: str = "layer",
-    activation: str = "exact_gelu",
-    init: str | Initializer = "he",
-    output_stride: int | None = None,
-    dropout: float = 0.0,
-    stochastic_depth: float = 0.0,
-    reference: str = "torch",
-    dtype: DTypeLike | None = None,
-    param_dtype: DTypeLike = jnp.float32,
-    rngs: nnx.Rngs,
+    **options: Unpack[StridedOptions],
 ) -> Network:
     """Return a ConvNeXt: depthwise convolution, norm and a two-layer perceptron in each branch.
 
@@ -61,26 +46,17 @@ def convnext(
 
     Args:
       units: units of each stage.
-      num_classes: outputs of the head.
-      in_features: channels of the image.
       width: channels of the first stage.
       kernel_size: window of the depthwise convolutions.
       expansion: hidden channels of the perceptron, over those of the unit.
       layer_scale: initial value of the learned factors, one for each channel, at the end of every
         branch, which so begins almost silent; None for no factors.
       shortcut: of every unit: ``"identity"``, ``"none"``, ``"scaled"`` or ``"gated"``.
-      shortcut_scale: factor of the scaled shortcut.
-      norm: ``"none"``, ``"batch"``, ``"group"`` or ``"layer"``.
-      activation: a name in ``nn.ACTIVATIONS``.
       init: initialiser of the kernels, or its name in ``nn.initializers.NAMES``. (The paper draws
         from a truncated normal distribution of standard deviation 0.02.)
       output_stride: 4, 8, 16 or 32: later strides become dilations; None for 32.
-      dropout: rate before the classifier.
-      stochastic_depth: rate of the last unit; it grows linearly from 0 at the first.
       reference: ``"torch"`` or ``"keras"``, which compute the same, and name it differently.
-      dtype: dtype of the computation; None takes the promotion of input and parameters.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      **options: those of every residual family, see ``models.StridedOptions``.
 
     Returns:
       ``Network(stem=…, stage1=…, …, stage4=…, head=…)``; units are ``stage1/0``, ``stage1/1``, …,
@@ -100,23 +76,10 @@ def convnext(
     Reference: Liu et al., A ConvNet for the 2020s, 2022.
     """
     family = _FAMILIES.get((tuple(units), width), FAMILY)
-    check_reference(reference, family)
-    style = Style(
-        rngs=rngs,
-        reference=reference,
-        norm=norm,
-        epsilon=1e-6,
-        use_bias=True,
-        activation=activation,
-        init=init,
-        shortcut=shortcut,
-        shortcut_scale=shortcut_scale,
-        dtype=dtype,
-        param_dtype=param_dtype,
-    )
+    style = Style.of(options, family, epsilon=1e-6, use_bias=True)
     unit = _Unit(style, kernel_size, expansion, layer_scale)
-    rates, dilated = style.rates(stochastic_depth, sum(units)), Dilated(output_stride, 4)
-    stages: dict[str, nnx.Module] = {"stem": nn.Chain(_stem(style, (in_features, width)))}
+    rates, dilated = style.rates(sum(units)), Dilated(style.output_stride, 4)
+    stages: dict[str, nnx.Module] = {"stem": nn.Chain(_stem(style, width))}
     features = width
     for s, count in enumerate(units):
         strides, before, dilation = dilated(2 if s else 1)
@@ -127,10 +90,10 @@ def convnext(
     head = {
         "pool": nn.GlobalPool("avg"),
         **style.normed("norm", features),
-        **dropped(dropout),
-        "dense": style.dense((features, num_classes)),
+        **dropped(style.dropout),
+        "dense": style.dense((features, style.num_classes)),
     }
-    return Network({**stages, "head": nn.Chain(head)}, family=family, reference=reference)
+    return style.network({**stages, "head": nn.Chain(head)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,9 +135,10 @@ class _Unit:
         return {"scale": scale}
 
 
-def _stem(style: Style, fan: tuple[int, int]) -> dict[str, nnx.Module]:
+def _stem(style: Style, width: int) -> dict[str, nnx.Module]:
     """Return what reads every patch of 4x4 by itself."""
-    return {"conv": style.conv(fan, 4, 4, padding="VALID"), **style.normed("norm", fan[1])}
+    conv = style.conv((style.in_features, width), 4, 4, padding="VALID")
+    return {"conv": conv, **style.normed("norm", width)}
 
 
 def _down(style: Style, fan: tuple[int, int], strides: int, dilation: int) -> nn.Chain:

@@ -2,7 +2,7 @@
 
 import fnmatch
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from flax import nnx
@@ -25,6 +25,7 @@ from convjax.models import (
     _xception,
 )
 from convjax.models._network import Network
+from convjax.models._options import called
 
 
 class _Entry(NamedTuple):
@@ -32,40 +33,71 @@ class _Entry(NamedTuple):
     preset: Mapping[str, Any]
 
 
-# One line here, and ``VARIANTS`` beside the family's function, are all that a new family needs.
-_FAMILIES = (
-    (_mobilenet_v1.mobilenet_v1, _mobilenet_v1.VARIANTS),
-    (_mobilenet_v2.mobilenet_v2, _mobilenet_v2.VARIANTS),
-    (_mobilenet_v3.mobilenet_v3, _mobilenet_v3.VARIANTS),
-    (_efficientnet.efficientnet, _efficientnet.VARIANTS),
-    (_resnet.resnet, _resnet.VARIANTS),
-    (_resnet_v2.resnet_v2, _resnet_v2.VARIANTS),
-    (_convnext.convnext, _convnext.VARIANTS),
-    (_resnet_cifar.resnet_cifar, _resnet_cifar.VARIANTS),
-    (_wide_resnet_cifar.wide_resnet_cifar, _wide_resnet_cifar.VARIANTS),
-    (_inception_v1.inception_v1, _inception_v1.VARIANTS),
-    (_inception_v3.inception_v3, _inception_v3.VARIANTS),
-    (_inception_v4.inception_v4, _inception_v4.VARIANTS),
-    (_inception_resnet_v2.inception_resnet_v2, _inception_resnet_v2.VARIANTS),
-    (_xception.xception, _xception.VARIANTS),
-)
-_ENTRIES = {
-    name: _Entry(build, preset)
-    for build, variants in _FAMILIES
-    for name, preset in variants.items()
-}
+_ENTRIES: dict[str, _Entry] = {}
 # What timm or its users called a network before.
 _ALIASES = {"xception": "legacy_xception"}
 
 
+def register(build: Callable[..., Network], variants: Mapping[str, Mapping[str, Any]]) -> None:
+    """Let ``models.create`` and ``models.list`` know the networks of a family.
+
+    A function that is registered again, as when a notebook runs a cell twice, replaces its names.
+
+    Args:
+      build: the family's function: takes a variant's arguments, the caller's options and ``rngs``,
+        and returns a ``models.Network``.
+      variants: the arguments of each network by its name; an empty mapping takes the family's names
+        out again.
+
+    Raises:
+      ValueError: a name that another family has, or an argument that the function does not take.
+
+    Example:
+      >>> from typing import Unpack
+      >>> from flax import nnx
+      >>> from convjax import models, nn
+      >>> family = models.Family(
+      ...     "plain", torch={"stem/conv{i}": "layers.{i-1}", "head/dense": "classifier"}
+      ... )
+      >>> @models.with_options(norm="none")
+      ... def plain(depth: int, **options: Unpack[models.Options]) -> models.Network:
+      ...     style = models.Style.of(options, family)
+      ...     stem = style.step((style.in_features, 16), 3, number=1)
+      ...     for i in range(2, depth + 1):
+      ...         stem |= style.step((16, 16), 3, number=i)
+      ...     return style.network({"stem": nn.Chain(stem), "head": style.head(16)})
+      >>> models.register(plain, {"plain4": {"depth": 4}, "plain8": {"depth": 8}})
+      >>> net = models.create("plain4", num_classes=10, rngs=nnx.Rngs(0))
+      >>> models.export_weights(net)["layers.0.weight"].shape  # as torch has it
+      (16, 3, 3, 3)
+      >>> models.register(plain, {})  # and forget it
+    """
+    _check.function("build", build, "a family's function")
+    _check.instance("variants", variants, Mapping, "a mapping from names to arguments")
+    kept = {name: entry for name, entry in _ENTRIES.items() if _home(entry.build) != _home(build)}
+    for name, preset in variants.items():
+        _check.instance("variants: name", name, str, "a network's name")
+        if name in kept or name in _ALIASES:
+            raise ValueError(f"variants: {name!r} is the name of another family's network")
+        _check.instance(f"variants[{name!r}]", preset, Mapping, "arguments by name")
+        _check_options(name, build, preset)
+    _ENTRIES.clear()
+    _ENTRIES.update(kept)
+    _ENTRIES.update({name: _Entry(build, dict(preset)) for name, preset in variants.items()})
+
+
+def _home(build: Callable[..., Any]) -> tuple[Any, ...]:
+    """Return what stays of a function when its definition runs again."""
+    return getattr(build, "__module__", None), getattr(build, "__qualname__", build)
+
+
 def create(name: str, *, rngs: nnx.Rngs, **options: Any) -> Network:
-    """Return a network by name, freshly drawn.
+    """Return a network by name, with random initial weights.
 
     The name stands for a family's function and some of its options; every further one may be given
-    too: those that all families share (``num_classes``, ``in_features``, ``norm``, ``activation``,
-    ``init``, ``dropout``, ``reference``, ``dtype``, ``param_dtype``; ``shortcut`` and
-    ``stochastic_depth`` where there are residual units; ``output_stride`` where strides may become
-    dilations; ``width``), and the family's own.
+    too: those that all families share (``models.Options``; ``shortcut`` and ``stochastic_depth``
+    where there are residual units; ``output_stride`` where strides may become dilations), and the
+    family's own, such as ``width``.
 
     Args:
       name: one of ``models.list()``: timm's name, or torchvision's ``googlenet``.
@@ -88,11 +120,9 @@ def create(name: str, *, rngs: nnx.Rngs, **options: Any) -> Network:
     """
     name = known(name)
     build, preset = _ENTRIES[name]
-    accepted = [*inspect.signature(build).parameters]
-    for option in options:
-        if option not in accepted:
-            raise ValueError(_no_option(name, build.__name__, option, accepted))
+    _check_options(name, build, options)
     net = build(**{**preset, **options}, rngs=rngs)
+    _check.instance(f"{called(build)}: result", net, Network, "a models.Network")
     net.name = name
     return net
 
@@ -127,8 +157,34 @@ def known(name: str) -> str:
     return _check.choice("name", _ALIASES.get(name, name), _ENTRIES)
 
 
-def _no_option(name: str, function: str, option: str, accepted: Any) -> str:
-    try:
-        _check.refuse("option", option, set(accepted) - {"rngs"})
-    except ValueError as error:
-        return f"{name} (models.{function}): {error}"
+def _check_options(name: str, build: Callable[..., Network], options: Iterable[str]) -> None:
+    """Refuse an option that a family's function does not take; name the nearest."""
+    parameters = inspect.signature(build).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for option in options:
+        if option not in parameters:
+            try:
+                _check.refuse("option", option, set(parameters) - {"rngs"})
+            except ValueError as error:
+                raise ValueError(f"{name} ({called(build)}): {error}") from None
+
+
+# One line here, and ``VARIANTS`` beside the family's function, are all that a new family needs.
+for _build, _variants in (
+    (_mobilenet_v1.mobilenet_v1, _mobilenet_v1.VARIANTS),
+    (_mobilenet_v2.mobilenet_v2, _mobilenet_v2.VARIANTS),
+    (_mobilenet_v3.mobilenet_v3, _mobilenet_v3.VARIANTS),
+    (_efficientnet.efficientnet, _efficientnet.VARIANTS),
+    (_resnet.resnet, _resnet.VARIANTS),
+    (_resnet_v2.resnet_v2, _resnet_v2.VARIANTS),
+    (_convnext.convnext, _convnext.VARIANTS),
+    (_resnet_cifar.resnet_cifar, _resnet_cifar.VARIANTS),
+    (_wide_resnet_cifar.wide_resnet_cifar, _wide_resnet_cifar.VARIANTS),
+    (_inception_v1.inception_v1, _inception_v1.VARIANTS),
+    (_inception_v3.inception_v3, _inception_v3.VARIANTS),
+    (_inception_v4.inception_v4, _inception_v4.VARIANTS),
+    (_inception_resnet_v2.inception_resnet_v2, _inception_resnet_v2.VARIANTS),
+    (_xception.xception, _xception.VARIANTS),
+):
+    register(_build, _variants)

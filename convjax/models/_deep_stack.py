@@ -1,14 +1,12 @@
 """deep_stack: one resolution, one width, no stem and no head: the bare object of depth studies."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Unpack
 
-import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from convjax import _check, nn
-from convjax.models._options import checked
+from convjax.models._options import LayerOptions, with_options
 from convjax.nn.initializers import Initializer
 
 CONVS = ("dense", "separable")
@@ -26,7 +24,7 @@ def shortcut_of(
 ) -> str | nnx.Module:
     """Return the shortcut of that name for a unit that keeps its shape; a module stays as it is.
 
-    One key is drawn whatever the name, so that twins with different shortcuts are alike elsewhere.
+    One key is used whatever the name, so that twins with different shortcuts are alike elsewhere.
     """
     key = rngs.params()
     if not isinstance(name, str):
@@ -61,8 +59,8 @@ def conv_of(
 ) -> nnx.Module:
     """Return one convolution, dense or depthwise-separable.
 
-    The pair has one activation, so He's gain is given once: the depthwise part is drawn linear
-    (LeCun), the pointwise part as ``init`` says.
+    The pair has one activation, so He's gain is given once, by ``init`` to the pointwise part; the
+    depthwise part has none (LeCun).
     """
     if kind == "dense":
         return nn.Conv(
@@ -91,7 +89,7 @@ def conv_of(
     )
 
 
-@checked
+@with_options(norm="none")
 def deep_stack(
     depth: int,
     width: int,
@@ -99,18 +97,13 @@ def deep_stack(
     shortcut: str | nnx.Module = "identity",
     shortcut_scale: float = 0.5,
     branch_scale: float = 1.0,
-    norm: str = "none",
-    activation: str = "relu",
-    init: str | Initializer = "he",
     conv: str = "dense",
     convs_per_unit: int = 2,
     order: str = "pre",
     kernel_size: tuple[int, ...] = (3, 3),
     padding: Any = "SAME",
     use_bias: bool = False,
-    dtype: DTypeLike | None = None,
-    param_dtype: DTypeLike = jnp.float32,
-    rngs: nnx.Rngs,
+    **options: Unpack[LayerOptions],
 ) -> nn.Repeat:
     """Return a stack of equal units at one resolution, ``width`` channels in and out.
 
@@ -126,9 +119,6 @@ def deep_stack(
         (highway), or a node.
       shortcut_scale: factor of the scaled shortcut.
       branch_scale: factor on every branch.
-      norm: ``"none"``, ``"batch"``, ``"group"`` or ``"layer"``.
-      activation: a name in ``nn.ACTIVATIONS``.
-      init: initialiser of the kernels, or its name in ``nn.initializers.NAMES``.
       conv: ``"dense"`` or ``"separable"``.
       convs_per_unit: convolutions in one branch; must divide ``depth``.
       order: ``"pre"`` or ``"post"``.
@@ -136,9 +126,7 @@ def deep_stack(
       padding: as in ``ops.conv``; theory is simplest with ``"CIRCULAR"``.
       use_bias: whether convolutions add a bias. Without, and without norm, the stack is positively
         homogeneous, and a profile is finite at any depth.
-      dtype: dtype of the computation; None takes the promotion of input and parameters.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      **options: those of all layers, see ``models.LayerOptions``.
 
     Returns:
       A ``Repeat`` of ``depth / convs_per_unit`` residual units.
@@ -162,7 +150,9 @@ def deep_stack(
         raise ValueError(
             f"depth={depth} must be a positive multiple of convs_per_unit={convs_per_unit}"
         )
-    shared: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
+    given: dict[str, Any] = {**options}
+    norm, activation, init = (given[name] for name in ("norm", "activation", "init"))
+    shared = {name: given[name] for name in ("dtype", "param_dtype")}
 
     def step(i: int, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         parts = {
@@ -208,4 +198,4 @@ def deep_stack(
             activation=nn.Activation(activation) if order == "post" else None,
         )
 
-    return nn.Repeat(unit, depth // convs_per_unit, rngs=rngs)
+    return nn.Repeat(unit, depth // convs_per_unit, rngs=given["rngs"])

@@ -54,22 +54,13 @@ Steps = Sequence[Conv | Pool | Mapping[str, Any]]
 Table = Mapping[str, Steps]
 
 
-@dataclasses.dataclass(frozen=True)
-class InceptionStyle(Style):
-    """A style that also says whether norms have a scale: Keras's Inceptions have none."""
-
-    use_scale: bool = True
-
-    def normalise(self, features: int, *, zero: bool = False, **options: Any) -> nnx.Module:
-        """Return the norm."""
-        return super().normalise(features, zero=zero, use_scale=self.use_scale, **options)
-
-
-def inception_style(reference: str, **options: Any) -> InceptionStyle:
-    """Return the style of an Inception network; its paddings are explicit in every reference."""
-    keras = reference == "keras"
-    momentum = 0.99 if keras else 0.9
-    return InceptionStyle(epsilon=1e-3, momentum=momentum, use_scale=not keras, **options)
+# Of all Inception networks. Their paddings are explicit in every reference, and Keras's norms have
+# no scale.
+INCEPTION: dict[str, Any] = {
+    "same": False,
+    "epsilon": 1e-3,
+    "keras": {"momentum": 0.99, "use_scale": False},
+}
 
 
 @dataclasses.dataclass(frozen=True)

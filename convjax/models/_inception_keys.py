@@ -140,7 +140,7 @@ def _v4(units: Sequence[int]) -> Rules:
 
 
 def v4_torch(units: Sequence[int]) -> Keys:
-    """Return timm's names where the stages have so many units."""
+    """Return timm's names for these counts of units in the stages."""
     return Keys(tuple(_v4(units)))
 
 
@@ -187,5 +187,5 @@ RESNET_TORCH = Keys(tuple(_resnet()))
 
 
 def resnet_keras(units: Sequence[int]) -> Keys:
-    """Return Keras's names where the stages have so many residual units."""
+    """Return Keras's names for these counts of residual units in the stages."""
     return Keys(tuple(_resnet_keras(units)))

@@ -1,18 +1,18 @@
 """inception_v1: GoogLeNet with batch norm, and the auxiliary heads beside it."""
 
+from typing import Unpack
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
 
 from convjax import nn
-from convjax.models._inception import Builder, inception_style
+from convjax.models._inception import INCEPTION, Builder
 from convjax.models._inception_keys import V1_TORCH
 from convjax.models._inception_tables import V1_POOLS, V1_STEM, v1_stages
-from convjax.models._network import Family, Network, check_reference
-from convjax.models._options import checked
-from convjax.models._style import dropped
-from convjax.nn.initializers import Initializer
+from convjax.models._network import Family, Network
+from convjax.models._options import Options, with_options
+from convjax.models._style import Style, dropped
 
 FAMILY = Family("inception_v1", torch=V1_TORCH)
 VARIANTS = {"googlenet": {}}
@@ -21,23 +21,14 @@ READ = {"aux1": 0, "aux2": 3}
 _GRID = 4
 
 
-@checked
+@with_options()
 def inception_v1(
     *,
-    num_classes: int = 1000,
-    in_features: int = 3,
     width: float = 1.0,
     window: int = 3,
     auxiliary: bool = False,
     auxiliary_dropout: float = 0.0,
-    norm: str = "batch",
-    activation: str = "relu",
-    init: str | Initializer = "he",
-    dropout: float = 0.0,
-    reference: str = "torch",
-    dtype: DTypeLike | None = None,
-    param_dtype: DTypeLike = jnp.float32,
-    rngs: nnx.Rngs,
+    **options: Unpack[Options],
 ) -> Network:
     """Return Inception v1, as torchvision has it: batch norm after every convolution.
 
@@ -46,22 +37,15 @@ def inception_v1(
     side: 1x1; 1x1 and 3x3; 1x1 and a larger window; a 3x3 maximum and 1x1.
 
     Args:
-      num_classes: outputs of the head.
-      in_features: channels of the image.
       width: factor on all channel counts.
       window: of the convolution that ends the third branch: 3, as torchvision's weights want it,
         or 5, as in the paper.
       auxiliary: whether there are heads that read ``stage2/0`` and ``stage2/3``;
         ``models.auxiliary_logits`` runs them. torchvision's weights for them are untrained.
       auxiliary_dropout: rate before the classifiers of these (the paper: 0.7).
-      norm: ``"none"``, ``"batch"``, ``"group"`` or ``"layer"``.
-      activation: a name in ``nn.ACTIVATIONS``.
-      init: initialiser of the kernels, or its name in ``nn.initializers.NAMES``.
       dropout: rate before the classifier (the paper: 0.4; torchvision trains with 0.2).
       reference: ``"torch"``; Keras does not have this network.
-      dtype: dtype of the computation; None takes the promotion of input and parameters.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      **options: those of every family, see ``models.Options``.
 
     Returns:
       ``Network(stem=…, stage1=…, stage2=…, stage3=…, head=…)``; units are ``stage1/0``, ….
@@ -80,38 +64,26 @@ def inception_v1(
     Reference: Szegedy et al., Going Deeper with Convolutions, 2015; Ioffe and Szegedy, Batch
     Normalization, 2015.
     """
-    check_reference(reference, FAMILY)
     if window not in (3, 5):
         raise ValueError(f"window={window} must be 3 (torchvision) or 5 (the paper)")
-    style = inception_style(
-        reference,
-        rngs=rngs,
-        norm=norm,
-        activation=activation,
-        init=init,
-        dtype=dtype,
-        param_dtype=param_dtype,
-    )
+    style = Style.of(options, FAMILY, **INCEPTION)
     build = Builder(style, width)
     stages = v1_stages(window)
-    stem, fan = build.steps(in_features, V1_STEM)
+    stem, fan = build.steps(style.in_features, V1_STEM)
     units: dict[str, nnx.Module] = {"stem": nn.Chain(stem)}
     for s, (tables, pool) in enumerate(zip(stages, V1_POOLS, strict=True), 1):
         units[f"stage{s}"], fan = build.stage(fan, tables, before=pool)
-    units["head"] = style.head(fan, num_classes, dropout=dropout)
-    # Drawn last: the trunk is the same with and without.
+    units["head"] = style.head(fan)
+    # Made last: the trunk is the same with and without.
     heads = {
-        name: (
-            f"stage2/{i}",
-            _head(build, build.channels(stages[1][i]), num_classes, auxiliary_dropout),
-        )
+        name: (f"stage2/{i}", _head(build, build.channels(stages[1][i]), auxiliary_dropout))
         for name, i in READ.items()
         if auxiliary
     }
-    return Network(units, family=FAMILY, reference=reference, auxiliary=heads)
+    return style.network(units, auxiliary=heads)
 
 
-def _head(build: Builder, fan: int, num_classes: int, rate: float) -> nn.Chain:
+def _head(build: Builder, fan: int, rate: float) -> nn.Chain:
     """Return an auxiliary head: a mean over 4x4 cells, 1x1, a hidden layer, a classifier."""
     style = build.style
     narrow, hidden = build.scaled(128), build.scaled(1024)
@@ -126,7 +98,7 @@ def _head(build: Builder, fan: int, num_classes: int, rate: float) -> nn.Chain:
             ),
             "hidden_activation": style.act(),
             **dropped(rate),
-            "dense": style.dense((hidden, num_classes)),
+            "dense": style.dense((hidden, style.num_classes)),
         }
     )
 

@@ -1,36 +1,27 @@
 """inception_v3: large windows taken apart, and rows beside columns."""
 
-import jax.numpy as jnp
+from typing import Unpack
+
 from flax import nnx
-from jax.typing import DTypeLike
 
 from convjax import nn
-from convjax.models._inception import Builder, inception_style
+from convjax.models._inception import INCEPTION, Builder
 from convjax.models._inception_keys import V3_KERAS, V3_TORCH
 from convjax.models._inception_tables import V3_STAGES, V3_STEM
-from convjax.models._network import Family, Network, check_reference
-from convjax.models._options import checked
-from convjax.nn.initializers import Initializer
+from convjax.models._network import Family, Network
+from convjax.models._options import Options, with_options
+from convjax.models._style import Style
 
 FAMILY = Family("inception_v3", torch=V3_TORCH, keras=V3_KERAS)
 VARIANTS = {"inception_v3": {}}
 
 
-@checked
+@with_options()
 def inception_v3(
     *,
-    num_classes: int = 1000,
-    in_features: int = 3,
     width: float = 1.0,
     auxiliary: bool = False,
-    norm: str = "batch",
-    activation: str = "relu",
-    init: str | Initializer = "he",
-    dropout: float = 0.0,
-    reference: str = "torch",
-    dtype: DTypeLike | None = None,
-    param_dtype: DTypeLike = jnp.float32,
-    rngs: nnx.Rngs,
+    **options: Unpack[Options],
 ) -> Network:
     """Return Inception v3.
 
@@ -40,19 +31,12 @@ def inception_v3(
     along each axis (299 in the paper).
 
     Args:
-      num_classes: outputs of the head.
-      in_features: channels of the image.
       width: factor on all channel counts.
       auxiliary: whether there is a head that reads ``stage2/4``, for images of 299;
         ``models.auxiliary_logits`` runs it. Keras has none.
-      norm: ``"none"``, ``"batch"``, ``"group"`` or ``"layer"``.
-      activation: a name in ``nn.ACTIVATIONS``.
-      init: initialiser of the kernels, or its name in ``nn.initializers.NAMES``.
       dropout: rate before the classifier (the paper: 0.2).
       reference: ``"torch"`` or ``"keras"`` (norms without a scale, means without the padding).
-      dtype: dtype of the computation; None takes the promotion of input and parameters.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      **options: those of every family, see ``models.Options``.
 
     Returns:
       ``Network(stem=…, stage1=…, stage2=…, stage3=…, head=…)``; units are ``stage1/0``, ….
@@ -70,32 +54,22 @@ def inception_v3(
 
     Reference: Szegedy et al., Rethinking the Inception Architecture for Computer Vision, 2016.
     """
-    check_reference(reference, FAMILY)
-    if auxiliary and reference == "keras":
+    style = Style.of(options, FAMILY, **INCEPTION)
+    if auxiliary and style.keras:
         raise ValueError("auxiliary=True needs reference='torch': Keras has no auxiliary head")
-    style = inception_style(
-        reference,
-        rngs=rngs,
-        norm=norm,
-        activation=activation,
-        init=init,
-        dtype=dtype,
-        param_dtype=param_dtype,
-    )
-    build = Builder(style, width, count_include_pad=reference == "torch")
-    stem, fan = build.steps(in_features, V3_STEM)
+    build = Builder(style, width, count_include_pad=not style.keras)
+    stem, fan = build.steps(style.in_features, V3_STEM)
     units: dict[str, nnx.Module] = {"stem": nn.Chain(stem)}
     for s, tables in enumerate(V3_STAGES, 1):
         units[f"stage{s}"], fan = build.stage(fan, tables)
-    units["head"] = style.head(fan, num_classes, dropout=dropout)
+    units["head"] = style.head(fan)
     heads = {}
-    if auxiliary:  # drawn last: the trunk is the same with and without
-        fan = build.channels(V3_STAGES[1][4])
-        heads["aux"] = ("stage2/4", _head(build, fan, num_classes))
-    return Network(units, family=FAMILY, reference=reference, auxiliary=heads)
+    if auxiliary:  # made last: the trunk is the same with and without
+        heads["aux"] = ("stage2/4", _head(build, build.channels(V3_STAGES[1][4])))
+    return style.network(units, auxiliary=heads)
 
 
-def _head(build: Builder, fan: int, num_classes: int) -> nn.Chain:
+def _head(build: Builder, fan: int) -> nn.Chain:
     """Return the auxiliary head: 17 places pooled to 5, and those convolved to one."""
     narrow, wide = build.scaled(128), build.scaled(768)
     return nn.Chain(
@@ -104,6 +78,6 @@ def _head(build: Builder, fan: int, num_classes: int) -> nn.Chain:
             **build.style.step((fan, narrow), number=1),
             **build.style.step((narrow, wide), 5, number=2, padding="VALID"),
             "pool2": nn.GlobalPool("avg"),
-            "dense": build.style.dense((wide, num_classes)),
+            "dense": build.style.dense((wide, build.style.num_classes)),
         }
     )

@@ -1,37 +1,27 @@
 """inception_v4: Inception made uniform, its stem of branches too."""
 
 from collections.abc import Sequence
+from typing import Unpack
 
-import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from convjax import nn
-from convjax.models._inception import Builder, check_units, inception_style
+from convjax.models._inception import INCEPTION, Builder, check_units
 from convjax.models._inception_keys import v4_torch
 from convjax.models._inception_tables import V4_A, V4_B, V4_C, V4_STEM, V4_TO_B, V4_TO_C
-from convjax.models._network import Family, Network, check_reference
-from convjax.models._options import checked
-from convjax.nn.initializers import Initializer
+from convjax.models._network import Family, Network
+from convjax.models._options import Options, with_options
+from convjax.models._style import Style
 
 VARIANTS = {"inception_v4": {}}
 
 
-@checked
+@with_options()
 def inception_v4(
     units: Sequence[int] = (4, 7, 3),
     *,
-    num_classes: int = 1000,
-    in_features: int = 3,
     width: float = 1.0,
-    norm: str = "batch",
-    activation: str = "relu",
-    init: str | Initializer = "he",
-    dropout: float = 0.0,
-    reference: str = "torch",
-    dtype: DTypeLike | None = None,
-    param_dtype: DTypeLike = jnp.float32,
-    rngs: nnx.Rngs,
+    **options: Unpack[Options],
 ) -> Network:
     """Return Inception v4.
 
@@ -42,17 +32,10 @@ def inception_v4(
 
     Args:
       units: units of each stage that keep the shape.
-      num_classes: outputs of the head.
-      in_features: channels of the image.
       width: factor on all channel counts.
-      norm: ``"none"``, ``"batch"``, ``"group"`` or ``"layer"``.
-      activation: a name in ``nn.ACTIVATIONS``.
-      init: initialiser of the kernels, or its name in ``nn.initializers.NAMES``.
       dropout: rate before the classifier (the paper: 0.2).
       reference: ``"torch"``; Keras does not have this network.
-      dtype: dtype of the computation; None takes the promotion of input and parameters.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      **options: those of every family, see ``models.Options``.
 
     Returns:
       ``Network(stem=…, stage1=…, stage2=…, stage3=…, head=…)``; units are ``stage1/0``, …, and
@@ -73,22 +56,11 @@ def inception_v4(
     on Learning, 2017.
     """
     check_units(units)
-    family = Family("inception_v4", torch=v4_torch(units))
-    check_reference(reference, family)
-    style = inception_style(
-        reference,
-        rngs=rngs,
-        norm=norm,
-        activation=activation,
-        init=init,
-        dtype=dtype,
-        param_dtype=param_dtype,
-    )
+    style = Style.of(options, Family("inception_v4", torch=v4_torch(units)), **INCEPTION)
     build = Builder(style, width)
-    stem, fan = build.steps(in_features, V4_STEM)
+    stem, fan = build.steps(style.in_features, V4_STEM)
     parts: dict[str, nnx.Module] = {"stem": nn.Chain(stem)}
     tables = ([V4_A] * units[0], [V4_TO_B, *[V4_B] * units[1]], [V4_TO_C, *[V4_C] * units[2]])
     for s, stage in enumerate(tables, 1):
         parts[f"stage{s}"], fan = build.stage(fan, stage)
-    parts["head"] = style.head(fan, num_classes, dropout=dropout)
-    return Network(parts, family=family, reference=reference)
+    return style.network({**parts, "head": style.head(fan)})

@@ -119,14 +119,7 @@ class MobileUnit:
         )
 
 
-def trunk(
-    unit: MobileUnit,
-    features: int,
-    table: Table,
-    *,
-    output_stride: int | None,
-    stochastic_depth: float,
-) -> dict[str, nnx.Module]:
+def trunk(unit: MobileUnit, features: int, table: Table) -> dict[str, nnx.Module]:
     """Return the stages of a table by name, after a stem of strides 2.
 
     The rate of stochastic depth grows from 0 at the first unit to what would be reached one unit
@@ -136,8 +129,8 @@ def trunk(
       ValueError: an output stride that cannot be; stochastic depth without shortcuts, which would
         drop whole examples for good.
     """
-    rates = unit.style.rates(stochastic_depth, sum(map(len, table)) + 1)
-    dilated = Dilated(output_stride, 2)
+    rates = unit.style.rates(sum(map(len, table)) + 1)
+    dilated = Dilated(unit.style.output_stride, 2)
     stages: dict[str, nnx.Module] = {}
     for s, rows in enumerate(table, 1):
         strides, before, dilation = dilated(rows[0].strides)

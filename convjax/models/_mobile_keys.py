@@ -56,7 +56,7 @@ def torch_v3(stages: int) -> Keys:
 
 
 def keras_v1(units: Sequence[int]) -> Keys:
-    """Return Keras's names of a MobileNet with so many units in its stages."""
+    """Return Keras's names of a MobileNet with these counts of units in its stages."""
     rules = [
         rule
         for unit, n in _numbered(units)
@@ -72,7 +72,7 @@ def keras_v1(units: Sequence[int]) -> Keys:
 
 
 def keras_v2(units: Sequence[int]) -> Keys:
-    """Return Keras's names of a MobileNetV2 with so many units in its stages."""
+    """Return Keras's names of a MobileNetV2 with these counts of units in its stages."""
     rules = [
         rule
         for unit, n in _numbered(units)
@@ -89,7 +89,7 @@ def keras_v2(units: Sequence[int]) -> Keys:
 
 
 def keras_v3(units: Sequence[int]) -> Keys:
-    """Return Keras's names of a MobileNetV3 with so many units in its stages."""
+    """Return Keras's names of a MobileNetV3 with these counts of units in its stages."""
     rules = [
         rule
         for unit, n in _numbered(units)

@@ -1,40 +1,25 @@
 """mobilenet_v1: depthwise-separable units, one after the other."""
 
-import jax.numpy as jnp
-from flax import nnx
-from jax.typing import DTypeLike
+from typing import Unpack
 
 from convjax.models._mobile import MobileUnit, Row, deepened, repeated, trunk
 from convjax.models._mobile_keys import TORCH_V1, keras_v1
-from convjax.models._network import Family, Network, check_reference
-from convjax.models._options import checked
+from convjax.models._network import Family, Network
+from convjax.models._options import StridedOptions, with_options
 from convjax.models._style import Style, divisible
-from convjax.nn.initializers import Initializer
 
 # Features, strides and units of the stages.
 _STAGES = ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 2, 6), (1024, 2, 2))
+_KERAS = {"epsilon": 1e-3, "momentum": 0.99}
 VARIANTS = {f"mobilenetv1_{w:03}": {"width": w / 100} for w in (25, 50, 75, 100, 125)}
 
 
-@checked
+@with_options(shortcut="none", activation="relu6")
 def mobilenet_v1(
     width: float = 1.0,
     *,
     depth: float = 1.0,
-    num_classes: int = 1000,
-    in_features: int = 3,
-    shortcut: str = "none",
-    shortcut_scale: float = 0.5,
-    norm: str = "batch",
-    activation: str = "relu6",
-    init: str | Initializer = "he",
-    output_stride: int | None = None,
-    dropout: float = 0.0,
-    stochastic_depth: float = 0.0,
-    reference: str = "torch",
-    dtype: DTypeLike | None = None,
-    param_dtype: DTypeLike = jnp.float32,
-    rngs: nnx.Rngs,
+    **options: Unpack[StridedOptions],
 ) -> Network:
     """Return a MobileNet of 2017: a plain stack of depthwise-separable units.
 
@@ -47,22 +32,11 @@ def mobilenet_v1(
     Args:
       width: multiplier of all channels, those of the head too.
       depth: multiplier of the units in every stage, rounded up.
-      num_classes: outputs of the head.
-      in_features: channels of the image.
-      shortcut: of units that keep their shape: ``"none"``, ``"identity"``, ``"scaled"`` or
-        ``"gated"``.
-      shortcut_scale: factor of the scaled shortcut.
-      norm: ``"none"``, ``"batch"``, ``"group"`` or ``"layer"``.
-      activation: a name in ``nn.ACTIVATIONS``.
-      init: initialiser of the kernels, or its name in ``nn.initializers.NAMES``.
       output_stride: 2, 4, 8, 16 or 32: later strides become dilations; None for 32.
-      dropout: rate before the classifier.
       stochastic_depth: rate that is reached after the last unit, from 0 at the first.
       reference: ``"torch"`` (channels in eights) or ``"keras"`` (channels cut to whole numbers,
         padding on the far sides, epsilon 1e-3).
-      dtype: dtype of the computation; None takes the promotion of input and parameters.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      **options: those of every residual family, see ``models.StridedOptions``.
 
     Returns:
       ``Network(stem=…, stage1=…, …, stage5=…, head=…)``; the convolutions of a unit are
@@ -86,43 +60,22 @@ def mobilenet_v1(
     """
     counts = tuple(deepened(units, depth) for _, _, units in _STAGES)
     family = Family("mobilenet_v1", torch=TORCH_V1, keras=keras_v1(counts))
-    check_reference(reference, family)
-    keras = reference == "keras"
-    style = Style(
-        rngs=rngs,
-        reference=reference,
-        norm=norm,
-        epsilon=1e-3 if keras else 1e-5,
-        momentum=0.99 if keras else 0.9,
-        activation=activation,
-        init=init,
-        shortcut=shortcut,
-        shortcut_scale=shortcut_scale,
-        dtype=dtype,
-        param_dtype=param_dtype,
-    )
+    style = Style.of(options, family, keras=_KERAS)
 
     def wide(features: int) -> int:
-        return int(features * width) if keras else divisible(features * width)
+        return int(features * width) if style.keras else divisible(features * width)
 
     # Keras pads before its strided convolutions, whether the image's side is even or odd.
-    far = ((0, 1), (0, 1)) if keras else None
+    far = ((0, 1), (0, 1)) if style.keras else None
+    unit = MobileUnit(style, last="pointwise", activated=True, strided_padding=far)
     table = [
         repeated(Row(wide(features), strides), units)
         for (features, strides, _), units in zip(_STAGES, counts, strict=True)
     ]
-    return Network(
+    return style.network(
         {
-            "stem": style.unit((in_features, wide(32)), 3, 2),
-            **trunk(
-                MobileUnit(style, last="pointwise", activated=True, strided_padding=far),
-                wide(32),
-                table,
-                output_stride=output_stride,
-                stochastic_depth=stochastic_depth,
-            ),
-            "head": style.head(wide(1024), num_classes, dropout=dropout),
-        },
-        family=family,
-        reference=reference,
+            "stem": style.unit((style.in_features, wide(32)), 3, 2),
+            **trunk(unit, wide(32), table),
+            "head": style.head(wide(1024)),
+        }
     )

@@ -1,16 +1,13 @@
 """mobilenet_v3: inverted residual units found by search, with squeeze-and-excitation."""
 
-import jax.numpy as jnp
-from flax import nnx
-from jax.typing import DTypeLike
+from typing import Unpack
 
 from convjax import _check, nn
 from convjax.models._mobile import MobileUnit, Row, Table, trunk
 from convjax.models._mobile_keys import keras_v3, torch_v3
-from convjax.models._network import Family, Network, check_reference
-from convjax.models._options import checked
+from convjax.models._network import Family, Network
+from convjax.models._options import StridedOptions, with_options
 from convjax.models._style import Style, divisible, dropped
-from convjax.nn.initializers import Initializer
 
 # Features, strides, expansion, side of the window, squeeze-and-excitation, activation.
 _LARGE = (
@@ -39,6 +36,7 @@ FAMILIES = {
     for kind, table in _TABLES.items()
 }
 
+_KERAS = {"epsilon": 1e-3, "momentum": 0.999}
 _WIDTHS = {"small": (50, 75, 100), "large": (75, 100)}
 VARIANTS = {
     f"mobilenetv3_{kind}_{w:03}": {"kind": kind, "width": w / 100}
@@ -52,28 +50,15 @@ VARIANTS |= {
 }
 
 
-@checked
+@with_options(activation=None)
 def mobilenet_v3(
     kind: str = "large",
     *,
     width: float = 1.0,
     squeeze: bool = True,
-    num_classes: int = 1000,
-    in_features: int = 3,
-    shortcut: str = "identity",
-    shortcut_scale: float = 0.5,
-    norm: str = "batch",
     epsilon: float | None = None,
-    activation: str | None = None,
-    init: str | Initializer = "he",
     same_padding: bool = False,
-    output_stride: int | None = None,
-    dropout: float = 0.0,
-    stochastic_depth: float = 0.0,
-    reference: str = "torch",
-    dtype: DTypeLike | None = None,
-    param_dtype: DTypeLike = jnp.float32,
-    rngs: nnx.Rngs,
+    **options: Unpack[StridedOptions],
 ) -> Network:
     """Return a MobileNetV3, large or small.
 
@@ -86,24 +71,14 @@ def mobilenet_v3(
       kind: ``"large"`` or ``"small"``.
       width: multiplier of the channels; the hidden layer's stay.
       squeeze: whether there is squeeze-and-excitation where the paper has it.
-      num_classes: outputs of the head.
-      in_features: channels of the image.
-      shortcut: of units that keep their shape: ``"identity"``, ``"none"``, ``"scaled"`` or
-        ``"gated"``.
-      shortcut_scale: factor of the scaled shortcut.
-      norm: ``"none"``, ``"batch"``, ``"group"`` or ``"layer"``.
       epsilon: of the norms; None for the reference's.
       activation: a name in ``nn.ACTIVATIONS`` that takes the place of both; None for the paper's.
-      init: initialiser of the kernels, or its name in ``nn.initializers.NAMES``.
       same_padding: whether padding is SAME although the reference is ``"torch"`` (timm's ``tf_``).
       output_stride: 2, 4, 8, 16 or 32: later strides become dilations; None for 32.
-      dropout: rate before the classifier.
       stochastic_depth: rate that is reached after the last unit, from 0 at the first.
       reference: ``"torch"`` or ``"keras"`` (SAME padding, epsilon 1e-3, a stem that keeps its
         width, a hidden layer that grows with widths above 1).
-      dtype: dtype of the computation; None takes the promotion of input and parameters.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      **options: those of every residual family, see ``models.StridedOptions``.
 
     Returns:
       ``Network(stem=…, stage1=…, …, last=…, head=…)``; the convolutions of a unit are
@@ -125,46 +100,30 @@ def mobilenet_v3(
     Reference: Howard et al., Searching for MobileNetV3, 2019.
     """
     _check.choice("kind", kind, _TABLES)
-    check_reference(reference, FAMILIES[kind])
-    keras = reference == "keras"
-    style = Style(
-        rngs=rngs,
-        reference=reference,
-        same=same_padding,
-        norm=norm,
-        epsilon=(1e-3 if keras else 1e-5) if epsilon is None else epsilon,
-        momentum=0.999 if keras else 0.9,
-        activation="hard_swish" if activation is None else activation,
-        init=init,
-        shortcut=shortcut,
-        shortcut_scale=shortcut_scale,
-        dtype=dtype,
-        param_dtype=param_dtype,
+    own = options.get("activation")
+    style = Style.of(
+        options,
+        FAMILIES[kind],
+        keras=_KERAS,
+        activation=own or "hard_swish",
+        epsilon=epsilon,
+        same=same_padding or None,
     )
-    table = _table(kind, width, squeeze, activation is None)
+    table = _table(kind, width, squeeze, own is None)
     # Keras never scales the stem; timm does from 0.75 on.
-    first = 16 if keras or width < 0.75 else divisible(16 * width)
+    first = 16 if style.keras or width < 0.75 else divisible(16 * width)
     final = table[-1][-1].features
     # Six times the channels before or after rounding, which differs at some widths.
-    last = divisible(6 * final if keras else 6 * _TABLES[kind][-1][-1].features * width)
-    hidden = divisible(_HIDDEN[kind] * width) if keras and width > 1 else _HIDDEN[kind]
-    return Network(
+    last = divisible(6 * final if style.keras else 6 * _TABLES[kind][-1][-1].features * width)
+    hidden = divisible(_HIDDEN[kind] * width) if style.keras and width > 1 else _HIDDEN[kind]
+    unit = MobileUnit(style, squeeze_middle=True, squeeze_activation="relu", gate="hard_sigmoid")
+    return style.network(
         {
-            "stem": style.unit((in_features, first), 3, 2),
-            **trunk(
-                MobileUnit(
-                    style, squeeze_middle=True, squeeze_activation="relu", gate="hard_sigmoid"
-                ),
-                first,
-                table,
-                output_stride=output_stride,
-                stochastic_depth=stochastic_depth,
-            ),
+            "stem": style.unit((style.in_features, first), 3, 2),
+            **trunk(unit, first, table),
             "last": style.unit((final, last)),
-            "head": _head(style, (last, hidden, num_classes), dropout),
-        },
-        family=FAMILIES[kind],
-        reference=reference,
+            "head": _head(style, last, hidden),
+        }
     )
 
 
@@ -183,16 +142,15 @@ def _table(kind: str, width: float, squeeze: bool, own_activations: bool) -> Tab
     ]
 
 
-def _head(style: Style, fans: tuple[int, int, int], dropout: float) -> nn.Chain:
+def _head(style: Style, last: int, hidden: int) -> nn.Chain:
     """Return pool, hidden layer and classifier."""
-    last, hidden, num_classes = fans
     widen = nn.Dense(last, hidden, kernel_init=style.init, rngs=style.rngs, **style.dtypes)
     return nn.Chain(
         {
             "pool": nn.GlobalPool("avg"),
             "hidden": widen,
             "activation": style.act(),
-            **dropped(dropout),
-            "dense": style.dense((hidden, num_classes)),
+            **dropped(style.dropout),
+            "dense": style.dense((hidden, style.num_classes)),
         }
     )

@@ -1,7 +1,8 @@
 """Network: what the zoo returns, a chain that knows which reference it follows."""
 
+import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import nnx
 
@@ -10,12 +11,20 @@ from convjax import _check, nn
 REFERENCES = ("torch", "keras")
 
 
+# A number in a key rule, and what is added to it.
+FIELD = re.compile(r"\{(\w+)([+-]\d+)?\}")
+FORMS = ("1x1", "linear", "grouped")
+
+
 class Keys(NamedTuple):
-    """How one reference names the weights of one family.
+    """Key rules: how one reference names the weights of one family.
 
     Attributes:
-      rules: pairs of a path here and a module's name there; ``{i}`` stands for a number, and
-        ``{i+1}`` on the other side for the number after it. The first rule that fits decides.
+      rules: pairs of a path here and a module's name there. ``{i}`` stands for a number, and
+        ``{i+1}`` in the name there for the number after it. A path may also name one array, such as
+        ``head/dense/kernel``. Behind the name there, ``@1x1`` says that a dense kernel is stored as
+        a 1x1 convolution's, ``@linear`` the reverse, ``@grouped`` that Keras stores a depthwise
+        kernel as a grouped convolution's. The first rule that fits decides.
       optional: names there, as globs, that may be absent here: auxiliary heads, say.
     """
 
@@ -26,12 +35,43 @@ class Keys(NamedTuple):
 class Family:
     """The networks of one paper: their name, and what each reference calls their weights.
 
-    Families are equal by name, since a network's structure keys compilations.
+    With key rules for a reference, ``models.load_weights`` fills a network from a file with that
+    reference's names, ``models.export_weights`` writes it by them. Layouts and the names of single
+    arrays (``weight``, ``running_mean``, …) follow from the reference and the layers. Families are
+    equal by name, since a network's structure keys compilations.
+
+    Args:
+      name: of the family.
+      torch: key rules of PyTorch's state dict: ``models.Keys``, or a mapping from paths to names.
+      keras: key rules of Keras's file, likewise.
+
+    Raises:
+      ValueError: no name; a rule whose name needs a number that its path has not.
+
+    Example:
+      >>> from flax import nnx
+      >>> from convjax import models, nn
+      >>> rules = {"stage{s}/{i}/conv": "features.{s-1}.{i}", "head/dense": "classifier"}
+      >>> family = models.Family("small", torch=rules)
+      >>> rngs = nnx.Rngs(0)
+      >>> stage = nn.Chain([nn.Chain(conv=nn.Conv(3, 4, 3, use_bias=False, rngs=rngs))])
+      >>> head = nn.Chain(pool=nn.GlobalPool("avg"), dense=nn.Dense(4, 2, rngs=rngs))
+      >>> net = models.Network({"stage1": stage, "head": head}, family=family)
+      >>> sorted(models.export_weights(net))
+      ['classifier.bias', 'classifier.weight', 'features.0.0.weight']
     """
 
-    def __init__(self, name: str, *, torch: Keys | None = None, keras: Keys | None = None):
-        self.name = name
-        self.keys = {"torch": torch, "keras": keras}
+    def __init__(
+        self,
+        name: str,
+        *,
+        torch: Keys | Mapping[str, str] | None = None,
+        keras: Keys | Mapping[str, str] | None = None,
+    ):
+        self.name = _check.instance("name", name, str, "the family's name")
+        if not name:
+            raise ValueError("name is empty; give the family a name")
+        self.keys = {"torch": _keys("torch", torch), "keras": _keys("keras", keras)}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Family) and other.name == self.name
@@ -41,6 +81,37 @@ class Family:
 
     def __repr__(self) -> str:
         return f"Family({self.name!r})"
+
+
+def _keys(argument: str, keys: Any) -> Keys | None:
+    """Return key rules; refuse those by which no array could be named."""
+    if keys is None:
+        return None
+    if isinstance(keys, Mapping):
+        keys = Keys(tuple(keys.items()))
+    right = "models.Keys, or a mapping from paths to names, or None"
+    for rule in _check.instance(argument, keys, Keys, right).rules:
+        for text in rule:
+            _check.instance(f"{argument}: rule", text, str, "a path or a name")
+        _check_rule(argument, *rule)
+    return keys
+
+
+def _check_rule(argument: str, ours: str, theirs: str) -> None:
+    numbers = FIELD.findall(ours)
+    names = [name for name, _ in numbers]
+    if any(offset for _, offset in numbers) or len({*names}) < len(names):
+        raise ValueError(
+            f"{argument}: rule {ours!r}: a path has every number once and as it is, {{i}}; "
+            "the name on the other side may be {i+1}"
+        )
+    if unknown := {name for name, _ in FIELD.findall(theirs)} - {*names}:
+        raise ValueError(
+            f"{argument}: rule {ours!r}: {theirs!r} has the number {min(unknown)!r}, which the "
+            "path has not"
+        )
+    if form := theirs.partition("@")[2]:
+        _check.choice(f"{argument}: rule {ours!r}: form", form, FORMS)
 
 
 class Network(nn.Chain):
@@ -93,9 +164,9 @@ class Network(nn.Chain):
 
 
 def check_reference(reference: str, family: Family) -> None:
-    """Refuse a reference that does not have this family."""
+    """Refuse a reference that does not have this family; one without key rules is of any."""
     known = [name for name in REFERENCES if family.keys[name] is not None]
-    _check.choice("reference", reference, known)
+    _check.choice("reference", reference, known or REFERENCES)
 
 
 def named(net: nnx.Module, function: str) -> Network:

@@ -6,9 +6,7 @@ from typing import Any
 from flax import nnx
 
 from convjax import _check, nn
-from convjax.models._style import Style, dropped, skipped
-
-TRANSITIONS = ("projection", "zero_pad")
+from convjax.models._style import TRANSITIONS, Style, dropped, skipped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +50,7 @@ class PreActUnit:
         rest = {**self._convolutions(fan, strides, dilations), **skipped(rate)}
         if fan[0] == fan[1]:
             return nn.Residual(nn.Chain({**first, **rest}), self._beside(fan[1], strides))
-        # One key is drawn whatever the shortcut, so that twins are alike elsewhere.
+        # One key is used whatever the shortcut, so that twins are alike elsewhere.
         own = dataclasses.replace(self.style, rngs=nnx.Rngs(self.style.rngs.params()))
         if self.transition == "projection":
             beside = self._projection(own, fan, strides, dilations[1])

@@ -1,23 +1,23 @@
 """resnet: the residual networks for large images, post-activation, and what grew out of them."""
 
 from collections.abc import Sequence
+from typing import Unpack
 
-import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from convjax import _check, nn
-from convjax.models._network import Family, Network, check_reference
-from convjax.models._options import checked
+from convjax.models._network import Family, Network
+from convjax.models._options import StridedOptions, with_options
 from convjax.models._resnet_keys import KERAS, TORCH, TORCH_D
 from convjax.models._resnet_unit import ResNetUnit
 from convjax.models._style import Dilated, Style
-from convjax.nn.initializers import Initializer
 
 FAMILY = Family("resnet", torch=TORCH, keras=KERAS)
 # The pooled projections of ResNet-D have one more module in each shortcut there.
 FAMILY_D = Family("resnet_d", torch=TORCH_D)
 STEMS = ("7x7", "deep")
+# Keras pads this family explicitly, as PyTorch does.
+_KERAS = {"epsilon": 1.001e-5, "momentum": 0.99, "use_bias": True, "same": False}
 
 _BASIC, _BOTTLENECK = {"bottleneck": False}, {"bottleneck": True}
 _UNITS = {
@@ -43,13 +43,11 @@ VARIANTS = {
 }
 
 
-@checked
+@with_options()
 def resnet(
     units: Sequence[int] = (3, 4, 6, 3),
     *,
     bottleneck: bool = True,
-    num_classes: int = 1000,
-    in_features: int = 3,
     width: int = 64,
     groups: int = 1,
     group_width: int = 64,
@@ -58,19 +56,8 @@ def resnet(
     strides_on: str | None = None,
     squeeze: bool = False,
     zero_init: bool = False,
-    shortcut: str = "identity",
-    shortcut_scale: float = 0.5,
     transition: str = "projection",
-    norm: str = "batch",
-    activation: str = "relu",
-    init: str | Initializer = "he",
-    output_stride: int | None = None,
-    dropout: float = 0.0,
-    stochastic_depth: float = 0.0,
-    reference: str = "torch",
-    dtype: DTypeLike | None = None,
-    param_dtype: DTypeLike = jnp.float32,
-    rngs: nnx.Rngs,
+    **options: Unpack[StridedOptions],
 ) -> Network:
     """Return a residual network of four stages: ResNet, ResNet-D, ResNeXt, Wide ResNet, SE-ResNet.
 
@@ -81,8 +68,6 @@ def resnet(
     Args:
       units: units of each stage.
       bottleneck: whether a unit is 1x1, 3x3, 1x1 (from ResNet-50 on) or 3x3 twice.
-      num_classes: outputs of the head.
-      in_features: channels of the image.
       width: channels of the first stage.
       groups: groups of the 3x3 convolution of a bottleneck (ResNeXt: 32).
       group_width: channels of one group where ``width`` is 64 (ResNeXt-50 32x4d: 4; Wide
@@ -94,22 +79,12 @@ def resnet(
         ``"reduce"``, its first 1x1 (the paper). None takes the reference's: Keras keeps the
         paper's.
       squeeze: whether squeeze-and-excitation ends every branch.
-      zero_init: whether the last norm's scale of every branch is born 0.
-      shortcut: of units that keep their shape: ``"identity"``, ``"none"``, ``"scaled"`` or
-        ``"gated"``.
-      shortcut_scale: factor of the scaled shortcut.
+      zero_init: whether the last norm's scale of every branch is initialized to 0.
       transition: what stands for the identity where the shape changes: ``"projection"`` or
         ``"zero_pad"`` (without parameters, so that the plain twin has the very same ones).
-      norm: ``"none"``, ``"batch"``, ``"group"`` or ``"layer"``.
-      activation: a name in ``nn.ACTIVATIONS``.
-      init: initialiser of the kernels, or its name in ``nn.initializers.NAMES``.
       output_stride: 8, 16 or 32: later strides become dilations; None for 32.
-      dropout: rate before the classifier.
-      stochastic_depth: rate of the last unit; it grows linearly from 0 at the first.
       reference: ``"torch"`` or ``"keras"`` (biases, strides on the first 1x1, epsilon 1.001e-5).
-      dtype: dtype of the computation; None takes the promotion of input and parameters.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      **options: those of every residual family, see ``models.StridedOptions``.
 
     Returns:
       ``Network(stem=…, stage1=…, …, stage4=…, head=…)``; units are ``stage1/0``, ``stage1/1``, ….
@@ -128,37 +103,20 @@ def resnet(
     Reference: He et al. 2015; Xie et al. 2017 (ResNeXt); Zagoruyko and Komodakis 2016 (Wide
     ResNet); Hu et al. 2018 (SE); He et al., Bag of Tricks, 2019 (ResNet-D).
     """
-    family = FAMILY_D if pooled_shortcut else FAMILY
-    check_reference(reference, family)
     _check.choice("stem", stem, STEMS)
-    keras = reference == "keras"
-    style = Style(
-        rngs=rngs,
-        # Keras pads this family explicitly, as PyTorch does.
-        norm=norm,
-        epsilon=1.001e-5 if keras else 1e-5,
-        momentum=0.99 if keras else 0.9,
-        use_bias=True if keras else None,
-        activation=activation,
-        init=init,
-        shortcut=shortcut,
-        shortcut_scale=shortcut_scale,
-        dtype=dtype,
-        param_dtype=param_dtype,
-    )
+    style = Style.of(options, FAMILY_D if pooled_shortcut else FAMILY, keras=_KERAS)
     unit = ResNetUnit(
         style,
         bottleneck=bottleneck,
         groups=groups,
         group_width=group_width,
-        strides_on=("reduce" if keras else "conv") if strides_on is None else strides_on,
+        strides_on=("reduce" if style.keras else "conv") if strides_on is None else strides_on,
         squeeze=squeeze,
         zero_init=zero_init,
         transition=transition,
         pooled_shortcut=pooled_shortcut,
     )
-    rates = style.rates(stochastic_depth, sum(units))
-    dilated = Dilated(output_stride, 4)
+    rates, dilated = style.rates(sum(units)), Dilated(style.output_stride, 4)
     stages: dict[str, nnx.Module] = {}
     features = width
     for s, count in enumerate(units):
@@ -168,25 +126,23 @@ def resnet(
         rest = [unit((wide, wide), 1, (dilation, dilation), next(rates)) for _ in range(count - 1)]
         stages[f"stage{s + 1}"] = nn.Chain([first, *rest])
         features = wide
-    return Network(
+    return style.network(
         {
-            "stem": nn.Chain(_stem(style, stem, in_features, width)),
+            "stem": nn.Chain(_stem(style, stem, width)),
             **stages,
-            "head": style.head(features, num_classes, dropout=dropout),
-        },
-        family=family,
-        reference=reference,
+            "head": style.head(features),
+        }
     )
 
 
-def _stem(style: Style, kind: str, in_features: int, width: int) -> dict[str, nnx.Module]:
+def _stem(style: Style, kind: str, width: int) -> dict[str, nnx.Module]:
     """Return what takes the image to a quarter of its size."""
     pool = {"pool": style.pool("max", 3, 2)}
     if kind == "7x7":
-        return {**style.step((in_features, width), 7, 2), **pool}
+        return {**style.step((style.in_features, width), 7, 2), **pool}
     narrow = width // 2
     return {
-        **style.step((in_features, narrow), 3, 2, number=1),
+        **style.step((style.in_features, narrow), 3, 2, number=1),
         **style.step((narrow, narrow), 3, number=2),
         **style.step((narrow, width), 3, number=3),
         **pool,

@@ -1,16 +1,15 @@
 """The residual networks for small images of He et al.: depth 6n + 2, and their plain twins."""
 
-from typing import Any
+import dataclasses
+from typing import Any, Unpack
 
-import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from convjax import _check, nn
-from convjax.models._deep_stack import CONVS, ORDERS, conv_of, shortcut_of
+from convjax.models._deep_stack import CONVS, ORDERS, conv_of
 from convjax.models._network import Family, Keys, Network
-from convjax.models._options import checked
-from convjax.nn.initializers import Initializer
+from convjax.models._options import ShortcutOptions, with_options
+from convjax.models._style import TRANSITIONS, Style
 
 # There is no reference; the names are those that most PyTorch code for these networks has.
 _UNIT = (
@@ -37,29 +36,19 @@ TORCH = Keys(
 )
 FAMILY = Family("resnet_cifar", torch=TORCH)
 VARIANTS = {f"resnet{depth}_cifar": {"depth": depth} for depth in (20, 32, 44, 56, 110, 1202)}
-TRANSITIONS = ("zero_pad", "projection")
 
 
-@checked
+@with_options(num_classes=10)
 def resnet_cifar(
     depth: int,
     *,
-    num_classes: int = 10,
-    in_features: int = 3,
     width: int = 16,
-    shortcut: str = "identity",
     transition: str = "zero_pad",
-    shortcut_scale: float = 0.5,
     branch_scale: float = 1.0,
-    norm: str = "batch",
-    activation: str = "relu",
-    init: str | Initializer = "he",
     conv: str = "dense",
     order: str = "post",
     padding: Any = 1,
-    dtype: DTypeLike | None = None,
-    param_dtype: DTypeLike = jnp.float32,
-    rngs: nnx.Rngs,
+    **options: Unpack[ShortcutOptions],
 ) -> Network:
     """Return the CIFAR residual network of He et al. of depth 6n + 2, or its plain twin.
 
@@ -70,24 +59,17 @@ def resnet_cifar(
 
     Args:
       depth: weighted layers, 6n + 2: 20, 32, 44, 56, 110, 1202 in the paper.
-      num_classes: outputs of the head.
-      in_features: channels of the image.
       width: channels of the first stage.
       shortcut: ``"identity"``, ``"none"``, ``"scaled"`` or ``"gated"``, where the shape is kept.
       transition: what stands for the identity where the shape changes: ``"zero_pad"`` (option A of
         the paper, parameter-free) or ``"projection"`` (option B, a 1x1 convolution and norm).
-      shortcut_scale: factor of the scaled shortcut.
       branch_scale: factor on every branch.
-      norm: ``"none"``, ``"batch"``, ``"group"`` or ``"layer"``.
-      activation: a name in ``nn.ACTIVATIONS``.
-      init: initialiser of the kernels, or its name in ``nn.initializers.NAMES``.
       conv: ``"dense"`` or ``"separable"`` (the stem stays dense).
       order: ``"post"`` (2015: the last activation after the sum) or ``"pre"`` (2016: norm and
         activation before each convolution, and once more before the head).
       padding: of the 3x3 convolutions; 1, as in PyTorch, is the paper's.
-      dtype: dtype of the computation; None takes the promotion of input and parameters.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      reference: ``"torch"``; Keras does not have this network.
+      **options: those of every family with shortcuts, see ``models.ShortcutOptions``.
 
     Returns:
       ``Network(stem=…, stage1=…, stage2=…, stage3=…, head=…)``; in a stage the units whose shape
@@ -113,94 +95,74 @@ def resnet_cifar(
     if n < 1 or rest:
         near = max(8, round((depth - 2) / 6) * 6 + 2)
         raise ValueError(f"depth={depth} is not 6n + 2 with n at least 1; the nearest is {near}")
-    _check.choice("conv", conv, CONVS)
-    _check.choice("order", order, ORDERS)
-    _check.choice("transition", transition, TRANSITIONS)
-    shared: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
+    # That of nn.LayerNorm itself.
+    style = Style.of(options, FAMILY, epsilon=1e-6 if options.get("norm") == "layer" else None)
+    unit = _Unit(style, transition, branch_scale, conv, order, padding)
+    stem: dict[str, nnx.Module] = {
+        "conv": style.conv((style.in_features, width), 3, padding=padding)
+    }
+    if order == "post":
+        stem |= {**style.normed("norm", width), "activation": style.act()}
+    fans = ((width, width), (width, 2 * width), (2 * width, 4 * width))
+    stages = {f"stage{s}": _stage(unit, fan, n) for s, fan in enumerate(fans, 1)}
+    head = style.head(4 * width, activated=order == "pre")
+    return style.network({"stem": nn.Chain(stem), **stages, "head": head})
 
-    def normalised(features: int, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
-        return {} if norm == "none" else {"norm": nn.norm(norm, features, rngs=rngs, **shared)}
 
-    def step(i: int, fan: tuple[int, int], strides: int, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
-        convolution = conv_of(
-            conv,
+@dataclasses.dataclass(frozen=True)
+class _Unit:
+    """What all units of one network share; ``resnet_cifar`` explains the options."""
+
+    style: Style
+    transition: str
+    scale: float
+    conv: str
+    order: str
+    padding: Any
+
+    def __post_init__(self):
+        _check.choice("conv", self.conv, CONVS)
+        _check.choice("order", self.order, ORDERS)
+        _check.choice("transition", self.transition, TRANSITIONS)
+
+    def __call__(self, fan: tuple[int, int], strides: int, rngs: nnx.Rngs) -> nn.Residual:
+        """Return one unit, whose initial values come from ``rngs``."""
+        style = dataclasses.replace(self.style, rngs=rngs)
+        branch = self._step(style, 1, fan, strides) | self._step(style, 2, (fan[1], fan[1]), 1)
+        if fan[0] == fan[1] and strides == 1:
+            beside = style.beside(fan[1])
+        else:
+            beside = style.across(fan, strides, self.transition)
+        after = style.act() if self.order == "post" else None
+        return nn.Residual(nn.Chain(branch), beside, scale=self.scale, activation=after)
+
+    def _step(
+        self, style: Style, number: int, fan: tuple[int, int], strides: int
+    ) -> dict[str, nnx.Module]:
+        """Return one of the two convolutions, with its norm and activation."""
+        conv = conv_of(
+            self.conv,
             *fan,
             kernel_size=(3, 3),
             strides=strides,
-            padding=padding,
-            use_bias=norm == "none",
-            init=init,
-            rngs=rngs,
-            **shared,
+            padding=self.padding,
+            use_bias=style.norm == "none",
+            init=style.init,
+            rngs=style.rngs,
+            **style.dtypes,
         )
-        act = {"activation": nn.Activation(activation)}
-        if order == "pre":
-            parts = {**normalised(fan[0], rngs), **act, "conv": convolution}
-        else:
-            parts = {"conv": convolution, **normalised(fan[1], rngs), **(act if i == 1 else {})}
-        return {f"{name}{i}": part for name, part in parts.items()}
+        before, act = self.order == "pre", {f"activation{number}": style.act()}
+        norm = style.normed(f"norm{number}", fan[0] if before else fan[1])
+        if before:
+            return {**norm, **act, f"conv{number}": conv}
+        return {f"conv{number}": conv, **norm, **(act if number == 1 else {})}
 
-    def across(fan: tuple[int, int], strides: int, rngs: nnx.Rngs) -> str | nnx.Module:
-        """Return the shortcut of a unit that changes the shape."""
-        key = rngs.params()
-        if shortcut == "none":
-            return "none"
-        if transition == "zero_pad":
-            return nn.ZeroPadShortcut(*fan, strides=strides)
-        own = nnx.Rngs(key)
-        projection = nn.PointwiseConv(
-            *fan, strides=strides, use_bias=norm == "none", kernel_init=init, rngs=own, **shared
-        )
-        return nn.Chain({"conv": projection, **normalised(fan[1], own)})
 
-    def unit(fan: tuple[int, int], strides: int, rngs: nnx.Rngs) -> nn.Residual:
-        branch = step(1, fan, strides, rngs) | step(2, (fan[1], fan[1]), 1, rngs)
-        if fan[0] == fan[1] and strides == 1:
-            beside = shortcut_of(shortcut, fan[1], scale=shortcut_scale, rngs=rngs, **shared)
-        else:
-            beside = across(fan, strides, rngs)
-        after = nn.Activation(activation) if order == "post" else None
-        return nn.Residual(nn.Chain(branch), beside, scale=branch_scale, activation=after)
-
-    def stage(fan: tuple[int, int], strides: int) -> nn.Chain:
-        parts: dict[str, nnx.Module] = {}
-        if strides != 1 or fan[0] != fan[1]:
-            parts["first"] = unit(fan, strides, rngs)
-        kept = n - len(parts)
-        if kept:
-            parts["rest"] = nn.Repeat(lambda rngs: unit((fan[1], fan[1]), 1, rngs), kept, rngs=rngs)
-        return nn.Chain(parts)
-
-    def head(features: int) -> nn.Chain:
-        last = (
-            {**normalised(features, rngs), "activation": nn.Activation(activation)}
-            if order == "pre"
-            else {}
-        )
-        dense = nn.Dense(features, num_classes, kernel_init="lecun", rngs=rngs, **shared)
-        return nn.Chain({**last, "pool": nn.GlobalPool("avg"), "dense": dense})
-
-    stem: dict[str, nnx.Module] = {
-        "conv": nn.Conv(
-            in_features,
-            width,
-            (3, 3),
-            padding=padding,
-            use_bias=norm == "none",
-            kernel_init=init,
-            rngs=rngs,
-            **shared,
-        )
-    }
-    if order == "post":
-        stem |= {**normalised(width, rngs), "activation": nn.Activation(activation)}
-    return Network(
-        {
-            "stem": nn.Chain(stem),
-            "stage1": stage((width, width), 1),
-            "stage2": stage((width, 2 * width), 2),
-            "stage3": stage((2 * width, 4 * width), 2),
-            "head": head(4 * width),
-        },
-        family=FAMILY,
-    )
+def _stage(unit: _Unit, fan: tuple[int, int], count: int) -> nn.Chain:
+    """Return units one after the other, of which those that keep the shape are one ``Repeat``."""
+    rngs, parts = unit.style.rngs, {}
+    if fan[0] != fan[1]:
+        parts["first"] = unit(fan, 2, rngs)
+    if kept := count - len(parts):
+        parts["rest"] = nn.Repeat(lambda rngs: unit((fan[1], fan[1]), 1, rngs), kept, rngs=rngs)
+    return nn.Chain(parts)

@@ -1,14 +1,14 @@
 """The residual unit of the networks for large images, post-activation, in all its variants."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 from flax import nnx
 
 from convjax import _check, nn
-from convjax.models._style import Style, skipped
+from convjax.models._style import TRANSITIONS, Style, skipped
 
-TRANSITIONS = ("projection", "zero_pad")
 STRIDES_ON = ("conv", "reduce")
 
 
@@ -60,7 +60,9 @@ class ResNetUnit:
         if fan[0] == fan[1] and strides == 1:
             beside = self.style.beside(fan[1])
         else:
-            beside = self._across(fan, strides, dilations[1])
+            pooled = self.pooled_shortcut and (strides, dilations[1]) != (1, 1)
+            projection = partial(self._pooled, fan=fan, strides=strides) if pooled else None
+            beside = self.style.across(fan, strides, self.transition, projection)
         branch = nn.Chain({**branch, **skipped(rate)})
         return nn.Residual(branch, beside, activation=self.style.act())
 
@@ -91,16 +93,6 @@ class ResNetUnit:
             **step((middle, fan[1]), number=3, **last),
         }
 
-    def _across(self, fan: tuple[int, int], strides: int, dilation: int) -> str | nnx.Module:
-        """Return the shortcut of a unit that changes the shape.
-
-        One key is drawn whatever it is, so that twins are alike elsewhere.
-        """
-        own = dataclasses.replace(self.style, rngs=nnx.Rngs(self.style.rngs.params()))
-        if self.style.shortcut == "none":
-            return "none"
-        if self.transition == "zero_pad":
-            return nn.ZeroPadShortcut(*fan, strides=strides)
-        if not self.pooled_shortcut or (strides == 1 and dilation == 1):
-            return own.unit(fan, 1, strides, activation=False)
+    def _pooled(self, own: Style, fan: tuple[int, int], strides: int) -> nn.Chain:
+        """Return the projection of ResNet-D, in a style of its own keys."""
         return nn.Chain({"pool": own.averaged(strides), **own.step(fan, activation=False)})

@@ -1,21 +1,21 @@
 """resnet_v2: the pre-activation residual networks for large images."""
 
 from collections.abc import Sequence
+from typing import Unpack
 
-import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from convjax import _check, nn
-from convjax.models._network import Family, Network, check_reference
-from convjax.models._options import checked
+from convjax.models._network import Family, Network
+from convjax.models._options import StridedOptions, with_options
 from convjax.models._preact_unit import PreActUnit
 from convjax.models._resnet import STEMS
 from convjax.models._resnet_v2_keys import KERAS, TORCH
 from convjax.models._style import Dilated, Style
-from convjax.nn.initializers import Initializer
 
 FAMILY = Family("resnet_v2", torch=TORCH, keras=KERAS)
+# Keras pads this family explicitly, as PyTorch does.
+_KERAS = {"epsilon": 1.001e-5, "momentum": 0.99, "same": False}
 STRIDES_AT = ("start", "end")
 
 _UNITS = {
@@ -34,32 +34,19 @@ VARIANTS = {
 }
 
 
-@checked
+@with_options()
 def resnet_v2(
     units: Sequence[int] = (3, 4, 6, 3),
     *,
     bottleneck: bool = True,
-    num_classes: int = 1000,
-    in_features: int = 3,
     width: int = 64,
     stem: str = "7x7",
     pooled_shortcut: bool = False,
     strides_at: str | None = None,
     zero_init: bool = False,
-    shortcut: str = "identity",
-    shortcut_scale: float = 0.5,
     transition: str = "projection",
-    norm: str = "batch",
-    activation: str = "relu",
-    init: str | Initializer = "he",
-    output_stride: int | None = None,
-    dropout: float = 0.0,
     unit_dropout: float = 0.0,
-    stochastic_depth: float = 0.0,
-    reference: str = "torch",
-    dtype: DTypeLike | None = None,
-    param_dtype: DTypeLike = jnp.float32,
-    rngs: nnx.Rngs,
+    **options: Unpack[StridedOptions],
 ) -> Network:
     """Return a pre-activation residual network of four stages: ResNet v2, ResNet v2-D.
 
@@ -72,8 +59,6 @@ def resnet_v2(
     Args:
       units: units of each stage.
       bottleneck: whether a unit is 1x1, 3x3, 1x1 (from ResNet-50 on) or 3x3 twice.
-      num_classes: outputs of the head.
-      in_features: channels of the image.
       width: channels of the first stage.
       stem: ``"7x7"``, or ``"deep"``: three 3x3 convolutions (ResNet-D).
       pooled_shortcut: whether a strided projection is a mean of 2x2 and then a 1x1 convolution of
@@ -81,25 +66,15 @@ def resnet_v2(
       strides_at: which unit of a stage strides: ``"start"``, the first of all stages but the first,
         or ``"end"``, the last of all stages but the last, whose shortcut then takes every other
         place. None takes the reference's: Keras has the end.
-      zero_init: whether the last convolution of every branch is born 0.
-      shortcut: of units that keep their shape: ``"identity"``, ``"none"``, ``"scaled"`` or
-        ``"gated"``.
-      shortcut_scale: factor of the scaled shortcut.
+      zero_init: whether the last convolution of every branch is initialized to 0.
       transition: what stands for the identity where channels change: ``"projection"``, of the
         activation that the branch reads too, or ``"zero_pad"``, of the unit's input (without
         parameters, so that the plain twin has the very same ones).
-      norm: ``"none"``, ``"batch"``, ``"group"`` or ``"layer"``.
-      activation: a name in ``nn.ACTIVATIONS``.
-      init: initialiser of the kernels, or its name in ``nn.initializers.NAMES``.
       output_stride: 8, 16 or 32: later strides become dilations; None for 32.
-      dropout: rate before the classifier.
       unit_dropout: rate before the last convolution of every branch.
-      stochastic_depth: rate of the last unit; it grows linearly from 0 at the first.
       reference: ``"torch"`` or ``"keras"`` (strides at the end of a stage, biases where no norm
         follows, epsilon 1.001e-5).
-      dtype: dtype of the computation; None takes the promotion of input and parameters.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      **options: those of every residual family, see ``models.StridedOptions``.
 
     Returns:
       ``Network(stem=…, stage1=…, …, stage4=…, head=…)``; units are ``stage1/0``, ``stage1/1``, …. A
@@ -119,24 +94,10 @@ def resnet_v2(
     Reference: He et al., Identity Mappings in Deep Residual Networks, 2016; He et al., Bag of
     Tricks, 2019 (ResNet-D).
     """
-    check_reference(reference, FAMILY)
-    keras = reference == "keras"
+    style = Style.of(options, FAMILY, keras=_KERAS)
     if strides_at is None:
-        strides_at = "end" if keras else "start"
-    _check_options(reference, stem, strides_at, pooled_shortcut)
-    style = Style(
-        rngs=rngs,
-        # Keras pads this family explicitly, as PyTorch does.
-        norm=norm,
-        epsilon=1.001e-5 if keras else 1e-5,
-        momentum=0.99 if keras else 0.9,
-        activation=activation,
-        init=init,
-        shortcut=shortcut,
-        shortcut_scale=shortcut_scale,
-        dtype=dtype,
-        param_dtype=param_dtype,
-    )
+        strides_at = "end" if style.keras else "start"
+    _check_options(style.reference, stem, strides_at, pooled_shortcut)
     unit = PreActUnit(
         style,
         bottleneck=bottleneck,
@@ -144,16 +105,15 @@ def resnet_v2(
         pooled_shortcut=pooled_shortcut,
         zero_init=zero_init,
         dropout=unit_dropout,
-        outer_bias=True if keras else None,
+        outer_bias=True if style.keras else None,
     )
     wide = (width, *(width * 2**s * unit.expansion for s in range(len(units))))
-    first = _stem(style, stem, (in_features, width), keras=keras)
-    stages = _stages(unit, units, wide, strides_at, output_stride, stochastic_depth)
-    head = style.activated_head(wide[-1], num_classes, dropout=dropout)
-    return Network(
-        {"stem": nn.Chain(first), **stages, "head": head},
-        family=FAMILY,
-        reference=reference,
+    return style.network(
+        {
+            "stem": nn.Chain(_stem(style, stem, width)),
+            **_stages(unit, units, wide, strides_at),
+            "head": style.head(wide[-1], activated=True),
+        }
     )
 
 
@@ -173,15 +133,10 @@ def _check_options(reference: str, stem: str, strides_at: str, pooled_shortcut: 
 
 
 def _stages(
-    unit: PreActUnit,
-    units: Sequence[int],
-    wide: Sequence[int],
-    strides_at: str,
-    output_stride: int | None,
-    rate: float,
+    unit: PreActUnit, units: Sequence[int], wide: Sequence[int], strides_at: str
 ) -> dict[str, nnx.Module]:
     """Return the stages by name; ``wide`` begins with the stem's channels."""
-    rates, dilated = unit.style.rates(rate, sum(units)), Dilated(output_stride, 4)
+    rates, dilated = unit.style.rates(sum(units)), Dilated(unit.style.output_stride, 4)
     at_end = strides_at == "end"
     unstrided = len(units) - 1 if at_end else 0
     stages: dict[str, nnx.Module] = {}
@@ -198,16 +153,16 @@ def _stages(
     return stages
 
 
-def _stem(style: Style, kind: str, fan: tuple[int, int], *, keras: bool) -> dict[str, nnx.Module]:
+def _stem(style: Style, kind: str, width: int) -> dict[str, nnx.Module]:
     """Return what takes the image to a quarter; its last norm is the first unit's."""
     # Keras pads with zeros before the maximum too.
-    pool = {"pool": style.pool("max", 3, 2, zero_pad=keras)}
+    pool = {"pool": style.pool("max", 3, 2, zero_pad=style.keras)}
     if kind == "7x7":
-        return {"conv": style.conv(fan, 7, 2, use_bias=True if keras else None), **pool}
-    in_features, width = fan
+        bias = True if style.keras else None
+        return {"conv": style.conv((style.in_features, width), 7, 2, use_bias=bias), **pool}
     narrow = width // 2
     return {
-        **style.step((in_features, narrow), 3, 2, number=1),
+        **style.step((style.in_features, narrow), 3, 2, number=1),
         **style.step((narrow, narrow), 3, number=2),
         "conv3": style.conv((narrow, width), 3),
         **pool,

@@ -1,54 +1,117 @@
 """Style: how every layer of one network is made, so that a family's file says only what it is."""
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
 
-import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
 from convjax import nn
 from convjax.models._deep_stack import shortcut_of
+from convjax.models._network import Family, Network, check_reference
 from convjax.nn.initializers import Initializer
 
 Side = int | tuple[int, int]
+TRANSITIONS = ("projection", "zero_pad")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Style:
-    """The options that all families share, and the layers made by them.
+    """The shared options of one network, and the layers made by them.
 
-    Attributes:
-      rngs: source of the initial values.
-      reference: ``"torch"`` pads by half a window on both sides, ``"keras"`` by SAME.
-      same: whether padding is SAME whatever the reference (timm's ``tf_`` networks).
-      norm: ``"none"``, ``"batch"``, ``"group"`` or ``"layer"``.
+    A family's function makes it by ``Style.of``. ``conv``, ``normalise``, ``act``, ``pool`` and
+    ``dense`` return one layer; ``step`` returns convolution, norm and activation by name; ``head``
+    the classifier behind its pool; ``network`` the whole.
+
+    Args:
+      family: the networks that it is one of.
+      same: whether padding is SAME; else it is half a window on both sides, as in PyTorch.
       epsilon: of the norms.
       momentum: of batch norm's running statistics.
-      activation: a name in ``nn.ACTIVATIONS``.
-      init: initialiser of the kernels, or its name.
+      use_scale: whether norms have a scale.
       use_bias: whether convolutions have a bias; None means where no norm follows.
-      shortcut: of the units that keep their shape: ``"identity"``, ``"none"``, ``"scaled"``,
-        ``"gated"``.
-      shortcut_scale: factor of the scaled shortcut.
-      dtype: dtype of the computation; None takes the promotion of input and parameters.
-      param_dtype: dtype of the parameters.
+      norm, activation, init, dtype, param_dtype, rngs: as in ``models.LayerOptions``.
+      num_classes, in_features, dropout, reference: as in ``models.Options``.
+      shortcut, shortcut_scale: as in ``models.ShortcutOptions``.
+      stochastic_depth: as in ``models.ResidualOptions``.
+      output_stride: as in ``models.StridedOptions``.
+
+    Example:
+      >>> from typing import Unpack
+      >>> from flax import nnx
+      >>> from convjax import models, nn
+      >>> @models.with_options(num_classes=10)
+      ... def shallow(width: int = 8, **options: Unpack[models.Options]):
+      ...     style = models.Style.of(options, models.Family("shallow"))
+      ...     stem = style.unit((style.in_features, width), 3, 2)
+      ...     return style.network({"stem": stem, "head": style.head(width)})
+      >>> [visit.path for visit in nn.walk(shallow(norm="none", rngs=nnx.Rngs(0)))][:2]
+      ['stem/conv', 'stem/activation']
     """
 
-    rngs: nnx.Rngs
-    reference: str = "torch"
+    family: Family
     same: bool = False
-    norm: str = "batch"
     epsilon: float = 1e-5
     momentum: float = 0.9
-    activation: str = "relu"
-    init: str | Initializer = "he"
+    use_scale: bool = True
     use_bias: bool | None = None
-    shortcut: str = "identity"
-    shortcut_scale: float = 0.5
-    dtype: DTypeLike | None = None
-    param_dtype: DTypeLike = jnp.float32
+    norm: str
+    activation: str
+    init: str | Initializer
+    dtype: DTypeLike | None
+    param_dtype: DTypeLike
+    rngs: nnx.Rngs
+    num_classes: int
+    in_features: int
+    dropout: float
+    reference: str
+    # Families without shortcuts have none of these.
+    shortcut: str = ""
+    shortcut_scale: float = 1.0
+    stochastic_depth: float = 0.0
+    output_stride: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        options: Mapping[str, object],
+        family: Family,
+        *,
+        keras: Mapping[str, Any] | None = None,
+        **details: Any,
+    ) -> "Style":
+        """Return the style of a network.
+
+        Args:
+          options: the shared options, as ``models.with_options`` hands them over.
+          family: the networks that it is one of.
+          keras: details where the reference is Keras, whose padding is SAME unless they say so.
+          **details: details whatever the reference; None for what the reference has.
+
+        Raises:
+          ValueError: a reference that does not have this family.
+        """
+        reference = cast(str, options["reference"])
+        check_reference(reference, family)
+        details = {name: value for name, value in details.items() if value is not None}
+        if reference == "keras":
+            details = {"same": True, **(keras or {}), **details}
+        return cls(family=family, **cast(dict[str, Any], {**options, **details}))
+
+    def network(
+        self,
+        units: Mapping[str, nnx.Module],
+        *,
+        auxiliary: Mapping[str, tuple[str, nnx.Module]] | None = None,
+    ) -> Network:
+        """Return the network of these units, and of auxiliary heads as ``models.Network`` has."""
+        return Network(units, family=self.family, reference=self.reference, auxiliary=auxiliary)
+
+    @property
+    def keras(self) -> bool:
+        """Whether the network follows Keras."""
+        return self.reference == "keras"
 
     @property
     def dtypes(self) -> dict[str, Any]:
@@ -57,7 +120,7 @@ class Style:
 
     def padding(self, side: Side, dilation: int = 1) -> Any:
         """Return the padding that keeps the size at stride 1, as the reference writes it."""
-        if self.same or self.reference == "keras":
+        if self.same:
             return "SAME"
         return tuple(dilation * (s // 2) for s in _sides(side))
 
@@ -104,12 +167,12 @@ class Style:
         return nn.Conv(*fan, _sides(side), feature_group_count=groups, **shared)
 
     def normalise(self, features: int, *, zero: bool = False, **options: Any) -> nnx.Module:
-        """Return the norm; ``zero`` draws its scale as 0, which silences a branch at birth."""
+        """Return the norm; ``zero`` sets its scale to 0, so that its branch starts as nothing."""
         if zero:
             options["scale_init"] = "zero"
         if self.norm == "batch":
             options.setdefault("momentum", self.momentum)
-        options = {"epsilon": self.epsilon, **options}
+        options = {"epsilon": self.epsilon, "use_scale": self.use_scale, **options}
         return nn.norm(self.norm, features, rngs=self.rngs, **options, **self.dtypes)
 
     def normed(self, name: str, features: int, **options: Any) -> dict[str, nnx.Module]:
@@ -162,12 +225,40 @@ class Style:
             self.shortcut, features, scale=self.shortcut_scale, rngs=self.rngs, **self.dtypes
         )
 
-    def rates(self, rate: float, count: int) -> Iterator[float]:
-        """Return the rates of stochastic depth of ``count`` units, from 0 to ``rate``.
+    def across(
+        self,
+        fan: tuple[int, int],
+        strides: int,
+        transition: str,
+        projection: Callable[["Style"], nnx.Module] | None = None,
+    ) -> str | nnx.Module:
+        """Return the shortcut of a unit that changes the shape.
+
+        One key is used whatever it is, so that twins are alike elsewhere.
+
+        Args:
+          fan: channels in and out.
+          strides: steps between outputs.
+          transition: one of ``TRANSITIONS``.
+          projection: makes the projection in the style that it is handed; None for a 1x1
+            convolution and norm.
+        """
+        own = dataclasses.replace(self, rngs=nnx.Rngs(self.rngs.params()))
+        if self.shortcut == "none":
+            return "none"
+        if transition == "zero_pad":
+            return nn.ZeroPadShortcut(*fan, strides=strides)
+        if projection is not None:
+            return projection(own)
+        return own.unit(fan, 1, strides, activation=False)
+
+    def rates(self, count: int) -> Iterator[float]:
+        """Return the rates of stochastic depth of ``count`` units, from 0 to the last unit's.
 
         Raises:
           ValueError: a rate without shortcuts, which would drop whole examples for good.
         """
+        rate = self.stochastic_depth
         if rate and self.shortcut == "none":
             raise ValueError(
                 f"stochastic_depth={rate} drops branches, and with shortcut='none' nothing stands "
@@ -179,17 +270,17 @@ class Style:
         """Return a classifier."""
         return nn.Dense(*fan, kernel_init="lecun", rngs=self.rngs, **self.dtypes)
 
-    def head(self, features: int, num_classes: int, *, dropout: float = 0.0) -> nn.Chain:
-        """Return global average pool, dropout if there is any, and classifier."""
-        pool = {"pool": nn.GlobalPool("avg")}
-        return nn.Chain({**pool, **dropped(dropout), "dense": self.dense((features, num_classes))})
+    def head(self, features: int, *, activated: bool = False) -> nn.Chain:
+        """Return global average pool, dropout if there is any, and classifier.
 
-    def activated_head(self, features: int, num_classes: int, *, dropout: float = 0.0) -> nn.Chain:
-        """Return the head of a pre-activation network: its last norm and activation come first."""
-        first = {**self.normed("norm", features), "activation": self.act()}
-        return nn.Chain(
-            {**first, **dict(self.head(features, num_classes, dropout=dropout).items())}
-        )
+        Args:
+          features: channels in.
+          activated: whether norm and activation come first, as behind pre-activation units.
+        """
+        first = {**self.normed("norm", features), "activation": self.act()} if activated else {}
+        pool = {"pool": nn.GlobalPool("avg")}
+        dense = self.dense((features, self.num_classes))
+        return nn.Chain({**first, **pool, **dropped(self.dropout), "dense": dense})
 
 
 def dropped(rate: float) -> dict[str, nnx.Module]:

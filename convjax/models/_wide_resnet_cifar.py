@@ -1,15 +1,14 @@
 """wide_resnet_cifar: the Wide ResNets for small images."""
 
-import jax.numpy as jnp
+from typing import Unpack
+
 from flax import nnx
-from jax.typing import DTypeLike
 
 from convjax import nn
 from convjax.models._network import Family, Keys, Network
-from convjax.models._options import checked
+from convjax.models._options import StridedOptions, with_options
 from convjax.models._preact_unit import PreActUnit
 from convjax.models._style import Dilated, Style
-from convjax.nn.initializers import Initializer
 
 # There is no reference; the names are those that most PyTorch code for these networks has.
 _UNIT = "block{s}.layer.{i}"
@@ -33,27 +32,15 @@ VARIANTS = {
 }
 
 
-@checked
+@with_options(num_classes=10)
 def wide_resnet_cifar(
     depth: int,
     widen: int,
     *,
-    num_classes: int = 10,
-    in_features: int = 3,
     width: int = 16,
-    shortcut: str = "identity",
-    shortcut_scale: float = 0.5,
     transition: str = "projection",
-    norm: str = "batch",
-    activation: str = "relu",
-    init: str | Initializer = "he",
-    output_stride: int | None = None,
-    dropout: float = 0.0,
     unit_dropout: float = 0.0,
-    stochastic_depth: float = 0.0,
-    dtype: DTypeLike | None = None,
-    param_dtype: DTypeLike = jnp.float32,
-    rngs: nnx.Rngs,
+    **options: Unpack[StridedOptions],
 ) -> Network:
     """Return a Wide ResNet for CIFAR of depth 6n + 4: WRN-``depth``-``widen``.
 
@@ -65,25 +52,14 @@ def wide_resnet_cifar(
     Args:
       depth: weighted layers, 6n + 4: 16, 22, 28, 40 in the paper.
       widen: channels over those of the ResNet of He et al.
-      num_classes: outputs of the head.
-      in_features: channels of the image.
       width: channels of the stem.
-      shortcut: of units that keep their shape: ``"identity"``, ``"none"``, ``"scaled"`` or
-        ``"gated"``.
-      shortcut_scale: factor of the scaled shortcut.
       transition: what stands for the identity where channels change: ``"projection"``, of the
         activation that the branch reads too, or ``"zero_pad"``, of the unit's input (without
         parameters, so that the plain twin has the very same ones).
-      norm: ``"none"``, ``"batch"``, ``"group"`` or ``"layer"``.
-      activation: a name in ``nn.ACTIVATIONS``.
-      init: initialiser of the kernels, or its name in ``nn.initializers.NAMES``.
       output_stride: 1, 2 or 4: later strides become dilations; None for 4.
-      dropout: rate before the classifier.
       unit_dropout: rate between the two convolutions of every unit (the paper: 0.3).
-      stochastic_depth: rate of the last unit; it grows linearly from 0 at the first.
-      dtype: dtype of the computation; None takes the promotion of input and parameters.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      reference: ``"torch"``; Keras does not have this network.
+      **options: those of every residual family, see ``models.StridedOptions``.
 
     Returns:
       ``Network(stem=…, stage1=…, stage2=…, stage3=…, head=…)``; units are ``stage1/0``,
@@ -103,20 +79,11 @@ def wide_resnet_cifar(
     Reference: Zagoruyko and Komodakis, Wide Residual Networks, 2016.
     """
     n = _units(depth)
-    style = Style(
-        rngs=rngs,
-        norm=norm,
-        activation=activation,
-        init=init,
-        shortcut=shortcut,
-        shortcut_scale=shortcut_scale,
-        dtype=dtype,
-        param_dtype=param_dtype,
-    )
+    style = Style.of(options, FAMILY)
     unit = PreActUnit(style, transition=transition, dropout=unit_dropout)
-    rates, dilated = style.rates(stochastic_depth, 3 * n), Dilated(output_stride, 1)
+    rates, dilated = style.rates(3 * n), Dilated(style.output_stride, 1)
     stages: dict[str, nnx.Module] = {
-        "stem": nn.Chain({"conv": style.conv((in_features, width), 3)})
+        "stem": nn.Chain({"conv": style.conv((style.in_features, width), 3)})
     }
     features = width
     for s in range(3):
@@ -126,8 +93,7 @@ def wide_resnet_cifar(
         rest = [unit((wide, wide), 1, (dilation, dilation), next(rates)) for _ in range(n - 1)]
         stages[f"stage{s + 1}"] = nn.Chain([first, *rest])
         features = wide
-    head = style.activated_head(features, num_classes, dropout=dropout)
-    return Network({**stages, "head": head}, family=FAMILY)
+    return style.network({**stages, "head": style.head(features, activated=True)})
 
 
 def _units(depth: int) -> int:

@@ -2,43 +2,27 @@
 
 import dataclasses
 import itertools
+from typing import Unpack
 
-import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from convjax import _check, nn
 from convjax.models._deep_stack import without_gain
-from convjax.models._network import Family, Network, check_reference
-from convjax.models._options import checked
-from convjax.models._style import Style, skipped
+from convjax.models._network import Family, Network
+from convjax.models._options import StridedOptions, with_options
+from convjax.models._style import TRANSITIONS, Style, skipped
 from convjax.models._xception_keys import keras_keys, torch_keys
-from convjax.nn.initializers import Initializer
 
 VARIANTS = {"legacy_xception": {}}
-TRANSITIONS = ("projection", "zero_pad")
 
 
-@checked
+@with_options()
 def xception(
     middle: int = 8,
     *,
-    num_classes: int = 1000,
-    in_features: int = 3,
     width: float = 1.0,
-    shortcut: str = "identity",
-    shortcut_scale: float = 0.5,
     transition: str = "projection",
-    norm: str = "batch",
-    activation: str = "relu",
-    init: str | Initializer = "he",
-    output_stride: int | None = None,
-    dropout: float = 0.0,
-    stochastic_depth: float = 0.0,
-    reference: str = "torch",
-    dtype: DTypeLike | None = None,
-    param_dtype: DTypeLike = jnp.float32,
-    rngs: nnx.Rngs,
+    **options: Unpack[StridedOptions],
 ) -> Network:
     """Return Xception, or its plain twin.
 
@@ -49,25 +33,17 @@ def xception(
 
     Args:
       middle: units of the middle flow.
-      num_classes: outputs of the head.
-      in_features: channels of the image.
       width: factor on all channel counts.
       shortcut: of units that keep their shape: ``"identity"``, ``"none"``, ``"scaled"`` or
         ``"gated"``; ``"none"`` takes the others' shortcuts away as well.
-      shortcut_scale: factor of the scaled shortcut.
       transition: what stands for the identity where the shape changes: ``"projection"`` or
         ``"zero_pad"`` (without parameters, so that the plain twin has the very same ones).
-      norm: ``"none"``, ``"batch"``, ``"group"`` or ``"layer"``.
-      activation: a name in ``nn.ACTIVATIONS``.
       init: initialiser of the kernels, or its name in ``nn.initializers.NAMES``; He's gain is given
         to the 1x1 part of a separable convolution alone.
       output_stride: 16 or 32: at 16 the exit flow's stride becomes a dilation; None for 32.
       dropout: rate before the classifier (the paper: 0.5).
-      stochastic_depth: rate of the last unit; it grows linearly from 0 at the first.
       reference: ``"torch"`` or ``"keras"`` (SAME padding of the pools, epsilon 1e-3).
-      dtype: dtype of the computation; None takes the promotion of input and parameters.
-      param_dtype: dtype of the parameters.
-      rngs: source of the initial values.
+      **options: those of every residual family, see ``models.StridedOptions``.
 
     Returns:
       ``Network(stem=…, stage1=…, …, stage4=…, head=…)``; units are ``stage1/0``, …, and
@@ -86,37 +62,23 @@ def xception(
 
     Reference: Chollet, Xception: Deep Learning with Depthwise Separable Convolutions, 2017.
     """
-    if output_stride not in (None, 16, 32):
-        raise ValueError(
-            f"output_stride={output_stride} must be 16 or 32, or None for 32: below 16 a pool "
-            "would have to be dilated"
-        )
     family = Family("xception", torch=torch_keys(middle), keras=keras_keys(middle))
-    check_reference(reference, family)
-    keras = reference == "keras"
-    style = Style(
-        rngs=rngs,
-        reference=reference,
-        norm=norm,
-        epsilon=1e-3 if keras else 1e-5,
-        momentum=0.99 if keras else 0.9,
-        activation=activation,
-        init=init,
-        shortcut=shortcut,
-        shortcut_scale=shortcut_scale,
-        dtype=dtype,
-        param_dtype=param_dtype,
-    )
+    style = Style.of(options, family, keras={"epsilon": 1e-3, "momentum": 0.99})
+    if style.output_stride not in (None, 16, 32):
+        raise ValueError(
+            f"output_stride={style.output_stride} must be 16 or 32, or None for 32: below 16 a "
+            "pool would have to be dilated"
+        )
     unit = _Unit(style, transition)
     sizes = (32, 64, 128, 256, 728, 1024, 1536, 2048)
     a, b, c, d, e, f, g, h = (max(1, round(features * width)) for features in sizes)
-    rates = style.rates(stochastic_depth, 4 + middle)
-    last, dilation = (1, 2) if output_stride == 16 else (2, 1)
-    return Network(
+    rates = style.rates(4 + middle)
+    last, dilation = (1, 2) if style.output_stride == 16 else (2, 1)
+    return style.network(
         {
             "stem": nn.Chain(
                 {
-                    **style.step((in_features, a), 3, 2, number=1, padding="VALID"),
+                    **style.step((style.in_features, a), 3, 2, number=1, padding="VALID"),
                     **style.step((a, b), 3, number=2, padding="VALID"),
                 }
             ),
@@ -135,10 +97,8 @@ def xception(
                     unit.after((g, h), dilation),
                 ]
             ),
-            "head": style.head(h, num_classes, dropout=dropout),
-        },
-        family=family,
-        reference=reference,
+            "head": style.head(h),
+        }
     )
 
 
@@ -168,7 +128,8 @@ class _Unit:
             del steps["activation1"]
         pool = self.style.pool("max", 3, strides)
         branch = nn.Chain({**steps, "pool": pool, **skipped(rate)})
-        return nn.Residual(branch, self._across((fans[0], fans[-1]), strides))
+        fan = (fans[0], fans[-1])
+        return nn.Residual(branch, self.style.across(fan, strides, self.transition))
 
     def keeping(self, features: int, rate: float) -> nn.Residual:
         """Return a unit of the middle flow."""
@@ -197,15 +158,3 @@ class _Unit:
             (fan[0], fan[0]), 3, groups=fan[0], dilation=dilation, use_bias=False, init=init
         )
         return nn.Chain(depthwise=depthwise, pointwise=conv(fan))
-
-    def _across(self, fan: tuple[int, int], strides: int) -> str | nnx.Module:
-        """Return the shortcut of a unit that changes the shape.
-
-        One key is drawn whatever it is, so that twins are alike elsewhere.
-        """
-        own = dataclasses.replace(self.style, rngs=nnx.Rngs(self.style.rngs.params()))
-        if self.style.shortcut == "none":
-            return "none"
-        if self.transition == "zero_pad":
-            return nn.ZeroPadShortcut(*fan, strides=strides)
-        return own.unit(fan, 1, strides, activation=False)

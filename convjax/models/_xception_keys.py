@@ -8,12 +8,12 @@ Rules = Iterator[tuple[str, str]]
 
 
 def torch_keys(middle: int) -> Keys:
-    """Return timm's names where the middle flow has so many units."""
+    """Return timm's names for this count of units in the middle flow."""
     return Keys(tuple(_torch(middle)))
 
 
 def keras_keys(middle: int) -> Keys:
-    """Return Keras's names where the middle flow has so many units."""
+    """Return Keras's names for this count of units in the middle flow."""
     return Keys(tuple(_keras(middle)))
 
 

@@ -6,12 +6,11 @@ from typing import NamedTuple
 import numpy as np
 
 from convjax import nn
-from convjax.models._network import Keys, Network
+from convjax.models._network import FIELD, Keys, Network
 from convjax.models._weights._leaves import Leaf
 
 _TORCH = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 _KERAS = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
-_FIELD = re.compile(r"\{(\w+)([+-]\d+)?\}")
 _AUTOMATIC = re.compile(r"(conv2d|batch_normalization|dense|separable_conv2d)(?:_(\d+))?")
 
 
@@ -34,17 +33,25 @@ def key_of(net: Network, leaf: Leaf) -> Key:
     A rule that names the array itself comes before one that names its module.
 
     Raises:
-      ValueError: no rule fits, which is a fault of the family's key map.
+      ValueError: the family has no rules for the network's reference, or none of them fits.
     """
     keys = net.family.keys[net.reference]
-    assert keys is not None  # models refuse a reference without keys
+    if keys is None:
+        name = net.family.name
+        raise ValueError(
+            f"net={net.name}: the family {name!r} has no key rules for {net.reference}; "
+            f"give models.Family({name!r}, {net.reference}=…) some"
+        )
     full = _apply(keys, leaf.name)
     if full is not None:
         name, _, form = full.partition("@")
         return Key(name, form)
     module = _apply(keys, leaf.path)
     if module is None:
-        raise ValueError(f"{net.name}: {net.reference} has no name for {leaf.name!r}")
+        raise ValueError(
+            f"net={net.name}: no key rule of the family {net.family.name!r} for {net.reference} "
+            f"fits {leaf.name!r}"
+        )
     name, _, form = module.partition("@")
     joint = "." if net.reference == "torch" else "/"
     return Key(f"{name}{joint}{_weight(net.reference, leaf)}", form)
@@ -65,9 +72,7 @@ def _apply(keys: Keys, path: str) -> str | None:
         found = _pattern(ours).fullmatch(path)
         if found:
             numbers = {name: int(value) for name, value in found.groupdict().items()}
-            return _FIELD.sub(
-                lambda field, n=numbers: str(n[field[1]] + int(field[2] or 0)), theirs
-            )
+            return FIELD.sub(lambda field, n=numbers: str(n[field[1]] + int(field[2] or 0)), theirs)
     return None
 
 
@@ -76,7 +81,7 @@ _PATTERNS: dict[str, re.Pattern[str]] = {}
 
 def _pattern(rule: str) -> re.Pattern[str]:
     if rule not in _PATTERNS:
-        parts = _FIELD.split(rule)  # text, name, offset, text, …
+        parts = FIELD.split(rule)  # text, name, offset, text, …
         text = re.escape(parts[0])
         for name, _, after in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
             text += rf"(?P<{name}>\d+){re.escape(after)}"
