@@ -70,7 +70,7 @@ class Family:
     ):
         self.name = _check.instance("name", name, str, "the family's name")
         if not name:
-            raise ValueError("name is empty; give the family a name")
+            raise ValueError("name='' is empty; give the family a name")
         self.keys = {"torch": _keys("torch", torch), "keras": _keys("keras", keras)}
 
     def __eq__(self, other: object) -> bool:

@@ -12,6 +12,7 @@ from tests.fuzz.kinds import (
     RNGS,
     Fresh,
     Kind,
+    also,
     array,
     but,
     choice,
@@ -109,6 +110,14 @@ def given(kind):
     return Kind(kind.valid, {})
 
 
+def made(**options):
+    return NET
+
+
+numbered = {"stage{i}": "layer{k}"}
+rules = optional(Kind({"head/dense": "fc"}, wrong("dict", sevens={"head": 7}, numbered=numbered)))
+
+
 CALLS = {
     "models.resnet_cifar": network(
         models.resnet_cifar,
@@ -121,6 +130,7 @@ CALLS = {
         padding=padding(1),
         **SHORTCUT,
         **COMMON,
+        **DROPS,
     ),
     "models.wide_resnet_cifar": network(
         models.wide_resnet_cifar,
@@ -129,9 +139,9 @@ CALLS = {
         width=width,
         transition=choice("projection"),
         unit_dropout=rate,
-        dropout=rate,
         **SHORTCUT,
         **COMMON,
+        **DROPS,
         **DEPTH,
         **STRIDE,
     ),
@@ -335,17 +345,26 @@ CALLS = {
         models.export_weights, net=some, tree=optional(Kind(None, wrong("None", seven=7)))
     ),
     "models.load_weights": call(
-        lambda net, source, allow: len(models.load_weights(net, source, allow=allow).loaded),
+        lambda net, source, allow: models.load_weights(net, source, allow=allow).count,
         {"source": ("file", "weights")},
         net=some,
         source=weights,
         allow=allow,
+    ),
+    "models.Family": call(
+        models.Family, name=also(text("small"), empty=""), torch=rules, keras=rules
+    ),
+    "models.register": call(
+        models.register,
+        build=Kind(made, wrong("lambda", "class", seven=7)),
+        variants=Kind({}, wrong("dict", number={"small": 7}, taken={"resnet18": {}})),
     ),
     "models.save": call(
         models.save, net=some, file=file(FOLDER / "saved.safetensors", missing=False)
     ),
 }
 EXEMPT = {
+    "models.with_options": "takes a family's own defaults: tests/models/test_own_family.py",
     "models.Network": "a base class, which takes nothing itself",
 }
 ACCEPTED: dict[str, str] = {}

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from typing import Unpack
 
 import numpy as np
 from flax import nnx
@@ -30,6 +31,19 @@ SMALL = {
 QUICK = ("convnext", "deep_stack", "resnet", "resnet_cifar", "resnet_v2", "wide_resnet_cifar")
 NET = nnx.eval_shape(lambda: models.resnet_cifar(8, width=4, rngs=nnx.Rngs(0)))
 X = np.ones((1, 8, 8, 3))
+
+
+@models.with_options(norm="none")
+def small(width: int, **options: Unpack[models.Options]):
+    return width, options["dropout"], options["num_classes"]
+
+
+def registered(build):
+    models.register(build, {"small": {}})
+    try:
+        return models.create("small", rngs=nnx.Rngs(0))
+    finally:
+        models.register(build, {})
 
 
 def fine(name, what):
@@ -120,6 +134,36 @@ CASES = {
     "pixels of no reference": (
         lambda: models.preprocessing("resnet50", reference="tensorflow"),
         "^reference='tensorflow'",
+    ),
+    "a family by a number": (lambda: models.Family(3), r"^name=3 \(int\)"),
+    "rules in a list": (
+        lambda: models.Family("small", torch=[("head", "fc")]),
+        r"^torch=\[.*\(list\) must be models.Keys, or a mapping",
+    ),
+    "a number in a rule": (
+        lambda: models.Family("small", keras={"head": 3}),
+        r"^keras: rule=3 \(int\)",
+    ),
+    "a family that cannot be called": (lambda: models.register(3, {}), r"^build=3 \(int\)"),
+    "variants in a list": (
+        lambda: models.register(models.resnet, ["resnet18"]),
+        r"^variants=\['resnet18'\] \(list\)",
+    ),
+    "a variant's arguments in a list": (
+        lambda: models.register(small, {"small": [3]}),
+        r"^variants\['small'\]=\[3\] \(list\)",
+    ),
+    "another family's option": (
+        lambda: models.with_options(shortcut="none")(small.__wrapped__),
+        "^option='shortcut' is not known",
+    ),
+    "a family of no network": (
+        lambda: registered(lambda **options: nn.Identity()),
+        r"^<lambda>: result=.*\(Identity\) must be a models.Network",
+    ),
+    "NumPy's numbers for a family from outside": (
+        lambda: small(np.int64(4), dropout=np.float32(0.5), rngs=nnx.Rngs(0)) == (4, 0.5, 1000),
+        None,
     ),
     "units of a network": (
         lambda: models.Network([nn.Identity()], family=NET.family),
