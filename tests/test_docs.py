@@ -81,7 +81,7 @@ everything = pytest.mark.parametrize("name", sorted(PUBLIC))
 
 
 def arguments(value):
-    if is_typeddict(value) or value.__init__ is object.__init__ and inspect.isclass(value):
+    if is_typeddict(value) or (value.__init__ is object.__init__ and inspect.isclass(value)):
         return []
     parameters = inspect.signature(value).parameters.values()
     return [p.name for p in parameters if p.name not in ("self", "args", "kwargs")]
