@@ -1,5 +1,6 @@
 """Strict numerics for every test: shapes are checked, and no promotion is silent."""
 
+import collections
 import gc
 import os
 
@@ -30,3 +31,15 @@ def x64():
     """Compute in float64 for the length of one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Leave most cases of a long sweep to the later part: ``every(n)`` keeps each n-th."""
+    counts = collections.Counter()
+    for item in items:
+        if mark := item.get_closest_marker("every"):
+            test = item.nodeid.partition("[")[0]
+            if counts[test] % mark.args[0]:
+                item.add_marker("later")
+            counts[test] += 1

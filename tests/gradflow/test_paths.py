@@ -140,6 +140,7 @@ NETS = {
 }
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.usefixtures("x64")
 def test_equals_the_sum_over_every_single_path(name):

@@ -47,6 +47,7 @@ def total(net, *kinds):
     )
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("order", ["pre", "post"])
 @pytest.mark.parametrize("shortcut", ["identity", "none"])
 @pytest.mark.parametrize("conv", ["dense", "separable"])
@@ -94,6 +95,7 @@ def test_twins_share_their_parameters_whatever_the_shortcut(order, conv):
             np.testing.assert_array_equal(value[...], other[path][...], err_msg=str(path))
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("kernel_size, shape", [((3,), (2, 9)), ((3, 1, 3), (2, 3, 4, 5))])
 @pytest.mark.parametrize("shortcut", ["identity", "none", "scaled", "gated"])
 def test_one_and_three_spatial_axes(kernel_size, shape, shortcut):
@@ -113,6 +115,7 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("options", OPTIONS, ids=range(len(OPTIONS)))
 def test_every_option_gives_finite_outputs(options):
     for y in both_modes(IMAGE, **options):

@@ -63,6 +63,7 @@ def test_parameters_are_as_many_as_in_the_paper(depth, millions):
             assert f"{count / 1e6:.{len(millions.split('.')[1])}f}" == millions
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("order", ["pre", "post"])
 @pytest.mark.parametrize("shortcut", ["identity", "none"])
 @pytest.mark.parametrize("transition", TRANSITIONS)
@@ -154,6 +155,7 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("options", OPTIONS, ids=range(len(OPTIONS)))
 def test_every_option_gives_finite_outputs(options):
     @jax.jit

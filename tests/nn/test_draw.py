@@ -16,6 +16,7 @@ def plain(distribution, key, shape, dtype):
     return jax.random.uniform(key, shape, dtype, -1, 1) * np.sqrt(3).astype(dtype)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("distribution", ["normal", "uniform"])
 def test_the_entries_are_those_of_jax(shape, distribution):

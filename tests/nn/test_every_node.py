@@ -42,6 +42,7 @@ def test_is_called_with_input_mode_and_streams_alone(name):
     assert given == {"x": inspect.Parameter.empty, "train": False, "rngs": None}
 
 
+@pytest.mark.every(2)
 @every_node
 def test_jit_changes_nothing_and_leaks_nothing(name):
     graphdef, state = nnx.split(make(name))
@@ -51,6 +52,7 @@ def test_jit_changes_nothing_and_leaks_nothing(name):
     assert_close(given, expected)
 
 
+@pytest.mark.every(2)
 @every_node
 def test_a_batch_of_networks_is_a_loop(name):
     def run(key, x):
@@ -63,6 +65,7 @@ def test_a_batch_of_networks_is_a_loop(name):
     assert_close(together, jax.tree.map(lambda *leaves: jnp.stack(leaves), *singly))
 
 
+@pytest.mark.every(2)
 @every_node
 def test_gradients_have_the_structure_of_the_parameters_and_are_finite(name):
     graphdef, params, rest = nnx.split(make(name), nnx.Param, ...)

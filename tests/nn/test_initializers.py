@@ -45,6 +45,7 @@ def test_fans_are_the_connections_counted(kernel):
     assert set(joined.sum(0)) == {fan_out}
 
 
+@pytest.mark.every(2)
 @every_kernel
 @pytest.mark.parametrize("name", initializers.NAMES)
 def test_empirical_variance_is_the_variance_told(name, kernel):

@@ -68,6 +68,7 @@ def assert_close(a, b):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), a, b)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", sorted(UNITS))
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_initial_values_and_what_is_drawn_afterwards_are_those_of_the_chain(name, n):

@@ -58,6 +58,7 @@ def test_every_form_has_its_case():
     assert set(FORMS) == set(_choose.FORMS)
 
 
+@pytest.mark.every(2)
 @pytest.mark.usefixtures("x64", "quick_compilation")
 @pytest.mark.parametrize("case", ALL_CASES)
 def test_every_derivative_up_to_the_second_equals_that_of_lax(case):
@@ -155,6 +156,7 @@ def _loss_and_gradients(form):
     return loss, jax.grad(loss, (0, 1)), jax.jit(jax.grad(loss, (0, 1)))
 
 
+@pytest.mark.every(2)
 @pytest.mark.usefixtures("x64", "quick_compilation")
 @pytest.mark.parametrize("maps", MAPS.values(), ids=MAPS)
 @pytest.mark.parametrize("form", FORMS)
@@ -228,7 +230,7 @@ def test_inside_a_loop_every_convolution_has_the_order_that_is_fast():
     assert orders == {"b01f_01io->b01f"}
 
 
-@pytest.mark.slow
+@pytest.mark.later
 def test_a_sharded_batch_gives_the_derivatives_of_the_whole():
     # In a process of its own, which has two devices: JAX fixes their number when it starts.
     command = [sys.executable, "-m", "tests.ops.on_two_devices"]

@@ -139,6 +139,7 @@ def compiled(name):
     return jax.jit(CALLS[name].function)
 
 
+@pytest.mark.every(2)
 @every_op
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_dtype_in_is_dtype_out(name, dtype, x64):

@@ -165,6 +165,7 @@ def test_every_form_has_its_corners():
     assert set(CORNERS) == set(_choose.FORMS)
 
 
+@pytest.mark.every(3)
 @pytest.mark.usefixtures("x64", "quick_compilation")
 @pytest.mark.parametrize(("form", "batch", "geometry"), list(_cases()))
 def test_value_and_gradients_are_those_of_lax(form, batch, geometry):
@@ -226,6 +227,7 @@ def test_a_form_rounds_in_float32_as_lax_does_up_to_what_is_stated(form):
     assert (_rounding(form, jnp.float32) <= PRECISION[form][1]).all()
 
 
+@pytest.mark.every(2)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("form", PRECISION)
 def test_a_form_rounds_in_bfloat16_as_lax_does(form):

@@ -79,6 +79,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout(layout, x64):
     lhs, rhs, numbers = LAYOUTS[layout]
@@ -179,7 +180,7 @@ def test_explicit_sharding_is_left_to_lax(spread):
     assert traced[0].jaxpr.out_avals[0].sharding.spec[0] == "data"
 
 
-@pytest.mark.slow
+@pytest.mark.later
 def test_symbolic_shapes_are_exported_as_by_lax():
     # A program of its own: here the tests' type checker would refuse sizes that are no integers.
     program = """
@@ -334,6 +335,7 @@ def linen_layer(conv, channels, window, options, x):
     return layer.init(jax.random.key(0), x), layer.apply
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("make", [nnx_layer, linen_layer])
 @pytest.mark.parametrize("case", LAYERS)
 def test_a_layer_of_flax_computes_what_it_did(make, case, x64):

@@ -354,6 +354,7 @@ def _peak_bytes(function, *operands):
     )
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("case", SIZES)
 def test_auto_holds_at_most_twice_what_lax_holds(case):
     (batch, side, channels), (window, features), options = SIZES[case]

@@ -82,6 +82,7 @@ OURS = {
 }
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("case", OURS)
 def test_a_product_of_ours_by_one_repeated_number_is_right(case):
     product, shape = OURS[case]

@@ -65,6 +65,7 @@ def test_normalize_mixes_half_precision_images_with_single_precision_statistics(
     assert y.dtype == jnp.bfloat16
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("shape", [(2, 6), (2, 5, 6), (2, 4, 5, 6), (2, 3, 2, 4, 6)], ids=str)
 @pytest.mark.parametrize("groups", [1, 2, 6])
 def test_group_norm_agrees_with_numpy_and_flax(shape, groups):

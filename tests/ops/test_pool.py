@@ -18,6 +18,7 @@ CASES = [
 PADDINGS = ["SAME", "SAME_LOWER", "VALID", "CIRCULAR", "REFLECT", 1, "pairs"]
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("strides", [None, 2])
 @pytest.mark.parametrize(
     "shape, window, padding",

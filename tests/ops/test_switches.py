@@ -42,6 +42,7 @@ def close(a, b):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), a, b)
 
 
+@pytest.mark.every(2)
 @every_form
 def test_without_jit_all_derivatives_are_the_same(form):
     conv, *given = call_of(form)
@@ -55,6 +56,7 @@ def test_without_jit_all_derivatives_are_the_same(form):
     close(plain, jax.jit(run)(*given))
 
 
+@pytest.mark.every(2)
 @every_form
 @pytest.mark.parametrize("how", [lambda f: f, jax.jit])
 def test_debug_nans_names_the_convolution(form, how):
@@ -78,6 +80,7 @@ def test_a_convolution_moves_nothing_to_the_device_by_itself(form):
         jax.block_until_ready((pull(y), jax.jit(conv)(x, kernel)))
 
 
+@pytest.mark.every(2)
 @every_form
 def test_a_series_of_taylor_is_that_of_derivatives(form):
     conv, x, kernel = call_of(form)
@@ -96,6 +99,7 @@ def test_a_series_of_taylor_is_that_of_derivatives(form):
     close((second, third), (ahead - 2 * middle + behind, jnp.zeros_like(middle)))
 
 
+@pytest.mark.every(2)
 @every_form
 def test_an_empty_batch_is_empty_and_adds_nothing_to_a_gradient(form):
     conv, x, kernel = call_of(form)
@@ -107,6 +111,7 @@ def test_an_empty_batch_is_empty_and_adds_nothing_to_a_gradient(form):
     assert mapped[0].shape == (3, *y.shape)
 
 
+@pytest.mark.every(2)
 @every_form
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)])
 def test_an_axis_of_size_0_is_mapped(form, axes):
@@ -137,6 +142,7 @@ def forwards(policy, conv, given):
     return text.count("convolution_forward["), gradients
 
 
+@pytest.mark.every(2)
 @every_form
 def test_policies_of_checkpoint_see_a_convolution_of_lax(form):
     conv, *given = call_of(form)

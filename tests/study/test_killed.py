@@ -11,7 +11,7 @@ fcntl = pytest.importorskip("fcntl")
 HERE = Path(__file__).parent
 
 
-@pytest.mark.slow
+@pytest.mark.later
 def test_nothing_is_lost_done_twice_or_half_written_whoever_is_killed(tmp_path):
     """All of ``kills.py`` in one test, since most of its time is that of importing JAX."""
     run = subprocess.run(

@@ -85,7 +85,7 @@ def test_a_cell_that_takes_too_long_has_failed_and_its_process_is_replaced(
     assert "time.sleep(600)" in traceback["traceback"][0]
 
 
-@pytest.mark.slow
+@pytest.mark.later
 def test_cells_end_exactly_once_whatever_their_processes_do(cache, tmp_path):
     shared = str(tmp_path)
     kinds = ["sums"] * 4 + ["raises", "kills once", "kills", "sums", "exits", "mute"]
@@ -164,7 +164,7 @@ def started(folder, workers):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.later
 def test_ctrl_c_and_a_killed_driver_leave_what_is_finished_and_no_process(cache, tmp_path):
     driver = started(tmp_path, 2)
     kept = tmp_path / "study" / "cells"

@@ -46,7 +46,7 @@ def told(how, environment):
     return json.loads(run.stdout), run.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.later
 def test_numbers_are_the_same_on_any_core_compiled_or_found_again_or_by_halves(tmp_path):
     shared = _process.variables("cpu") | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     first, _ = told("free", shared)

@@ -19,7 +19,7 @@ from tests.study.cluster_functions import Cell, Counting, gradient, kill, proces
 
 pytest.importorskip("ray")
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.later,
     pytest.mark.skipif(sys.platform != "linux", reason="finds processes by /proc"),
 ]
 

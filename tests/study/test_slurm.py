@@ -33,7 +33,7 @@ def slurm(tmp_path, monkeypatch):
     return study.Slurm(tmp_path / "slurm", ["cluster=local"], workers=4, platform="cpu")
 
 
-@pytest.mark.slow
+@pytest.mark.later
 def test_cells_that_end_in_every_way_are_told_and_kept_once(slurm, marks, tmp_path):
     cells = [
         Cell(0, str(marks)),
@@ -95,7 +95,7 @@ class Asking(Counting):
         (self.marks / "go").touch()
 
 
-@pytest.mark.slow
+@pytest.mark.later
 def test_what_a_killed_driver_left_running_is_not_started_again(slurm, marks, tmp_path):
     folders = [str(marks), str(tmp_path / "s"), str(tmp_path / "slurm")]
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, *folders], start_new_session=True)
@@ -115,7 +115,7 @@ def test_what_a_killed_driver_left_running_is_not_started_again(slurm, marks, tm
     assert len(list((tmp_path / "slurm").glob("*_log.out"))) == 3  # none was even begun
 
 
-@pytest.mark.slow
+@pytest.mark.later
 def test_a_closed_run_cancels_its_tasks(slurm, marks, tmp_path):
     folder = str(tmp_path / "s")
     jobs = [

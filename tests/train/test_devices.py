@@ -22,7 +22,7 @@ def run(marker, seconds):
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
 
 
-@pytest.mark.slow
+@pytest.mark.later
 def test_eight_devices():
     run("not slow", 400)
 

@@ -143,6 +143,7 @@ def test_the_result_is_the_last_state_as_networks(module_pictures, whole):
     assert fitted.test["loss"] != fitted.test["average_loss"]
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("stop_at", [1, 6, 10])
 def test_a_run_that_was_stopped_ends_with_the_same_bits(module_pictures, whole, tmp_path, stop_at):
     folder, fitted, _ = whole

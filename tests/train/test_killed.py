@@ -221,7 +221,7 @@ def check(tmp_path, runs):
             assert found[name].tobytes() == right[name].tobytes(), name
 
 
-@pytest.mark.slow
+@pytest.mark.later
 def test_a_run_that_is_killed_ends_as_one_that_is_not(tmp_path):
     report = killed(tmp_path, 6, 0)
     assert len(report["died"]) == 6

@@ -73,7 +73,7 @@ def agree(one, other, rtol=1e-5):
         assert {**a, "kind": 0} == pytest.approx({**b, "kind": 0}, rel=rtol)
 
 
-@pytest.mark.slow
+@pytest.mark.later
 @pytest.mark.usefixtures("quick_compilation")
 def test_two_processes_make_the_run_of_one(tmp_path):
     processes = pair("--folder", tmp_path, "--steps", 6)

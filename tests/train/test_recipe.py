@@ -59,6 +59,7 @@ def test_schedules_that_cannot_be_are_refused(given, said):
         train.Recipe(**given)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", train.OPTIMISERS)
 def test_every_optimiser_moves_every_parameter(name):
     net = small("none")

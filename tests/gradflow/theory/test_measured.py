@@ -94,6 +94,7 @@ def _gains(profile, expected):
     return activation, gradient
 
 
+@pytest.mark.every(2)
 def test_gains_are_as_predicted_and_scatter_as_predicted(both):
     profile, prediction = both
     scatters = {"activation": [], "gradient": []}
@@ -121,6 +122,7 @@ def test_gains_are_as_predicted_and_scatter_as_predicted(both):
         assert 0.4 < found / expected < 1.8, (side, found, expected)
 
 
+@pytest.mark.every(2)
 def test_compare_finds_nothing_in_a_sound_network(both):
     comparison = gradflow.compare(*both)
     assert comparison.agrees, comparison
