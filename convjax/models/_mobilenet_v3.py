@@ -1,6 +1,6 @@
 """mobilenet_v3: inverted residual units found by search, with squeeze-and-excitation."""
 
-from typing import Unpack
+from typing import Annotated, Unpack
 
 from convjax import _check, nn
 from convjax.models._mobile import MobileUnit, Row, Table, trunk
@@ -50,7 +50,11 @@ VARIANTS |= {
 }
 
 
-@with_options(activation=None)
+class _Options(StridedOptions, total=False):
+    activation: Annotated[str | None, None]  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+@with_options()
 def mobilenet_v3(
     kind: str = "large",
     *,
@@ -58,7 +62,7 @@ def mobilenet_v3(
     squeeze: bool = True,
     epsilon: float | None = None,
     same_padding: bool = False,
-    **options: Unpack[StridedOptions],
+    **options: Unpack[_Options],
 ) -> Network:
     """Return a MobileNetV3, large or small.
 

@@ -161,9 +161,7 @@ def with_options(**defaults: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
         if unknown := set(defaults) - set(shared):
             _check.refuse("option", min(unknown), shared)
         for name, default in defaults.items():
-            kind = shared[name].annotation
-            kind = kind | None if default is None else kind
-            shared[name] = shared[name].replace(default=default, annotation=kind)
+            shared[name] = shared[name].replace(default=default)
         taking = _taking(build, {**own, **shared})
         taking.__doc__ = _unfolded(build.__doc__ or "", options)
         return taking

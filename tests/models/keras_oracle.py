@@ -1,6 +1,6 @@
 """Keras applications on the JAX backend: random weights by their names, and the logits they give.
 
-Nothing is initialised: the weights are drawn here, as in ``parity/weights.py``.
+Nothing is initialized: the weights are sampled here, as in ``parity/weights.py``.
 """
 
 import contextlib
@@ -68,10 +68,10 @@ def oracle(app, x, dtype="float64", build=()):
             )
             rest = after_preprocessing(keras, model)
             weights = {key: draw(i, key, v) for i, (key, v) in enumerate(named(model))}
-            drawn = {
+            sampled = {
                 id(v): array for (_, v), array in zip(named(model), weights.values(), strict=True)
             }
-            run = compiled(rest, drawn)
+            run = compiled(rest, sampled)
             return weights, np.asarray(run(jnp.asarray(x, dtype)))
 
 
@@ -114,11 +114,11 @@ def draw(seed, key, variable):
     return 1.0 + 0.1 * z if key.endswith("gamma") else 0.1 * z
 
 
-def compiled(model, drawn):
+def compiled(model, sampled):
     """The model's logits as one compiled function."""
 
     def values(variables):
-        return [jnp.asarray(drawn.get(id(v), np.zeros(v.shape)), v.dtype) for v in variables]
+        return [jnp.asarray(sampled.get(id(v), np.zeros(v.shape)), v.dtype) for v in variables]
 
     state = values(model.trainable_variables), values(model.non_trainable_variables)
     run = jax.jit(lambda state, x: model.stateless_call(*state, x, training=False)[0])

@@ -153,9 +153,9 @@ def test_weights_of_heads_are_loaded_or_left_out():
         return models.inception_v1(**options, rngs=nnx.Rngs(0))
 
     both, trunk = made(True), made(False)
-    drawn = parameters(both)
+    beside = parameters(both)
     for path, value in parameters(trunk).items():  # the same draws, with heads or without
-        np.testing.assert_array_equal(value[...], drawn[path][...])
+        np.testing.assert_array_equal(value[...], beside[path][...])
     weights = {name: array + 1 for name, array in models.export_weights(both).items()}
     only = {name: array for name, array in weights.items() if not name.startswith("aux")}
     assert len(weights) == len(only) + 2 * 9

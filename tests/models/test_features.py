@@ -215,7 +215,7 @@ def test_what_stands_behind_is_not_computed_under_jit():
 
 
 class Sandwich(nn.Node):
-    """A combinator of one's own, whose attributes are named otherwise than its children."""
+    """A user's combinator, whose attributes have other names than its children."""
 
     def __init__(self, *units):
         self.below, self.above = units

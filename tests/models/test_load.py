@@ -235,7 +235,7 @@ def test_only_networks_of_the_zoo_have_names():
 
 
 def test_a_network_of_shapes_alone_is_filled(donor):
-    """Nothing is drawn, so that a large network is there as fast as its file is read."""
+    """No value is initialized, so that a large network takes no longer than its file."""
     source, arrays = donor
     net = nnx.eval_shape(small)
     models.load_weights(net, arrays)

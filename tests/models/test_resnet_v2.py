@@ -115,12 +115,12 @@ def test_parameters_of_wide_resnets(name):
 
 @pytest.mark.parametrize("transition", ["zero_pad", "projection"])
 def test_twins_have_the_same_initial_values(transition):
-    def drawn(shortcut):
+    def initial(shortcut):
         return parameters(tiny("resnet_v2", shortcut=shortcut, transition=transition))
 
-    plain = drawn("none")
+    plain = initial("none")
     for name in ("identity", "gated"):
-        other = drawn(name)
+        other = initial(name)
         more = other.keys() - plain.keys()
         assert bool(more) == (name == "gated" or transition == "projection")
         assert all("shortcut" in path for path in more)
@@ -254,8 +254,8 @@ def test_dtypes_reach_every_part(family):
 
 
 def test_zero_init_silences_every_branch():
-    drawn = parameters(tiny("resnet_v2", units=(2,), zero_init=True))
-    silent = [path for path, leaf in drawn.items() if "kernel" in path and not leaf[...].any()]
+    values = parameters(tiny("resnet_v2", units=(2,), zero_init=True))
+    silent = [path for path, leaf in values.items() if "kernel" in path and not leaf[...].any()]
     assert len(silent) == 2 and all("conv3" in path for path in silent)
 
 

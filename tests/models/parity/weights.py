@@ -6,7 +6,7 @@ import numpy as np
 
 
 def make_weights(shapes):
-    """{state-dict key: shape} -> {key: float64 array}, each drawn from a seed made of its key.
+    """{state-dict key: shape} -> {key: float64 array}, each sampled with a seed made of its key.
 
     Convolutions and linear layers are He-scaled by fan-in; scales, variances and layer scales stay
     near 1, so that a network which forgets one of them does not pass.
