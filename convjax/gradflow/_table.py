@@ -16,6 +16,8 @@ Units = Sequence[Unit]
 
 _MEASURES = ("activation", "gradient", "parameter", "parameter_gradient")
 _SIZES = ("activation_size", "activation_size", "parameter_count", "parameter_count")
+FEW = 4
+"""Most replicas that are printed one by one."""
 _SIDES = ("branch", "shortcut", "branch_gradient", "shortcut_gradient")
 
 COLUMNS: tuple[str, ...] = (
@@ -96,26 +98,33 @@ def check_finite(paths: Paths, units: Units) -> None:
 
 
 def as_table(paths: Paths, units: Units, below: Sequence[str]) -> Table:
-    """Return the table to be read: root mean squares, one row per unit."""
+    """Return the table to be read: root mean squares, one row per unit.
+
+    Of a few replicas every row is shown; of many the geometric mean.
+    """
     table = columns(paths, units)
-    many = table["replica"].max() > 0
-    names = list(map(whole, table["path"]))
-    if many:
-        names = [f"{r}: {name}" for r, name in zip(table["replica"], names, strict=True)]
+    replicas = int(table["replica"].max()) + 1
+    count = len(table["path"]) // replicas
+    names, kinds = table["path"][:count].tolist(), table["kind"][:count].tolist()
+    main, rows = on_trunk(names, kinds), list(map(whole, names))
     logs = [
         table[f"{name}_log_norm"] - 0.5 * np.log(np.maximum(table[of], 1))
         for name, of in zip(_MEASURES, _SIZES, strict=True)
     ]
+    if replicas > FEW:
+        logs = [log.reshape(replicas, count).mean(axis=0) for log in logs]
+        below = [*below, f"geometric means over {replicas} replicas; table() has each"]
+    elif replicas > 1:
+        rows = [f"{r}: {name}" for r in range(replicas) for name in rows]
+        kinds, main = kinds * replicas, main * replicas
     cells = [[size(log) for log in column.tolist()] for column in logs]
-    count = len(names) // (int(table["replica"].max()) + 1)
-    main = on_trunk(table["path"][:count].tolist(), table["kind"][:count].tolist())
     return Table(
         ("unit", "kind", "activation", "gradient", "param.", "its grad."),
-        list(zip(names, table["kind"], *cells, strict=True)),
+        list(zip(rows, kinds, *cells, strict=True)),
         left=2,
         spare=("param.", "kind"),
-        main=main * (len(names) // count),
-        kept=_extremes(logs[1], np.tile(main, len(names) // count)),
+        main=main,
+        kept=_extremes(logs[1], np.array(main)),
         below=below,
     )
 

@@ -209,6 +209,20 @@ def test_several_networks_are_drawn_as_mean_and_ends():
     np.testing.assert_allclose(gradient.y[0], logs.mean(), rtol=1e-5)
 
 
+def test_of_many_networks_the_mean_is_printed_and_of_few_each():
+    def replicated(count):
+        spread = np.linspace(-1, 1, count)
+        norm = gradflow.Norm(np.exp(2 * spread) * 4.0, np.ones(count), np.zeros(count), 4)
+        units = (gradflow.Unit("input", norm, norm, {}, {}),) * 2
+        return gradflow.Profile(("input", ""), units, None, 8, True, ())
+
+    lines = str(replicated(16)).splitlines()
+    assert [line.split()[-2:] for line in lines[1:3]] == [["1", "1"]] * 2
+    assert lines[-1] == "geometric means over 16 replicas; table() has each"
+    few = str(replicated(2)).splitlines()
+    assert [line[:2] for line in few[1:5]] == ["0:", "0:", "1:", "1:"]
+
+
 def test_what_cannot_be_drawn_is_refused(monkeypatch):
     profile = results()["profile"]
     other = gradflow.predict(nn.Chain(alone=nn.Identity()), X.shape, train=True)
