@@ -11,53 +11,12 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from convjax import gradflow, models, nn
+from convjax import gradflow
+from convjax.lab import Classifier as Cell
+from convjax.lab import cross_entropy as cross_entropy
 
-CONVS_PER_UNIT = 2
-CLASSES = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One network of a grid, whatever its seed."""
-
-    norm: str
-    shortcut: str
-    width: int
-    activation: str
-    init: str
-    conv: str
-    depth: int
-
-    @property
-    def units(self) -> int:
-        """Units in the stack between stem and head."""
-        return (self.depth - 2) // CONVS_PER_UNIT
-
-    def network(self, rngs: nnx.Rngs) -> nn.Chain:
-        """Return stem, stack and head; depth counts weighted layers, as He et al. do."""
-        head: dict[str, nnx.Module] = {"activation": nn.Activation(self.activation)}
-        if self.norm != "none":
-            head = {"norm": nn.norm(self.norm, self.width, rngs=rngs), **head}
-        head |= {
-            "pool": nn.GlobalPool("avg"),
-            "dense": nn.Dense(self.width, CLASSES, rngs=rngs),
-        }
-        return nn.Chain(
-            stem=nn.Conv(1, self.width, (3, 3), use_bias=False, kernel_init=self.init, rngs=rngs),
-            body=models.deep_stack(
-                self.depth - 2,
-                self.width,
-                shortcut=self.shortcut,
-                norm=self.norm,
-                activation=self.activation,
-                init=self.init,
-                conv=self.conv,
-                convs_per_unit=CONVS_PER_UNIT,
-                rngs=rngs,
-            ),
-            head=nn.Chain(head),
-        )
+CONVS_PER_UNIT = Cell.convs_per_unit
+CLASSES = Cell.classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,11 +50,6 @@ class Programs:
     draw: Callable[..., Any]
     measure: Callable[..., gradflow.Profile]
     train: Callable[..., Any] | None
-
-
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Return the mean over the batch of the softmax cross-entropy."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
 def along_trunk(profile: gradflow.Profile) -> gradflow.Profile:

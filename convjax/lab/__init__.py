@@ -8,6 +8,9 @@ from convjax import _room
 from convjax.lab._checks import check_least as check_least
 from convjax.lab._checks import check_several as check_several
 from convjax.lab._checks import unknown as unknown
+from convjax.lab._classifier import Classifier as Classifier
+from convjax.lab._classifier import check_depths as check_depths
+from convjax.lab._classifier import cross_entropy as cross_entropy
 from convjax.lab._columns import Columns as Columns
 from convjax.lab._columns import array as array
 from convjax.lab._columns import joined as joined
@@ -34,6 +37,7 @@ from convjax.lab._experiment import parts as parts
 from convjax.lab._find import load as load
 from convjax.lab._find import questions as questions
 from convjax.lab._initialization import ensembles as ensembles
+from convjax.lab._layers import layers as layers
 from convjax.lab._options import CommandOptions as CommandOptions
 from convjax.lab._options import UsageError as UsageError
 from convjax.lab._options import parse as parse
@@ -41,6 +45,7 @@ from convjax.lab._options import refusing as refusing
 from convjax.lab._options import speaking_plainly as speaking_plainly
 from convjax.lab._options import use_platform as use_platform
 from convjax.lab._outcome import conclude as conclude
+from convjax.lab._pictures import pictures as pictures
 from convjax.lab._progress import Ticker as Ticker
 from convjax.lab._ratios import Ratios as Ratios
 from convjax.lab._ratios import ratios as ratios
