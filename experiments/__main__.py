@@ -29,6 +29,7 @@ def found() -> dict:
     from convjax.lab import commands, report
 
     known = {"report": commands.Command((report.__doc__ or "").partition(":")[0], report.main)}
+    known |= commands.of_the_room(PROGRAM)
     for before, folder in (("", HERE), ("bench-", HERE / "benchmarks")):
         for path, module, about in commands.modules(folder):
             own = path.parent.name if path.stem == "__init__" else path.stem

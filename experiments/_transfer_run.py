@@ -12,9 +12,9 @@ import numpy as np
 from flax import nnx
 
 from convjax import data, models
+from convjax.lab import pictures
 from experiments import _transfer_learning as learning
 from experiments import _transfer_task as tasks
-from experiments._inspect_images import pictures
 from experiments._transfer_learning import Learner, Values
 from experiments._transfer_trial import FROZEN, MEASURED, SCRATCH, TUNED, Recipe, Trial
 

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from convjax.lab import layers
 from experiments import _transfer_learning as learning
 from experiments import _transfer_task as tasks
-from experiments._inspect_layers import layers
 from experiments._transfer_learning import Learner, Values
 
 SCRATCH, FROZEN, TUNED = "from scratch", "frozen features", "fine-tuning"

@@ -22,7 +22,8 @@ from typing import Literal
 from convjax import lab, study
 
 LEFT_OUT = ("cifar", "inspect")
-NAMES = tuple(name for name in lab.questions(Path(__file__).parent) if name not in LEFT_OUT)
+FOLDERS = (Path(__file__).parent, Path(lab.__file__).parent)
+NAMES = tuple(n for folder in FOLDERS for n in lab.questions(folder) if n not in LEFT_OUT)
 # One run of theirs has the whole machine, unless a runner is named.
 WHOLE = ("train",)
 SAID = {0: "holds", 1: "FAILS", 2: "refused", 130: "interrupted"}

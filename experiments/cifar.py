@@ -57,12 +57,7 @@ from rich.table import Table
 
 from convjax import data, lab
 from convjax.lab import Columns, Criterion, check_several, within
-from experiments import _train_columns
-from experiments import _train_data as sets
-from experiments import _train_run as runs
-from experiments._train_columns import accuracies, accuracy_reached, fact
-from experiments._train_columns import draw as draw
-from experiments._train_options import HARMLESS, Flag, Runs, Training, run_of, seeds_of
+from convjax.lab import train as training
 
 FAMILY = "resnet20_cifar"
 # Test errors in per cent, Table 6; of ResNet-110 the mean of five runs, the best of which is 6.43.
@@ -73,22 +68,23 @@ SLOW, WARMUP, WARMUP_FROM = (110, 1202), 400, 0.1
 
 
 APART = ("depth",)
+draw = training.draw
 SHOWS = True
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(Training):
+class Settings(training.Training):
     """What every run takes; by default as the paper has it."""
 
     folder: Path = Path("cifar-10-batches-bin")
     """Where the files of CIFAR-10's binary version lie."""
     validation: int = 0
-    """Training images that are held out and tested on in the place of the test images."""
-    whole: Flag = True
+    """training.Training images that are held out and tested on in the place of the test images."""
+    whole: training.Flag = True
     """Whether the files must hold the 10,000 images that they have in the archive."""
     crop: int = 4
     """Pixels of padding out of which every training image is cut at random."""
-    flip: Flag = True
+    flip: training.Flag = True
     """Whether training images are mirrored by chance."""
     standardise: Literal["pixels", "channels"] = "pixels"
     """Subtract the mean of every pixel; or mean and standard deviation of every channel."""
@@ -141,7 +137,7 @@ class Run(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Runs, Settings):
+class Config(training.Runs, Settings):
     """Options; without any, the paper's ResNet-20."""
 
     depths: tuple[int, ...] = (20,)
@@ -161,21 +157,23 @@ def cells(config: Config) -> list[Run]:
     if config.reach is not None and not 0 <= config.reach <= 1:
         raise lab.UsageError(f"reach = {config.reach} must lie between 0 and 1.")
     every = [
-        completed(run_of(Run, config, depth=n, seed=seed, out=config.out / f"resnet{n}-{seed}"))
+        completed(
+            training.run_of(Run, config, depth=n, seed=seed, out=config.out / f"resnet{n}-{seed}")
+        )
         for n in config.depths
-        for seed in seeds_of(config)
+        for seed in training.seeds_of(config)
     ]
-    runs.look_at(every, config, prepared)
+    training.look_at(every, config, prepared)
     return every
 
 
 def measure(run: Run) -> Columns:
-    """Train, or go on, in the folder ``run.out``; return what ``_train_columns.columns`` makes.
+    """Train, or go on, in the folder ``run.out``; return what ``convjax.lab.train``  makes.
 
     Raises:
       Diverged: the loss or the gradient left its range.
     """
-    return runs.carried_out(run, prepared)
+    return training.carried_out(run, prepared)
 
 
 def completed(run: Run) -> Run:
@@ -190,7 +188,7 @@ def completed(run: Run) -> Run:
 
 
 # They say where and how it is computed, or what is looked at; not what the numbers are.
-FREE = (*HARMLESS, "seed", "folder", "remat")
+FREE = (*training.HARMLESS, "seed", "folder", "remat")
 FREE += ("watch", "dispatch", "test_every", "checkpoint_every")
 
 
@@ -212,7 +210,7 @@ def _text(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def prepared(run: Run) -> Iterator[runs.Subject]:
+def prepared(run: Run) -> Iterator[training.Subject]:
     """Lend the network and the data of a run."""
     apart = departures(run)
     facts: dict[str, Any] = {
@@ -221,56 +219,56 @@ def prepared(run: Run) -> Iterator[runs.Subject]:
         "reach": float("nan") if run.reach is None else run.reach,
         "departures": ", ".join(apart),
     }
-    made = runs.subject(FAMILY, run, read(run), facts=facts, preset={"depth": run.depth})
+    made = training.subject(FAMILY, run, read(run), facts=facts, preset={"depth": run.depth})
     told = f"not as in the paper: {'; '.join(apart)}" if apart else "settings: the paper's"
     yield dataclasses.replace(made, remarks=(*made.remarks, told))
 
 
 @functools.lru_cache(maxsize=1)
-def read(run: Run) -> sets.Sets:
+def read(run: Run) -> training.Sets:
     """Return CIFAR-10, with the images to test on; what was looked at is what is trained on."""
-    sets.cifar_files("cifar10", run.folder)
+    training.cifar_files("cifar10", run.folder)
     augment = data.Augment(crop=run.crop, flip=run.flip)
-    cut = sets.Cut(run.batch_size, run.seed, augment)
+    cut = training.Cut(run.batch_size, run.seed, augment)
     pair = data.cifar10(run.folder, whole=run.whole)
     told = "CIFAR-10"
     if run.validation:
-        pair, held = sets.divided(pair, run.validation, 0)
+        pair, held = training.divided(pair, run.validation, 0)
         told += ", tested on images held out"
     else:
         held = data.cifar10(run.folder, "test", whole=run.whole)
     pixels = run.standardise == "pixels"
-    return sets.resident(pair, held, cut, told=told, classes=10, pixels=pixels)
+    return training.resident(pair, held, cut, told=told, classes=10, pixels=pixels)
 
 
 def judge(columns: Columns) -> list[Criterion]:
     """Return the criteria of any run; by the paper's settings, the published error too."""
-    made = _train_columns.judge(columns)
-    if not fact(columns, "departures"):
-        several = len(accuracies(columns)) > 1
+    made = training.finite_and_falling(columns)
+    if not training.fact(columns, "departures"):
+        several = len(training.accuracies(columns)) > 1
         made.append(
             within(
-                f"test error of ResNet-{fact(columns, 'depth'):.0f}, %"
+                f"test error of ResNet-{training.fact(columns, 'depth'):.0f}, %"
                 f"{', mean of the runs' if several else ''}",
                 error(columns),
-                float(fact(columns, "published")),
+                float(training.fact(columns, "published")),
                 absolute=TOLERANCE,
                 why="Table 6",
             )
         )
-    return [*made, *accuracy_reached(columns)]
+    return [*made, *training.accuracy_reached(columns)]
 
 
 def error(columns: Columns) -> float:
-    """Return the test error in per cent, in the mean of the runs."""
-    return float(100 * (1 - accuracies(columns).mean()))
+    """Return the test error in per cent, in the mean of the training."""
+    return float(100 * (1 - training.accuracies(columns).mean()))
 
 
 def table(columns: Columns) -> Table:
     """Return our error beside the published ones, and what ``train`` shows."""
-    ours, depth = error(columns), int(fact(columns, "depth"))
-    spread = accuracies(columns).std() * 100
-    told = f"{ours:.2f}" + (f" ± {spread:.2f}" if len(accuracies(columns)) > 1 else "")
+    ours, depth = error(columns), int(training.fact(columns, "depth"))
+    spread = training.accuracies(columns).std() * 100
+    told = f"{ours:.2f}" + (f" ± {spread:.2f}" if len(training.accuracies(columns)) > 1 else "")
     rows = [
         (
             f"ResNet-{n}",
@@ -280,16 +278,16 @@ def table(columns: Columns) -> Table:
         )
         for n in sorted({*PUBLISHED, depth})
     ]
-    theirs = "not by" if fact(columns, "departures") else "by"
+    theirs = "not by" if training.fact(columns, "departures") else "by"
     title = f"Test error on CIFAR-10, %, {theirs} the paper's settings"
     beside = lab.plain_table(title, ("network", "ours", "He et al. 2015", "difference"), rows)
     for column in beside.columns[1:]:
         column.justify = "right"
-    return _train_columns.stacked(
+    return training.stacked(
         [
             beside,
-            _train_columns.scores(columns),
-            _train_columns.speed(columns),
-            *_train_columns.layers(columns),
+            training.scores(columns),
+            training.speed(columns),
+            *training.layers(columns),
         ]
     )

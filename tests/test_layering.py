@@ -33,8 +33,8 @@ ROOMS = {
     "study": ("_check study", "jax numpy pyarrow ray submitit"),
     "plots": ("_check study plots", "numpy matplotlib"),
     "lab": (
-        "_check gradflow models nn train data study plots lab",
-        "jax numpy flax matplotlib tyro rich",
+        "_check _room cost gradflow models nn train data study plots lab",
+        "jax numpy flax optax matplotlib tyro rich",
     ),
     "command": ("", ""),
     "experiments": (

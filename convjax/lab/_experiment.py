@@ -96,7 +96,7 @@ def experiment(module: ModuleType) -> Experiment:
     apart = getattr(module, "APART", functions.pop("apart", ()))
     return Experiment(
         name=name_of(module.__name__),
-        about=module.__doc__ or "",
+        about=(module.__doc__ or "").partition("\n\nPublic names:")[0],
         config=config,
         apart=apart,
         shows=getattr(module, "SHOWS", False),

@@ -12,7 +12,7 @@ from convjax import _check
 from convjax.lab._experiment import Experiment, experiment, name_of
 
 # Where questions stand that are imported as parts of a package.
-PACKAGES = ("experiments",)
+PACKAGES = ("experiments", "convjax.lab")
 
 
 def questions(folder: str | os.PathLike) -> dict[str, tuple[Path, str]]:
@@ -31,8 +31,8 @@ def questions(folder: str | os.PathLike) -> dict[str, tuple[Path, str]]:
     Example:
       >>> from pathlib import Path
       >>> from convjax import lab
-      >>> lab.questions(Path(lab.__file__).parent)
-      {}
+      >>> sorted(lab.questions(Path(lab.__file__).parent))
+      ['inspect', 'train']
     """
     found = {}
     for path, module, about in modules(_check.existing_folder("folder", folder)):

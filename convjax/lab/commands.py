@@ -1,7 +1,9 @@
 """The command ``convjax``, and what it has in common with ``python -m experiments``."""
 
+import importlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +19,8 @@ from convjax.lab._run import run
 
 USAGE = """\
 convjax run FILE.py [options]  ask the question of a file; --help after it explains its options
+convjax inspect NAME           what a network costs, and its gradient profile, on your images
+convjax train [NAME]           train a network on digits, CIFAR, your arrays or pictures, and watch
 convjax list [FOLDER]          the questions that stand in a folder
 convjax report FOLDER          one HTML page of what a folder of results holds
 """
@@ -43,8 +47,29 @@ def main(argv: Sequence[str]) -> int:
         "run": Command("", _run),
         "list": Command("", _list),
         "report": Command("", report.main),
+        **of_the_room(["convjax"]),
     }
     return call(argv, commands, "command")
+
+
+def of_the_room(program: Sequence[str]) -> dict[str, Command]:
+    """Return the questions that the room asks itself: ``inspect`` and ``train``.
+
+    Args:
+      program: the words before their names.
+    """
+    found = questions(Path(__file__).parent)
+    return {
+        name: Command(about, partial(_asked, path, [*program, name]))
+        for name, (path, about) in found.items()
+    }
+
+
+def _asked(path: Path, command: Sequence[str], argv: Sequence[str]) -> int:
+    module = importlib.import_module(f"convjax.lab.{path.parent.name}")
+    if hasattr(module, "main"):
+        return module.main(argv, command)
+    return run(experiment(module), argv, command)
 
 
 def call(argv: Sequence[str], commands: Mapping[str, Command], what: str) -> int:

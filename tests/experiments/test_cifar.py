@@ -12,10 +12,10 @@ from flax import nnx
 
 from convjax import lab, models, nn, plots, study, train
 from convjax.lab import joined
+from convjax.lab.train._columns import columns
+from convjax.lab.train._options import pairs, recipe_of, run_of
 from experiments import __main__ as entry
 from experiments import cifar
-from experiments._train_columns import columns
-from experiments._train_options import pairs, recipe_of, run_of
 from experiments.cifar import Config, Run, completed, departures
 
 SHORT = Path(cifar.__file__).parent / "configs" / "cifar_short.toml"

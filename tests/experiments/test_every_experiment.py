@@ -18,7 +18,8 @@ every = pytest.mark.parametrize("name", everything.NAMES)
 
 
 def experiment(name) -> Experiment:
-    return lab.experiment(importlib.import_module(f"experiments.{name.replace('-', '_')}"))
+    home = "convjax.lab" if name == "train" else "experiments"
+    return lab.experiment(importlib.import_module(f"{home}.{name.replace('-', '_')}"))
 
 
 @every

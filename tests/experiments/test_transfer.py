@@ -11,12 +11,11 @@ from flax import nnx
 from PIL import Image
 
 from convjax import lab, models, nn
-from convjax.lab import pick, stack
+from convjax.lab import pick, pictures, stack
 from experiments import __main__ as entry
 from experiments import _transfer_learning as learning
 from experiments import _transfer_run, transfer
 from experiments import _transfer_task as tasks
-from experiments._inspect_images import pictures
 from experiments._transfer_learning import Learner
 from experiments._transfer_sentences import sentences
 from experiments._transfer_shown import worth

@@ -10,7 +10,7 @@ from typing import Any
 from convjax import study
 from convjax.lab._columns import Columns
 from convjax.lab._experiment import Experiment, name_of
-from convjax.lab._find import asked, name_of_file, questions
+from convjax.lab._find import PACKAGES, asked, name_of_file, questions
 
 LEVELS = 2
 # Failed cells of one study that are listed; more have mostly failed alike.
@@ -189,9 +189,9 @@ def known() -> dict[str, Path]:
     What a table says of its own file is not believed: it might have come from anywhere.
     """
     places = dict(questions(Path.cwd()).values())
-    package = importlib.util.find_spec("experiments")
-    for folder in package.submodule_search_locations or () if package else ():
-        places |= dict(questions(folder).values())
+    for package in map(importlib.util.find_spec, PACKAGES):
+        for folder in package.submodule_search_locations or () if package else ():
+            places |= dict(questions(folder).values())
     return {name_of_file(path): path for path in places}
 
 

@@ -11,9 +11,10 @@ from PIL import Image
 
 import convjax
 from convjax import lab, models, study
+from convjax.lab import inspect as inspect_network
+from convjax.lab.inspect import _question
+from convjax.lab.inspect._question import Config, in_full
 from experiments import __main__ as entry
-from experiments import inspect as inspect_network
-from experiments.inspect import Config, in_full
 
 CREATE = models.create
 
@@ -120,11 +121,11 @@ def test_loaded_weights_are_measured_as_they_are(weights, folder, tmp_path, caps
     assert "expected" not in told.partition("Criteria")[0]
     assert all((tmp_path / f"inspect.{end}").exists() for end in ("parquet", "png", "svg"))
     columns, about = study.read_parquet(tmp_path / "inspect.parquet")
-    assert about["command"].startswith("python -m experiments inspect resnet20_cifar --weights")
+    assert about["command"].startswith("convjax inspect resnet20_cifar --weights")
     assert about["cells"] == 1 and about["environments"][0]["platform"] == "cpu"
     assert np.isnan(columns["expected_gradient_log_norm"]).all()
     # The network's own loss, by hand: its gradient at the logits is (softmax - one hot) / N.
-    found = inspect_network.chosen(dataclasses.replace(TINY, weights=weights, images=folder))
+    found = _question.chosen(dataclasses.replace(TINY, weights=weights, images=folder))
     logits = jax.jit(found.net)(jnp.asarray(found.images))
     gradient = jax.nn.softmax(logits) - jax.nn.one_hot(found.labels, 10)
     expected = np.log(np.linalg.norm(gradient / len(logits)))
@@ -132,7 +133,7 @@ def test_loaded_weights_are_measured_as_they_are(weights, folder, tmp_path, caps
 
 
 def remarks(**changes):
-    return " ".join(inspect_network.chosen(dataclasses.replace(TINY, **changes)).remarks)
+    return " ".join(_question.chosen(dataclasses.replace(TINY, **changes)).remarks)
 
 
 def test_what_was_chosen_is_said_with_the_reason(weights, folder):

@@ -1,32 +1,9 @@
-"""What does a network cost, and how do signal and gradient travel through it, on your images?
-
-    python -m experiments inspect NAME --weights FILE --images FOLDER
-
-NAME is one of ``models.list()``. Prints the cost of every unit; then the norms of activations and
-gradients at every unit from one backward pass; draws them along the layers, the leaves with a
-kernel. Every number of every unit is in ``inspect.parquet``.
-
-Without --weights the network is freshly drawn, and what mean-field theory expects of it
-(``gradflow.predict``) stands beside the measurement; of loaded weights theory says nothing. Without
---images the batch is unit Gaussian noise. Unless --train or --no-train says otherwise, loaded
-weights are measured in evaluation mode, with the running statistics that belong to them, and fresh
-ones on batch statistics: at birth running statistics normalise nothing.
-
-The gradient is that of the mean cross-entropy where weights are loaded and the images lie in as
-many class folders as the network has outputs, taken in sorted order. Else it comes from a unit
-Gaussian cotangent at the output, as theory has it.
-
-Pass: all numbers are finite; every unit with parameters is given a gradient other than zero; and a
-fresh network is as theory expects: ``gradflow.compare`` finds no unit that departs.
-
-Takes about half a minute on two cores for a ResNet-50, nearly all of it compilation. Nothing is
-kept to be taken again: under one name, a file of weights and a folder of images may have changed.
-"""
+"""The question of inspect: its options, the network and batch that they name, and its command."""
 
 import dataclasses
+import importlib
 import shlex
 import socket
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,10 +11,7 @@ from typing import Literal
 
 from convjax import lab, study
 from convjax.lab import Columns, console
-from experiments._inspect_measured import Request, Subject, measured, subject
-from experiments._inspect_shown import draw as draw
-from experiments._inspect_shown import judge as judge
-from experiments._inspect_shown import table as table
+from convjax.lab.inspect._subject import Request, Subject, measured, subject
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,11 +71,15 @@ def measure(request: Request) -> Columns:
     return measured(subject(request))
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], command: Sequence[str] = ("convjax", "inspect")) -> int:
     """Run the experiment from the command line and return the exit code."""
-    about = (__doc__ or "").partition("\n")[0]
+    asked = lab.experiment(importlib.import_module("convjax.lab.inspect"))
     config = lab.parse(
-        Config, in_full(argv), command="python -m experiments inspect NAME", about=about
+        Config,
+        in_full(argv),
+        command=f"{shlex.join(command)} NAME",
+        about=asked.about.partition("\n")[0],
+        default=Config(out=Path("results/inspect")),
     )
     lab.use_platform(config.platform)
     with lab.refusing():
@@ -117,12 +95,12 @@ def main(argv: Sequence[str]) -> int:
             console(stderr=True).print("interrupted: nothing was kept")
             return 130
     about = {
-        "command": shlex.join(["python", "-m", "experiments", "inspect", *argv]),
+        "command": shlex.join([*command, *argv]),
         "cells": 1,
         "seconds": time.perf_counter() - start,
         "environments": [{**study.environment(), "cells": 1, "hosts": [socket.gethostname()]}],
     }
-    return lab.conclude(lab.experiment(sys.modules[__name__]), config, columns, about)
+    return lab.conclude(asked, config, columns, about)
 
 
 def in_full(argv: Sequence[str]) -> list[str]:

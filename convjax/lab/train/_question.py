@@ -1,42 +1,4 @@
-"""Train any network of the zoo on digits, CIFAR, your arrays or your pictures, and watch it.
-
-    python -m experiments train
-    python -m experiments train NAME --data cifar10 --path cifar-10-batches-bin
-
-NAME is one of ``models.list()``; the network is given the images' channels and as many outputs as
-there are classes. Without a name it is He et al.'s residual network for small images, of 8 layers
-and 16 channels. The defaults are the digits': depth, decay and mixup were chosen on blocks of 360
-training images held out; they are the third choice, and the first to reach 97 % of the test images
-with each of the seeds 0 to 4. Other data want others; CIFAR-10 for instance
-``--steps 16000 --weight-decay 5e-4 --mixup 0 --crop 4 --flip True --average 0.999``.
-
-Data, all of it on your disk:
-
-- digits: 8x8, out of scikit-learn; the last 360, written by others, are for testing.
-- cifar10, cifar100: ``--path`` holds the files of the binary version.
-- npz: ``--path`` is a file with ``x_train``, ``y_train``, ``x_test``, ``y_test``, or with
-  ``images`` and ``labels``, of which ``--share`` is held out.
-- folder: ``--path`` holds class folders, of which ``--share`` is held out, or ``train`` and
-  ``test`` with class folders each; the pictures are kept in memory.
-- stream: ``--path`` holds ``train`` and ``val``, as ImageNet's does; ``--readers`` processes read.
-
-Every field of ``train.Recipe`` is an option, and may stand in a TOML file, ``--config``. A run has
-a folder in that of the results, NAME-DATA-SEED, which keeps ``metrics.jsonl``, checkpoints,
-``waterfall.png`` (the gradient of every layer at every watched step, redrawn while it trains) and,
-asked for by ``--tensorboard True``, events for TensorBoard. Ctrl-C stops a run. The same command
-goes on from the last checkpoint, and ends with the bits of a run that was never stopped.
-``--seeds 5`` trains five, one after the other in this process, or as ``--runner`` says. At the end
-``train.parquet`` and a figure are written, of all of them together.
-
-Pass: every loss is finite; after an epoch and 20 steps or more, the last tenth's mean loss is lower
-than the first's; and with ``--reach`` the test accuracy at the end, of the averaged weights where
-they are kept. Runs without options must reach 97 % on the digits within two minutes on two cores,
-compilation included. Of several runs, each must.
-
-NaN or infinity ends a run with exit code 1; the message names step, unit and checkpoint.
-
-A run without options takes 25 to 28 seconds of processor time.
-"""
+"""The question of train: its options, and the runs, data and criteria that they name."""
 
 import contextlib
 import dataclasses
@@ -48,13 +10,10 @@ import numpy as np
 
 from convjax import data, lab
 from convjax.lab import Columns, Criterion, digits, that
-from experiments import _train_columns
-from experiments import _train_data as sets
-from experiments import _train_run as runs
-from experiments._train_columns import accuracy_reached, facts
-from experiments._train_columns import draw as draw
-from experiments._train_columns import table as table
-from experiments._train_options import HARMLESS, Flag, Runs, Training, named, run_of, seeds_of
+from convjax.lab.train import _data as sets
+from convjax.lab.train import _run as runs
+from convjax.lab.train._columns import accuracy_reached, facts, finite_and_falling
+from convjax.lab.train._options import HARMLESS, Flag, Runs, Training, run_of, seeds_of
 
 # Without a name: a family, and the option of it that makes it small.
 FAMILY, SMALL, CALLED = "resnet20_cifar", {"depth": 8}, "ResNet-8"
@@ -62,7 +21,6 @@ REACHED, SECONDS = 0.97, 120.0
 
 
 SHOWS = True
-in_full = named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +94,7 @@ def cells(config: Config) -> list[Run]:
 
 
 def measure(run: Run) -> Columns:
-    """Train, or go on, in the folder ``run.out``; return what ``_train_columns.columns`` makes.
+    """Train, or go on, in the folder ``run.out``; return what ``_columns.columns`` makes.
 
     Raises:
       Diverged: the loss or the gradient left its range.
@@ -201,7 +159,7 @@ def opened(run: Run) -> Iterator[sets.Sets]:
 
 def judge(columns: Columns) -> list[Criterion]:
     """Return the criteria of any run, and those of accuracy and time where they are asked for."""
-    made = [*_train_columns.judge(columns), *accuracy_reached(columns)]
+    made = [*finite_and_falling(columns), *accuracy_reached(columns)]
     timed = ~np.isnan(facts(columns, "most_seconds")) & (facts(columns, "first") == 0)
     if timed.any():
         took = float(facts(columns, "seconds")[timed].max())

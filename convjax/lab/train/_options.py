@@ -170,7 +170,7 @@ def pairs(option: str, words: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def named(argv: Sequence[str], option: str = "--name") -> list[str]:
+def in_full(argv: Sequence[str], option: str = "--name") -> list[str]:
     """Return the command line with a name that stands first written out as an option."""
     bare = bool(argv) and not argv[0].startswith("-")
     return [option, *argv] if bare else [*argv]

@@ -17,14 +17,9 @@ from flax import nnx
 import convjax
 from convjax import lab, models, plots, train
 from convjax.lab import Columns
-from experiments._train_columns import columns
-from experiments._train_data import Sets
-from experiments._train_options import HARMLESS, Training, frozen_of, pairs, recipe_of
-
-# A training step is three passes, and each product two operations.
-OPERATIONS = 6
-# Of one processor core, where the README's figures were measured.
-COMPILING, OPERATIONS_A_SECOND = 16.0, 2e10
+from convjax.lab.train._columns import columns
+from convjax.lab.train._data import Sets
+from convjax.lab.train._options import HARMLESS, Training, frozen_of, pairs, recipe_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,21 +99,6 @@ def subject(
         ),
         {"network": run.called, "parameters": total.parameters, "seed": run.seed, **facts},
     )
-
-
-def cost(name: str, run: Training, shape: tuple[int, ...], **preset: Any) -> float:
-    """Return about how many seconds a run takes one core: to compile, and to multiply.
-
-    Args:
-      name: one of ``models.list()``.
-      run: what is asked for.
-      shape: about that of the images.
-      preset: options of the network; those that were asked for override them.
-    """
-    given = {"in_features": shape[-1], **preset, **pairs("network", run.network)}
-    outline = nnx.eval_shape(lambda: models.create(name, rngs=nnx.Rngs(0), **given))
-    operations = OPERATIONS * convjax.cost(outline, (1, *shape)).total.multiply_adds
-    return COMPILING + operations * run.steps * run.batch_size / OPERATIONS_A_SECOND
 
 
 class Place:

@@ -11,12 +11,13 @@ from PIL import Image
 
 from convjax import data, lab, models, nn, plots, study, train
 from convjax.lab import joined, pick
+from convjax.lab import train as train_network
+from convjax.lab.train import _columns, _question
+from convjax.lab.train import _data as sets
+from convjax.lab.train._options import Training, frozen_of, pairs, recipe_of
+from convjax.lab.train._options import in_full as named
+from convjax.lab.train._question import Config, Run
 from experiments import __main__ as entry
-from experiments import _train_columns
-from experiments import _train_data as sets
-from experiments import train as train_network
-from experiments._train_options import Training, frozen_of, named, pairs, recipe_of
-from experiments.train import Config, Run
 
 CREATE = models.create
 SMALL = ["--steps", "12", "--watch", "4", "--dispatch", "2", "--checkpoint-every", "4"]
@@ -229,7 +230,7 @@ def test_what_is_frozen_stays_as_it_is(tmp_path, statistics):
         out=tmp_path,
     )
     train_network.measure(run)
-    with train_network.prepared(run) as subject:
+    with _question.prepared(run) as subject:
         net = subject.draw()
         before = train.start(net, subject.recipe, frozen=frozen_of(run, net))
     with train.Checkpoints(tmp_path / "checkpoints") as checkpoints:
@@ -342,7 +343,7 @@ def made(losses, accuracy, **facts):
         "reach": 0.8,
         "most_seconds": 120.0,
     }
-    return _train_columns.columns(rows, {**usual, **facts})
+    return _columns.columns(rows, {**usual, **facts})
 
 
 @pytest.mark.parametrize(
@@ -377,7 +378,7 @@ def test_of_several_runs_the_worst_decides():
         assert [c.holds for c in train_network.judge(several(other, (falling, 0.81)))] == [
             c.holds for c in found
         ]
-    printed = _train_columns.scores(good)
+    printed = _columns.scores(good)
     cells = [list(column.cells) for column in printed.columns]
     assert [column.header for column in printed.columns][3:] == ["lowest", "highest"]
     assert [cell[1] for cell in cells[2:]] == ["85.5", "81", "90"]
@@ -392,9 +393,9 @@ def test_each_seed_is_a_run_with_a_folder_of_its_own(tmp_path):
 
 
 def test_only_the_run_without_options_is_held_to_its_accuracy_and_time():
-    assert train_network.is_default(Run(seed=7))
-    assert not train_network.is_default(Run(steps=7))
-    assert not train_network.is_default(Run(crop=0))
+    assert _question.is_default(Run(seed=7))
+    assert not _question.is_default(Run(steps=7))
+    assert not _question.is_default(Run(crop=0))
 
 
 def test_the_kernels_that_move_most_and_least_are_shown():
@@ -413,13 +414,13 @@ def test_the_kernels_that_move_most_and_least_are_shown():
     rows.append({"kind": "test", "step": 3, "loss": 0.1, "accuracy": 0.5})
     facts = {"steps": 3, "batch_size": 1, "examples": 1, "averaged": False, "network": "net"}
     facts["seed"] = 0
-    paths, ratios, gradients = _train_columns.ratios_of(_train_columns.columns(rows, facts))
+    paths, ratios, gradients = _columns.ratios_of(_columns.columns(rows, facts))
     assert paths.tolist() == [f"unit{i}/kernel" for i in range(9)]
     assert ratios.tolist() == [(i + 1) / 4 for i in range(9)] and set(gradients) == {3.0}
-    columns = _train_columns.columns(
+    columns = _columns.columns(
         rows, {**facts, "first": 0, "seconds": 1.0, "processor_seconds": 1.0}
     )
-    (shown,) = _train_columns.layers(columns)
+    (shown,) = _columns.layers(columns)
     named_there = list(shown.columns[0].cells)
     assert named_there == [f"unit{i}/kernel" for i in (8, 7, 6, 2, 1, 0)]
 
@@ -442,4 +443,4 @@ def test_the_run_without_options_learns_the_digits(tmp_path, monkeypatch):
     finally:
         jax.config.update("jax_disable_most_optimizations", True)
     columns, _ = study.read_parquet(tmp_path / "train.parquet")
-    assert _train_columns.accuracies(columns)[0] >= 0.97
+    assert _columns.accuracies(columns)[0] >= 0.97

@@ -80,7 +80,7 @@ def accuracies(columns: Columns) -> np.ndarray:
     return by_run(columns, "test", f"{before}accuracy")[:, -1]
 
 
-def judge(columns: Columns) -> list[Criterion]:
+def finite_and_falling(columns: Columns) -> list[Criterion]:
     """Return whether all was finite, and after an epoch whether the loss fell."""
     losses = by_run(columns, "train", "loss")
     bad = int((~np.isfinite(losses)).sum())

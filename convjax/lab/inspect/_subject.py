@@ -12,10 +12,7 @@ from flax import nnx
 
 import convjax
 from convjax import data, gradflow, lab, models
-from convjax.lab import Columns
-from experiments._classifier import cross_entropy
-from experiments._inspect_images import pictures
-from experiments._inspect_layers import layers
+from convjax.lab import Columns, cross_entropy, layers, pictures
 
 PREFIX = "expected_"
 EXPECTED = (

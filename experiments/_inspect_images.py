@@ -1,3 +1,0 @@
-"""Pictures of a folder: ``lab.pictures``."""
-
-from convjax.lab import pictures as pictures
