@@ -11,6 +11,8 @@ from convjax.study._identity import key as key
 from convjax.study._job import Done as Done
 from convjax.study._job import Job as Job
 from convjax.study._job import Runner as Runner
+from convjax.study._job import lost as lost
+from convjax.study._job import perform as perform
 from convjax.study._load import load as load
 from convjax.study._local import Local as Local
 from convjax.study._memory import keep_memory as keep_memory

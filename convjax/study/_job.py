@@ -89,7 +89,30 @@ class Runner(Protocol):
 
 
 def perform(job: Job) -> Done:
-    """Measure a cell. A failure is a result too; only the end of the process is not."""
+    """Measure a cell where this is called: what a runner of your own does with a job.
+
+    A failure is a result too; only the end of the process is not.
+
+    Args:
+      job: as ``Runner.run`` is given it; it may have been pickled on the way.
+
+    Returns:
+      What became of it, for the runner to yield.
+
+    Example:
+      >>> import tempfile, numpy as np
+      >>> from convjax import study
+      >>> class Backwards:
+      ...     keeps = False
+      ...     def run(self, jobs):
+      ...         for job in reversed(list(jobs)):
+      ...             yield study.perform(job)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     how = {"version": "1", "runner": Backwards()}
+      ...     ran = study.run(lambda c: {"x": np.ones(c["n"])}, [{"n": 1}, {"n": 2}], folder, **how)
+      >>> ran.finished
+      2
+    """
     if job.folder is None:
         return _measured(job)
     with Store(job.folder, job.of) as store:
@@ -116,7 +139,20 @@ def over(store: Store, job: Job) -> bool:
 
 
 def lost(job: Job, why: str) -> Done:
-    """Return what became of a job whose process ended without a word."""
+    """Return what became of a job whose process ended without a word: a failed cell.
+
+    Args:
+      job: that was given up.
+      why: it is known to have ended, for whoever reads the failure.
+
+    Returns:
+      For the runner to yield.
+
+    Example:
+      >>> from convjax import study
+      >>> study.lost(study.Job("key", print, {"depth": 8}, "1"), "its machine was lost").error
+      'its machine was lost'
+    """
     return _failed(job, why, "", 0.0, {})
 
 

@@ -166,6 +166,8 @@ CALLS = {
 EXEMPT = {
     "study.Here": "takes nothing",
     "study.Silent": "takes nothing",
+    "study.lost": "called by a runner, with the job that it was given",
+    "study.perform": "called by a runner, with the job that it was given",
     "study.Runner": "a protocol, which is not constructed",
     "study.Watch": "a protocol, which is not constructed",
     "study.environment": "takes nothing",
