@@ -9,6 +9,8 @@ from convjax import train
 from tests.nn.conftest import quick_compilation as quick_compilation
 from tests.train.conftest import small
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def numpy_loss(logits, wanted):
     logits = np.asarray(logits, np.float64)

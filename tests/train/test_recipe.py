@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from convjax import train
+from tests.nn.conftest import quick_compilation as quick_compilation
 from tests.train.conftest import small
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,10 @@ import pytest
 from flax import nnx
 
 from convjax import gradflow, nn, train
+from tests.nn.conftest import quick_compilation as quick_compilation
 from tests.train.conftest import quick_jit, small
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 BARE = {"schedule": "constant", "weight_decay": 0.0, "options": {}}
 
