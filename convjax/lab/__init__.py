@@ -48,6 +48,7 @@ from convjax.lab._outcome import conclude as conclude
 from convjax.lab._pictures import pictures as pictures
 from convjax.lab._progress import Ticker as Ticker
 from convjax.lab._ratios import Ratios as Ratios
+from convjax.lab._ratios import against_theory as against_theory
 from convjax.lab._ratios import ratios as ratios
 from convjax.lab._run import Options as Options
 from convjax.lab._run import check_effect as check_effect

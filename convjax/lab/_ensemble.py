@@ -100,11 +100,12 @@ def over_seeds(
     return as_rows(ensemble.kind, **jax.device_get(compiled(every, level=2)()))
 
 
-def as_rows(kind: Any, **values: np.ndarray) -> Columns:
+def as_rows(kind: Any, *, place: str = "position", **values: np.ndarray) -> Columns:
     """Return the rows of one kind of network.
 
     Args:
       kind: dataclass whose fields become columns.
+      place: the column that counts the places.
       **values: by column, an array with a row for each network, a column for each place.
 
     Example:
@@ -117,14 +118,14 @@ def as_rows(kind: Any, **values: np.ndarray) -> Columns:
     seeds, places = next(iter(values.values())).shape
     rows = dataclasses.asdict(kind) | {
         "seed": np.repeat(np.arange(seeds), places),
-        "position": np.tile(np.arange(places), seeds),
+        place: np.tile(np.arange(places), seeds),
     }
     rows |= {name: np.asarray(value, np.float64).ravel() for name, value in values.items()}
     return {name: np.broadcast_to(value, (seeds * places,)) for name, value in rows.items()}
 
 
 def by_kind(
-    columns: Columns, kind: type[Kind], *names: str
+    columns: Columns, kind: type[Kind], *names: str, place: str = "position"
 ) -> Iterator[tuple[Kind, tuple[np.ndarray, ...]]]:
     """Yield every kind of network with the named columns: ``as_rows`` back.
 
@@ -132,6 +133,7 @@ def by_kind(
       columns: the table.
       kind: dataclass whose fields tell the kinds apart.
       *names: which columns.
+      place: the column that counts the places.
 
     Yields:
       The kind, and for each name an array with a row for each network, a column for each place.
@@ -148,7 +150,7 @@ def by_kind(
     axes = [columns[name].tolist() for name in fields]
     for values in dict.fromkeys(zip(*axes, strict=True)):
         here = pick(columns, **dict(zip(fields, values, strict=True)))
-        yield kind(*values), tuple(array(here, name, "seed", "position") for name in names)
+        yield kind(*values), tuple(array(here, name, "seed", place) for name in names)
 
 
 def log_ratios(net: nnx.Module, x: jax.Array, cotangent: jax.Array) -> jax.Array:

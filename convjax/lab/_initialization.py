@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from convjax.lab import _ratios
-from convjax.lab._checks import check_least
+from convjax.lab._checks import check_least, check_several
 from convjax.lab._ensemble import Ensemble, measure
 from convjax.lab._run import Options
 
@@ -110,14 +110,9 @@ def _helps(kind: type) -> dict[str, str]:
 
 
 def _defaults(kind: type, axes: Sequence[str], apart: tuple[str, ...]) -> dict[str, Any]:
-    return {
-        "cells": partial(cells, kind, axes),
-        "measure": measure,
-        "judge": partial(_ratios.judge, kind),
-        "draw": partial(_ratios.draw, kind),
-        "table": partial(_ratios.table, kind),
-        "apart": apart,
-    }
+    made = {"cells": partial(cells, kind, axes), "measure": measure, "apart": apart}
+    functions = zip(("judge", "draw", "table"), _ratios.against_theory(kind), strict=True)
+    return made | dict(functions)
 
 
 def cells(kind: type, axes: Sequence[str], config: Any) -> list[Ensemble]:
@@ -126,19 +121,16 @@ def cells(kind: type, axes: Sequence[str], config: Any) -> list[Ensemble]:
     Raises:
       ValueError: an option that cannot be done.
     """
-    batch_size = getattr(config, "batch_size", 0)
-    check_least(config, seeds=2, **({"batch_size": 1} if batch_size else {}))
-    for axis in axes:
-        values = getattr(config, axis)
-        if not values or len(set(values)) < len(values):
-            raise ValueError(f"{axis}={list(values)} must hold at least one value, none twice")
+    given = {field.name for field in dataclasses.fields(config)}
+    check_least(config, seeds=2, **({"batch_size": 1} if "batch_size" in given else {}))
+    check_several(config, *axes)
     fields = [field.name for field in dataclasses.fields(kind)]
     same = {name: getattr(config, name) for name in fields if f"{name}s" not in axes}
     return [
         Ensemble(
             kind(**same, **dict(zip((axis.removesuffix("s") for axis in axes), one, strict=True))),
             config.seeds,
-            0 if "batch_size" in fields else batch_size,
+            0 if "batch_size" in fields else getattr(config, "batch_size", 0),
         )
         for one in itertools.product(*(getattr(config, axis) for axis in axes))
     ]

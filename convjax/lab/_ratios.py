@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -89,6 +91,34 @@ def ratios(columns: Columns, kind: type) -> list[Ratios]:
     return [Ratios(one, logs) for one, (logs,) in by_kind(columns, kind, "log_ratio")]
 
 
+def against_theory(
+    kind: type,
+) -> tuple[
+    Callable[[Columns], list[Criterion]], Callable[[Columns], Figure], Callable[[Columns], Table]
+]:
+    """Return ``judge``, ``draw`` and ``table`` of a question about |g_0|^2 / |g_L|^2.
+
+    For a question that lists its options and cells itself, and measures by ``lab.measure``;
+    ``lab.ensembles`` brings the same three.
+
+    Args:
+      kind: of network, as ``lab.ensembles`` asks for it.
+
+    Example:
+      >>> import dataclasses, numpy as np
+      >>> from convjax import lab
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class Plain:
+      ...     depth: int = 1
+      ...     label, expected = "plain", 1.0
+      >>> judge, draw, table = lab.against_theory(Plain)
+      >>> columns = lab.as_rows(Plain(), log_ratio=np.log([[0.9, 1.0], [1.2, 1.0]]))
+      >>> judge(columns)[0].expected
+      '1 ± 0.45 (3 s.e.)'
+    """
+    return partial(judge, kind), partial(draw, kind), partial(table, kind)
+
+
 def judge(kind: type, columns: Columns) -> list[Criterion]:
     """Hold the mean of the kinds of each label, at the worst, against theory."""
     labels: dict[str, list[Ratios]] = {}
@@ -103,7 +133,10 @@ def _judge(label: str, rows: list[Ratios]) -> Criterion:
         claim = f"{label}: ratio - 1, every network"
         return within(claim, worst, 0.0, absolute=EXACTLY, why="rounding")
     row = max(rows, key=lambda row: abs(row.away))
-    claim = f"{row.kind}: mean ratio{f' (worst of {len(rows)})' if len(rows) > 1 else ''}"
+    # "He, 3 units" beside the label "He" is "He: mean ratio, 3 units".
+    which = str(row.kind).removeprefix(label).removeprefix(", ")
+    worst = f" (worst of {len(rows)})" if len(rows) > 1 else ""
+    claim = f"{label}: mean ratio{f', {which}' if which else ''}{worst}"
     mean, expected, error = (float(v[-1]) for v in (row.mean, row.expected, row.error))
     return within_errors(claim, mean, expected, error, errors=STANDARD_ERRORS)
 
@@ -154,7 +187,7 @@ def _ends(rows: list[Ratios], deepest: int) -> list[plots.Series]:
 
 def table(kind: type, columns: Columns) -> Table:
     """Return the mean of every kind of network beside theory's."""
-    heads = ("network", "theory", "mean", "s.e.", "away (s.e.)", "typical")
+    heads = ("network", "theory", "mean", "s.e.", "z", "typical")
     rows = [
         (
             str(row.kind),
