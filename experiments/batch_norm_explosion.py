@@ -26,25 +26,26 @@ rate is that of the squared norm.
 """
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from matplotlib.figure import Figure
+from rich.table import Table
 
-from convjax import gradflow, lab, nn
-from convjax.lab import Columns, Criterion, check_least, check_several, digits
-from experiments._normed_networks import HELD, summaries
-from experiments._normed_networks import draw as draw
-from experiments._normed_networks import table as table
+from convjax import gradflow, lab, nn, plots
+from convjax.lab import Columns, Criterion
 
 LEAST = 4
+# Smaller batches are shown but not held to theory.
+HELD = 8
 DISCARD = 8
 TOLERANCE = 0.03
-
 
 APART = ("depth",)
 
@@ -65,32 +66,66 @@ class Config(lab.Options):
     """Layers that are left out at either end; without it 8, or a third of fewer than 24."""
     seeds: int = 6
     """Networks of each kind; each has the same weights at every batch size."""
-    out: Path = Path("results/batch-norm-explosion")
-    """Folder for the table and the figure; it is made if it is not there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Normed:
+    """Networks of one activation, batch size, width and depth."""
+
+    activation: str
+    batch_size: int
+    width: int
+    depth: int
+
+    def __str__(self) -> str:
+        return f"{self.activation}, batch size {self.batch_size}, {self.depth} layers"
+
+    @property
+    def expected(self) -> float:
+        """The gain of a layer, by theory."""
+        return gradflow.oracles.batch_norm_gain(self.batch_size, self.activation)
+
+    def network(self, rngs: nnx.Rngs) -> nn.Repeat:
+        """Return one network."""
+
+        def unit(rngs):
+            width = self.width
+            return nn.Chain(
+                norm=nn.BatchNorm(width, epsilon=0.0, use_scale=False, use_bias=False, rngs=rngs),
+                activation=nn.Activation(self.activation),
+                # The scale does not matter: the next norm divides it out.
+                dense=nn.Dense(width, width, kernel_init="he", use_bias=False, rngs=rngs),
+            )
+
+        return nn.Repeat(unit, self.depth, rngs=rngs)
+
+    def gains(self, key: jax.Array) -> jax.Array:
+        """Return the gain of each layer of one network, the input side first."""
+        net_key, signal_key = jax.random.split(key)
+        net = self.network(nnx.Rngs(net_key))
+        x, cotangent = jax.random.normal(signal_key, (2, self.batch_size, self.width))
+        cotangent -= jnp.mean(cotangent, 0, keepdims=True)
+        profile = gradflow.profile(net, x, cotangent=cotangent, train=True)
+        logs = jnp.append(profile["input"].gradient.log_norm, profile["*"].gradient.log_norm)
+        return jnp.exp(2 * (logs[:-1] - logs[1:]))
 
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """Many networks of one activation, batch size and depth: a cell of the study.
+    """Many networks of one kind: a cell of the study.
 
     Attributes:
-      activation: between norm and matrix.
-      batch_size: examples whose statistics are shared.
-      depth: layers.
+      kind: of network.
       discard: layers that do not count at either end.
-      width: features of every layer.
       seeds: how many.
     """
 
-    activation: str
-    batch_size: int
-    depth: int
+    kind: Normed
     discard: int
-    width: int
     seeds: int
 
     def __str__(self) -> str:
-        return f"{self.activation}, batch size {self.batch_size}, {self.depth} layers"
+        return str(self.kind)
 
 
 def cells(config: Config) -> list[Networks]:
@@ -102,11 +137,8 @@ def cells(config: Config) -> list[Networks]:
     check(config)
     return [
         Networks(
-            activation,
-            batch_size,
-            depth,
+            Normed(activation, batch_size, config.width, depth),
             min(DISCARD, depth // 3) if config.discard is None else config.discard,
-            config.width,
             config.seeds,
         )
         for depth in config.depths
@@ -117,94 +149,135 @@ def cells(config: Config) -> list[Networks]:
 
 def check(config: Config) -> None:
     """Refuse options that cannot be done."""
-    check_several(config, "batch_sizes", "activations")
+    lab.check_several(config, "batch_sizes", "activations")
     if min(config.batch_sizes) < LEAST:
         raise ValueError(
             f"batch_sizes={list(config.batch_sizes)} must each be at least {LEAST}: the mean gain "
             "of smaller batches is infinite"
         )
-    check_least(config, depths=1, width=1, seeds=2)
-    if config.discard is not None and config.discard < 0:
-        raise ValueError(f"discard={config.discard} must be at least 0")
-    if config.discard is not None and min(config.depths) <= 2 * config.discard:
-        raise ValueError(
-            f"depths={list(config.depths)}: {min(config.depths)} leaves no layer where "
-            f"discard={config.discard} are left out at either end; make each at least "
-            f"{2 * config.discard + 1}"
-        )
+    lab.check_least(config, depths=1, width=1, seeds=2)
+    if config.discard is not None:
+        lab.check_least(config, discard=0)
+        if min(config.depths) <= 2 * config.discard:
+            raise ValueError(
+                f"depths={list(config.depths)}: {min(config.depths)} leaves no layer where "
+                f"discard={config.discard} are left out at either end; make each at least "
+                f"{2 * config.discard + 1}"
+            )
 
 
 def measure(networks: Networks) -> Columns:
     """Return the gain of every layer of every network."""
     keys = jax.random.split(jax.random.key(0), networks.seeds)
-    gains = np.asarray(jax.jit(partial(_gains, networks))(keys))
-    layers, left_out = np.arange(networks.depth), networks.discard
-    kept = (layers >= left_out) & (layers < networks.depth - left_out)
-    rows = {
-        "activation": networks.activation,
-        "batch_size": networks.batch_size,
-        "width": networks.width,
-        "depth": networks.depth,
-        "seed": np.repeat(np.arange(networks.seeds), networks.depth),
-        "layer": np.tile(layers, networks.seeds),
-        "kept": np.tile(kept, networks.seeds),
-        "gain": gains.ravel(),
-    }
-    return {name: np.broadcast_to(values, (gains.size,)) for name, values in rows.items()}
+    gains = np.asarray(jax.jit(partial(jax.lax.map, networks.kind.gains))(keys))
+    rows = lab.as_rows(networks.kind, place="layer", gain=gains)
+    layer, last = rows["layer"], networks.kind.depth - 1
+    return rows | {"kept": np.minimum(layer, last - layer) >= networks.discard}
 
 
-def _gains(networks: Networks, keys: jax.Array) -> jax.Array:
-    """Return each layer's gain, the input side first, a row for each network."""
-    width = networks.width
+@dataclasses.dataclass(frozen=True)
+class Gains:
+    """What the networks of one kind did.
 
-    def unit(rngs):
-        return nn.Chain(
-            norm=nn.BatchNorm(width, epsilon=0.0, use_scale=False, use_bias=False, rngs=rngs),
-            activation=nn.Activation(networks.activation),
-            # The scale is of no matter: the next norm divides it out.
-            dense=nn.Dense(width, width, kernel_init="he", use_bias=False, rngs=rngs),
-        )
+    Attributes:
+      kind: of network.
+      gains: of every layer, a row for each network.
+      kept: which layers count.
+    """
 
-    def one(key):
-        net_key, signal_key = jax.random.split(key)
-        net = nn.Repeat(unit, networks.depth, rngs=nnx.Rngs(net_key))
-        x, cotangent = jax.random.normal(signal_key, (2, networks.batch_size, width))
-        cotangent -= jnp.mean(cotangent, 0, keepdims=True)
-        profile = gradflow.profile(net, x, cotangent=cotangent, train=True)
-        logs = jnp.append(profile["input"].gradient.log_norm, profile["*"].gradient.log_norm)
-        return jnp.exp(2 * (logs[:-1] - logs[1:]))
+    kind: Normed
+    gains: np.ndarray
+    kept: np.ndarray
 
-    return jax.lax.map(one, keys)
+    @property
+    def gain(self) -> float:
+        """Mean over the layers that count and over networks."""
+        return float(self.gains[:, self.kept].mean())
+
+    @property
+    def error(self) -> float:
+        """Its standard error, over networks."""
+        means = self.gains[:, self.kept].mean(1)
+        return float(means.std(ddof=1)) / math.sqrt(len(means))
+
+    @property
+    def off(self) -> float:
+        """How far the gain is away from theory's, as a share of it."""
+        return self.gain / self.kind.expected - 1
+
+
+def gains(columns: Columns) -> dict[str, list[Gains]]:
+    """Return by activation what every kind of network did, small batches first."""
+    found: dict[str, list[Gains]] = {}
+    for kind, (gain, kept) in lab.by_kind(columns, Normed, "gain", "kept", place="layer"):
+        found.setdefault(kind.activation, []).append(Gains(kind, gain.astype(np.float64), kept[0]))
+    for rows in found.values():
+        rows.sort(key=lambda row: row.kind.batch_size)
+    return found
 
 
 def judge(columns: Columns) -> list[Criterion]:
     """Hold the gains, at their worst batch size, against theory, and ask that they fall."""
     criteria = []
-    rows = summaries(columns)
-    for activation in dict.fromkeys(row.activation for row in rows):
-        of_activation = [row for row in rows if row.activation == activation]
-        held = [row for row in of_activation if row.batch_size >= HELD]
+    for activation, rows in gains(columns).items():
+        held = [row for row in rows if row.kind.batch_size >= HELD]
         if held:
             worst = max(held, key=lambda row: abs(row.off))
-            which = f"batch size {worst.batch_size}" + (
-                f" (worst of {len(held)})" if len(held) > 1 else ""
-            )
-            criteria.append(
-                lab.within(
-                    f"{activation}: gain of a layer, {which}",
-                    worst.gain,
-                    worst.expected,
-                    relative=TOLERANCE,
-                )
-            )
-        if len(of_activation) > 1:
-            gains = [row.gain for row in of_activation]
-            criteria.append(
-                lab.that(
-                    f"{activation}: the gain falls as the batch grows",
-                    bool(np.all(np.diff(gains) < 0)),
-                    ", ".join(digits(gain) for gain in gains),
-                    "each below the one before",
-                )
-            )
+            of = f" (worst of {len(held)})" if len(held) > 1 else ""
+            claim = f"{activation}: gain of a layer, batch size {worst.kind.batch_size}{of}"
+            theory = worst.kind.expected
+            criteria.append(lab.within(claim, worst.gain, theory, relative=TOLERANCE))
+        if len(rows) > 1:
+            found = [row.gain for row in rows]
+            claim = f"{activation}: the gain falls as the batch grows"
+            falls, told = bool(np.all(np.diff(found) < 0)), ", ".join(map(lab.digits, found))
+            criteria.append(lab.that(claim, falls, told, "each below the one before"))
     return criteria
+
+
+def draw(columns: Columns) -> Figure:
+    """Draw the gain by batch size, and by layer for the smallest and largest that are held."""
+    found = gains(columns)
+    rows = [row for rows in found.values() for row in rows]
+    by_size = [_by_batch_size(activation, rows) for activation, rows in found.items()]
+    shown = [plots.Panel("by batch size, ±3 s.e.", "log2 of the batch size", "gain", by_size)]
+    sizes = [row.kind.batch_size for row in rows]
+    held = [size for size in sizes if size >= HELD] or sizes
+    for size in sorted({min(held), max(held)}):
+        title = f"from the second layer on, batch of {size}"
+        each = [_by_layer(row) for row in rows if row.kind.batch_size == size]
+        shown.append(plots.Panel(title, "layer", "gain", each))
+    title = "Gain of the squared gradient per layer, batch norm, at initialization"
+    return plots.panels(title, shown)
+
+
+def _by_batch_size(activation: str, rows: Sequence[Gains]) -> plots.Series:
+    found = np.array([row.gain for row in rows])
+    whisker = 3 * np.array([row.error for row in rows])
+    sizes = np.log2([row.kind.batch_size for row in rows])
+    theory = [row.kind.expected for row in rows]
+    return plots.Series(activation, sizes, found, found - whisker, found + whisker, theory)
+
+
+def _by_layer(row: Gains) -> plots.Series:
+    layers = np.arange(1, row.kind.depth)
+    theory = np.full(len(layers), row.kind.expected)
+    return plots.Series(row.kind.activation, layers, row.gains.mean(0)[1:], expected=theory)
+
+
+def table(columns: Columns) -> Table:
+    """Return the gain at every batch size beside theory's."""
+    rows = [
+        (
+            activation,
+            row.kind.batch_size,
+            *(f"{value:.4f}" for value in (row.gain, row.error, row.kind.expected)),
+            f"{row.off:+.2%}",
+        )
+        for activation, rows in gains(columns).items()
+        for row in rows
+    ]
+    width, seeds = int(columns["width"][0]), len(set(columns["seed"].tolist()))
+    title = f"Gain of a layer, batch norm, width {width}, {seeds} networks each"
+    heads = ("activation", "batch size", "gain", "s.e.", "theory", "off by")
+    return lab.plain_table(title, heads, rows)

@@ -30,25 +30,22 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Hashable, Sequence
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from matplotlib.figure import Figure
+from rich.table import Table
 from scipy import optimize
 
-from convjax import gradflow, lab, nn
-from convjax.lab import Columns, Criterion, check_least
-from experiments._tanh_networks import chi, summaries
-from experiments._tanh_networks import draw as draw
-from experiments._tanh_networks import table as table
+from convjax import gradflow, lab, nn, plots
+from convjax.lab import Columns, Criterion
 
 NETWORKS_AT_ONCE = 10
 DISCARD = 10
 RESOLVED, SIGNED = 0.05, 0.01
 GAIN_TOLERANCE, EDGE_TOLERANCE = 0.03, 0.01
-
 
 APART = ("depth",)
 
@@ -72,36 +69,56 @@ class Config(lab.Options):
     """Examples, each with a cotangent of its own: more of them scatter less."""
     seeds: int = 700
     """Networks at each weight variance."""
-    out: Path = Path("results/edge-of-chaos")
-    """Folder for the table and the figure; it is made if it is not there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tanh:
+    """Networks of one weight variance (times the width) and one depth."""
+
+    weight_variance: float
+    bias_variance: float
+    width: int
+    depth: int
+
+    def __str__(self) -> str:
+        return f"weight variance {self.weight_variance:g}, {self.depth} layers"
+
+    @property
+    def label(self) -> str:
+        """What they are called beside others."""
+        return f"v = {self.weight_variance:g}"
+
+    @property
+    def log_chi(self) -> float:
+        """Logarithm of the gain that theory gives a layer."""
+        return math.log(chi(self.weight_variance, self.bias_variance))
+
+    @property
+    def fixed_point(self) -> float:
+        """Variance at which theory lets the pre-activations come to rest."""
+        return gradflow.oracles.fixed_point("tanh", self.weight_variance, self.bias_variance)
 
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """Many networks of one weight variance and depth: a cell of the study.
+    """Many networks of one kind: a cell of the study.
 
     Attributes:
+      kind: of network.
       stream: which networks; other ones at other weight variances.
-      weight_variance: variance of a weight times the width.
-      bias_variance: variance of a bias.
-      depth: layers.
       discard: first layers that do not count.
-      width: features of every layer.
       batch_size: examples that go through each.
       seeds: how many.
     """
 
+    kind: Tanh
     stream: int
-    weight_variance: float
-    bias_variance: float
-    depth: int
     discard: int
-    width: int
     batch_size: int
     seeds: int
 
     def __str__(self) -> str:
-        return f"weight variance {self.weight_variance:g}, {self.depth} layers"
+        return str(self.kind)
 
 
 def cells(config: Config) -> list[Networks]:
@@ -113,12 +130,9 @@ def cells(config: Config) -> list[Networks]:
     check(config)
     return [
         Networks(
+            Tanh(weight_variance, config.bias_variance, config.width, depth),
             stream,
-            weight_variance,
-            config.bias_variance,
-            depth,
             min(DISCARD, depth // 4) if config.discard is None else config.discard,
-            config.width,
             config.batch_size,
             config.seeds,
         )
@@ -129,23 +143,20 @@ def cells(config: Config) -> list[Networks]:
 
 def check(config: Config) -> None:
     """Refuse options that cannot be done."""
-    check_least(config, depths=1, width=1, batch_size=1)
-    if config.seeds < 2:
-        raise ValueError(f"seeds={config.seeds} must be at least 2, for a standard error")
-    if config.discard is not None and config.discard < 0:
-        raise ValueError(f"discard={config.discard} must be at least 0")
-    if config.discard is not None and config.discard >= min(config.depths):
-        raise ValueError(
-            f"discard={config.discard} leaves no layer of {min(config.depths)} in "
-            f"depths={list(config.depths)}; make it smaller"
-        )
+    lab.check_least(config, depths=1, width=1, batch_size=1, seeds=2)
+    if config.discard is not None:
+        lab.check_least(config, discard=0)
+        if config.discard >= min(config.depths):
+            raise ValueError(
+                f"discard={config.discard} leaves no layer of {min(config.depths)} in "
+                f"depths={list(config.depths)}; make it smaller"
+            )
     if not 0 <= config.bias_variance < math.inf:
         raise ValueError(f"bias_variance={config.bias_variance} must be finite and not negative")
     given = config.weight_variances
     if len(set(given)) < len(given) or any(not 0 < v < math.inf for v in given):
         raise ValueError(f"weight_variances={list(given)} must be positive, finite, none twice")
-    signs = {chi(v, config.bias_variance) > 1 for v in given}
-    if len(signs) < 2:
+    if len({chi(v, config.bias_variance) > 1 for v in given}) < 2:
         raise ValueError(
             f"weight_variances={list(given)} must lie on both sides of the edge of chaos: at some "
             f"chi must be below 1, at some above, for bias_variance={config.bias_variance}"
@@ -154,28 +165,18 @@ def check(config: Config) -> None:
 
 def group(networks: Networks) -> Hashable:
     """Return what decides the program: the variances are its arguments."""
-    return networks.depth, networks.width, networks.batch_size, networks.seeds
+    return networks.kind.depth, networks.kind.width, networks.batch_size, networks.seeds
 
 
 def measure(networks: Networks) -> Columns:
     """Return the gain of every layer of every network, and the variance of what enters it."""
-    program = _program(networks.depth, networks.width, networks.batch_size)
+    kind = networks.kind
+    program = _program(kind.depth, kind.width, networks.batch_size)
     keys = jax.random.split(jax.random.key(networks.stream), networks.seeds)
-    variances = jnp.array([networks.weight_variance, networks.bias_variance], jnp.float32)
-    gain, variance = map(np.ravel, jax.device_get(program(keys, variances)))
-    layers = np.tile(np.arange(networks.depth), networks.seeds)
-    rows = {
-        "weight_variance": networks.weight_variance,
-        "bias_variance": networks.bias_variance,
-        "width": networks.width,
-        "depth": networks.depth,
-        "seed": np.repeat(np.arange(networks.seeds), networks.depth),
-        "layer": layers,
-        "kept": layers >= networks.discard,
-        "gain": gain,
-        "variance": variance,
-    }
-    return {name: np.broadcast_to(rows[name], gain.shape) for name in rows}
+    variances = jnp.array([kind.weight_variance, kind.bias_variance], jnp.float32)
+    gain, variance = jax.device_get(program(keys, variances))
+    rows = lab.as_rows(kind, place="layer", gain=gain, variance=variance)
+    return rows | {"kept": rows["layer"] >= networks.discard}
 
 
 @functools.cache
@@ -210,29 +211,62 @@ def _profiles(
     return jax.lax.map(one, keys, batch_size=NETWORKS_AT_ONCE)
 
 
+@dataclasses.dataclass(frozen=True)
+class Gains:
+    """What the networks of one kind did.
+
+    Attributes:
+      kind: of network.
+      gains: of every layer, a row for each network.
+      kept: which layers count.
+      variance: of the pre-activations, mean over the layers that count and over networks.
+    """
+
+    kind: Tanh
+    gains: np.ndarray
+    kept: np.ndarray
+    variance: float
+
+    @property
+    def log_gain(self) -> float:
+        """Logarithm of the mean gain of a layer."""
+        return math.log(self.gains[:, self.kept].mean())
+
+    @property
+    def error(self) -> float:
+        """Its standard error, over networks."""
+        means = self.gains[:, self.kept].mean(1)
+        return float(means.std(ddof=1) / means.mean()) / math.sqrt(len(means))
+
+
+def gains(columns: Columns) -> list[Gains]:
+    """Return what every kind of network did, from low weight variance to high."""
+    found = lab.by_kind(columns, Tanh, "gain", "kept", "variance", place="layer")
+    made = [
+        Gains(kind, gain.astype(np.float64), kept[0], float(variance[kept].mean()))
+        for kind, (gain, kept, variance) in found
+    ]
+    return sorted(made, key=lambda one: one.kind.weight_variance)
+
+
 def judge(columns: Columns) -> list[Criterion]:
     """Hold ln chi, its sign, and the place where that flips against theory."""
-    rows = summaries(columns)
+    rows = [(one.kind.weight_variance, one.log_gain, one.kind.log_chi) for one in gains(columns)]
     criteria = [
-        lab.within(
-            f"ln chi at weight variance {row.weight_variance:g}",
-            row.log_gain,
-            row.log_chi,
-            relative=GAIN_TOLERANCE,
-        )
-        for row in rows
-        if abs(row.log_chi) > RESOLVED
+        lab.within(f"ln chi at weight variance {v:g}", found, theory, relative=GAIN_TOLERANCE)
+        for v, found, theory in rows
+        if abs(theory) > RESOLVED
     ]
-    signed = [row for row in rows if abs(row.log_chi) > SIGNED]
-    grows = {row.weight_variance: row.log_gain > 0 for row in signed}
-    should = {row.weight_variance: row.log_chi > 0 for row in signed}
+    grows = {v: found > 0 for v, found, theory in rows if abs(theory) > SIGNED}
+    should = {v: theory > 0 for v, _, theory in rows if abs(theory) > SIGNED}
+    variances, logs, _ = zip(*rows, strict=True)
     return [
         *criteria,
         lab.that("where gradients fade and grow", grows == should, *map(_phases, (grows, should))),
         lab.within(
             "weight variance at which ln chi flips its sign",
-            crossing([row.weight_variance for row in rows], [row.log_gain for row in rows]),
-            edge(rows[0].weight_variance, rows[-1].weight_variance, columns["bias_variance"][0]),
+            crossing(variances, logs),
+            edge(variances[0], variances[-1], columns["bias_variance"][0]),
             relative=EDGE_TOLERANCE,
         ),
     ]
@@ -251,7 +285,69 @@ def crossing(x: Sequence[float], y: Sequence[float]) -> float:
     return math.nan
 
 
+def chi(weight_variance: float, bias_variance: float) -> float:
+    """Return the gain that theory gives a layer of tanh."""
+    return gradflow.oracles.chi("tanh", weight_variance, bias_variance)
+
+
 def edge(low: float, high: float, bias_variance: float) -> float:
     """Return the weight variance between two at which theory's gain is 1."""
     found = optimize.root_scalar(lambda v: chi(v, bias_variance) - 1, bracket=(low, high))
     return float(found.root)
+
+
+def draw(columns: Columns) -> Figure:
+    """Draw the gain and the variance at rest by weight variance, and the gradient by layer."""
+    rows = gains(columns)
+    least, most = rows[0].kind, rows[-1].kind
+    fine = np.linspace(least.weight_variance, most.weight_variance, 60)
+    kinds = [dataclasses.replace(least, weight_variance=float(v)) for v in fine]
+    log_chi = plots.Series("mean field", fine, expected=[kind.log_chi for kind in kinds])
+    at_rest = plots.Series("mean field", fine, expected=[kind.fixed_point for kind in kinds])
+    by_v, by_layer = "v, weight variance times width", "ln |g|², relative to the last layer"
+    points, variances = map(_gain_point, rows), map(_variance_point, rows)
+    shown = [
+        plots.Panel(
+            "gain of a layer, ±3 s.e.", by_v, "ln of the gain", [log_chi, *points], level=0.0
+        ),
+        plots.Panel("variance at rest", by_v, "variance of pre-activations", [at_rest, *variances]),
+        plots.Panel("gradient along the network", "layer", by_layer, [*map(_along, rows)]),
+    ]
+    title = f"tanh networks at initialization, bias variance {least.bias_variance:g}"
+    return plots.panels(title, shown)
+
+
+def _gain_point(row: Gains) -> plots.Series:
+    found, whisker = row.log_gain, 3 * row.error
+    ends = [found - whisker], [found + whisker]
+    return plots.Series(row.kind.label, [row.kind.weight_variance], [found], *ends)
+
+
+def _variance_point(row: Gains) -> plots.Series:
+    return plots.Series(row.kind.label, [row.kind.weight_variance], [row.variance])
+
+
+def _along(row: Gains) -> plots.Series:
+    depth = row.kind.depth
+    squares = np.exp(np.cumsum(np.log(row.gains[:, ::-1]), axis=1)).mean(0)[::-1]
+    layers = np.unique(np.linspace(0, depth - 1, 11).astype(int))
+    theory = row.kind.log_chi * (depth - layers)
+    return plots.Series(row.kind.label, layers, np.log(squares[layers]), expected=theory)
+
+
+def table(columns: Columns) -> Table:
+    """Return gain and variance at every weight variance beside theory's."""
+    rows = [
+        (
+            f"{row.kind.weight_variance:g}",
+            *(f"{v:.5f}" for v in (row.log_gain, row.error, row.kind.log_chi)),
+            f"{row.log_gain / row.kind.log_chi - 1:+.1%}",
+            lab.digits(gradflow.oracles.correlation_length(math.exp(row.kind.log_chi)), 3),
+            *(f"{v:.4f}" for v in (row.variance, row.kind.fixed_point)),
+        )
+        for row in gains(columns)
+    ]
+    heads = ("weight variance", "ln gain", "s.e.", "ln chi", "off by", "length")
+    width, seeds = int(columns["width"][0]), len(set(columns["seed"].tolist()))
+    title = f"Gain of a layer and variance at rest, tanh, width {width}, {seeds} networks each"
+    return lab.plain_table(title, (*heads, "variance", "q*"), rows)

@@ -27,26 +27,24 @@ Rise to Exploding and Vanishing Gradients?, 2018.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from matplotlib.figure import Figure
+from rich.table import Table
+from scipy import stats
 
-from convjax import gradflow, lab, models, nn
-from convjax.lab import Columns, Criterion, check_least, check_several
-from experiments._plain_networks import draw as draw
-from experiments._plain_networks import summaries
-from experiments._plain_networks import table as table
+from convjax import gradflow, lab, models, nn, plots
+from convjax.lab import Columns, Criterion
 
 NETWORKS_AT_ONCE = 50
 STANDARD_ERRORS = 3.0
 VARIANCE_TOLERANCE = 0.2
 # How many networks with a closed layer may be expected: each layer is one in 2^width times.
 DEAD = 0.01
-
 
 APART = ("depth",)
 
@@ -63,24 +61,60 @@ class Config(lab.Options):
     """Layers; each depth is judged and shown by itself."""
     seeds: int = 1000
     """Networks of each kind."""
-    out: Path = Path("results/plain-gain")
-    """Folder for the table and the figure; it is made if it is not there."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Networks:
-    """Many networks of one initialisation, width and depth: a cell of the study."""
+class Plain:
+    """Networks of one initialisation, width and depth."""
 
     init: str
     width: int
     depth: int
-    seeds: int
 
     def __str__(self) -> str:
         return f"{self.init}, width {self.width}, {self.depth} layers"
 
+    @property
+    def scale(self) -> float:
+        """Variance of a weight times its fan-in."""
+        shape = (self.width, self.width)
+        return nn.initializers.get(self.init).variance(shape) * self.width  # pyright: ignore
 
-def cells(config: Config) -> list[Networks]:
+    def network(self, rngs: nnx.Rngs) -> nn.Repeat:
+        """Return one; a convolution over one place is a fully connected layer."""
+        return models.deep_stack(
+            self.depth,
+            self.width,
+            shortcut="none",
+            convs_per_unit=1,
+            kernel_size=(1, 1),
+            init=self.init,
+            rngs=rngs,
+        )
+
+    def keys(self, seeds: int) -> jax.Array:
+        """Return a key for each network: others for other initialisers and widths."""
+        init = jax.random.key(nn.initializers.NAMES.index(self.init))
+        return jax.random.split(jax.random.fold_in(init, self.width), seeds)
+
+    def log_squares(self, key: jax.Array) -> jax.Array:
+        """Return ln|g|^2 of one network against layers travelled back, 0 for none."""
+        weights, signals = jax.random.split(key)
+        x, cotangent = jax.random.normal(signals, (2, 1, 1, 1, self.width))
+        return lab.log_ratios(self.network(nnx.Rngs(weights)), x, cotangent)[::-1]
+
+    @property
+    def log_gain(self) -> float:
+        """Logarithm of the gain that theory gives a layer in the mean."""
+        return math.log(gradflow.oracles.relu_gain(self.scale))
+
+    def expected(self, layers: int) -> tuple[float, float]:
+        """Return mean and variance of ln|g|^2 so many layers back, by theory."""
+        mean, variance = gradflow.oracles.log_spread(layers, self.width)
+        return layers * self.log_gain + mean, variance
+
+
+def cells(config: Config) -> list[lab.Ensemble]:
     """Return what is measured.
 
     Raises:
@@ -88,7 +122,7 @@ def cells(config: Config) -> list[Networks]:
     """
     check(config)
     return [
-        Networks(init, width, depth, config.seeds)
+        lab.Ensemble(Plain(init, width, depth), config.seeds)
         for depth in config.depths
         for init in config.inits
         for width in config.widths
@@ -97,8 +131,8 @@ def cells(config: Config) -> list[Networks]:
 
 def check(config: Config) -> None:
     """Refuse options that cannot be done."""
-    check_least(config, depths=1, seeds=3)
-    check_several(config, "inits", "widths")
+    lab.check_least(config, depths=1, seeds=3)
+    lab.check_several(config, "inits", "widths")
     for name in config.inits:
         if not isinstance(nn.initializers.get(name), nn.initializers.VarianceScaling):
             raise ValueError(
@@ -115,73 +149,154 @@ def check(config: Config) -> None:
         )
 
 
-def measure(networks: Networks) -> Columns:
+def measure(networks: lab.Ensemble) -> Columns:
     """Return ``log_square``, ln|g|^2 for every network and number of layers travelled back."""
-    logs = np.asarray(jax.jit(partial(_log_squares, networks))(_keys(networks)))
-    init, width, layers = networks.init, networks.width, np.arange(networks.depth + 1)
-    rows = {
-        "init": init,
-        "scale": nn.initializers.get(init).variance((width, width)) * width,  # pyright: ignore
-        "width": width,
-        "depth": networks.depth,
-        "seed": np.repeat(np.arange(networks.seeds), len(layers)),
-        "layers": np.tile(layers, networks.seeds),
-        "log_square": logs.ravel(),
-    }
-    return {name: np.broadcast_to(values, (logs.size,)) for name, values in rows.items()}
+    kind: Plain = networks.kind
+    every = partial(jax.lax.map, kind.log_squares, batch_size=NETWORKS_AT_ONCE)
+    logs = np.asarray(jax.jit(every)(kind.keys(networks.seeds)))
+    rows = lab.as_rows(kind, place="layers", log_square=logs)
+    return rows | {"scale": np.full(logs.size, kind.scale)}
 
 
-def _keys(networks: Networks) -> jax.Array:
-    """Return a key for each network: other networks for other initialisers and widths."""
-    init = jax.random.key(nn.initializers.NAMES.index(networks.init))
-    return jax.random.split(jax.random.fold_in(init, networks.width), networks.seeds)
+@dataclasses.dataclass(frozen=True)
+class Scatter:
+    """What the networks of one kind did.
+
+    Attributes:
+      kind: of network.
+      logs: ln|g|^2, a row for each network, a column for each number of layers travelled back.
+    """
+
+    kind: Plain
+    logs: np.ndarray
+
+    @property
+    def slope(self) -> float:
+        """Change of ln|g|^2 per layer travelled back, mean over networks."""
+        return float(self.logs[:, -1].mean()) / self.kind.depth
+
+    @property
+    def error(self) -> float:
+        """Standard error of the slope."""
+        deviation = float(self.logs[:, -1].std(ddof=1))
+        return deviation / self.kind.depth / math.sqrt(len(self.logs))
+
+    @property
+    def variance(self) -> float:
+        """Variance over networks of ln|g|^2 before all layers."""
+        return float(self.logs[:, -1].var(ddof=1))
+
+    @property
+    def expected(self) -> tuple[float, float]:
+        """Slope and variance by theory."""
+        mean, variance = self.kind.expected(self.kind.depth)
+        return mean / self.kind.depth, variance
+
+    @property
+    def away(self) -> float:
+        """How many standard errors the slope is away from theory's."""
+        return (self.slope - self.expected[0]) / self.error
+
+    @property
+    def ratio(self) -> float:
+        """Measured over expected variance."""
+        return self.variance / self.expected[1]
 
 
-def _log_squares(networks: Networks, keys: jax.Array) -> jax.Array:
-    """Return ln|g|^2 against layers travelled back, 0 for none, a row for each network."""
-
-    def one(key):
-        net_key, signal_key = jax.random.split(key)
-        net = models.deep_stack(
-            networks.depth,
-            networks.width,
-            shortcut="none",
-            convs_per_unit=1,
-            kernel_size=(1, 1),
-            init=networks.init,
-            rngs=nnx.Rngs(net_key),
-        )
-        # A convolution over one place is a fully connected layer.
-        x, cotangent = jax.random.normal(signal_key, (2, 1, 1, 1, networks.width))
-        profile = gradflow.profile(net, x, cotangent=cotangent, train=True)
-        first, rest = profile["input"].gradient.log_norm, profile["*"].gradient.log_norm
-        return 2 * (jnp.append(rest[::-1], first) - rest[-1])
-
-    return jax.lax.map(one, keys, batch_size=NETWORKS_AT_ONCE)
+def scatters(columns: Columns) -> list[Scatter]:
+    """Return what every kind of network did, in the order of the columns."""
+    found = lab.by_kind(columns, Plain, "log_square", place="layers")
+    return [Scatter(kind, logs.astype(np.float64)) for kind, (logs,) in found]
 
 
 def judge(columns: Columns) -> list[Criterion]:
     """Hold slope and variance of each initialisation, at its worst width, against theory."""
     criteria = []
-    rows = summaries(columns)
-    for init in dict.fromkeys(row.init for row in rows):
-        of_init = [row for row in rows if row.init == init]
-        steep = max(of_init, key=lambda row: abs(row.away))
-        wide = max(of_init, key=lambda row: abs(row.ratio - 1))
-        worst = f" (worst of {len(of_init)})" if len(of_init) > 1 else ""
+    rows = scatters(columns)
+    for init in dict.fromkeys(row.kind.init for row in rows):
+        ours = [row for row in rows if row.kind.init == init]
+        steep = max(ours, key=lambda row: abs(row.away))
+        wide = max(ours, key=lambda row: abs(row.ratio - 1))
+        worst = f" (worst of {len(ours)})" if len(ours) > 1 else ""
+        claim = f"{init}: slope of ln|g|^2 per layer, width {steep.kind.width}{worst}"
+        slope, error, theory = steep.slope, steep.error, steep.expected[0]
         criteria += [
+            lab.within_errors(claim, slope, theory, error, errors=STANDARD_ERRORS),
             lab.within(
-                f"{init}: slope of ln|g|^2 per layer, width {steep.width}{worst}",
-                steep.slope,
-                steep.expected(steep.depth)[0] / steep.depth,
-                absolute=STANDARD_ERRORS * steep.error,
-                why=f"{STANDARD_ERRORS:g} s.e.",
-            ),
-            lab.within(
-                f"{init}: variance of ln|g|^2, width {wide.width}{worst}",
+                f"{init}: variance of ln|g|^2, width {wide.kind.width}{worst}",
                 wide.variance,
-                wide.expected(wide.depth)[1],
+                wide.expected[1],
                 relative=VARIANCE_TOLERANCE,
             ),
         ]
     return criteria
+
+
+def draw(columns: Columns) -> Figure:
+    """Draw mean, mean beside the gain, variance, and the normal quantiles of ln|g|^2."""
+    rows = scatters(columns)
+    widths = sorted({row.kind.width for row in rows})
+    narrow = [row for row in rows if row.kind.width == widths[0]]
+    variances = [
+        _variances([row for row in rows if row.kind.init == init])
+        for init in dict.fromkeys(row.kind.init for row in narrow)
+    ]
+    at, back = f"width {widths[0]}", "layers l travelled back"
+    beside = f"the same beside (scale/2)^l, {at}", back, "ln (|g|² / (scale/2)^l)"
+    by_width = f"variance, widths {', '.join(map(str, widths))}", "l / width", "variance of ln |g|²"
+    normal = "quantile of the unit normal", "quantile of ln |g|², in s.d. of theory"
+    shown = [
+        plots.Panel(f"mean ± s.d., {at}", back, "ln |g|²", [_by_layer(row, 0.0) for row in narrow]),
+        plots.Panel(*beside, [_by_layer(row, row.kind.log_gain) for row in narrow], level=0.0),
+        plots.Panel(*by_width, variances),
+        plots.Panel(f"is it normal? all layers, {at}", *normal, [*map(_quantiles, narrow)]),
+    ]
+    return plots.panels("Gradient of plain ReLU networks at initialization", shown, columns=2)
+
+
+def _some(row: Scatter, most: int) -> np.ndarray:
+    """Return so many of the numbers of layers, both ends among them."""
+    return np.unique(np.linspace(0, row.kind.depth, most).astype(int))
+
+
+def _by_layer(row: Scatter, per_layer: float) -> plots.Series:
+    layers = _some(row, 12)
+    mean = row.logs.mean(0)[layers] - layers * per_layer
+    deviation = row.logs.std(0, ddof=1)[layers]
+    theory, variance = np.transpose([row.kind.expected(int(count)) for count in layers])
+    theory, spread = theory - layers * per_layer, np.sqrt(variance)
+    whiskers, band = (mean - deviation, mean + deviation), (theory - spread, theory + spread)
+    return plots.Series(row.kind.init, layers, mean, *whiskers, theory, *band)
+
+
+def _variances(rows: Sequence[Scatter]) -> plots.Series:
+    x = np.concatenate([_some(row, 9) / row.kind.width for row in rows])
+    found = np.concatenate([row.logs.var(0, ddof=1)[_some(row, 9)] for row in rows])
+    order = np.argsort(x)
+    theory = gradflow.oracles.log_spread(1, 1)[1] * x[order]
+    return plots.Series(rows[0].kind.init, x[order], found[order], expected=theory)
+
+
+def _quantiles(row: Scatter) -> plots.Series:
+    mean, variance = row.kind.expected(row.kind.depth)
+    levels = np.linspace(0.0, 1.0, 22)[1:-1]
+    normal = stats.norm.ppf(levels)
+    found = (np.quantile(row.logs[:, -1], levels) - mean) / math.sqrt(variance)
+    return plots.Series(row.kind.init, normal, found, expected=normal)
+
+
+def table(columns: Columns) -> Table:
+    """Return slope and variance of every initialisation and width beside theory's."""
+    rows = [
+        (
+            *(row.kind.init, row.kind.scale, row.kind.width),
+            *(f"{v:.5f}" for v in (row.slope, row.error, row.expected[0])),
+            f"{row.away:+.2f}",
+            *(f"{v:.3f}" for v in (row.variance, row.expected[1], row.ratio)),
+        )
+        for row in scatters(columns)
+    ]
+    depth, seeds = int(columns["layers"].max()), len(set(columns["seed"].tolist()))
+    title = f"ln|g|^2 per layer, and its variance after {depth} layers, over {seeds} networks each"
+    heads = ("init", "scale", "width", "slope", "s.e.", "theory", "z", "variance")
+    return lab.plain_table(title, (*heads, "theory", "ratio"), rows)

@@ -2,10 +2,10 @@
 
     python -m experiments skip-and-scale
 
-Fully connected networks without norm or bias, of He's initialisation, dozens of each kind. A unit
-is ``x + scale * branch(x)``, its plain twin ``scale * branch(x)``: the same parameters, one term
-less. The branch is ReLU, W, or else W, ReLU, W; the scale is 1, L^-1/2, 1/L or 0 for L units. A
-small batch of Gaussian examples goes through each network, a unit Gaussian cotangent g_L comes
+Fully connected networks without norm or bias, initialised as He et al. say, dozens of each kind. A
+unit is ``x + scale * branch(x)``, its plain twin ``scale * branch(x)``: the same parameters, one
+term less. The branch is ReLU, W, or else W, ReLU, W; the scale is 1, L^-1/2, 1/L or 0 for L units.
+A small batch of Gaussian examples goes through each network, a unit Gaussian cotangent g_L comes
 back, and |g_l|^2 / |g_L|^2 is measured behind every unit and at the input.
 
 Theory (``gradflow.oracles.residual_gain``): the energies of branch and shortcut add, so that the
@@ -29,28 +29,23 @@ ResNet, 2021, for the scales.
 """
 
 import dataclasses
-from pathlib import Path
+import math
+from collections.abc import Callable
 
 import jax
 import numpy as np
 from flax import nnx
-from matplotlib.figure import Figure
-from rich.table import Table
 
-from convjax import lab, plots
-from convjax.lab import (
-    Columns,
-    Criterion,
-    Ensemble,
-    check_least,
-    check_several,
-    log_ratios,
-    over_seeds,
-)
-from experiments._shortcuts import GAINS, SCALES, Cell, Summary, summaries
+from convjax import gradflow, lab, nn
 
-STANDARD_ERRORS = 3.0
-EXACTLY = 1e-6
+ONE, TWO = "ReLU, W", "W, ReLU, W"
+GAINS = {ONE: 1.0, TWO: 2.0}
+SCALES: dict[str, Callable[[int], float]] = {
+    "1": lambda units: 1.0,
+    "L^-1/2": lambda units: units**-0.5,
+    "1/L": lambda units: 1 / units,
+    "0": lambda units: 0.0,
+}
 MOST_UNITS = 500
 
 
@@ -68,129 +63,115 @@ class Config(lab.Options):
     """Examples that go through each network; their gradients are measured together."""
     seeds: int = 64
     """Networks of each kind; twins of one seed have the same weights."""
-    out: Path = Path("results/skip-and-scale")
-    """Folder for the table and the figure; it is made if it is not there."""
 
 
-def cells(config: Config) -> list[Ensemble]:
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """One kind of network: ONE or TWO as branch, identity or none as shortcut."""
+
+    branch: str
+    shortcut: str
+    scale: str
+    units: int
+    width: int
+
+    @property
+    def factor(self) -> float:
+        """The factor on every branch."""
+        return SCALES[self.scale](self.units)
+
+    @property
+    def label(self) -> str:
+        """What it is called beside others of its branch."""
+        return f"scale {self.scale}" if self.shortcut == "identity" else "no shortcut"
+
+    @property
+    def panel(self) -> str:
+        """The branches have a panel each."""
+        return self.branch
+
+    def __str__(self) -> str:
+        return f"{self.branch}, {self.label}, {self.units} units"
+
+    def network(self, rngs: nnx.Rngs) -> nn.Repeat:
+        """Return one network."""
+
+        def dense(rngs: nnx.Rngs) -> nn.Dense:
+            return nn.Dense(self.width, self.width, kernel_init="he", use_bias=False, rngs=rngs)
+
+        def unit(rngs: nnx.Rngs) -> nn.Residual:
+            before = {} if self.branch == ONE else {"first": dense(rngs)}
+            branch = nn.Chain({**before, "relu": nn.Activation("relu"), "last": dense(rngs)})
+            return nn.Residual(branch, self.shortcut, scale=self.factor)
+
+        return nn.Repeat(unit, self.units, rngs=rngs)
+
+    def signal(self, key: jax.Array, batch_size: int) -> jax.Array:
+        """Return the examples."""
+        return jax.random.normal(key, (batch_size, self.width))
+
+    @property
+    def exact(self) -> bool:
+        """Whether the units are the identity."""
+        return self.factor == 0 and self.shortcut == "identity"
+
+    @property
+    def expected(self) -> float:
+        """What the mean of |g_0|^2 / |g_L|^2 should be."""
+        gain = GAINS[self.branch]
+        if self.shortcut == "none":
+            return (self.factor**2 * gain) ** self.units
+        wide = gradflow.oracles.residual_gain(self.units, self.factor, gain)
+        narrow = self.branch == ONE
+        return wide * (finite_width(self.units, self.factor, self.width) if narrow else 1.0)
+
+
+def finite_width(units: int, scale: float, width: int) -> float:
+    """Return the factor by which ``x + scale * W relu(x)`` exceeds the gain of wide networks.
+
+    Formula: ``1 + 2 / (pi n) * (s^2 / (1 + s^2))^2 * sum_m (L - m) (arcsin r_m + r_m sqrt(1 -
+    r_m^2))`` for m = 1 … L - 1, with ``r_m = (1 + s^2)^(-m/2)``, the correlation of a trunk's
+    feature with what it was m units before. To first order in 1/n, derived here: feature i and its
+    derivative change the covariance that all weights of a unit see, by 2/n of their own squares and
+    product where the gate is open; what that does to the gate of i itself, units later, is a
+    Gaussian integral.
+
+    Args:
+      units: residual units initialised as He et al. say, their input Gaussian.
+      scale: factor on every branch.
+      width: features.
+    """
+    back = np.arange(1, units)
+    r = (1 + scale**2) ** (-back / 2)
+    gates = np.arcsin(r) + r * np.sqrt(1 - r**2)
+    strength = 2 / (math.pi * width) * (scale**2 / (1 + scale**2)) ** 2
+    return 1 + strength * float((units - back) @ gates)
+
+
+def cells(config: Config) -> list[lab.Ensemble]:
     """Return what is measured, the shallow networks first.
 
     Raises:
       ValueError: an option that cannot be done.
     """
-    check(config)
-    kinds = [("identity", scale) for scale in config.scales] + [("none", "1")]
-    return [
-        Ensemble(
-            Cell(branch, shortcut, scale, units, config.width), config.seeds, config.batch_size
-        )
-        for units in config.depths
-        for branch in GAINS
-        for shortcut, scale in kinds
-    ]
-
-
-def check(config: Config) -> None:
-    """Refuse options that cannot be done."""
-    check_least(config, depths=1, width=1, batch_size=1, seeds=2)
+    lab.check_least(config, depths=1, width=1, batch_size=1, seeds=2)
     if max(config.depths) > MOST_UNITS:
         raise ValueError(
             f"depths={config.depths}: beyond {MOST_UNITS} units no float64 holds 3^L; choose less"
         )
-    check_several(config, "scales")
+    lab.check_several(config, "scales")
     for scale in config.scales:
         if scale not in SCALES:
             raise ValueError(lab.unknown("scales:", scale, SCALES))
-
-
-def measure(networks: Ensemble) -> Columns:
-    """Return ln(|g_l|^2 / |g_L|^2) at the input and behind every unit of every network."""
-
-    def one(cell: Cell, key: jax.Array) -> dict[str, jax.Array]:
-        weights, signal, cotangent = jax.random.split(key, 3)
-        x = jax.random.normal(signal, (networks.batch_size, cell.width))
-        return {"log_ratio": log_ratios(cell.network(nnx.Rngs(weights)), x, cotangent)}
-
-    return over_seeds(networks, one)
-
-
-def judge(columns: Columns) -> list[Criterion]:
-    """Hold the mean of every kind of network, at its worst depth, against theory."""
-    kinds: dict[tuple[str, str], list[Summary]] = {}
-    for row in summaries(columns):
-        kinds.setdefault((row.cell.branch, row.cell.label), []).append(row)
-    return [_judged(rows) for rows in kinds.values()]
-
-
-def _judged(rows: list[Summary]) -> Criterion:
-    cell = rows[0].cell
-    name = f"{cell.branch}, {cell.label}"
-    worst = f" (worst of {len(rows)})" if len(rows) > 1 else ""
-    if cell.factor == 0 and cell.shortcut == "identity":
-        return lab.within(
-            f"{name}: ratio - 1, every network",
-            max(row.worst for row in rows),
-            0.0,
-            absolute=EXACTLY,
-            why="rounding",
-        )
-    row = max(rows, key=lambda row: abs(row.away))
-    return lab.within(
-        f"{name}: mean ratio, {row.cell.units} units{worst}",
-        float(row.mean[-1]),
-        row.expected,
-        absolute=STANDARD_ERRORS * float(row.error[-1]),
-        why=f"{STANDARD_ERRORS:g} s.e.",
-    )
-
-
-def draw(columns: Columns) -> Figure:
-    """Draw the mean against the units travelled back, and the input's over theory's."""
-    rows = summaries(columns)
-    deepest = max(row.cell.units for row in rows)
-    shown = []
-    for branch in dict.fromkeys(row.cell.branch for row in rows):
-        ours = [row for row in rows if row.cell.branch == branch]
-        along = [_along(row) for row in ours if row.cell.units == deepest]
-        title, ratio = f"branch {branch}: {deepest} units", "mean |g_l|² / |g_L|²"
-        shown.append(plots.Panel(title, "units travelled back", ratio, along, yscale="log"))
-        title, units = f"branch {branch}: at the input, ± 3 s.e.", "units (side by side)"
-        ends = _ends(ours, deepest)
-        shown.append(plots.Panel(title, units, "mean / theory", ends, level=1.0))
-    return plots.panels("Gradient with and without shortcuts, at birth", shown, columns=2)
-
-
-def _along(row: Summary) -> plots.Series:
-    back = np.arange(row.cell.units + 1)
-    some = back[:: max(1, len(back) // 16)]
-    mean, error = row.mean[some], STANDARD_ERRORS * row.error[some]
-    gain = row.expected ** (some / row.cell.units)
-    return plots.Series(row.cell.label, some, mean, mean - error, mean + error, gain)
-
-
-def _ends(rows: list[Summary], deepest: int) -> list[plots.Series]:
-    series = []
-    for i, label in enumerate(dict.fromkeys(row.cell.label for row in rows)):
-        ours = [row for row in rows if row.cell.label == label]
-        beside = [row.cell.units + 0.02 * (i - 2) * deepest for row in ours]
-        theory = np.array([row.expected for row in ours])
-        mean = np.array([row.mean[-1] for row in ours]) / theory
-        error = STANDARD_ERRORS * np.array([row.error[-1] for row in ours]) / theory
-        series.append(plots.Series(label, beside, mean, mean - error, mean + error))
-    return series
-
-
-def table(columns: Columns) -> Table:
-    """Return the mean of every kind of network beside theory's."""
-    heads = ("branch", "shortcut", "scale", "units", "theory", "mean", "s.e.", "away", "typical")
-    rows = [
-        (
-            *(row.cell.branch, row.cell.shortcut, row.cell.scale, row.cell.units),
-            *(lab.digits(v) for v in (row.expected, row.mean[-1])),
-            *(lab.digits(row.error[-1], 2), f"{row.away:+.1f}", lab.digits(row.typical)),
-        )
-        for row in summaries(columns)
+    twins = [*(("identity", scale) for scale in config.scales), ("none", "1")]
+    kinds = [
+        Network(branch, *twin, units, config.width)
+        for units in config.depths
+        for branch in GAINS
+        for twin in twins
     ]
-    seeds = len(set(columns["seed"].tolist()))
-    title = f"Ratio |g_0|^2 / |g_L|^2 of {seeds} networks of width {columns['width'][0]}"
-    return lab.plain_table(title, heads, rows)
+    return [lab.Ensemble(kind, config.seeds, config.batch_size) for kind in kinds]
+
+
+measure = lab.measure
+judge, draw, table = lab.against_theory(Network)

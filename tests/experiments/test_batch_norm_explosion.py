@@ -3,20 +3,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convjax import lab, nn, study
-from convjax.gradflow import oracles
-from experiments import __main__ as entry
+from convjax import lab
 from experiments import batch_norm_explosion
+from experiments.batch_norm_explosion import Normed
 
 TINY = batch_norm_explosion.Config(batch_sizes=(5,), width=6, depths=(5,), discard=1, seeds=2)
 
 
 @pytest.fixture(scope="module")
 def measured():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield lab.measure_all(lab.experiment(batch_norm_explosion), TINY)
-    jax.config.update("jax_disable_most_optimizations", before)
+    return lab.measure_all(lab.experiment(batch_norm_explosion), TINY)
 
 
 def normalized(x):
@@ -31,12 +27,7 @@ def by_hand(activation, seed):
     keys = jax.random.split(jax.random.key(0), TINY.seeds)
     net_key, signal_key = jax.random.split(keys[seed])
 
-    def unit(rngs):
-        norm = nn.BatchNorm(TINY.width, use_scale=False, use_bias=False, rngs=rngs)
-        dense = nn.Dense(TINY.width, TINY.width, kernel_init="he", use_bias=False, rngs=rngs)
-        return nn.Chain(norm=norm, dense=dense)
-
-    drawn = nn.Repeat(unit, TINY.depths[0], rngs=nnx.Rngs(net_key)).unit
+    drawn = Normed(activation, 5, TINY.width, TINY.depths[0]).network(nnx.Rngs(net_key)).unit
     kernels = np.asarray(drawn["dense"].kernel[...], np.float64)
     x, gradient = np.asarray(jax.random.normal(signal_key, (2, 5, TINY.width)), np.float64)
     gradient = gradient - gradient.mean(0)
@@ -57,15 +48,10 @@ def by_hand(activation, seed):
 @pytest.mark.parametrize("activation", ["relu", "linear"])
 def test_the_measurement_is_that_of_a_loop(measured, activation):
     for seed in range(2):
-        row = (measured["activation"] == activation) & (measured["seed"] == seed)
-        assert measured["layer"][row].tolist() == [0, 1, 2, 3, 4]
-        assert measured["kept"][row].tolist() == [False, True, True, True, False]
-        np.testing.assert_allclose(measured["gain"][row], by_hand(activation, seed), rtol=2e-3)
-
-
-def test_there_is_a_row_for_each_network_and_layer(measured):
-    assert {len(column) for column in measured.values()} == {2 * 2 * 5}
-    assert np.isfinite(measured["gain"]).all() and (measured["gain"] > 0).all()
+        found = lab.pick(measured, activation=activation, seed=seed)
+        assert found["layer"].tolist() == [0, 1, 2, 3, 4]
+        assert found["kept"].tolist() == [False, True, True, True, False]
+        np.testing.assert_allclose(found["gain"], by_hand(activation, seed), rtol=2e-3)
 
 
 def test_a_third_is_left_out_at_either_end_of_shallow_networks():
@@ -75,24 +61,15 @@ def test_a_third_is_left_out_at_either_end_of_shallow_networks():
 
 def planted(activation="relu", sizes=(4, 8, 64, 256), factors=(1.0, 1.0, 1.0, 1.0)):
     """Return columns whose gain is theory's, but for what is planted."""
-    theory = [oracles.batch_norm_gain(size, activation) for size in sizes]
     # The first and the last layer must not count; of the others the mean is compared.
     by_layer = np.array([9.0, 0.9, 1.1, 9.0])
-    gains = [
-        np.outer([0.999, 1.001], factor * gain * by_layer)
-        for gain, factor in zip(theory, factors, strict=True)
-    ]
-    count = 8 * len(sizes)
-    return {
-        "activation": np.full(count, activation),
-        "batch_size": np.repeat(sizes, 8),
-        "width": np.full(count, 512),
-        "depth": np.full(count, 4),
-        "seed": np.tile(np.repeat([0, 1], 4), len(sizes)),
-        "layer": np.tile(np.arange(4), 2 * len(sizes)),
-        "kept": np.tile([False, True, True, False], 2 * len(sizes)),
-        "gain": np.ravel(gains),
-    }
+    blocks = []
+    for size, factor in zip(sizes, factors, strict=True):
+        kind = Normed(activation, size, 512, 4)
+        gain = np.outer([0.999, 1.001], factor * kind.expected * by_layer)
+        rows = lab.as_rows(kind, place="layer", gain=gain)
+        blocks.append(rows | {"kept": np.isin(rows["layer"], [1, 2])})
+    return lab.joined(blocks)
 
 
 @pytest.mark.parametrize(
@@ -125,26 +102,21 @@ def test_the_worst_batch_size_is_named():
     assert gain.holds and "batch size 64 (worst of 3)" in gain.claim
 
 
-def test_the_report_is_written(measured, tmp_path, capsys):
-    config = batch_norm_explosion.Config(out=tmp_path)
-    assert lab.conclude(lab.experiment(batch_norm_explosion), config, measured, {}) in (0, 1)
-    told = capsys.readouterr().out
-    # Batches below 8 are not held to the formula.
-    assert "width 6, 2 networks each" in told and "No criteria:" in told
-    columns, _ = study.read_parquet(tmp_path / "batch_norm_explosion.parquet")
-    assert set(columns) == set(measured)
-    assert (tmp_path / "batch_norm_explosion.png").stat().st_size > 10_000
+def test_batches_below_8_are_shown_but_not_held_to_the_formula(measured):
+    assert batch_norm_explosion.judge(measured) == []
+    assert batch_norm_explosion.table(measured).row_count == 2
+    assert len(batch_norm_explosion.draw(measured).panels) == 2
 
 
 def test_the_figure_shows_theory_by_batch_size():
-    axes = batch_norm_explosion.draw(planted()).axes
-    assert [a.get_title() for a in axes[1:]] == [
+    panels = batch_norm_explosion.draw(planted()).panels
+    assert [panel.title for panel in panels[1:]] == [
         "from the second layer on, batch of 8",
         "from the second layer on, batch of 256",
     ]
-    theory, points = (line.get_ydata() for line in axes[0].lines)
-    np.testing.assert_allclose(theory[1], 1.788, rtol=1e-3)
-    np.testing.assert_allclose(points, theory)
+    (by_size,) = panels[0].series
+    np.testing.assert_allclose(by_size.expected[1], 1.788, rtol=1e-3)
+    np.testing.assert_allclose(by_size.y, by_size.expected)
 
 
 @pytest.mark.parametrize(
@@ -167,10 +139,3 @@ def test_the_figure_shows_theory_by_batch_size():
 def test_a_wrong_option_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         batch_norm_explosion.cells(batch_norm_explosion.Config(**options))
-
-
-def test_the_command_line_says_so_in_a_sentence(tmp_path, capsys):
-    with pytest.raises(SystemExit) as stop:
-        entry.main(["batch-norm-explosion", "--batch-sizes", "2", "--out", str(tmp_path)])
-    assert stop.value.code == 2
-    assert "error: batch_sizes=[2] must each be at least 4" in capsys.readouterr().err

@@ -3,8 +3,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convjax import lab, nn, study
-from experiments import __main__ as entry
+from convjax import lab, nn
 from experiments import edge_of_chaos
 
 TINY = edge_of_chaos.Config(
@@ -20,10 +19,7 @@ TINY = edge_of_chaos.Config(
 
 @pytest.fixture(scope="module")
 def measured():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield lab.measure_all(lab.experiment(edge_of_chaos), TINY)
-    jax.config.update("jax_disable_most_optimizations", before)
+    return lab.measure_all(lab.experiment(edge_of_chaos), TINY)
 
 
 def by_hand(index, seed):
@@ -55,17 +51,12 @@ def by_hand(index, seed):
 
 @pytest.mark.parametrize(("index", "seed"), [(0, 0), (1, 2)])
 def test_the_measurement_is_that_of_a_loop(measured, index, seed):
-    row = (measured["weight_variance"] == TINY.weight_variances[index]) & (measured["seed"] == seed)
+    found = lab.pick(measured, weight_variance=TINY.weight_variances[index], seed=seed)
     gains, variances = by_hand(index, seed)
-    assert measured["layer"][row].tolist() == [0, 1, 2, 3]
-    assert measured["kept"][row].tolist() == [False, True, True, True]
-    np.testing.assert_allclose(measured["gain"][row], gains, rtol=2e-5)
-    np.testing.assert_allclose(measured["variance"][row], variances, rtol=2e-5)
-
-
-def test_there_is_a_row_for_each_network_and_layer(measured):
-    assert {len(column) for column in measured.values()} == {2 * 3 * 4}
-    assert np.isfinite(measured["gain"]).all() and (measured["gain"] > 0).all()
+    assert found["layer"].tolist() == [0, 1, 2, 3]
+    assert found["kept"].tolist() == [False, True, True, True]
+    np.testing.assert_allclose(found["gain"], gains, rtol=2e-5)
+    np.testing.assert_allclose(found["variance"], variances, rtol=2e-5)
 
 
 def test_other_variances_are_arguments_of_one_program(measured):
@@ -81,25 +72,16 @@ def test_a_quarter_is_left_out_of_shallow_networks():
 def planted(factor=1.0, shift=0.0, variances=(1.0, 1.5, 1.7, 2.0, 2.5, 4.0)):
     """Return columns whose gain is theory's, but for what is planted."""
     rng = np.random.default_rng(0)
+    # A first layer that must not count, and gains of which the mean is compared.
+    by_layer = np.array([5.0, 0.5, 1.5, 1.0])
     blocks = []
     for v in variances:
-        log = factor * np.log(edge_of_chaos.chi(v, 0.05)) + shift
-        # A first layer that must not count, and gains of which the mean is compared.
-        gain = np.exp(log) * np.array([[5.0, 0.5, 1.5, 1.0]]) * np.ones((3, 1))
-        gain *= 1 + 1e-4 * rng.standard_normal((3, 4))
-        blocks.append(gain.ravel())
-    repeat, count = 12, 12 * len(variances)
-    return {
-        "weight_variance": np.repeat(variances, repeat),
-        "bias_variance": np.full(count, 0.05),
-        "width": np.full(count, 9),
-        "depth": np.full(count, 4),
-        "seed": np.tile(np.repeat(np.arange(3), 4), len(variances)),
-        "layer": np.tile(np.arange(4), 3 * len(variances)),
-        "kept": np.tile([False, True, True, True], 3 * len(variances)),
-        "gain": np.concatenate(blocks),
-        "variance": np.full(count, 0.5),
-    }
+        kind = edge_of_chaos.Tanh(v, 0.05, 9, 4)
+        gain = np.exp(factor * kind.log_chi + shift) * by_layer
+        gain = gain * (1 + 1e-4 * rng.standard_normal((3, 4)))
+        rows = lab.as_rows(kind, place="layer", gain=gain, variance=np.full((3, 4), 0.5))
+        blocks.append(rows | {"kept": rows["layer"] > 0})
+    return lab.joined(blocks)
 
 
 @pytest.mark.parametrize(
@@ -132,27 +114,18 @@ def test_the_edge_is_where_science_says():
     assert np.isnan(edge_of_chaos.crossing([1.0, 2.0], [1.0, -1.0]))
 
 
-def test_the_report_is_written(measured, tmp_path, capsys):
-    config = edge_of_chaos.Config(out=tmp_path)
-    assert lab.conclude(lab.experiment(edge_of_chaos), config, measured, {}) in (0, 1)
-    told = capsys.readouterr().out
-    assert "width 6, 3 networks each" in told and "Verdict:" in told
-    columns, metadata = study.read_parquet(tmp_path / "edge_of_chaos.parquet")
-    assert set(columns) == set(measured)
-    assert len(metadata["criteria"]) == 4
-    assert (tmp_path / "edge_of_chaos.png").stat().st_size > 20_000
+def test_the_table_has_a_row_for_each_variance(measured):
+    assert edge_of_chaos.table(measured).row_count == 2
 
 
 def test_the_figure_shows_theory_along_the_network():
     columns = planted(variances=(1.0, 4.0))
-    along = edge_of_chaos.draw(columns).axes[2]
-    theory = [line for line in along.lines if line.get_linewidth() == 1.3]
+    along = edge_of_chaos.draw(columns).panels[2].series[0]
     expected = np.log(edge_of_chaos.chi(1.0, 0.05)) * np.array([4, 3, 2, 1])
-    np.testing.assert_allclose(theory[0].get_ydata(), expected)
+    np.testing.assert_allclose(along.expected, expected)
     # The product of the planted gains, each network's on its own, averaged last.
-    points = along.lines[1].get_ydata()
     product = columns["gain"].reshape(2, 3, 4)[0].prod(axis=1)
-    np.testing.assert_allclose(points[0], np.log(product.mean()))
+    np.testing.assert_allclose(along.y[0], np.log(product.mean()))
 
 
 @pytest.mark.parametrize(
@@ -174,10 +147,3 @@ def test_the_figure_shows_theory_along_the_network():
 def test_a_wrong_option_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         edge_of_chaos.cells(edge_of_chaos.Config(**options))
-
-
-def test_the_command_line_says_so_in_a_sentence(tmp_path, capsys):
-    with pytest.raises(SystemExit) as stop:
-        entry.main(["edge-of-chaos", "--seeds", "1", "--out", str(tmp_path)])
-    assert stop.value.code == 2
-    assert "error: seeds=1 must be at least 2" in capsys.readouterr().err

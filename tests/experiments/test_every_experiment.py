@@ -7,7 +7,7 @@ import pytest
 
 from convjax import lab, study
 from convjax.lab import Experiment
-from convjax.study._version import _Tracing, classes_of
+from convjax.study._version import _Tracing, classes_of, plain_function
 from experiments import all as everything
 
 # Whose networks have no depth to choose: layers one at a time; a network of the zoo, by its name.
@@ -57,7 +57,8 @@ def test_a_new_title_leaves_what_was_measured_as_it_is(name):
     made = experiment(name)
     cell = made.cells(made.config())[0]
     tracing = _Tracing({"experiments"})
-    for root in (made.measure, *classes_of(cell)):
+    # The measurement of the room is decorated under the tests.
+    for root in (plain_function(made.measure)[0], *classes_of(cell)):
         tracing.begin(root)
     tracing.texts()
     assert "convjax.nn" in tracing.modules  # it looks where it should

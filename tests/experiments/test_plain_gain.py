@@ -3,36 +3,23 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convjax import lab, models, study
-from convjax.lab import joined
-from experiments import __main__ as entry
+from convjax import lab
 from experiments import plain_gain
-from experiments._plain_networks import summaries
+from experiments.plain_gain import Plain
 
 TINY = plain_gain.Config(inits=("he", "torch"), widths=(11,), depths=(3,), seeds=4)
 
 
 @pytest.fixture(scope="module")
 def measured():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield lab.measure_all(lab.experiment(plain_gain), TINY)
-    jax.config.update("jax_disable_most_optimizations", before)
+    return lab.measure_all(lab.experiment(plain_gain), TINY)
 
 
 def by_hand(init, width, seed):
     """Propagate one example through one network, forward and back, in NumPy."""
-    networks = plain_gain.Networks(init, width, TINY.depths[0], TINY.seeds)
-    net_key, signal_key = jax.random.split(plain_gain._keys(networks)[seed])
-    net = models.deep_stack(
-        networks.depth,
-        width,
-        shortcut="none",
-        convs_per_unit=1,
-        kernel_size=(1, 1),
-        init=init,
-        rngs=nnx.Rngs(net_key),
-    )
+    kind = Plain(init, width, TINY.depths[0])
+    net_key, signal_key = jax.random.split(kind.keys(TINY.seeds)[seed])
+    net = kind.network(nnx.Rngs(net_key))
     kernels = np.asarray(net.unit.branch["conv1"].kernel[...], np.float64)[:, 0, 0]
     signals = np.asarray(jax.random.normal(signal_key, (2, 1, 1, 1, width)), np.float64)
     x, gradient = signals.reshape(2, width)
@@ -62,16 +49,15 @@ def test_there_is_a_row_for_each_network_and_layer(measured):
     np.testing.assert_allclose(scales, 1 / 3)
 
 
-def walk(*, gain_error=0.0, per_layer=5.0, seeds=2000, depth=20, width=64, scale=1.0):
+def walk(*, gain_error=0.0, per_layer=5.0, seeds=2000, depth=20, width=64):
     """Draw logarithms that scatter as theory says, but for what is planted."""
     rng = np.random.default_rng(0)
-    mean = np.log(scale / 2) - per_layer / (2 * width) + gain_error
+    mean = np.log(1 / 2) - per_layer / (2 * width) + gain_error
     steps = rng.normal(mean, np.sqrt(per_layer / width), (seeds, depth))
     logs = np.concatenate([np.zeros((seeds, 1)), np.cumsum(steps, axis=1)], axis=1)
     count = seeds * (depth + 1)
     return {
         "init": np.full(count, "lecun"),
-        "scale": np.full(count, scale),
         "width": np.full(count, width),
         "depth": np.full(count, depth),
         "seed": np.repeat(np.arange(seeds), depth + 1),
@@ -98,13 +84,13 @@ def test_a_wrong_gain_or_scatter_fails(planted, slope, variance):
 
 def test_the_worst_width_is_the_one_that_is_judged():
     good, bad = walk(), walk(width=32, gain_error=0.02)
-    slope, variance = plain_gain.judge(joined([good, bad]))
+    slope, variance = plain_gain.judge(lab.joined([good, bad]))
     assert not slope.holds and "width 32 (worst of 2)" in slope.claim
     assert variance.holds
 
 
 def test_each_depth_is_judged_by_itself():
-    both = joined([walk(), walk(depth=12, gain_error=0.02)])
+    both = lab.joined([walk(), walk(depth=12, gain_error=0.02)])
     failed = [c.claim for c in lab.criteria(lab.experiment(plain_gain), both) if not c.holds]
     assert failed == ["depth 12: lecun: slope of ln|g|^2 per layer, width 64"]
 
@@ -112,26 +98,20 @@ def test_each_depth_is_judged_by_itself():
 def test_slope_and_error_are_those_of_the_ends():
     columns = walk(seeds=50)
     shuffled = np.random.default_rng(1).permutation(len(columns["seed"]))
-    (row,) = summaries({name: column[shuffled] for name, column in columns.items()})
+    (row,) = plain_gain.scatters({name: column[shuffled] for name, column in columns.items()})
     ends = columns["log_square"][columns["layers"] == 20] / 20
     np.testing.assert_allclose(row.slope, ends.mean())
     np.testing.assert_allclose(row.error, ends.std(ddof=1) / np.sqrt(50))
-    np.testing.assert_allclose(row.expected(20), (20 * np.log(0.5) - 50 / 64, 100 / 64))
+    np.testing.assert_allclose(row.kind.expected(20), (20 * np.log(0.5) - 50 / 64, 100 / 64))
 
 
-def test_the_report_is_written(measured, tmp_path, capsys):
-    config = plain_gain.Config(out=tmp_path)
-    assert lab.conclude(lab.experiment(plain_gain), config, measured, {}) in (0, 1)
-    told = capsys.readouterr().out
-    assert "torch   0.3333      11" in told and "Verdict:" in told
-    columns, metadata = study.read_parquet(tmp_path / "plain_gain.parquet")
-    assert set(columns) == set(measured)
-    assert len(metadata["criteria"]) == 4
-    assert (tmp_path / "plain_gain.png").stat().st_size > 20_000
-    axes = plain_gain.draw(measured).axes
-    assert len(axes) == 4
-    # A line of theory and a run of points for each of the two initialisers.
-    assert all(len([line for line in a.lines if len(line.get_xdata()) > 2]) == 4 for a in axes)
+def test_figure_and_table(measured):
+    panels = plain_gain.draw(measured).panels
+    assert len(panels) == 4
+    # Points and theory for each of the two initialisers.
+    for one in (one for panel in panels for one in panel.series):
+        assert len(one.x) > 2 and len(one.y) == len(one.expected)
+    assert plain_gain.table(measured).row_count == 2
 
 
 @pytest.mark.parametrize(
@@ -150,10 +130,3 @@ def test_the_report_is_written(measured, tmp_path, capsys):
 def test_a_wrong_option_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         plain_gain.cells(plain_gain.Config(**options))
-
-
-def test_the_command_line_says_so_in_a_sentence(tmp_path, capsys):
-    with pytest.raises(SystemExit) as stop:
-        entry.main(["plain-gain", "--depths", "0", "--out", str(tmp_path)])
-    assert stop.value.code == 2
-    assert capsys.readouterr().err == "error: depths=(0,) must be at least 1\n"

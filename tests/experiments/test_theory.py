@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from convjax import lab
-from experiments import __main__ as entry
 from experiments import theory
 
 TINY = theory.Config(
@@ -46,7 +45,9 @@ def test_every_depth_is_judged_by_itself(columns):
 
 
 def test_figure_and_table(columns):
-    assert len(theory.draw(columns).axes) == 1
+    (panel,) = theory.draw(columns).panels
+    assert len(panel.series) == TINY.seeds + 1
+    np.testing.assert_allclose(panel.series[-1].expected[-1], 1)
     assert theory.table(columns).row_count == 1
 
 
@@ -54,17 +55,14 @@ def test_figure_and_table(columns):
     ("changes", "message"),
     [
         ({"networks": ("plane",)}, "did you mean 'plain'"),
-        ({"networks": ()}, "networks is empty"),
-        ({"depths": (4, 5)}, "depth = 5 must be an even number"),
-        ({"depths": ()}, "depths is empty"),
-        ({"depths": (6, 6)}, r"depths = \[6, 6\] names one value twice"),
-        ({"seeds": 1}, "seeds = 1 is too small"),
+        ({"networks": ()}, r"networks=\[\] must hold at least one value"),
+        ({"depths": (4, 5)}, r"depths=\[4, 5\] must be even"),
+        ({"depths": ()}, r"depths=\[\] must hold at least one value"),
+        ({"depths": (6, 6)}, r"depths=\[6, 6\] must hold .* none twice"),
+        ({"depths": (2,)}, r"depths=\(2,\) must be at least 4"),
+        ({"seeds": 1}, "seeds=1 must be at least 2"),
     ],
 )
 def test_what_cannot_be_done_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         theory.cells(dataclasses.replace(TINY, **changes))
-
-
-def test_it_is_listed():
-    assert "theory" in entry.found()
