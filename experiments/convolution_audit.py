@@ -2,8 +2,9 @@
 
     python -m experiments convolution-audit
 
-Plain convolutional networks without norm or bias at birth, a Gaussian image in, a unit Gaussian
-cotangent g_L back; the mean over many networks of |g_l|^2 / |g_L|^2 is the energy that is left.
+Plain convolutional networks without norm or bias at initialization, a Gaussian image in, a unit
+Gaussian cotangent g_L back; the mean over many networks of |g_l|^2 / |g_L|^2 is the energy that is
+left.
 
 Zero padding. 3x3 convolutions over 8x8 and 32x32 places: LeCun kernels without activation, He's
 with ReLU. At the border part of a window sees zeros, and what would have gone back there is lost
@@ -20,11 +21,11 @@ Depthwise kernels. Units of ReLU, 3x3 depthwise, 1x1 convolution (variance 1/9 a
 of 32 channels at 8x8: 0.299 is left (``separable_gain``). Pass: within 3 standard errors,
 the twins too.
 
-Fans. The depthwise kernels are drawn by fan-out, once by convjax's initialiser, which is told the
-groups, once by ``jax.nn.initializers.variance_scaling``, which is not and takes (3, 3, 1, C) for a
-kernel with 9 C fans out where it has 9. Pass: with circular padding the gain of a layer is 1 within
-5 % with the first and 1/C with the second; what is off by more than a factor of 2 is flagged, and
-that is the second alone.
+Fans. The depthwise kernels are initialized by fan-out, once by convjax's initialiser, which is told
+the groups, once by ``jax.nn.initializers.variance_scaling``, which is not and takes (3, 3, 1, C)
+for a kernel with 9 C fans out where it has 9. Pass: with circular padding the gain of a layer is 1
+within 5 % with the first and 1/C with the second; what is off by more than a factor of 2 is
+flagged, and that is the second alone.
 
 Orthogonal kernels. Singular values s of the Jacobian (``gradflow.spectrum``) through 2, 4 and 6
 layers of 256 channels with ReLU over 4x4 places, circular: the relative variance of s^2 is 2 L for
@@ -40,36 +41,37 @@ Theory of CNNs, 2018, for delta-orthogonal kernels; Pennington et al. 2017 for t
 """
 
 import dataclasses
-from collections.abc import Hashable
-from pathlib import Path
+import math
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import nnx
+from matplotlib.figure import Figure
+from rich.table import Table
 
-from convjax import gradflow, lab
-from convjax.lab import Columns, Ensemble, as_rows, check_least, log_ratios, over_seeds
-from experiments._audit import (
-    DEPTHWISE,
-    FAN_OUT,
-    GAUSSIAN,
-    GENERIC,
-    JACOBIAN,
-    LINEAR,
-    MEASURES,
-    ORTHOGONAL,
-    PADDING,
-    RELU,
-    Cell,
-    drawn,
-)
-from experiments._audit_judged import judge as judge
-from experiments._audit_shown import draw as draw
-from experiments._audit_shown import table as table
+from convjax import gradflow, lab, models, nn, plots
+from convjax.gradflow import oracles
 
+PADDING, DEPTHWISE, JACOBIAN = "padding", "depthwise", "jacobian"
+LINEAR, RELU = "linear", "relu"
+FAN_OUT, GENERIC = "fan_out", "JAX's fan_out"
+GAUSSIAN, ORTHOGONAL = "gaussian", "orthogonal"
+KERNELS: dict[str, Any] = {
+    FAN_OUT: nn.initializers.VarianceScaling(1.0, "fan_out"),
+    GENERIC: jax.nn.initializers.variance_scaling(1.0, "fan_out", "normal"),
+    GAUSSIAN: nn.initializers.VarianceScaling(2.0),
+    ORTHOGONAL: nn.initializers.DeltaOrthogonal(2**0.5),
+}
 DEPTHWISE_SIZE, DEPTHWISE_IMAGES = 8, 4
-JACOBIAN_SIZE = 4
-PROBES = 32
+JACOBIAN_SIZE, PROBES = 4, 32
+PADDING_TOLERANCE = 0.03
+FAN_TOLERANCE, FLAGGED = 0.05, 2.0
+SPREAD_TOLERANCE = 0.05
+WHISKERS = 3.0  # standard errors, as many as criteria allow
+MEASURES = ("log_zeros", "log_circular", "mean_square", "relative_variance")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Config(lab.Options):
     depthwise_layers: int = 12
     """Their units."""
     depthwise_seeds: int = 1000
-    """How many of them, for each way of drawing their kernels."""
+    """How many of them, for each initialiser of their kernels."""
     jacobian_layers: tuple[int, ...] = (2, 4, 6)
     """Layers of the networks whose Jacobians are looked at."""
     jacobian_width: int = 256
@@ -103,11 +105,90 @@ class Config(lab.Options):
     depths: tuple[int, ...] = ()
     """Layers of the networks with zero padding and with depthwise kernels, one depth after the
     other; without it, each part has as many as the options above say."""
-    out: Path = Path("results/convolution-audit")
-    """Folder for the table and the figure; it is made if it is not there."""
 
 
-def cells(config: Config) -> list[Ensemble]:
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """One kind of network.
+
+    Attributes:
+      part: PADDING, DEPTHWISE or JACOBIAN.
+      kind: the activation (LINEAR, RELU), or the initialiser of the kernels, a name in KERNELS.
+      size: places along each of two axes.
+      width: channels.
+      layers: how many.
+      images: how many go through each network; their gradients are measured together.
+    """
+
+    part: str
+    kind: str
+    size: int
+    width: int
+    layers: int
+    images: int
+
+    def __str__(self) -> str:
+        return f"{self.part}, {self.kind}, {self.size}x{self.size}, {self.layers} layers"
+
+    @property
+    def theory(self) -> np.ndarray:
+        """What zero padding should leave of the gradient's energy, by layers back."""
+        of = oracles.separable_gain if self.part == DEPTHWISE else oracles.padding_gain
+        return np.array([of(self.size, layers) for layers in range(self.layers + 1)])
+
+    @property
+    def gain(self) -> float:
+        """What a layer should make of it with circular padding: no more and no less.
+
+        A generic fan-out initialiser takes a depthwise kernel ``(3, 3, 1, C)`` for one with 9 C
+        fans out where it has 9, and makes it 1/C.
+        """
+        return 1 / self.width if self.kind == GENERIC else 1.0
+
+    def signal(self, key: jax.Array) -> jax.Array:
+        """Return what goes in."""
+        return jax.random.normal(key, (self.images, self.size, self.size, self.width))
+
+    def network(self, padding: str, rngs: nnx.Rngs) -> nn.Repeat:
+        """Initialize one; whatever the padding, its kernels are the same."""
+        if self.part == DEPTHWISE:
+
+            def unit(rngs: nnx.Rngs) -> nn.Chain:
+                separable = nn.separable_conv(
+                    self.width,
+                    self.width,
+                    (3, 3),
+                    padding=padding,
+                    use_bias=False,
+                    kernel_init=KERNELS[self.kind],
+                    pointwise_init="he",
+                    rngs=rngs,
+                )
+                return nn.Chain(relu=nn.Activation("relu"), separable=separable)
+
+            return nn.Repeat(unit, self.layers, rngs=rngs)
+        return models.deep_stack(
+            self.layers,
+            self.width,
+            shortcut="none",
+            convs_per_unit=1,
+            activation="linear" if self.kind == LINEAR else "relu",
+            init=KERNELS.get(self.kind, "lecun" if self.kind == LINEAR else "he"),
+            padding=padding,
+            rngs=rngs,
+        )
+
+    def measure(self, key: jax.Array, _: int) -> dict[str, jax.Array]:
+        """Measure one network with zero padding, and its twin with circular padding."""
+        weights, signal, cotangent = jax.random.split(key, 3)
+        x = self.signal(signal)
+        return {
+            name: lab.log_ratios(self.network(padding, nnx.Rngs(weights)), x, cotangent)
+            for name, padding in (("log_zeros", "SAME"), ("log_circular", "CIRCULAR"))
+        }
+
+
+def cells(config: Config) -> list[lab.Ensemble]:
     """Return what is measured.
 
     Raises:
@@ -115,26 +196,21 @@ def cells(config: Config) -> list[Ensemble]:
     """
     check(config)
     each = zip(config.sizes, config.widths, config.padding_images, strict=True)
-    deep = config.depths or (config.depthwise_layers,)
     padding = [
-        Ensemble(Cell(PADDING, kind, size, width, layers, images), count)
+        lab.Ensemble(Stack(PADDING, kind, size, width, layers, images), count)
         for (size, width, images), count in zip(each, padding_seeds(config), strict=True)
         for layers in config.depths or (config.padding_layers,)
         for kind in (LINEAR, RELU)
     ]
+    width, count = config.depthwise_width, config.seeds or config.depthwise_seeds
     depthwise = [
-        Ensemble(
-            Cell(DEPTHWISE, kind, DEPTHWISE_SIZE, config.depthwise_width, layers, DEPTHWISE_IMAGES),
-            config.seeds or config.depthwise_seeds,
-        )
-        for layers in deep
+        lab.Ensemble(Stack(DEPTHWISE, kind, DEPTHWISE_SIZE, width, layers, DEPTHWISE_IMAGES), count)
+        for layers in config.depths or (config.depthwise_layers,)
         for kind in (FAN_OUT, GENERIC)
     ]
+    width, count = config.jacobian_width, config.seeds or config.jacobian_seeds
     jacobian = [
-        Ensemble(
-            Cell(JACOBIAN, kind, JACOBIAN_SIZE, config.jacobian_width, layers, 1),
-            config.seeds or config.jacobian_seeds,
-        )
+        lab.Ensemble(Stack(JACOBIAN, kind, JACOBIAN_SIZE, width, layers, 1), count)
         for kind in (GAUSSIAN, ORTHOGONAL)
         for layers in config.jacobian_layers
     ]
@@ -148,58 +224,256 @@ def padding_seeds(config: Config) -> tuple[int, ...]:
 
 def check(config: Config) -> None:
     """Refuse options that cannot be done."""
-    check_least(config, sizes=3, jacobian_layers=1, jacobian_width=1, jacobian_seeds=2)
-    check_least(config, padding_layers=2, depthwise_width=2, depthwise_layers=1, depthwise_seeds=2)
-    if config.depths:
-        check_least(config, depths=2)
-    if config.seeds is not None:
-        check_least(config, seeds=2)
-    each = {
-        "widths": (config.widths, 1),
-        "padding_images": (config.padding_images, 1),
-        "padding_seeds": (padding_seeds(config), 2),
-    }
-    for option, (values, least) in each.items():
-        if len(values) != len(config.sizes) or min(values) < least:
+    least = {"depths": 2} if config.depths else {}
+    least |= {"seeds": 2} if config.seeds is not None else {}
+    least |= {"sizes": 3, "padding_layers": 2}
+    least |= {"jacobian_layers": 1, "jacobian_width": 1, "jacobian_seeds": 2}
+    least |= {"depthwise_width": 2, "depthwise_layers": 1, "depthwise_seeds": 2}
+    lab.check_least(config, **least)
+    each = {"widths": 1, "padding_images": 1, "padding_seeds": 2}
+    for option, bound in each.items():
+        values = padding_seeds(config) if option == "padding_seeds" else getattr(config, option)
+        if len(values) != len(config.sizes) or min(values) < bound:
             raise ValueError(
-                f"{option}={list(values)} must hold one number of at least {least} for each of "
+                f"{option}={list(values)} must hold one number of at least {bound} for each of "
                 f"sizes={list(config.sizes)}"
             )
 
 
-def group(networks: Ensemble) -> Hashable:
+def group(networks: lab.Ensemble) -> Hashable:
     """Return what decides the program: Jacobians of both kinds are probed by one."""
-    cell = networks.kind
-    return dataclasses.replace(cell, kind="") if cell.part == JACOBIAN else cell
+    kind = networks.kind
+    return dataclasses.replace(kind, kind="") if kind.part == JACOBIAN else kind
 
 
-def measure(networks: Ensemble) -> Columns:
+def measure(networks: lab.Ensemble) -> lab.Columns:
     """Return energies at every layer, or moments of the Jacobians; NaN where there is none."""
-    of_jacobian = networks.kind.part == JACOBIAN
-    found = jacobians(networks) if of_jacobian else over_seeds(networks, energies)
+    found = jacobians(networks) if networks.kind.part == JACOBIAN else lab.measure(networks)
     return dict.fromkeys(MEASURES, np.full(len(found["seed"]), np.nan)) | found
 
 
-def energies(cell: Cell, key: jax.Array) -> dict[str, jax.Array]:
-    """Measure one network with zero padding, and its twin with circular padding."""
-    weights, signal, cotangent = jax.random.split(key, 3)
-    x = cell.signal(signal)
-    return {
-        name: log_ratios(cell.network(padding, nnx.Rngs(weights)), x, cotangent)
-        for name, padding in (("log_zeros", "SAME"), ("log_circular", "CIRCULAR"))
-    }
+def jacobians(networks: lab.Ensemble) -> lab.Columns:
+    """Return mean and relative variance of s^2 for every network, at one image each."""
+    kind, key = networks.kind, jax.random.key(0)
+
+    def make(key: jax.Array) -> nn.Repeat:
+        return kind.network("CIRCULAR", nnx.Rngs(key))
+
+    structure, _ = nnx.split(nnx.eval_shape(make, key))
+    # Call by call it would take longer.
+    initial = lab.compiled(lambda key: nnx.split(make(key))[1], key, level=2)
+    square, spread = [], []
+    for seed in range(networks.seeds):
+        weights, signal, probes = jax.random.split(jax.random.key(seed), 3)
+        net, x = nnx.merge(structure, initial(weights)), kind.signal(signal)
+        found = gradflow.spectrum(
+            net, x, train=False, method="hutchinson", samples=PROBES, key=probes
+        )
+        square.append([found.mean_square])
+        spread.append([found.relative_variance])
+    return lab.as_rows(kind, mean_square=np.array(square), relative_variance=np.array(spread))
 
 
-def jacobians(networks: Ensemble) -> Columns:
-    """Return the moments of the Jacobians of Gaussian or of orthogonal networks."""
-    found = np.array([moments(networks.kind, seed) for seed in range(networks.seeds)])
-    square, spread = np.split(found, 2, axis=1)
-    return as_rows(networks.kind, mean_square=square, relative_variance=spread)
+class Left(NamedTuple):
+    """What is left of the gradient's energy in networks of one kind, by layers back from none.
+
+    With zero padding the circular twin, whose mean is 1, is the control variate; where its mean is
+    not 1, share and error are NaN.
+    """
+
+    kind: Stack
+    share: np.ndarray  # mean of |g|^2 / |g_L|^2 with zero padding
+    error: np.ndarray  # its standard error
+    circular: np.ndarray  # the same with circular padding
+    circular_error: np.ndarray
+
+    @property
+    def gain(self) -> float:
+        """Of a layer, with circular padding."""
+        return float(self.circular[-1] ** (1 / self.kind.layers))
 
 
-def moments(cell: Cell, seed: int) -> tuple[float, float]:
-    """Return mean and relative variance of s^2 for one network at one image."""
-    weights, signal, probes = jax.random.split(jax.random.key(seed), 3)
-    x, net = cell.signal(signal), drawn(cell, weights)
-    found = gradflow.spectrum(net, x, train=False, method="hutchinson", samples=PROBES, key=probes)
-    return found.mean_square, found.relative_variance
+def left(columns: lab.Columns, part: str) -> list[Left]:
+    """Return what is left in every kind of network of PADDING or DEPTHWISE."""
+    return [
+        _left(kind, np.exp(zeros[:, ::-1]), np.exp(circular[:, ::-1]))
+        for kind, (zeros, circular) in lab.by_kind(columns, Stack, "log_zeros", "log_circular")
+        if kind.part == part
+    ]
+
+
+def _left(kind: Stack, zeros: np.ndarray, circular: np.ndarray) -> Left:
+    # What a network has more than others for its kernels' sake, its circular twin has as well.
+    apart = circular - circular.mean(0)
+    slope = (apart * zeros).sum(0) / np.maximum((apart**2).sum(0), 1e-300)
+    known = np.nan if kind.kind == GENERIC else 1.0
+    means_and_errors = (
+        value
+        for of in (zeros - slope * (circular - known), circular)
+        for value in (of.mean(0), of.std(0, ddof=1) / np.sqrt(len(of)))
+    )
+    return Left(kind, *means_and_errors)
+
+
+def spreads(columns: lab.Columns) -> dict[Stack, np.ndarray]:
+    """Return the relative variance of s^2 in networks of every kind of JACOBIAN."""
+    found = lab.by_kind(columns, Stack, "relative_variance")
+    return {kind: spread for kind, (spread,) in found if kind.part == JACOBIAN}
+
+
+def judge(columns: lab.Columns) -> list[lab.Criterion]:
+    """Hold what is left, what a wrong fan does, and the spread of the Jacobian against theory."""
+    return [
+        *_by_layers(judge_padding, left(columns, PADDING)),
+        *_by_layers(judge_depthwise, left(columns, DEPTHWISE)),
+        *(
+            lab.within(
+                f"{kind.kind}, {kind.layers} layers: relative variance of s^2",
+                float(spread.mean()),
+                oracles.jacobian_spread(kind.layers, kind.kind),
+                relative=SPREAD_TOLERANCE,
+            )
+            for kind, spread in spreads(columns).items()
+        ),
+    ]
+
+
+def _by_layers(
+    judge_one: Callable[[list[Left]], list[lab.Criterion]], rows: Sequence[Left]
+) -> list[lab.Criterion]:
+    """Return the criteria of each depth; where there are several, each says of which."""
+    depths = dict.fromkeys(row.kind.layers for row in rows)
+    return [
+        dataclasses.replace(one, claim=f"depth {layers}: {one.claim}") if len(depths) > 1 else one
+        for layers in depths
+        for one in judge_one([row for row in rows if row.kind.layers == layers])
+    ]
+
+
+def judge_padding(rows: list[Left]) -> list[lab.Criterion]:
+    """Return the criteria for the networks with zero padding."""
+    criteria = []
+    for row in rows:
+        kind, theory = row.kind, row.kind.theory
+        linear, name = kind.kind == LINEAR, f"{kind.kind}, {kind.size}x{kind.size}"
+        near = partial(lab.within, relative=PADDING_TOLERANCE)
+        held = near if linear else partial(lab.within_errors, error=row.error[-1])
+        criteria += [
+            near(f"{name}: left by 1 layer", row.share[1], theory[1]),
+            held(f"{name}: left by {kind.layers} layers", row.share[-1], theory[-1]),
+            _judge_twin(name, row),
+        ]
+        limit = math.log(oracles.padding_limit(kind.size))
+        # Theory itself must have come to its limit by then.
+        if linear and abs(_late(theory) / limit - 1) < 0.1 * PADDING_TOLERANCE:
+            criteria.append(
+                near(f"{name}: ln of what a late layer leaves", _late(row.share), limit)
+            )
+    return criteria
+
+
+def judge_depthwise(rows: list[Left]) -> list[lab.Criterion]:
+    """Return the criteria for depthwise kernels, initialized rightly and wrongly."""
+    criteria = []
+    for row in rows:
+        kind, name = row.kind, f"separable, {row.kind.kind}"
+        if kind.kind != GENERIC:
+            claim, theory = f"{name}: left by {kind.layers} layers", kind.theory[-1]
+            criteria.append(lab.within_errors(claim, row.share[-1], theory, row.error[-1]))
+            criteria.append(_judge_twin(name, row))
+        claim = f"{name}: gain of a layer"
+        criteria.append(lab.within(claim, row.gain, kind.gain, relative=FAN_TOLERANCE))
+    flagged = [row.kind.kind for row in rows if abs(math.log(row.gain)) > math.log(FLAGGED)]
+    claim = "the initialiser that does not know the groups is flagged, no other"
+    return [*criteria, lab.that(claim, flagged == [GENERIC], ", ".join(flagged) or "none", GENERIC)]
+
+
+def _judge_twin(name: str, row: Left) -> lab.Criterion:
+    claim = f"{name}: the same with circular padding"
+    return lab.within_errors(claim, row.circular[-1], 1.0, row.circular_error[-1])
+
+
+def _late(share: np.ndarray) -> float:
+    """Return the logarithm of what a layer leaves, over the last half of the layers."""
+    layers = len(share) - 1
+    half = layers // 2
+    # An estimate by a control variate may be negative; that is no share.
+    kept = share[-1] / share[half] if min(share[-1], share[half]) > 0 else math.nan
+    return math.log(kept) / (layers - half)
+
+
+def draw(columns: lab.Columns) -> Figure:
+    """Draw what is left by layers, the gain of depthwise kernels, and the Jacobian's spread."""
+    padding, depthwise = (_deepest(left(columns, part)) for part in (PADDING, DEPTHWISE))
+    back, ratio = "layers travelled back", "mean |g_l|² / |g_L|²"
+    shown = []
+    for size in dict.fromkeys(row.kind.size for row in padding):
+        title = f"{size}x{size}, zero padding"
+        rows = [row for row in [*padding, *depthwise] if row.kind.size == size]
+        right = [row for row in rows if row.kind.kind != GENERIC]
+        series = [_zeros(row, start) for start, row in enumerate(right)]
+        scale = "log" if min(row.kind.theory[-1] for row in rows) < 0.1 else "linear"
+        shown.append(plots.Panel(title, back, ratio, series, yscale=scale))
+    title, circular = "depthwise kernels, circular padding", list(map(_circular, depthwise))
+    shown.append(plots.Panel(title, back, ratio, circular, yscale="log"))
+    found, series = spreads(columns), []
+    for name in dict.fromkeys(kind.kind for kind in found):
+        values = {kind.layers: v[:, 0] for kind, v in found.items() if kind.kind == name}
+        theory = [oracles.jacobian_spread(layers, name) for layers in values]
+        series.append(lab.series(name, list(values), np.array([*values.values()]).T, theory))
+    title, spread = "singular values s of the Jacobian, ReLU", "relative variance of s²"
+    shown.append(plots.Panel(title, "layers", spread, series))
+    title = "What convolutions do to the gradient at initialization"
+    return plots.panels(title, shown, columns=2)
+
+
+def _deepest(rows: list[Left]) -> list[Left]:
+    """Return those of the most layers: shallower networks would lie on these."""
+    most = max(row.kind.layers for row in rows)
+    return [row for row in rows if row.kind.layers == most]
+
+
+def _zeros(row: Left, start: int) -> plots.Series:
+    # Every third layer, and other ones for other networks: on one another they would be hidden.
+    some = np.arange(start, row.kind.layers + 1, 3)
+    share, error = row.share[some], WHISKERS * row.error[some]
+    low, high = np.maximum(share - error, 0.1 * share), share + error
+    return plots.Series(_label(row), some, share, low, high, row.kind.theory[some])
+
+
+def _circular(row: Left) -> plots.Series:
+    layers = np.arange(row.kind.layers + 1)
+    return plots.Series(_label(row), layers, row.circular, expected=row.kind.gain**layers)
+
+
+def _label(row: Left) -> str:
+    return "separable" if row.kind.kind == FAN_OUT else row.kind.kind
+
+
+def table(columns: lab.Columns) -> Table:
+    """Return everything measured beside theory."""
+    rows = []
+    for row in [*left(columns, PADDING), *left(columns, DEPTHWISE)]:
+        kind, most = row.kind, row.kind.layers
+        for layers in (1, most) if kind.kind != GENERIC else ():
+            what = f"left by {layers} layer{'s' if layers > 1 else ''}"
+            found = (values[layers] for values in (kind.theory, row.share, row.error))
+            rows.append(_shown(kind, what, *found))
+        what, ends = (
+            f"the same, circular, {most} layers",
+            (row.circular[-1], row.circular_error[-1]),
+        )
+        rows.append(_shown(kind, what, kind.gain**most, *ends))
+    for kind, found in lab.by_kind(columns, Stack, "mean_square", "relative_variance"):
+        if kind.part == JACOBIAN:
+            theory = 1.0, oracles.jacobian_spread(kind.layers, kind.kind)
+            for what, one, values in zip(("mean", "spread"), theory, found, strict=True):
+                ends = values.mean(), values.std(ddof=1) / math.sqrt(values.size)
+                rows.append(_shown(kind, f"{what} of s^2, {kind.layers} layers", one, *ends))
+    heads = ("part", "kind", "places", "what", "theory", "mean", "s.e.")
+    return lab.plain_table("Means over networks", heads, rows)
+
+
+def _shown(kind: Stack, what: str, theory: float, mean: float, error: float) -> tuple[str, ...]:
+    numbers = lab.digits(theory), lab.digits(mean), lab.digits(error, 2)
+    return (kind.part, kind.kind, f"{kind.size}x{kind.size}", what, *numbers)

@@ -2,9 +2,9 @@
 
     python -m experiments path-lengths
 
-Fully connected stacks of pre-activation units at birth: no norm, ``x + s W relu(x)`` with s = 1
-and L^-1/2 for L units; with batch norm and m = 1 or 2 layers in the branch; and the latter with
-other shortcuts: scaled by 0.5, gated (highway, bias -2), and none. A batch goes through each
+Fully connected stacks of pre-activation units at initialization: no norm, ``x + s W relu(x)`` with
+s = 1 and L^-1/2 for L units; with batch norm and m = 1 or 2 layers in the branch; and the latter
+with other shortcuts: scaled by 0.5, gated (highway, bias -2), and none. A batch goes through each
 network, a unit Gaussian cotangent whose mean over the batch is zero comes back, and the gradient at
 the input is taken apart exactly (``gradflow.paths``) by the number k of branches it came through.
 
@@ -34,9 +34,8 @@ Reference: Veit et al., Residual Networks Behave Like Ensembles of Relatively Sh
 """
 
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,19 +44,14 @@ from flax import nnx
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from convjax import gradflow, lab, plots
-from convjax.lab import (
-    Columns,
-    Criterion,
-    Ensemble,
-    check_least,
-    log_ratios,
-    over_seeds,
-)
-from experiments._path_networks import Cell, Summary, kinds, summaries
+from convjax import gradflow, lab, models, plots
+from convjax.gradflow import oracles
 
+SCALE, BIAS = 0.5, -2.0
+CARRY = 1 / (1 + math.exp(BIAS))
+# The share of the first units whose growth is left out.
+LEFT_OUT = 3
 LENGTH_TOLERANCE, SHARE_TOLERANCE, GROWTH_TOLERANCE = 0.05, 0.05, 0.03
-
 
 APART = ("depth",)
 
@@ -74,90 +68,218 @@ class Config(lab.Options):
     """Examples, at least 4; theory is for many."""
     seeds: int = 6
     """Networks of each kind; those with as many layers in a branch have the same weights."""
-    out: Path = Path("results/path-lengths")
-    """Folder for the table and the figure; it is made if it is not there."""
 
 
-def cells(config: Config) -> list[Ensemble]:
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """One kind of network.
+
+    Attributes:
+      norm: "none" or "batch".
+      shortcut: "identity", "scaled", "gated" or "none".
+      convs: layers in a branch.
+      branch_scale: factor on every branch.
+      depth: units, one after the other.
+      width: features of every layer.
+      batch_size: examples.
+    """
+
+    norm: str
+    shortcut: str
+    convs: int
+    branch_scale: float
+    depth: int
+    width: int
+    batch_size: int
+
+    @property
+    def label(self) -> str:
+        """What it is called beside others."""
+        if self.norm == "none":
+            return f"no norm, s = {'1' if self.branch_scale == 1 else 'L^-1/2'}"
+        beside = {"scaled": f"shortcut {SCALE}", "gated": "gated", "none": "no shortcut"}
+        return beside.get(self.shortcut, f"batch norm, m = {self.convs}")
+
+    def __str__(self) -> str:
+        return f"{self.label}, {self.depth} units"
+
+    @property
+    def has_paths(self) -> bool:
+        """Whether there is a choice between branch and shortcut."""
+        return self.shortcut != "none"
+
+    @property
+    def is_variant(self) -> bool:
+        """Whether it is one of the four shortcuts that are compared."""
+        return self.norm == "batch" and self.convs == 2
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether every unit gives the trunk as much variance as it takes."""
+        return self.norm == "batch" and self.shortcut != "identity"
+
+    @property
+    def held(self) -> bool:
+        """Whether its theory is exact for wide layers and large batches."""
+        return self.shortcut != "gated"
+
+    @property
+    def carry(self) -> float:
+        """The factor of the shortcut."""
+        return {"identity": 1.0, "scaled": SCALE, "gated": CARRY, "none": 0.0}[self.shortcut]
+
+    @property
+    def start(self) -> float:
+        """The variance of the input: that at which the trunk is at rest, where there is one."""
+        if not self.at_rest:
+            return 1.0
+        opened = 1 - self.carry if self.shortcut == "gated" else 1.0
+        return opened**2 * oracles.CENTRED / (1 - self.carry**2)
+
+    @property
+    def unit_gains(self) -> np.ndarray:
+        """What theory says of every unit's gain, input side first."""
+        if self.norm == "none":
+            gain = oracles.residual_gain(1, self.branch_scale, 1.0)
+        elif self.at_rest:
+            gain = oracles.scaled_shortcut_gain(self.carry, self.convs)
+        else:
+            return oracles.batch_norm_residual_gain(self.depth, self.convs, self.start)
+        return np.full(self.depth, gain)
+
+    @property
+    def gains(self) -> np.ndarray:
+        """What it says of every branch's gain over that of its shortcut."""
+        return self.unit_gains / self.carry**2 - 1
+
+    @property
+    def growth(self) -> float:
+        """What it says of the growth of |g|^2 per unit, without the first units."""
+        return float(np.exp(np.log(self.unit_gains[self.depth // LEFT_OUT :]).mean()))
+
+    def network(self, rngs: nnx.Rngs) -> nnx.Module:
+        """Initialize one."""
+        return models.deep_stack(
+            self.depth * self.convs,
+            self.width,
+            shortcut=self.shortcut,
+            shortcut_scale=SCALE,
+            branch_scale=self.branch_scale,
+            norm=self.norm,
+            convs_per_unit=self.convs,
+            kernel_size=(1, 1),
+            rngs=rngs,
+        )
+
+    def measure(self, key: jax.Array, _: int) -> dict[str, jax.Array]:
+        """Return what came along paths of each length, and the gradient behind every unit.
+
+        At position k ``log_energy`` is ln|g_k|^2, minus infinity where there is no path of that
+        length; at position l ``log_ratio`` is ln(|g_l|^2 / |g_L|^2) at the input and behind every
+        unit. ``coherence`` is |sum g_k|^2 / sum |g_k|^2, the same at every position.
+        """
+        weights, signal = jax.random.split(key)
+        net = self.network(nnx.Rngs(weights))
+        x, cotangent = jax.random.normal(signal, (2, self.batch_size, 1, 1, self.width))
+        x, cotangent = x * self.start**0.5, cotangent - jnp.mean(cotangent, 0, keepdims=True)
+        found = gradflow.paths(net, x, cotangent=cotangent, train=True)
+        logs = 2 * found.parts.log_norm
+        missing = self.depth + 1 - logs.size
+        whole = 2 * found.gradient.log_norm - jax.nn.logsumexp(logs)
+        return {
+            "log_energy": jnp.pad(logs, (0, missing), constant_values=-jnp.inf),
+            "log_ratio": lab.log_ratios(net, x, cotangent),
+            "coherence": jnp.broadcast_to(jnp.exp(whole), (self.depth + 1,)),
+        }
+
+
+def kinds(depth: int, width: int, batch_size: int) -> list[Stack]:
+    """Return every kind of network of a depth."""
+    found = [
+        ("none", "identity", 1, 1.0),
+        ("none", "identity", 1, depth**-0.5),
+        ("batch", "identity", 1, 1.0),
+        *(("batch", shortcut, 2, 1.0) for shortcut in ("identity", "scaled", "gated", "none")),
+    ]
+    same = depth, width, batch_size
+    return [Stack(norm, shortcut, convs, scale, *same) for norm, shortcut, convs, scale in found]
+
+
+def cells(config: Config) -> list[lab.Ensemble]:
     """Return what is measured: every kind of network of every depth.
 
     Raises:
       ValueError: an option that cannot be done.
     """
-    check_least(config, depths=6, width=1, batch_size=4, seeds=2)
+    lab.check_least(config, depths=6, width=1, batch_size=4, seeds=2)
     return [
-        Ensemble(kind, config.seeds)
+        lab.Ensemble(kind, config.seeds)
         for depth in config.depths
         for kind in kinds(depth, config.width, config.batch_size)
     ]
 
 
-def measure(networks: Ensemble) -> Columns:
-    """Return what came along paths of each length, and the gradient behind every unit.
-
-    At position k ``log_energy`` is ln|g_k|^2, minus infinity where there is no path of that length;
-    at position l ``log_ratio`` is ln(|g_l|^2 / |g_L|^2) at the input and behind every unit.
-    ``coherence`` is |sum g_k|^2 / sum |g_k|^2, the same at every position.
-    """
-
-    def one(cell: Cell, key: jax.Array) -> dict[str, jax.Array]:
-        weights, signal = jax.random.split(key)
-        net = cell.network(nnx.Rngs(weights))
-        x, cotangent = jax.random.normal(signal, (2, cell.batch_size, 1, 1, cell.width))
-        x, cotangent = x * cell.start**0.5, cotangent - jnp.mean(cotangent, 0, keepdims=True)
-        found = gradflow.paths(net, x, cotangent=cotangent, train=True)
-        logs = 2 * found.parts.log_norm
-        missing = cell.depth + 1 - logs.size
-        whole = 2 * found.gradient.log_norm - jax.nn.logsumexp(logs)
-        return {
-            "log_energy": jnp.pad(logs, (0, missing), constant_values=-jnp.inf),
-            "log_ratio": log_ratios(net, x, cotangent),
-            "coherence": jnp.broadcast_to(jnp.exp(whole), (cell.depth + 1,)),
-        }
-
-    return over_seeds(networks, one)
+measure = lab.measure
 
 
-def judge(columns: Columns) -> list[Criterion]:
-    """Hold lengths, the skips' share and growth against theory, and compare the shortcuts."""
-    rows = summaries(columns)
-    criteria = []
-    for row in rows:
-        if row.cell.held and row.cell.has_paths:
-            criteria += _paths_judged(row)
-    for row in rows:
-        if row.cell.held and row.cell.at_rest:
-            criteria.append(
-                lab.within(
-                    f"{row.cell.label}: growth of |g|^2 per unit",
-                    float(row.growth.mean()),
-                    row.cell.growth,
-                    relative=GROWTH_TOLERANCE,
-                )
-            )
-    return [*criteria, _lowest([row for row in rows if row.cell.is_variant])]
+class Paths(NamedTuple):
+    """Along which paths the gradients of one kind of network came: a row for each network."""
+
+    kind: Stack
+    shares: np.ndarray  # of the energy that came along paths of each length
+    logs: np.ndarray  # ln(|g_l|^2 / |g_L|^2), input first
+    coherence: np.ndarray  # energy of the gradient over the sum of the energies by length
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Mean length in every network, weighted by energy."""
+        return self.shares @ np.arange(self.shares.shape[1])
+
+    @property
+    def log_skip_shares(self) -> np.ndarray:
+        """Logarithm of the share that came through no branch, in every network."""
+        return np.log(self.shares[:, 0])
+
+    @property
+    def growth(self) -> np.ndarray:
+        """Growth of |g|^2 per unit in every network, without the first units."""
+        first = self.kind.depth // LEFT_OUT
+        return np.exp((self.logs[:, first] - self.logs[:, -1]) / (self.kind.depth - first))
 
 
-def _paths_judged(row: Summary) -> list[Criterion]:
-    shares = gradflow.oracles.path_energy(row.cell.gains)
+def paths(columns: lab.Columns) -> list[Paths]:
+    """Return the paths of every kind of network, in the order of the columns."""
+    found = lab.by_kind(columns, Stack, "log_energy", "log_ratio", "coherence")
     return [
-        lab.within(
-            f"{row.cell.label}: mean length",
-            float(row.lengths.mean()),
-            float(shares @ np.arange(len(shares))),
-            relative=LENGTH_TOLERANCE,
-        ),
-        lab.within(
-            f"{row.cell.label}: ln of the skips' share",
-            float(row.log_skip_shares.mean()),
-            float(np.log(shares[0])),
-            relative=SHARE_TOLERANCE,
-        ),
+        Paths(kind, np.exp(energies - whole), logs, coherence[:, 0])
+        for kind, (energies, logs, coherence) in found
+        for whole in [np.logaddexp.reduce(energies, axis=1, keepdims=True)]
     ]
 
 
-def _lowest(rows: Sequence[Summary]) -> Criterion:
-    growth = {row.cell.shortcut: row.growth for row in rows}
+def judge(columns: lab.Columns) -> list[lab.Criterion]:
+    """Hold lengths, the skips' share and growth against theory, and compare the shortcuts."""
+    rows = paths(columns)
+    held = [row for row in rows if row.kind.held]
+    criteria = [one for row in held if row.kind.has_paths for one in _judge_paths(row)]
+    for kind, growth in [(row.kind, row.growth) for row in held if row.kind.at_rest]:
+        claim, mean = f"{kind.label}: growth of |g|^2 per unit", float(growth.mean())
+        criteria.append(lab.within(claim, mean, kind.growth, relative=GROWTH_TOLERANCE))
+    return [*criteria, _judge_shortcuts([row for row in rows if row.kind.is_variant])]
+
+
+def _judge_paths(row: Paths) -> list[lab.Criterion]:
+    label, shares = row.kind.label, oracles.path_energy(row.kind.gains)
+    length, skips = float(row.lengths.mean()), float(row.log_skip_shares.mean())
+    theory = float(shares @ np.arange(len(shares))), float(np.log(shares[0]))
+    return [
+        lab.within(f"{label}: mean length", length, theory[0], relative=LENGTH_TOLERANCE),
+        lab.within(f"{label}: ln of the skips' share", skips, theory[1], relative=SHARE_TOLERANCE),
+    ]
+
+
+def _judge_shortcuts(rows: list[Paths]) -> lab.Criterion:
+    growth = {row.kind.shortcut: row.growth for row in rows}
     others = np.min([values for name, values in growth.items() if name != "identity"], axis=0)
     return lab.that(
         "of the shortcuts beside batch norm, identity has the lowest growth per unit",
@@ -167,68 +289,52 @@ def _lowest(rows: Sequence[Summary]) -> Criterion:
     )
 
 
-def draw(columns: Columns) -> Figure:
+def draw(columns: lab.Columns) -> Figure:
     """Draw the energy by length, and the gradient along the trunk by shortcut."""
-    rows = summaries(columns)
-    bare, normed = ([r for r in rows if (r.cell.norm == kind)] for kind in ("none", "batch"))
-    variants = [row for row in rows if row.cell.is_variant]
-    length, share = "branches k on the path", "share of the energy"
-    trunk: dict[str, Any] = {"yscale": "log"}
+    rows = paths(columns)
     shown = [
-        plots.Panel("without norm", length, share, [_by_length(row) for row in bare]),
-        plots.Panel(
-            "batch norm", length, share, [_by_length(row) for row in normed if row.cell.has_paths]
-        ),
-        plots.Panel(
-            "batch norm, by shortcut",
-            "unit l",
-            "|g_l|² / |g_L|²",
-            list(map(_along, variants)),
-            **trunk,
-        ),
+        plots.Panel(title, "branches k on the path", "share of the energy", series)
+        for norm, title in (("none", "without norm"), ("batch", "batch norm"))
+        for series in [[_by_length(r) for r in rows if r.kind.norm == norm and r.kind.has_paths]]
     ]
-    return plots.panels("The gradient by the length of its paths, at birth", shown)
+    trunks = [_along(row) for row in rows if row.kind.is_variant]
+    title, ratio = "batch norm, by shortcut", "|g_l|² / |g_L|²"
+    shown.append(plots.Panel(title, "unit l", ratio, trunks, yscale="log"))
+    return plots.panels("The gradient by the length of its paths, at initialization", shown)
 
 
-def _by_length(row: Summary) -> plots.Series:
-    shares, theory = row.shares, gradflow.oracles.path_energy(row.cell.gains)
-    seen = np.flatnonzero(np.maximum(shares.max(0), theory) > 1e-3)
+def _by_length(row: Paths) -> plots.Series:
+    theory = oracles.path_energy(row.kind.gains)
+    seen = np.flatnonzero(np.maximum(row.shares.max(0), theory) > 1e-3)
     some = np.arange(seen[0], seen[-1] + 1)
-    whiskers = (shares.mean(0)[some], shares.min(0)[some], shares.max(0)[some])
-    return plots.Series(row.cell.label, some, *whiskers, theory[some])
+    return lab.series(row.kind.label, some, row.shares[:, some], theory[some])
 
 
-def _along(row: Summary) -> plots.Series:
-    places = np.arange(row.cell.depth + 1)
-    logs = row.logs
-    theory = np.append(np.cumsum(np.log(row.cell.unit_gains)[::-1])[::-1], 0.0)
-    return plots.Series(
-        row.cell.label, places, *np.exp([logs.mean(0), logs.min(0), logs.max(0), theory])
-    )
+def _along(row: Paths) -> plots.Series:
+    theory = np.append(np.cumsum(np.log(row.kind.unit_gains)[::-1])[::-1], 0.0)
+    return lab.series(row.kind.label, np.arange(len(theory)), row.logs, theory, logs=True)
 
 
-def table(columns: Columns) -> Table:
+def table(columns: lab.Columns) -> Table:
     """Return lengths, the skips' share and growth beside theory's."""
-    rows = summaries(columns)
+    rows = paths(columns)
     heads = ("network", "length", "theory", "norm x count", "5-95 %", "skips", "theory")
     heads = (*heads, "coherence", "growth", "theory")
-    first, seeds = rows[0].cell, len(rows[0].logs)
+    first, seeds = rows[0].kind, len(rows[0].logs)
     title = f"{first.depth} units of width {first.width}, {seeds} networks of each kind, means"
     return lab.plain_table(title, heads, [_shown(row) for row in rows])
 
 
-def _shown(row: Summary) -> tuple[str, ...]:
-    growth = (f"{row.growth.mean():.3f}", f"{row.cell.growth:.3f}")
-    if not row.cell.has_paths:
-        return (row.cell.label, *[""] * 7, *growth)
-    energy, counted = (
-        oracle(row.cell.gains)
-        for oracle in (gradflow.oracles.path_energy, gradflow.oracles.sampled_paths)
-    )
+def _shown(row: Paths) -> tuple[str, ...]:
+    kind = row.kind
+    growth = (f"{row.growth.mean():.3f}", f"{kind.growth:.3f}")
+    if not kind.has_paths:
+        return (kind.label, *[""] * 7, *growth)
+    energy, counted = oracles.path_energy(kind.gains), oracles.sampled_paths(kind.gains)
     lengths = np.arange(len(energy))
     low, high = np.searchsorted(np.cumsum(row.shares.mean(0)), (0.05, 0.95))
     return (
-        row.cell.label,
+        kind.label,
         *(f"{value:.2f}" for value in (row.lengths.mean(), energy @ lengths, counted @ lengths)),
         f"{low}-{high}",
         *(f"{value:.2e}" for value in (np.exp(row.log_skip_shares.mean()), energy[0])),

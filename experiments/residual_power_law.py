@@ -35,8 +35,7 @@ Reference: De and Smith, Batch Normalization Biases Residual Blocks Towards the 
 """
 
 import dataclasses
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,20 +44,13 @@ from flax import nnx
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from convjax import data, gradflow, lab, nn, plots
-from convjax.lab import (
-    Columns,
-    Criterion,
-    Ensemble,
-    check_least,
-    log_ratios,
-    over_seeds,
-)
-from experiments._power_law import DIGITS, GAUSSIAN, LEAST_UNITS, Cell, Summary, summaries
+from convjax import data, gradflow, lab, models, nn, plots
 
+GAUSSIAN, DIGITS = "gaussian", "digits"
+# The share of the first units that does not enter the exponent, and the fewest that hold one.
+LEFT_OUT = LEAST_UNITS = 8
 EXPONENT_TOLERANCE = 0.05
 SLOPE_TOLERANCE = 0.03
-
 
 APART = ("depth",)
 
@@ -75,69 +67,83 @@ class Config(lab.Options):
     batch_size: int = 256
     """Their examples; theory is for many."""
     digits_width: int = 32
-    """Channels of their convolutions."""
+    """Channels of the convolutions of networks on digits."""
     digits_batch_size: int = 64
     """Digits in a batch."""
     seeds: int = 6
     """Networks of each kind."""
-    out: Path = Path("results/residual-power-law")
-    """Folder for the table and the figure; it is made if it is not there."""
 
 
-def cells(config: Config) -> list[Ensemble]:
-    """Return what is measured.
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """One kind of network.
 
-    Raises:
-      ValueError: an option that cannot be done.
+    Attributes:
+      data: GAUSSIAN or DIGITS.
+      convs: convolutions in a branch.
+      shortcut: "identity" or "none".
+      units: how many.
+      width: channels.
+      batch_size: examples.
+      depth: units of the networks on GAUSSIAN that it is shown beside.
     """
-    check(config)
-    return [
-        Ensemble(kind, config.seeds) for depth in config.depths for kind in kinds(config, depth)
-    ]
 
+    data: str
+    convs: int
+    shortcut: str
+    units: int
+    width: int
+    batch_size: int
+    depth: int
 
-def kinds(config: Config, depth: int) -> list[Cell]:
-    """Return every kind of network of one depth."""
-    wide = (depth, config.width, config.batch_size, depth)
-    half = max(depth // 2, LEAST_UNITS)
-    narrow = (half, config.digits_width, config.digits_batch_size, depth)
-    return [
-        Cell(GAUSSIAN, 1, "identity", *wide),
-        Cell(GAUSSIAN, 2, "identity", *wide),
-        Cell(GAUSSIAN, 1, "none", *wide),
-        Cell(DIGITS, 1, "identity", *narrow),
-        Cell(DIGITS, 2, "identity", *narrow),
-    ]
+    def __str__(self) -> str:
+        return f"{self.data}, {self.label}, {self.units} units"
 
+    @property
+    def residual(self) -> bool:
+        """Whether it has shortcuts."""
+        return self.shortcut == "identity"
 
-def check(config: Config) -> None:
-    """Refuse options that cannot be done."""
-    check_least(config, depths=LEAST_UNITS, width=1, digits_width=1)
-    check_least(config, batch_size=4, digits_batch_size=4, seeds=2)
-    count = len(data.digits("train")[0])
-    if config.digits_batch_size > count:
-        raise ValueError(
-            f"digits_batch_size={config.digits_batch_size}: there are {count} digits to train"
+    @property
+    def label(self) -> str:
+        """What it is called beside others on the same data."""
+        return f"{'residual' if self.residual else 'plain'}, m = {self.convs}"
+
+    @property
+    def limit(self) -> float:
+        """The exponent of ever deeper ones."""
+        return gradflow.oracles.batch_norm_residual_exponent(self.convs)
+
+    def network(self, rngs: nnx.Rngs) -> nn.Repeat:
+        """Initialize one."""
+        window = 1 if self.data == GAUSSIAN else 3
+        return models.deep_stack(
+            self.units * self.convs,
+            self.width,
+            shortcut=self.shortcut,
+            norm="batch",
+            convs_per_unit=self.convs,
+            kernel_size=(window, window),
+            padding="CIRCULAR",
+            rngs=rngs,
         )
 
+    def signal(self, key: jax.Array) -> jax.Array:
+        """Return what goes in."""
+        if self.data == GAUSSIAN:
+            return jax.random.normal(key, (self.batch_size, 1, 1, self.width))
+        return through_stem(key, data.digits("train")[0], self.batch_size, self.width)
 
-def measure(networks: Ensemble) -> Columns:
-    """Return ``log_ratio`` and ``variance`` at the input and behind every unit of every network."""
-
-    def one(cell: Cell, key: jax.Array) -> dict[str, jax.Array]:
+    def measure(self, key: jax.Array, _: int) -> dict[str, jax.Array]:
+        """Return ``log_ratio`` and ``variance`` at the input and behind every unit of one."""
         weights, signal, cotangent = jax.random.split(key, 3)
-        if cell.data == GAUSSIAN:
-            x = jax.random.normal(signal, (cell.batch_size, 1, 1, cell.width))
-        else:
-            x = through_stem(signal, data.digits("train")[0], cell.batch_size, cell.width)
-        net = cell.network(nnx.Rngs(weights))
-        return {"log_ratio": log_ratios(net, x, cotangent), "variance": variances(net, x)}
-
-    return over_seeds(networks, one)
+        x = self.signal(signal)
+        net = self.network(nnx.Rngs(weights))
+        return {"log_ratio": lab.log_ratios(net, x, cotangent), "variance": variances(net, x)}
 
 
 def through_stem(key: jax.Array, images: np.ndarray, batch_size: int, width: int) -> jax.Array:
-    """Draw a batch of images, and a convolution that brings them to so many channels."""
+    """Return random images behind a convolution that brings them to so many channels."""
     stem, order = jax.random.split(key)
     batch = jax.random.choice(order, jnp.asarray(images), (batch_size,), replace=False)
     options: Any = {"padding": "CIRCULAR", "use_bias": False, "rngs": nnx.Rngs(stem)}
@@ -157,38 +163,96 @@ def variances(net: nn.Repeat, x: jax.Array) -> jax.Array:
     return jnp.append(before, of(last))
 
 
-def judge(columns: Columns) -> list[Criterion]:
+def cells(config: Config) -> list[lab.Ensemble]:
+    """Return what is measured.
+
+    Raises:
+      ValueError: an option that cannot be done.
+    """
+    lab.check_least(config, depths=LEAST_UNITS, width=1, digits_width=1)
+    lab.check_least(config, batch_size=4, digits_batch_size=4, seeds=2)
+    count = len(data.digits("train")[0])
+    if config.digits_batch_size > count:
+        raise ValueError(
+            f"digits_batch_size={config.digits_batch_size}: there are {count} digits to train"
+        )
+    return [
+        lab.Ensemble(kind, config.seeds) for depth in config.depths for kind in kinds(config, depth)
+    ]
+
+
+def kinds(config: Config, depth: int) -> list[Stack]:
+    """Return every kind of network of one depth."""
+    wide = (depth, config.width, config.batch_size, depth)
+    half = max(depth // 2, LEAST_UNITS)
+    narrow = (half, config.digits_width, config.digits_batch_size, depth)
+    return [
+        Stack(GAUSSIAN, 1, "identity", *wide),
+        Stack(GAUSSIAN, 2, "identity", *wide),
+        Stack(GAUSSIAN, 1, "none", *wide),
+        Stack(DIGITS, 1, "identity", *narrow),
+        Stack(DIGITS, 2, "identity", *narrow),
+    ]
+
+
+measure = lab.measure
+
+
+class Trunk(NamedTuple):
+    """What the networks of one kind did, a row for each, input first; and what theory says."""
+
+    kind: Stack
+    logs: np.ndarray  # ln(|g_l|^2 / |g_L|^2)
+    variances: np.ndarray  # v_l
+    exponents: np.ndarray  # fall of ln|g_l|^2 per unit of ln v_l, without the first eighth
+    slopes: np.ndarray  # growth of v_l per unit
+    theory_logs: np.ndarray  # from the mean variance that was measured at the input on
+    theory_variance: np.ndarray
+    theory_exponent: float  # of theory_logs, so early
+
+
+def trunks(columns: lab.Columns) -> list[Trunk]:
+    """Return what the networks of every kind did, in the order of the columns."""
+    found = lab.by_kind(columns, Stack, "log_ratio", "variance")
+    return [_trunk(kind, logs, variances) for kind, (logs, variances) in found]
+
+
+def _trunk(kind: Stack, logs: np.ndarray, variances: np.ndarray) -> Trunk:
+    start, oracles = float(variances[:, 0].mean()), gradflow.oracles
+    gains = np.full(kind.units, oracles.batch_norm_gain(kind.batch_size) ** kind.convs)
+    if kind.residual:
+        gains = oracles.batch_norm_residual_gain(kind.units, kind.convs, start)
+    theory_logs = np.append(np.cumsum(np.log(gains)[::-1])[::-1], 0.0)
+    theory_variance = oracles.batch_norm_residual_variance(kind.units, start)
+    kept = slice(kind.units // LEFT_OUT, None)
+    *exponents, theory_exponent = (
+        -float(np.polyfit(np.log(theory_variance)[kept], row[kept], 1)[0])
+        for row in [*logs, theory_logs]
+    )
+    slopes = [np.polyfit(np.arange(kind.units + 1), row, 1)[0] for row in variances]
+    theory = theory_logs, theory_variance, theory_exponent
+    return Trunk(kind, logs, variances, np.array(exponents), np.array(slopes), *theory)
+
+
+def judge(columns: lab.Columns) -> list[lab.Criterion]:
     """Hold exponents and variances on Gaussian input against theory, and the law everywhere."""
     criteria = []
-    for row in summaries(columns):
-        name = f"{row.cell.data}, {row.cell.label}"
-        residual = row.cell.shortcut == "identity"
-        if residual and row.cell.data == GAUSSIAN:
-            exponent = gradflow.oracles.batch_norm_residual_exponent(row.cell.convs)
-            slope = gradflow.oracles.CENTRED
+    for row in trunks(columns):
+        kind, name = row.kind, f"{row.kind.data}, {row.kind.label}"
+        if kind.residual and kind.data == GAUSSIAN:
             # Theory itself must have come near to its limit by then.
-            if abs(row.theory_exponent / exponent - 1) < EXPONENT_TOLERANCE / 2:
-                criteria.append(
-                    lab.within(
-                        f"{name}: exponent of |g|^2 in depth",
-                        float(row.exponents.mean()),
-                        exponent,
-                        relative=EXPONENT_TOLERANCE,
-                    )
-                )
-            criteria.append(
-                lab.within(
-                    f"{name}: growth of the variance per unit",
-                    float(row.slopes.mean()),
-                    slope,
-                    relative=SLOPE_TOLERANCE,
-                )
-            )
-        criteria.append(_law(name, row.fits, "power law" if residual else "exponential"))
+            if abs(row.theory_exponent / kind.limit - 1) < EXPONENT_TOLERANCE / 2:
+                claim, mean = f"{name}: exponent of |g|^2 in depth", float(row.exponents.mean())
+                criteria.append(lab.within(claim, mean, kind.limit, relative=EXPONENT_TOLERANCE))
+            claim, mean = f"{name}: growth of the variance per unit", float(row.slopes.mean())
+            slope = gradflow.oracles.CENTRED
+            criteria.append(lab.within(claim, mean, slope, relative=SLOPE_TOLERANCE))
+        criteria.append(_law(name, row.logs, "power law" if kind.residual else "exponential"))
     return criteria
 
 
-def _law(name: str, fits: list[gradflow.Growth], law: str) -> Criterion:
+def _law(name: str, logs: np.ndarray, law: str) -> lab.Criterion:
+    fits = [gradflow.growth(row / 2) for row in logs]
     found = sum(fit.law == law for fit in fits)
     power, exponential = (
         np.mean([getattr(fit, f"{kind}_r2") for fit in fits]) for kind in ("power", "exponential")
@@ -201,12 +265,11 @@ def _law(name: str, fits: list[gradflow.Growth], law: str) -> Criterion:
     )
 
 
-def draw(columns: Columns) -> Figure:
+def draw(columns: lab.Columns) -> Figure:
     """Draw the gradient against both axes on which it might be straight, and the variance."""
-    rows = summaries(columns)
-    noise = [row for row in rows if row.cell.data == GAUSSIAN]
-    digits = [row for row in rows if row.cell.data == DIGITS]
-    trunk = [row for row in noise if row.cell.shortcut == "identity"]
+    rows = trunks(columns)
+    noise, digits = ([r for r in rows if r.kind.data == kind] for kind in (GAUSSIAN, DIGITS))
+    trunk = [row for row in noise if row.kind.residual]
     ratio, variance = "|g_l|² / |g_L|²", "variance v_l that theory expects"
     power: dict[str, Any] = {"xscale": "log", "yscale": "log"}
     straight, of_digits = ([_gradient(row, True) for row in group] for group in (trunk, digits))
@@ -217,22 +280,18 @@ def draw(columns: Columns) -> Figure:
         plots.Panel("Gaussian noise: the trunk", "unit l", "variance v_l", grown),
         plots.Panel("digits", variance, ratio, of_digits, **power),
     ]
-    return plots.panels("Gradient with batch norm, at birth", shown, columns=2)
+    return plots.panels("Gradient with batch norm at initialization", shown, columns=2)
 
 
-def _gradient(row: Summary, logarithmic: bool) -> plots.Series:
-    some = _some(row.cell.units, logarithmic)
+def _gradient(row: Trunk, logarithmic: bool) -> plots.Series:
+    some = _some(row.kind.units, logarithmic)
     x = row.theory_variance[some] if logarithmic else some
-    logs = row.logs[:, some]
-    found = np.exp([logs.mean(0), logs.min(0), logs.max(0), row.theory_logs[some]])
-    return plots.Series(row.cell.label, x, *found)
+    return lab.series(row.kind.label, x, row.logs[:, some], row.theory_logs[some], logs=True)
 
 
-def _variance(row: Summary) -> plots.Series:
-    some = _some(row.cell.units, False)
-    found = row.variances[:, some]
-    whiskers = found.mean(0), found.min(0), found.max(0)
-    return plots.Series(row.cell.label, some, *whiskers, row.theory_variance[some])
+def _variance(row: Trunk) -> plots.Series:
+    some = _some(row.kind.units, False)
+    return lab.series(row.kind.label, some, row.variances[:, some], row.theory_variance[some])
 
 
 def _some(units: int, logarithmic: bool) -> np.ndarray:
@@ -241,26 +300,25 @@ def _some(units: int, logarithmic: bool) -> np.ndarray:
     return np.unique(spread.round().astype(int))
 
 
-def table(columns: Columns) -> Table:
+def table(columns: lab.Columns) -> Table:
     """Return exponent and variance of every kind of network beside theory's."""
     heads = ("data", "network", "units", "ratio", "theory", "exponent", "theory")
     seeds = len(set(columns["seed"].tolist()))
     title = f"|g_0|^2 / |g_L|^2 (geometric mean), exponent and growth of v_l over {seeds} networks"
-    rows = [_shown(row) for row in summaries(columns)]
+    rows = [_shown(row) for row in trunks(columns)]
     return lab.plain_table(title, (*heads, "v per unit", "theory"), rows)
 
 
-def _shown(row: Summary) -> tuple[Any, ...]:
+def _shown(row: Trunk) -> tuple[str, ...]:
+    kind, laws = row.kind, [""] * 4
     ratios = (f"{np.exp(log):.3g}" for log in (row.logs[:, 0].mean(), row.theory_logs[0]))
-    laws = [""] * 4
-    if row.cell.shortcut == "identity":
-        exponent = gradflow.oracles.batch_norm_residual_exponent(row.cell.convs)
+    if kind.residual:
         laws = [
             text
             for values, theory in (
-                (row.exponents, exponent),
+                (row.exponents, kind.limit),
                 (row.slopes, gradflow.oracles.CENTRED),
             )
             for text in (f"{values.mean():.3f} ± {values.std(ddof=1):.3f}", f"{theory:.3f}")
         ]
-    return (row.cell.data, row.cell.label, str(row.cell.units), *ratios, *laws)
+    return (kind.data, kind.label, str(kind.units), *ratios, *laws)

@@ -2,10 +2,10 @@
 
     python -m experiments shattering
 
-Two measurements at birth. *Pairs*: a few orthogonal inputs go through wide fully connected ReLU
-networks of L layers, the same cotangent comes back to each, and the gradients are compared in pairs
-(``gradflow.correlation``, over some cotangents). Plain networks and residual ones, ``x + W
-relu(x)``, have He's initialisation; centred ones take the mean out of each ReLU and scale it to
+Two measurements at initialization. *Pairs*: a few orthogonal inputs go through wide fully connected
+ReLU networks of L layers, the same cotangent comes back to each, and the gradients are compared in
+pairs (``gradflow.correlation``, over some cotangents). Plain networks and residual ones, ``x + W
+relu(x)``, have He's initialization; centred ones take the mean out of each ReLU and scale it to
 variance 1, as batch norm does over many examples. *Lines*: the autocorrelation of the gradient
 along a straight line of inputs (``gradflow.line``), which are one batch, through plain and residual
 networks with batch norm of the same weights.
@@ -34,23 +34,26 @@ derived in this project.
 
 import dataclasses
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from matplotlib.figure import Figure
+from rich.table import Table
 
-from convjax import gradflow, lab
-from convjax.lab import Columns, Criterion, as_rows, check_least, compiler_options
-from experiments._shattering_networks import CONVS, LINE, PAIR, Cell, Probed, of
-from experiments._shattering_shown import draw as draw
-from experiments._shattering_shown import table as table
+from convjax import gradflow, lab, nn, plots
 
+PAIR, LINE = "pair", "line"
 PAIR_KINDS, LINE_KINDS = ("plain", "centred", "residual"), ("plain", "residual")
 PAIR_SEEDS, LINE_SEEDS = 16, 6
+# What a layer leaves of the correlation, if inputs stay orthogonal.
+ORTHOGONAL = {"plain": 1 / 2, "centred": 1 / 2, "residual": 3 / 4}
+# Layers in a branch of the networks that lines go through.
+CONVS = 2
 RESOLVED, TOLERANCE = 0.01, 0.15
 DEEP = 12
+SHOWN_LAGS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +78,80 @@ class Config(lab.Options):
     """Networks of each kind that lines go through, if other than seeds."""
     samples: int = 16
     """Cotangents for each network."""
-    out: Path = Path("results/shattering")
-    """Folder for the table and the figure; it is made if it is not there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """One kind of network, and what goes through it.
+
+    Attributes:
+      probe: PAIR or LINE.
+      kind: "plain", "centred" or "residual"; those that lines go through have batch norm.
+      depth: layers.
+      width: features of every layer.
+    """
+
+    probe: str
+    kind: str
+    depth: int
+    width: int
+
+    @property
+    def label(self) -> str:
+        """What it is called beside others of its depth."""
+        return self.kind if self.probe == PAIR else f"{self.kind}, batch norm"
+
+    def __str__(self) -> str:
+        return f"{self.label}, {self.depth} layers"
+
+    @property
+    def expected(self) -> float:
+        """What the correlation of a pair should be."""
+        return gradflow.oracles.gradient_correlation(self.depth, self.kind)
+
+    @property
+    def orthogonal(self) -> float:
+        """What it would be if the inputs stayed orthogonal."""
+        return ORTHOGONAL[self.kind] ** self.depth
+
+    def network(self, rngs: nnx.Rngs) -> nn.Repeat:
+        """Initialize one."""
+        convs = CONVS if self.probe == LINE else 1
+        function, init = (centred, "lecun") if self.kind == "centred" else ("relu", "he")
+
+        def unit(rngs: nnx.Rngs) -> nn.Residual:
+            branch: dict[str, nnx.Module] = {}
+            for i in range(1, convs + 1):
+                if self.probe == LINE:
+                    branch[f"norm{i}"] = nn.BatchNorm(self.width, rngs=rngs)
+                branch[f"activation{i}"] = nn.Activation(function)
+                branch[f"dense{i}"] = nn.Dense(
+                    self.width, self.width, kernel_init=init, use_bias=False, rngs=rngs
+                )
+            shortcut = "identity" if self.kind == "residual" else "none"
+            return nn.Residual(nn.Chain(branch), shortcut)
+
+        return nn.Repeat(unit, self.depth // convs, rngs=rngs)
+
+
+def centred(x: jax.Array) -> jax.Array:
+    """Return the ReLU of a unit Gaussian, less its mean, in units of its standard deviation."""
+    deviation = math.sqrt(gradflow.oracles.CENTRED / 2)
+    return (jax.nn.relu(x) - 1 / math.sqrt(2 * math.pi)) / deviation
+
+
+@dataclasses.dataclass(frozen=True)
+class Probed(lab.Ensemble):
+    """Networks of one kind, and how many cotangents come back: a cell of the study.
+
+    Attributes:
+      samples: cotangents for each network; its examples are orthogonal inputs, or those on a line.
+    """
+
+    samples: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.kind.probe}: {self.kind}"
 
 
 def cells(config: Config) -> list[Probed]:
@@ -85,32 +160,26 @@ def cells(config: Config) -> list[Probed]:
     Raises:
       ValueError: an option that cannot be done.
     """
-    seeds, line_seeds = _seeds(config)
-    check(dataclasses.replace(config, seeds=seeds, line_seeds=line_seeds))
-    pairs, lines = (seeds, config.inputs), (line_seeds, config.points)
+    check(config)
+    seeds, line_seeds = config.seeds or PAIR_SEEDS, config.line_seeds or config.seeds or LINE_SEEDS
     return [
-        Probed(Cell(probe, kind, depth, width), *many, config.samples)
+        Probed(Stack(probe, kind, depth, width), *many, config.samples)
         for probe, kinds, depths, width, many in (
-            (PAIR, PAIR_KINDS, config.depths, config.width, pairs),
-            (LINE, LINE_KINDS, config.line_depths, config.line_width, lines),
+            (PAIR, PAIR_KINDS, config.depths, config.width, (seeds, config.inputs)),
+            (LINE, LINE_KINDS, config.line_depths, config.line_width, (line_seeds, config.points)),
         )
         for kind in kinds
         for depth in depths
     ]
 
 
-def _seeds(config: Config) -> tuple[int, int]:
-    """Return how many networks of each kind pairs and lines go through."""
-    seeds, line_seeds = config.seeds, config.line_seeds
-    if line_seeds is None:
-        line_seeds = LINE_SEEDS if seeds is None else seeds
-    return PAIR_SEEDS if seeds is None else seeds, line_seeds
-
-
 def check(config: Config) -> None:
     """Refuse options that cannot be done."""
-    check_least(config, depths=1, width=2, inputs=2, seeds=2, line_depths=2 * CONVS)
-    check_least(config, line_width=2, points=4, line_seeds=2, samples=1)
+    lab.check_least(config, depths=1, width=2, inputs=2, line_depths=2 * CONVS)
+    lab.check_least(config, line_width=2, points=4, samples=1)
+    for option in ("seeds", "line_seeds"):
+        if getattr(config, option) is not None:
+            lab.check_least(config, **{option: 2})
     if config.inputs > config.width:
         raise ValueError(
             f"inputs={config.inputs} cannot be orthogonal where width={config.width}; at most as "
@@ -122,101 +191,83 @@ def check(config: Config) -> None:
         )
 
 
-def measure(probed: Probed) -> Columns:
+def measure(probed: Probed) -> lab.Columns:
     """Return ``correlation``: of pairs, at position 0, or along a line, by lag in points."""
-    probe = _pairs if probed.kind.probe == PAIR else _line
 
     def every():
         keys = jax.vmap(jax.random.key)(jnp.arange(probed.seeds))
         return jax.lax.map(lambda key: probe(probed, key), keys)
 
-    found = jax.jit(every).lower().compile(compiler_options(2))()
+    found = lab.compiled(every, level=2)()
     if isinstance(found, gradflow.Line):
         found.correlation.check()
         values = found.autocorrelation
     else:
         values = found.check().mean[:, None]
-    return as_rows(probed.kind, correlation=values)
+    return lab.as_rows(probed.kind, correlation=values)
 
 
-def _pairs(probed: Probed, key: jax.Array) -> gradflow.Correlation:
-    cell = probed.kind
+def probe(probed: Probed, key: jax.Array) -> gradflow.Correlation | gradflow.Line:
+    """Initialize one network, and send what goes through it."""
     weights, signal, cotangent = jax.random.split(key, 3)
-    basis = jnp.linalg.qr(jax.random.normal(signal, (cell.width, probed.batch_size)))[0]
-    return gradflow.correlation(
-        cell.network(nnx.Rngs(weights)),
-        # Features of variance 1, as the centred ReLU takes them.
-        basis.T * math.sqrt(cell.width),
-        cotangent=cotangent,
-        samples=probed.samples,
-        train=True,
-    )
+    kind, many = probed.kind, probed.batch_size
+    options = {"cotangent": cotangent, "samples": probed.samples, "train": True}
+    if kind.probe == LINE:
+        start, end = jax.random.normal(signal, (2, kind.width))
+        return gradflow.line(kind.network(nnx.Rngs(weights)), start, end, points=many, **options)
+    basis = jnp.linalg.qr(jax.random.normal(signal, (kind.width, many)))[0]
+    # Features of variance 1, as the centred ReLU takes them.
+    x = basis.T * math.sqrt(kind.width)
+    return gradflow.correlation(kind.network(nnx.Rngs(weights)), x, **options)
 
 
-def _line(probed: Probed, key: jax.Array) -> gradflow.Line:
-    cell = probed.kind
-    weights, signal, cotangent = jax.random.split(key, 3)
-    start, end = jax.random.normal(signal, (2, cell.width))
-    return gradflow.line(
-        cell.network(nnx.Rngs(weights)),
-        start,
-        end,
-        points=probed.batch_size,
-        cotangent=cotangent,
-        samples=probed.samples,
-        train=True,
-    )
+def of(columns: lab.Columns, probe: str) -> dict[Stack, np.ndarray]:
+    """Return the correlations in every kind of network, a row for each network."""
+    found = lab.by_kind(columns, Stack, "correlation")
+    return {kind: values for kind, (values,) in found if kind.probe == probe}
 
 
-def judge(columns: Columns) -> list[Criterion]:
+def _by_kind(found: dict[Stack, np.ndarray]) -> dict[str, dict[Stack, np.ndarray]]:
+    """Return them by "plain", "centred" and "residual"."""
+    kinds = dict.fromkeys(one.kind for one in found)
+    return {kind: {s: v for s, v in found.items() if s.kind == kind} for kind in kinds}
+
+
+def judge(columns: lab.Columns) -> list[lab.Criterion]:
     """Hold pairs against theory, and compare lines through plain and residual networks."""
-    pairs = of(columns, PAIR)
     criteria = []
-    for kind in dict.fromkeys(cell.kind for cell in pairs):
-        means = {cell: float(values.mean()) for cell, values in pairs.items() if cell.kind == kind}
-        criteria += _pairs_judged(kind, means)
-    lines = of(columns, LINE)
-    for depth in sorted({cell.depth for cell in lines if cell.depth >= DEEP}):
-        plain, residual = (_neighbours(lines, kind, depth) for kind in LINE_KINDS)
+    for kind, found in _by_kind(of(columns, PAIR)).items():
+        criteria += _judge_pairs(kind, {s: float(values.mean()) for s, values in found.items()})
+    neighbours = {(s.kind, s.depth): values[:, 1] for s, values in of(columns, LINE).items()}
+    for depth in sorted({depth for _, depth in neighbours if depth >= DEEP}):
+        plain, residual = (neighbours[kind, depth] for kind in LINE_KINDS)
+        below = int(np.sum(plain < residual))
         criteria.append(
             lab.that(
                 f"lines, {depth} layers: plain below residual, neighbours",
-                bool(np.all(plain < residual)),
-                f"{plain.mean():.3f}, {residual.mean():.3f}; "
-                f"{np.sum(plain < residual)} of {len(plain)}",
+                below == len(plain),
+                f"{plain.mean():.3f}, {residual.mean():.3f}; {below} of {len(plain)}",
                 "every network",
             )
         )
     return criteria
 
 
-def _neighbours(lines: dict[Cell, np.ndarray], kind: str, depth: int) -> np.ndarray:
-    """Return every network's autocorrelation at lag 1."""
-    (found,) = (v for cell, v in lines.items() if (cell.kind, cell.depth) == (kind, depth))
-    return found[:, 1]
-
-
-def _pairs_judged(kind: str, means: dict[Cell, float]) -> list[Criterion]:
+def _judge_pairs(kind: str, means: dict[Stack, float]) -> list[lab.Criterion]:
     criteria = []
-    held = [cell for cell in means if cell.expected > RESOLVED]
+    held = [one for one in means if one.expected > RESOLVED]
     if held:
-        worst = max(held, key=lambda cell: abs(means[cell] / cell.expected - 1))
-        criteria.append(
-            lab.within(
-                f"{kind}: pairs, {worst.depth} layers (worst of {len(held)})",
-                means[worst],
-                worst.expected,
-                relative=TOLERANCE,
-            )
-        )
-    deep = [cell for cell in means if cell.depth > 1]
+        worst = max(held, key=lambda one: abs(means[one] / one.expected - 1))
+        claim = f"{kind}: pairs, {worst.depth} layers (worst of {len(held)})"
+        criteria.append(lab.within(claim, means[worst], worst.expected, relative=TOLERANCE))
+    deep = [one for one in means if one.depth > 1]
     if kind != "centred" and deep:
-        last = max(deep, key=lambda cell: cell.depth)
+        last = max(deep, key=lambda one: one.depth)
         power = "2^-L" if kind == "plain" else "(3/4)^L"
         criteria.append(
             lab.that(
                 f"{kind}: nearer to theory than to {power}",
-                all(_nearer(means[cell], cell) for cell in deep),
+                all(_nearer(means[one], one) for one in deep),
                 f"{last.depth} layers: {lab.digits(means[last])}",
                 f"{lab.digits(last.expected)}, not {lab.digits(last.orthogonal)}",
             )
@@ -224,6 +275,79 @@ def _pairs_judged(kind: str, means: dict[Cell, float]) -> list[Criterion]:
     return criteria
 
 
-def _nearer(mean: float, cell: Cell) -> bool:
+def _nearer(mean: float, kind: Stack) -> bool:
     """Whether a mean is nearer to theory, in logarithms, than to inputs that stay orthogonal."""
-    return mean > 0 and mean**2 > cell.expected * cell.orthogonal
+    return mean > 0 and mean**2 > kind.expected * kind.orthogonal
+
+
+def draw(columns: lab.Columns) -> Figure:
+    """Draw the pairs by depth, the autocorrelation by lag, and that of neighbours by depth."""
+    pairs, lines = _by_kind(of(columns, PAIR)), of(columns, LINE)
+    by_depth = [_by_depth(kind, found) for kind, found in pairs.items()]
+    if residual := pairs.get("residual"):
+        depths, values = [one.depth for one in residual], [one.orthogonal for one in residual]
+        by_depth.append(plots.Series("(3/4)^L", depths, expected=values))
+    neighbours = [
+        lab.series(
+            kind,
+            [one.depth for one in found],
+            np.stack([values[:, 1] for values in found.values()], axis=1),
+            joined=True,
+        )
+        for kind, found in _by_kind(lines).items()
+    ]
+    depths = sorted({kind.depth for kind in lines})
+    title, layers, what = "pairs of orthogonal inputs, ± 3 s.e.", "layers", "autocorrelation"
+    shown = [
+        plots.Panel(title, layers, "correlation", by_depth, yscale="log"),
+        plots.Panel("lines, batch norm: neighbours", layers, what, neighbours, level=0.0),
+    ]
+    for depth in sorted({depths[len(depths) // 3], depths[-1]}):
+        by_lag = [_by_lag(kind, values) for kind, values in lines.items() if kind.depth == depth]
+        title = f"lines, batch norm: {depth} layers"
+        shown.append(plots.Panel(title, "lag in points", what, by_lag, level=0.0))
+    title = "How alike the gradients at two inputs are, at initialization"
+    return plots.panels(title, shown, columns=2)
+
+
+def _by_depth(kind: str, pairs: dict[Stack, np.ndarray]) -> plots.Series:
+    theory = np.array([one.expected for one in pairs])
+    means, errors = np.array([(found.mean(), _error(found)) for found in pairs.values()]).T
+    # A logarithmic axis has no place for a whisker's end below 0.
+    low, high = np.maximum(means - 3 * errors, theory / 100), means + 3 * errors
+    return plots.Series(kind, [one.depth for one in pairs], means, low, high, theory)
+
+
+def _by_lag(kind: Stack, values: np.ndarray) -> plots.Series:
+    some = np.arange(min(values.shape[1], SHOWN_LAGS))
+    return lab.series(kind.kind, some, values[:, some], joined=True)
+
+
+def _error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1)) / math.sqrt(len(values))
+
+
+def table(columns: lab.Columns) -> Table:
+    """Return the correlation of pairs beside theory's, and of neighbours along lines."""
+    rows = []
+    for kind, values in [*of(columns, PAIR).items(), *of(columns, LINE).items()]:
+        # Neighbours on a line are at position 1, the one number of a pair at 0.
+        shown, theory, half = values[:, :2][:, -1], ("", "", ""), ""
+        if kind.probe == LINE:
+            half = f"{_half(values.mean(0)):.1f}"
+        else:
+            off = f"{float(values.mean()) / kind.expected - 1:+.1%}"
+            theory = (f"{kind.expected:.4f}", off, f"{kind.orthogonal:.4f}")
+        measured = (f"{shown.mean():.4f}", f"{_error(shown):.4f}")
+        rows.append((kind.probe, kind.label, str(kind.depth), *measured, *theory, half))
+    heads = ("inputs", "network", "layers", "correlation", "s.e.", "theory", "off by")
+    heads = (*heads, "if orthogonal", "1/2 at lag")
+    title = "Correlation of the gradients of pairs, and of neighbours on a line"
+    return lab.plain_table(title, heads, rows)
+
+
+def _half(autocorrelation: np.ndarray) -> float:
+    """Return the lag, between points, at which it first falls below 1/2."""
+    after = int(np.argmax(autocorrelation < 0.5))
+    before, here = autocorrelation[after - 1], autocorrelation[after]
+    return after - float((0.5 - here) / (before - here))

@@ -56,6 +56,7 @@ from convjax.lab._run import run as run
 from convjax.lab._run import run_config as run_config
 from convjax.lab._seeds import Seeds as Seeds
 from convjax.lab._seeds import Trainer as Trainer
+from convjax.lab._series import series as series
 from convjax.lab._tables import console as console
 from convjax.lab._tables import plain_table as plain_table
 

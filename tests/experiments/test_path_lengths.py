@@ -5,21 +5,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convjax import lab, study
+from convjax import lab
 from convjax.gradflow import oracles
-from convjax.lab import Ensemble
-from experiments import __main__ as entry
 from experiments import path_lengths
-from experiments._path_networks import Cell, kinds, summaries
+from experiments.path_lengths import Config, Stack, kinds
 
-TINY = path_lengths.Config(depths=(6,), width=5, batch_size=7, seeds=2)
 # One without norm, and beside batch norm a scaled shortcut and none.
-CELLS = [kinds(6, TINY.width, TINY.batch_size)[i] for i in (1, 4, 6)]
+KINDS = [kinds(6, width=5, batch_size=7)[i] for i in (1, 4, 6)]
 
 
 @pytest.fixture(scope="module")
 def measured():
-    return lab.joined([path_lengths.measure(Ensemble(cell, TINY.seeds)) for cell in CELLS])
+    return lab.joined([path_lengths.measure(lab.Ensemble(kind, 2)) for kind in KINDS])
 
 
 def layer(x, kernel, norm):
@@ -34,108 +31,78 @@ def layer(x, kernel, norm):
     return np.maximum(y, 0) @ kernel, back
 
 
-def by_hand(cell, seed):
-    """Return ln|g_k|^2 and ln(|g_l|^2 / |g_L|^2) of one network, from a polynomial in NumPy."""
+def by_hand(kind, seed):
+    """Return ln|g_k|^2 and ln|g_l|^2 of one network, from a polynomial in NumPy."""
     weights, signal = jax.random.split(jax.random.key(seed))
-    branch = cell.network(nnx.Rngs(weights)).unit.branch
-    convs = [branch[f"conv{i}"].kernel[...] for i in range(1, cell.convs + 1)]
+    branch = kind.network(nnx.Rngs(weights)).unit.branch
+    convs = [branch[f"conv{i}"].kernel[...] for i in range(1, kind.convs + 1)]
     kernels = np.asarray(convs, np.float64)[:, :, 0, 0]
     x, gradient = np.asarray(
-        jax.random.normal(signal, (2, cell.batch_size, 1, 1, cell.width)), np.float64
+        jax.random.normal(signal, (2, kind.batch_size, 1, 1, kind.width)), np.float64
     )[:, :, 0, 0]
-    x, gradient = x * np.sqrt(cell.start), gradient - gradient.mean(0)
+    x, gradient = x * np.sqrt(kind.start), gradient - gradient.mean(0)
     backs = []
-    for unit in range(cell.depth):
+    for unit in range(kind.depth):
         y, through = x, []
         for kernel in kernels[:, unit]:
-            y, back = layer(y, kernel, cell.norm == "batch")
+            y, back = layer(y, kernel, kind.norm == "batch")
             through.insert(0, back)
         backs.append(through)
-        x = cell.carry * x + cell.branch_scale * y
+        x = kind.carry * x + kind.branch_scale * y
     parts, sizes = [gradient], [np.sum(gradient**2)]
     for through in backs[::-1]:
-        longer = [cell.branch_scale * part for part in parts]
+        longer = [kind.branch_scale * part for part in parts]
         for back in through:
             longer = [back(part) for part in longer]
         zero = np.zeros_like(gradient)
         pairs = zip([*parts, zero], [zero, *longer], strict=True)
-        parts = [cell.carry * short + long for short, long in pairs]
+        parts = [kind.carry * short + long for short, long in pairs]
         sizes.append(np.sum(sum(parts) ** 2))
-    return np.log([np.sum(part**2) for part in parts]), np.log(sizes[::-1]) - np.log(sizes[0])
+    return np.log([np.sum(part**2) for part in parts]), np.log(sizes[::-1])
 
 
-@pytest.mark.parametrize("cell", CELLS[:2], ids=str)
-def test_the_measurement_is_that_of_a_loop(measured, cell):
+@pytest.mark.parametrize("kind", KINDS[:2], ids=str)
+def test_the_measurement_is_that_of_a_loop(measured, kind):
     for seed in range(2):
-        here = (measured["seed"] == seed) & np.logical_and.reduce(
-            [measured[name] == value for name, value in dataclasses.asdict(cell).items()]
-        )
-        energies, ratios = by_hand(cell, seed)
-        assert measured["position"][here].tolist() == list(range(7))
-        np.testing.assert_allclose(measured["log_energy"][here], energies, atol=5e-3)
-        np.testing.assert_allclose(measured["log_ratio"][here], ratios, atol=5e-3)
-        whole = np.exp(ratios[0]) * np.exp(logs_of_cotangent(cell, seed)) / np.exp(energies).sum()
-        np.testing.assert_allclose(measured["coherence"][here], whole, rtol=1e-2)
+        row = lab.pick(measured, **dataclasses.asdict(kind), seed=seed)
+        energies, sizes = by_hand(kind, seed)
+        assert row["position"].tolist() == list(range(7))
+        np.testing.assert_allclose(row["log_energy"], energies, atol=5e-3)
+        np.testing.assert_allclose(row["log_ratio"], sizes - sizes[-1], atol=5e-3)
+        whole = np.exp(sizes[0]) / np.exp(energies).sum()
+        np.testing.assert_allclose(row["coherence"], whole, rtol=1e-2)
 
 
-def logs_of_cotangent(cell, seed):
-    _, signal = jax.random.split(jax.random.key(seed))
-    cotangent = jax.random.normal(signal, (2, cell.batch_size, 1, 1, cell.width))[1]
-    return np.log(np.sum(np.square(cotangent - cotangent.mean(0, keepdims=True))))
-
-
-def test_there_is_a_row_for_each_network_and_place(measured):
+def test_a_network_without_shortcuts_has_no_paths_to_choose_from(measured):
     assert {len(column) for column in measured.values()} == {3 * 2 * 7}
     assert np.isfinite(measured["log_ratio"]).all()
     lost = np.isneginf(measured["log_energy"])
     assert (lost == ((measured["shortcut"] == "none") & (measured["position"] > 0))).all()
-
-
-def test_a_network_without_shortcuts_has_no_paths_to_choose_from(measured):
-    assert set(measured) == set(planted())
-    row = summaries(measured)[-1]
-    assert row.cell == CELLS[-1] and not row.cell.has_paths
+    row = path_lengths.paths(measured)[-1]
+    assert row.kind == KINDS[-1] and not row.kind.has_paths
     assert row.shares.tolist() == [[1.0] + [0.0] * 6] * 2
 
 
 def planted(wrong=None, *, depth=12, tilt=0.0, skip=0.0, factor=1.0):
     """Return columns that are theory's, but for what is planted in one kind of network."""
-    blocks = []
-    for cell in kinds(depth, 8, 9):
-        here = cell.label == wrong
-        if cell.has_paths:
-            logs = np.log(oracles.path_energy(cell.gains)) + here * tilt * np.arange(depth + 1)
+    blocks, position = [], np.arange(depth + 1)
+    for kind in kinds(depth, 8, 9):
+        here, logs = kind.label == wrong, np.where(position, -np.inf, 0.0)
+        if kind.has_paths:
+            logs = np.log(oracles.path_energy(kind.gains)) + here * tilt * position
             logs[0] += here * skip
-        else:
-            logs = np.array([0.0] + [-np.inf] * depth)
-        growth = np.log(cell.unit_gains) + here * np.log(factor)
+        growth = np.log(kind.unit_gains) + here * np.log(factor)
         ratios = np.append(np.cumsum(growth[::-1])[::-1], 0.0)
-        rows = dataclasses.asdict(cell) | {
-            "seed": np.repeat([0, 1], depth + 1),
-            "position": np.tile(np.arange(depth + 1), 2),
-            "log_energy": np.append(logs, logs + 3.0),
-            "log_ratio": np.append(0.99 * ratios, 1.01 * ratios),
-            "coherence": 1.0,
-        }
-        blocks.append(
-            {name: np.broadcast_to(value, (2 * depth + 2,)) for name, value in rows.items()}
-        )
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-
-
-def failures(**wrong):
-    return [c.claim for c in path_lengths.judge(planted(**wrong)) if not c.holds]
-
-
-def test_theory_itself_holds():
-    assert len(path_lengths.judge(planted())) == 13
-    assert not failures()
+        values = np.stack([logs, logs + 3.0]), np.stack([0.99 * ratios, 1.01 * ratios])
+        ones = np.ones((2, depth + 1))
+        blocks.append(lab.as_rows(kind, log_energy=values[0], log_ratio=values[1], coherence=ones))
+    return lab.joined(blocks)
 
 
 def test_every_depth_is_judged_by_itself():
     columns = lab.joined([planted(), planted(depth=9, wrong="no shortcut", factor=1.1)])
     criteria = lab.criteria(lab.experiment(path_lengths), columns)
-    assert len(criteria) == 26
+    assert len(criteria) == 2 * 13
     failed = [c.claim for c in criteria if not c.holds]
     assert any(claim.startswith("depth 9: no shortcut: growth") for claim in failed)
     assert not any(claim.startswith("depth 12") for claim in failed)
@@ -144,6 +111,7 @@ def test_every_depth_is_judged_by_itself():
 @pytest.mark.parametrize(
     ("wrong", "claims"),
     [
+        ({}, []),
         ({"wrong": "no norm, s = 1", "tilt": 0.12, "skip": 0.7}, ["mean length"]),
         ({"wrong": "no norm, s = 1", "tilt": -0.3}, ["mean length", "skips"]),
         ({"wrong": "batch norm, m = 1", "tilt": 0.5}, ["mean length", "skips"]),
@@ -157,7 +125,7 @@ def test_every_depth_is_judged_by_itself():
     ],
 )
 def test_what_is_wrong_fails(wrong, claims):
-    found = failures(**wrong)
+    found = [c.claim for c in path_lengths.judge(planted(**wrong)) if not c.holds]
     assert len(found) == len(claims)
     for claim, told in zip(claims, found, strict=True):
         assert claim in told
@@ -165,44 +133,34 @@ def test_what_is_wrong_fails(wrong, claims):
 
 
 def test_theory_is_that_of_science():
-    bare, scaled_down, *_, rest = (cell for cell in kinds(24, 256, 128) if cell.held)
+    bare, scaled_down, *_, rest = (kind for kind in kinds(24, 256, 128) if kind.held)
     lengths = [oracles.path_energy(c.gains) @ np.arange(25) for c in (bare, scaled_down)]
     np.testing.assert_allclose(lengths, [12.0, 0.96])
     np.testing.assert_allclose(rest.growth, 2.152, atol=1e-3)
 
 
 def test_the_input_is_at_rest():
-    for cell in kinds(9, 8, 7)[4:]:
-        opened = 1 - cell.carry if cell.shortcut == "gated" else 1.0
-        after = cell.carry**2 * cell.start + opened**2 * (1 - 1 / np.pi)
-        np.testing.assert_allclose(after, cell.start)
+    for kind in kinds(9, 8, 7)[4:]:
+        opened = 1 - kind.carry if kind.shortcut == "gated" else 1.0
+        after = kind.carry**2 * kind.start + opened**2 * (1 - 1 / np.pi)
+        np.testing.assert_allclose(after, kind.start)
     assert kinds(9, 8, 7)[3].start == 1.0
 
 
-def test_the_report_is_written(tmp_path, capsys):
-    columns = planted()
-    config = path_lengths.Config(out=tmp_path)
-    assert lab.conclude(lab.experiment(path_lengths), config, columns, {}) == 0
-    told = capsys.readouterr().out
-    assert "12 units of width 8, 2 networks" in told and "Verdict:" in told
-    written, metadata = study.read_parquet(tmp_path / "path_lengths.parquet")
-    assert set(written) == set(columns) and len(metadata["criteria"]) == 13
-    assert (tmp_path / "path_lengths.png").stat().st_size > 20_000
-
-
 def test_the_figure_shows_shares_and_growth():
-    columns = planted()
-    axes = path_lengths.draw(columns).axes
-    assert [a.get_title() for a in axes] == [
-        "without norm",
-        "batch norm",
-        "batch norm, by shortcut",
-    ]
-    theory, points = axes[0].lines[:2]
-    cell = Cell("none", "identity", 1, 1.0, 12, 8, 9)
-    np.testing.assert_allclose(theory.get_ydata(), oracles.path_energy(cell.gains)[1:12])
-    np.testing.assert_allclose(points.get_ydata(), theory.get_ydata())
-    assert len(axes[1].lines) == len(axes[2].lines) == 8
+    panels = path_lengths.draw(planted()).panels
+    assert [len(panel.series) for panel in panels] == [2, 4, 4]
+    kind = Stack("none", "identity", 1, 1.0, 12, 8, 9)
+    for found in (panels[0].series[0].y, panels[0].series[0].expected):
+        np.testing.assert_allclose(found, oracles.path_energy(kind.gains)[1:12])
+
+
+def test_the_table_shows_lengths_beside_theory_and_count():
+    shown = path_lengths.table(planted())
+    assert shown.title.startswith("12 units of width 8, 2 networks")
+    bare = [next(iter(column.cells)) for column in shown.columns]
+    assert bare[:4] == ["no norm, s = 1", "6.00", "6.00", "6.00"]
+    assert [list(column.cells)[-1] for column in shown.columns][1:8] == [""] * 7
 
 
 @pytest.mark.parametrize(
@@ -217,11 +175,4 @@ def test_the_figure_shows_shares_and_growth():
 )
 def test_a_wrong_option_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        path_lengths.cells(path_lengths.Config(**options))
-
-
-def test_the_command_line_says_so_in_a_sentence(tmp_path, capsys):
-    with pytest.raises(SystemExit) as stop:
-        entry.main(["path-lengths", "--seeds", "1", "--out", str(tmp_path)])
-    assert stop.value.code == 2
-    assert "error: seeds=1 must be at least 2" in capsys.readouterr().err
+        path_lengths.cells(Config(**options))
