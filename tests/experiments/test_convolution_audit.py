@@ -6,264 +6,196 @@ import pytest
 from flax import nnx
 
 from convjax import gradflow, lab
-from convjax.lab import as_rows, joined
-from experiments import __main__ as entry
-from experiments import _audit, convolution_audit
-from experiments._audit import (
-    DEPTHWISE,
-    FAN_OUT,
-    GAUSSIAN,
-    GENERIC,
-    JACOBIAN,
-    LINEAR,
-    MEASURES,
-    ORTHOGONAL,
-    PADDING,
-    RELU,
-    Cell,
-    shares,
-)
-from tests.nn.conftest import quick_compilation as quick_compilation
+from experiments import convolution_audit as audit
+from experiments.convolution_audit import DEPTHWISE, JACOBIAN, PADDING, Config, Stack, left
+from tests.experiments.by_hand import convolve, transposed
 
-PARTS = PADDING, DEPTHWISE, JACOBIAN
-TINY = convolution_audit.Config(
-    sizes=(4,),
-    widths=(3,),
-    padding_seeds=(3,),
-    padding_images=(2,),
-    padding_layers=2,
-    depthwise_width=5,
-    depthwise_layers=2,
-    depthwise_seeds=3,
-    jacobian_layers=(1,),
-    jacobian_width=2,
-    jacobian_seeds=2,
-)
+TINY = Config(
+    sizes=(4,), widths=(3,), padding_seeds=(3,), padding_images=(2,), padding_layers=2,
+    depthwise_width=5, depthwise_layers=2, depthwise_seeds=3,
+    jacobian_layers=(1,), jacobian_width=2, jacobian_seeds=2,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def measured():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    columns = lab.measure_all(lab.experiment(convolution_audit), TINY)
-    jax.config.update("jax_disable_most_optimizations", before)
-    return columns
+    return lab.measure_all(lab.experiment(audit), TINY)
 
 
-def taps(x, kernel, circular):
-    """Yield every place of the window, and the image that it sees."""
-    window = kernel.shape[:2]
-    edges = [(0, 0), *((side // 2, side // 2) for side in window), (0, 0)]
-    padded = np.pad(x, edges, mode="wrap" if circular else "constant")
-    for i, j in np.ndindex(window):
-        yield kernel[i, j], padded[:, i : i + x.shape[1], j : j + x.shape[2]]
-
-
-def flipped(kernel):
-    """Return the kernel whose convolution is the transpose."""
-    return kernel[::-1, ::-1].swapaxes(-1, -2)
-
-
-def by_hand(cell, seed, circular):
+def by_hand(kind, seed, circular):
     """Propagate a batch through one plain network, forward and back, in NumPy."""
 
-    def draw(key):
+    def initial(key):
         weights, signal, cotangent = jax.random.split(key, 3)
-        net = cell.network("SAME", nnx.Rngs(weights))
-        if cell.part == DEPTHWISE:
+        net = kind.network("SAME", nnx.Rngs(weights))
+        if kind.part == DEPTHWISE:
             pair = net.unit["separable"]
             # A depthwise kernel is a diagonal matrix at every place of the window.
             kernels = [pair["depthwise"].kernel[...], pair["pointwise"].kernel[...]]
         else:
             kernels = [net.unit.branch["conv1"].kernel[...]]
-        x = cell.signal(signal)
+        x = kind.signal(signal)
         return kernels, x, jax.random.normal(cotangent, x.shape)
 
-    drawn = jax.jit(draw)(jax.random.key(seed))
-    kernels, x, g = jax.tree.map(lambda a: np.asarray(a, np.float64), drawn)
-    if cell.part == DEPTHWISE:
-        kernels[0] = kernels[0] * np.eye(cell.width)
+    found = jax.jit(initial)(jax.random.key(seed))
+    kernels, x, g = jax.tree.map(lambda a: np.asarray(a, np.float64), found)
+    if kind.part == DEPTHWISE:
+        kernels[0] = kernels[0] * np.eye(kind.width)
     gates = []
-    for layer in range(cell.layers):
-        gates.append((x > 0) if cell.kind != LINEAR else np.ones_like(x))
+    for layer in range(kind.layers):
+        gates.append((x > 0) if kind.kind != audit.LINEAR else np.ones_like(x))
         x = x * gates[-1]
         for kernel in kernels:
-            x = sum(seen @ w for w, seen in taps(x, kernel[layer], circular))
+            x = convolve(x, kernel[layer], circular)
     squares = [np.sum(g**2)]
-    for layer in reversed(range(cell.layers)):
+    for layer in reversed(range(kind.layers)):
         for kernel in kernels[::-1]:
-            g = sum(seen @ w for w, seen in taps(g, flipped(kernel[layer]), circular))
+            g = convolve(g, transposed(kernel[layer]), circular)
         g = g * gates[layer]
         squares.append(np.sum(g**2))
     return np.log(squares[::-1]) - np.log(squares[0])
 
 
 @pytest.mark.parametrize(
-    "cell",
+    "kind",
     [
-        Cell(PADDING, LINEAR, 4, 3, 2, 2),
-        Cell(PADDING, RELU, 4, 3, 2, 2),
-        Cell(DEPTHWISE, GENERIC, 8, 5, 2, 4),
+        Stack(PADDING, audit.LINEAR, 4, 3, 2, 2),
+        Stack(PADDING, audit.RELU, 4, 3, 2, 2),
+        Stack(DEPTHWISE, audit.GENERIC, 8, 5, 2, 4),
     ],
     ids=str,
 )
-def test_the_measurement_is_that_of_a_loop(measured, cell, quick_compilation):
-    wanted = dataclasses.asdict(cell) | {"seed": 2}
-    row = np.logical_and.reduce([measured[name] == value for name, value in wanted.items()])
-    assert measured["position"][row].tolist() == [0, 1, 2]
+def test_the_measurement_is_that_of_a_loop(measured, kind):
+    row = lab.pick(measured, **dataclasses.asdict(kind), seed=2)
+    assert row["position"].tolist() == [0, 1, 2]
     for name, circular in (("log_zeros", False), ("log_circular", True)):
-        np.testing.assert_allclose(measured[name][row], by_hand(cell, 2, circular), atol=1e-4)
+        np.testing.assert_allclose(row[name], by_hand(kind, 2, circular), atol=1e-4)
 
 
-def test_the_moments_are_those_of_a_jacobian(measured, quick_compilation):
-    cell = Cell(JACOBIAN, ORTHOGONAL, 4, 2, 1, 1)
+def test_the_moments_are_those_of_a_jacobian(measured):
+    kind = Stack(JACOBIAN, audit.ORTHOGONAL, 4, 2, 1, 1)
     weights, signal, _ = jax.random.split(jax.random.key(1), 3)
-    kernel = np.asarray(_audit.drawn(cell, weights).unit.branch["conv1"].kernel[...])[0, 1, 1]
+    net = kind.network("CIRCULAR", nnx.Rngs(weights))
+    kernel = np.asarray(net.unit.branch["conv1"].kernel[...])[0, 1, 1]
     np.testing.assert_allclose(kernel @ kernel.T, 2 * np.eye(2), atol=1e-5)
     # One such layer is 2 where the gate is open and 0 elsewhere, in any order.
-    opened = np.asarray(cell.signal(signal)) > 0
-    here = (measured["kind"] == ORTHOGONAL) & (measured["seed"] == 1)
-    mean, spread = (measured[name][here].item() for name in ("mean_square", "relative_variance"))
-    np.testing.assert_allclose(mean, 2 * opened.mean(), rtol=0.25)
-    np.testing.assert_allclose(spread, 1 / opened.mean() - 1, atol=0.3)
+    opened = np.asarray(kind.signal(signal)) > 0
+    row = lab.pick(measured, kind=audit.ORTHOGONAL, seed=1)
+    np.testing.assert_allclose(row["mean_square"], [2 * opened.mean()], rtol=0.25)
+    np.testing.assert_allclose(row["relative_variance"], [1 / opened.mean() - 1], atol=0.3)
 
 
 def test_columns_say_nothing_where_nothing_was_measured(measured):
     jacobian = measured["part"] == JACOBIAN
     assert jacobian.sum() == 4
-    for name in MEASURES:
+    for name in audit.MEASURES:
         of_energy = name.startswith("log")
         assert np.isfinite(measured[name][jacobian != of_energy]).all()
         assert np.isnan(measured[name][jacobian == of_energy]).all()
 
 
-def test_a_run_is_written_and_told(measured, tmp_path, capsys):
-    config = dataclasses.replace(TINY, out=tmp_path)
-    assert lab.conclude(lab.experiment(convolution_audit), config, measured, {}) in (0, 1)
-    assert (tmp_path / "convolution_audit.png").stat().st_size > 20_000
-    told = capsys.readouterr().out
-    assert "JAX's fan_out" in told
-    assert "Verdict" in told
-
-
-def obeying(cell, factor=1.0, seeds=50):
+def obeying(kind, factor=1.0, seeds=50):
     """Return rows of networks that do what theory says, but for a wrong factor per layer."""
-    rng = np.random.default_rng(4)
-    nothing = dict.fromkeys(MEASURES, np.full((seeds, 1), np.nan))
-    if cell.part == JACOBIAN:
-        spread = gradflow.oracles.jacobian_spread(cell.layers, cell.kind) * factor
-        found = {"mean_square": 1.0, "relative_variance": spread}
-        ones = np.ones((seeds, 1))
-        return as_rows(cell, **(nothing | {name: v * ones for name, v in found.items()}))
-    back = np.arange(cell.layers, -1, -1)
-    # Twins share what their kernels have more than others; its mean is 1.
-    noise = rng.normal(0, 0.2, (seeds, 1))
-    noise = (noise - np.log(np.mean(np.exp(noise)))) * (back > 0)
-    own = 0.01 * rng.standard_normal((seeds, 1)) * (back > 0)
-    gain = np.log(factor / (cell.width if cell.kind == GENERIC else 1)) * back
-    circular = noise + (gain if cell.part == DEPTHWISE else 0)
-    zeros = np.log(shares(cell)[::-1]) + noise + own + gain
-    nan = np.full(zeros.shape, np.nan)
-    found = {"log_zeros": zeros, "log_circular": circular}
-    return as_rows(cell, **(dict.fromkeys(MEASURES, nan) | found))
+    rng, back = np.random.default_rng(4), np.arange(kind.layers, -1, -1)
+    if kind.part == JACOBIAN:
+        spread = gradflow.oracles.jacobian_spread(kind.layers, kind.kind) * factor
+        found = {"mean_square": np.ones((seeds, 1)), "relative_variance": spread}
+    else:
+        # Twins share what their kernels have more than others; its mean is 1.
+        noise = rng.normal(0, 0.2, (seeds, 1))
+        noise = (noise - np.log(np.mean(np.exp(noise)))) * (back > 0)
+        own = 0.01 * rng.standard_normal((seeds, 1)) * (back > 0)
+        gain = np.log(factor / (kind.width if kind.kind == audit.GENERIC else 1)) * back
+        circular = noise + (gain if kind.part == DEPTHWISE else 0)
+        zeros = np.log(kind.theory[::-1]) + noise + own + gain
+        found = {"log_zeros": zeros, "log_circular": circular}
+    shape = next(iter(found.values())).shape
+    found = dict.fromkeys(audit.MEASURES, np.nan) | found
+    return lab.as_rows(kind, **{name: np.broadcast_to(v, shape) for name, v in found.items()})
 
 
-CELLS = [
-    *(Cell(PADDING, kind, 8, 64, 50, 8) for kind in (LINEAR, RELU)),
-    *(Cell(PADDING, kind, 32, 32, 50, 1) for kind in (LINEAR, RELU)),
-    *(Cell(DEPTHWISE, kind, 8, 32, 12, 4) for kind in (FAN_OUT, GENERIC)),
+KINDS = [
+    *(Stack(PADDING, kind, 8, 64, 50, 8) for kind in (audit.LINEAR, audit.RELU)),
+    *(Stack(PADDING, kind, 32, 32, 50, 1) for kind in (audit.LINEAR, audit.RELU)),
+    *(Stack(DEPTHWISE, kind, 8, 32, 12, 4) for kind in (audit.FAN_OUT, audit.GENERIC)),
     *(
-        Cell(JACOBIAN, kind, 4, 256, layers, 1)
-        for kind in (GAUSSIAN, ORTHOGONAL)
+        Stack(JACOBIAN, kind, 4, 256, layers, 1)
+        for kind in (audit.GAUSSIAN, audit.ORTHOGONAL)
         for layers in (2, 6)
     ),
 ]
 
 
 def all_kinds(planted=None, factor=1.0):
-    return joined([obeying(one, factor if one == planted else 1.0) for one in CELLS])
+    return lab.joined([obeying(one, factor if one == planted else 1.0) for one in KINDS])
 
 
 def failures(columns):
-    return [c.claim for c in convolution_audit.judge(columns) if not c.holds]
-
-
-def test_networks_that_obey_pass():
-    assert len(convolution_audit.judge(all_kinds())) == 13 + 5 + 4
-    assert failures(all_kinds()) == []
+    return [c.claim for c in audit.judge(columns) if not c.holds]
 
 
 @pytest.mark.parametrize(
-    ("cell", "factor", "claims"),
+    ("kind", "factor", "claims"),
     [
-        (CELLS[0], 1.003, ["linear, 8x8: left by 50 layers", "linear, 8x8: ln of"]),
-        (CELLS[1], 1.05, ["relu, 8x8: left by 1 layer", "relu, 8x8: left by 50 layers"]),
-        (CELLS[2], 0.999, ["linear, 32x32: left by 50 layers"]),
-        (CELLS[4], 1.01, ["separable, fan_out: the same with circular"]),
+        (None, 1.0, []),
+        (KINDS[0], 1.003, ["linear, 8x8: left by 50 layers", "linear, 8x8: ln of"]),
+        (KINDS[1], 1.05, ["relu, 8x8: left by 1 layer", "relu, 8x8: left by 50 layers"]),
+        (KINDS[2], 0.999, ["linear, 32x32: left by 50 layers"]),
+        (KINDS[4], 1.01, ["separable, fan_out: the same with circular"]),
         (
-            CELLS[4],
+            KINDS[4],
             1 / 32,
             [f"separable, fan_out: {what}" for what in ("left", "the same", "gain")] + ["the init"],
         ),
-        (CELLS[5], 32.0, ["separable, JAX's fan_out: gain", "the initialiser"]),
-        (CELLS[6], 0.5, ["gaussian, 2 layers"]),
-        (CELLS[9], 2.0, ["orthogonal, 6 layers"]),
+        (KINDS[5], 32.0, ["separable, JAX's fan_out: gain", "the initialiser"]),
+        (KINDS[6], 0.5, ["gaussian, 2 layers"]),
+        (KINDS[9], 2.0, ["orthogonal, 6 layers"]),
     ],
 )
-def test_a_wrong_gain_fails_and_alone(cell, factor, claims):
-    found = failures(all_kinds(cell, factor))
+def test_a_wrong_gain_fails_and_alone(kind, factor, claims):
+    columns = all_kinds(kind, factor)
+    assert len(audit.judge(columns)) == 13 + 5 + 4
+    found = failures(columns)
     assert len(found) == len(claims)
     assert all(claim.startswith(start) for claim, start in zip(found, claims, strict=True)), found
 
 
-def test_the_bug_is_as_large_as_there_are_groups():
-    off = _audit.fan_bug(all_kinds())
-    np.testing.assert_allclose(off[FAN_OUT], 1.0, rtol=0.01)
-    np.testing.assert_allclose(off[GENERIC] * 32, 1.0, rtol=0.01)
+def test_the_wrong_fan_is_as_wrong_as_there_are_groups():
+    off = {row.kind.kind: row.gain for row in left(all_kinds(), DEPTHWISE)}
+    np.testing.assert_allclose([off[audit.FAN_OUT], off[audit.GENERIC] * 32], 1.0, rtol=0.01)
 
 
 def test_the_control_variate_takes_out_what_twins_share():
-    (row, *_) = _audit.summaries(all_kinds(), PADDING)
+    (row, *_) = left(all_kinds(), PADDING)
     assert row.error[-1] / row.share[-1] < 0.1 * row.circular_error[-1]
-    np.testing.assert_allclose(row.share, shares(row.cell), rtol=5 * 0.01 / 50**0.5)
+    np.testing.assert_allclose(row.share, row.kind.theory, rtol=5 * 0.01 / 50**0.5)
 
 
 def test_seeds_and_depths_are_those_of_every_part():
-    config = convolution_audit.Config(sizes=(8,), widths=(4,), padding_images=(1,))
-    cells = convolution_audit.cells(dataclasses.replace(config, seeds=9, depths=(5, 3)))
+    config = Config(sizes=(8,), widths=(4,), padding_images=(1,), seeds=9, depths=(5, 3))
+    cells = audit.cells(config)
     assert {networks.seeds for networks in cells} == {9}
-    layers = {part: [c.kind.layers for c in cells if c.kind.part == part] for part in PARTS}
-    assert layers == {PADDING: [5, 5, 3, 3], DEPTHWISE: [5, 5, 3, 3], JACOBIAN: [2, 4, 6] * 2}
+    kinds = [one.kind for one in cells]
+    assert [one.layers for one in kinds if one.part == PADDING] == [5, 5, 3, 3]
+    assert [one.layers for one in kinds if one.part == DEPTHWISE] == [5, 5, 3, 3]
+    assert [one.layers for one in kinds if one.part == JACOBIAN] == [2, 4, 6] * 2
 
 
 def test_each_depth_is_judged_by_itself_and_the_deepest_drawn():
-    shallow = [dataclasses.replace(one, layers=6) for one in CELLS if one.part != JACOBIAN]
+    shallow = [dataclasses.replace(one, layers=6) for one in KINDS if one.part != JACOBIAN]
     planted = obeying(shallow[4], 1.1)
-    columns = joined([all_kinds(), *map(obeying, shallow[:4]), planted, obeying(shallow[5])])
+    columns = lab.joined([all_kinds(), *map(obeying, shallow[:4]), planted, obeying(shallow[5])])
     failed = failures(columns)
     assert failed and all(claim.startswith("depth 6: separable, fan_out:") for claim in failed)
-    ours, alone = (convolution_audit.draw(one).axes for one in (columns, all_kinds()))
-    for one, other in zip(ours, alone, strict=True):
-        assert len(one.lines) == len(other.lines) and one.get_xlim() == other.get_xlim()
+    ours, alone = (audit.draw(one).panels for one in (columns, all_kinds()))
+    counts = [len(panel.series) for panel in alone]
+    assert counts == [len(panel.series) for panel in ours] == [3, 2, 2, 2]
+    np.testing.assert_array_equal(ours[0].series[0].x, alone[0].series[0].x)
 
 
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (["--sizes", "2", "8"], "sizes=(2, 8) must be at least 3"),
-        (["--widths", "8"], "widths=[8] must hold one number of at least 1 for each of sizes"),
-        (["--padding-seeds", "8", "1"], "padding_seeds=[8, 1] must hold one number of at least 2"),
-        (["--padding-images", "0", "1"], "padding_images=[0, 1] must hold one number of at least"),
-        (["--padding-layers", "1"], "padding_layers=1 must be at least 2"),
-        (["--depthwise-width", "1"], "depthwise_width=1 must be at least 2"),
-        (["--jacobian-layers", "2", "2"], "jacobian_layers=[2, 2] must hold at least one value"),
-        (["--seeds", "1"], "seeds=1 must be at least 2"),
-        (["--depths", "8", "1"], "depths=(8, 1) must be at least 2"),
-        (["--jacobian-seeds", "1"], "jacobian_seeds=1 must be at least 2"),
-    ],
-)
-def test_a_wrong_option_is_refused_in_a_sentence(argv, message, tmp_path, capsys):
-    with pytest.raises(SystemExit) as stop:
-        entry.main(["convolution-audit", *argv, "--out", str(tmp_path)])
-    assert stop.value.code == 2
-    assert message in " ".join(capsys.readouterr().err.split())
+def test_theory_stands_beside_every_mean():
+    columns = [list(column.cells) for column in audit.table(all_kinds()).columns]
+    rows = list(zip(*columns[1:5], strict=True))
+    assert (audit.FAN_OUT, "8x8", "left by 12 layers", "0.2988") in rows
+    assert (audit.GENERIC, "8x8", "the same, circular, 12 layers", "8.674e-19") in rows
+    assert (audit.ORTHOGONAL, "4x4", "spread of s^2, 6 layers", "6") in rows

@@ -8,7 +8,8 @@ from flax import nnx
 from convjax import lab
 from convjax.gradflow import oracles
 from experiments import path_lengths
-from experiments.path_lengths import Config, Stack, kinds
+from experiments.path_lengths import Stack, kinds
+from tests.experiments.by_hand import layer
 
 # One without norm, and beside batch norm a scaled shortcut and none.
 KINDS = [kinds(6, width=5, batch_size=7)[i] for i in (1, 4, 6)]
@@ -19,38 +20,24 @@ def measured():
     return lab.joined([path_lengths.measure(lab.Ensemble(kind, 2)) for kind in KINDS])
 
 
-def layer(x, kernel, norm):
-    """Return norm, ReLU, matrix of x, and what takes a gradient back through them."""
-    deviation = np.sqrt(x.var(0) + 1e-5) if norm else 1.0
-    y = (x - x.mean(0)) / deviation if norm else x
-
-    def back(g):
-        g = (y > 0) * (g @ kernel.T)
-        return (g - g.mean(0) - y * (g * y).mean(0)) / deviation if norm else g
-
-    return np.maximum(y, 0) @ kernel, back
-
-
 def by_hand(kind, seed):
     """Return ln|g_k|^2 and ln|g_l|^2 of one network, from a polynomial in NumPy."""
     weights, signal = jax.random.split(jax.random.key(seed))
     branch = kind.network(nnx.Rngs(weights)).unit.branch
-    convs = [branch[f"conv{i}"].kernel[...] for i in range(1, kind.convs + 1)]
-    kernels = np.asarray(convs, np.float64)[:, :, 0, 0]
-    x, gradient = np.asarray(
-        jax.random.normal(signal, (2, kind.batch_size, 1, 1, kind.width)), np.float64
-    )[:, :, 0, 0]
+    kernels = [branch[f"conv{i}"].kernel[...] for i in range(1, kind.convs + 1)]
+    x, gradient = jax.random.normal(signal, (2, kind.batch_size, 1, 1, kind.width))
+    kernels, x, gradient = (np.asarray(one, np.float64) for one in (kernels, x, gradient))
     x, gradient = x * np.sqrt(kind.start), gradient - gradient.mean(0)
-    backs = []
+    tape = []
     for unit in range(kind.depth):
         y, through = x, []
         for kernel in kernels[:, unit]:
             y, back = layer(y, kernel, kind.norm == "batch")
             through.insert(0, back)
-        backs.append(through)
+        tape.insert(0, through)
         x = kind.carry * x + kind.branch_scale * y
     parts, sizes = [gradient], [np.sum(gradient**2)]
-    for through in backs[::-1]:
+    for through in tape:
         longer = [kind.branch_scale * part for part in parts]
         for back in through:
             longer = [back(part) for part in longer]
@@ -161,18 +148,3 @@ def test_the_table_shows_lengths_beside_theory_and_count():
     bare = [next(iter(column.cells)) for column in shown.columns]
     assert bare[:4] == ["no norm, s = 1", "6.00", "6.00", "6.00"]
     assert [list(column.cells)[-1] for column in shown.columns][1:8] == [""] * 7
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"depths": (12, 5)}, r"depths=\(12, 5\) must be at least 6"),
-        ({"depths": (9, 9)}, r"depths=\[9, 9\] must hold at least one value, none twice"),
-        ({"width": 0}, "width=0 must be at least 1"),
-        ({"batch_size": 3}, "batch_size=3 must be at least 4"),
-        ({"seeds": 1}, "seeds=1 must be at least 2"),
-    ],
-)
-def test_a_wrong_option_is_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        path_lengths.cells(Config(**options))

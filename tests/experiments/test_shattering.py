@@ -161,26 +161,6 @@ def test_the_table_shows_theory_and_where_the_autocorrelation_falls_below_half()
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"depths": ()}, r"depths=\[\] must hold at least one value"),
-        ({"depths": (0, 2)}, r"depths=\(0, 2\) must be at least 1"),
-        ({"inputs": 1}, "inputs=1 must be at least 2"),
-        ({"inputs": 9, "width": 8}, "inputs=9 cannot be orthogonal where width=8"),
-        ({"line_depths": (4, 7)}, r"line_depths=\[4, 7\] must be even"),
-        ({"line_depths": (2, 8)}, r"line_depths=\(2, 8\) must be at least 4"),
-        ({"points": 3}, "points=3 must be at least 4"),
-        ({"samples": 0}, "samples=0 must be at least 1"),
-        ({"seeds": 1}, "seeds=1 must be at least 2"),
-        ({"line_seeds": 1}, "line_seeds=1 must be at least 2"),
-    ],
-)
-def test_a_wrong_option_is_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        shattering.cells(Config(**options))
-
-
-@pytest.mark.parametrize(
     ("options", "seeds"),
     [
         ({}, {PAIR: 16, LINE: 6}),
