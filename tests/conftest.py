@@ -38,7 +38,8 @@ def pytest_collection_modifyitems(items):
     """Leave most cases of a long sweep to the later part: ``every(n)`` keeps each n-th."""
     counts = collections.Counter()
     for item in items:
-        if mark := item.get_closest_marker("every"):
+        mark = item.get_closest_marker("every")
+        if mark and not item.get_closest_marker("slow"):
             test = item.nodeid.partition("[")[0]
             if counts[test] % mark.args[0]:
                 item.add_marker("later")

@@ -131,6 +131,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_counts(name):
     make, side, (multiply_adds, near), (parameters, close) = PUBLISHED[name]

@@ -145,6 +145,7 @@ CASES = {
 }
 
 
+@pytest.mark.every(2)
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("name", CASES)
 def test_receptive_field_is_what_a_gradient_finds(name):

@@ -190,6 +190,7 @@ def test_a_picture_that_cannot_be_read_is_refused_by_name(tmp_path):
         source.inputs(0, 1)
 
 
+@pytest.mark.later
 def test_workers_read_what_one_process_would_and_leave_nobody_behind(tmp_path):
     whole = streamed(write(tmp_path)).inputs(0, 9)
     # Taken up at a step that is the second worker's.

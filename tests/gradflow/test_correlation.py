@@ -75,6 +75,7 @@ def test_batch_statistics_make_it_the_gradient_of_all_outputs_together():
     jax.tree.map(np.testing.assert_array_equal, state, nnx.state(net))
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("kind", ["plain", "residual"])
 def test_two_orthogonal_inputs_shatter_as_theory_says(kind):
     depth, width, nets = 6, 256, 24

@@ -16,6 +16,7 @@ from tests.nn.conftest import quick_compilation as quick_compilation
 quickly = pytest.mark.usefixtures("quick_compilation")
 
 
+@pytest.mark.every(2)
 @quickly
 @pytest.mark.parametrize("shortcut", ["none", "identity"])
 def test_depth_ten_thousand_is_finite_and_compiles_to_the_program_of_depth_one_hundred(shortcut):
@@ -75,6 +76,7 @@ def _faded(dtype):
     return measured.table()["gradient_log_norm"]
 
 
+@pytest.mark.every(2)
 @quickly
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_half_precision_reaches_depths_that_its_range_does_not(dtype):

@@ -163,6 +163,7 @@ def test_equals_the_sum_over_every_single_path(name):
     np.testing.assert_allclose(found.energy, energy / energy.sum(), rtol=1e-9)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("gain", [1.0, 1 / 24])
 def test_the_energies_of_wide_networks_are_binomial(gain):
     net = models.deep_stack(

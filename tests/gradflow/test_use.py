@@ -196,6 +196,7 @@ def test_growth_tells_an_exponential_from_a_power_law():
             gradflow.growth(bad)
 
 
+@pytest.mark.later
 def test_jax_switches_change_nothing():
     net = nn.Chain(
         body=nn.Repeat(lambda rngs: nn.Residual(nn.Dense(4, 4, rngs=rngs)), 2, rngs=nnx.Rngs(0)),

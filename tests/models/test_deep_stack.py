@@ -67,6 +67,7 @@ def test_branch_and_shortcut_have_factors_of_their_own():
     np.testing.assert_allclose(net(IMAGE), 0.7 * IMAGE - 0.3 * plain(IMAGE), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("convs_per_unit", [1, 2, 3])
 @pytest.mark.parametrize("order", ["pre", "post"])
 @pytest.mark.parametrize("shortcut", ["identity", "none", "gated"])
@@ -83,6 +84,7 @@ def test_depth_counts_convolutions_and_each_has_one_activation(convs_per_unit, o
     assert total(pair, nn.Activation) == 12
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("order", ["pre", "post"])
 @pytest.mark.parametrize("conv", ["dense", "separable"])
 def test_twins_share_their_parameters_whatever_the_shortcut(order, conv):

@@ -38,6 +38,7 @@ def test_logits_and_every_gradient_norm(file, dtype, train, request):
     golden.check(net, file, dtype, train)
 
 
+@pytest.mark.later
 def test_the_check_can_fail(x64, quick_compilation):
     """One epsilon of one norm shows: 1e-4 for 1e-5."""
     net = golden.loaded("resnet18", "resnet18", jnp.float64)

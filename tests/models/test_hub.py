@@ -206,6 +206,7 @@ def test_a_network_with_its_weights(served, quick_compilation):
         models.from_hub("someone/resnet20_cifar.own", width=4, num_classes=3, rngs=nnx.Rngs(0))
 
 
+@pytest.mark.later
 def test_preprocessing_of_a_repository(served):
     config = {"input_size": [3, 40, 40], "crop_pct": 0.9, "mean": [0.1, 0.2, 0.3]}
     served_network(served, "someone/resnet20_cifar.forty", pretrained_cfg=config)

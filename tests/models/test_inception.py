@@ -76,6 +76,7 @@ def test_sizes_are_the_published_ones(name, size, billions, stages):
     assert f"{cost.multiply_adds / 1e9:.3f}" == billions
 
 
+@pytest.mark.every(2)
 @quick_and_slow
 def test_theory_and_cost_see_through_every_leaf(name):
     net, shape = outline(name), TINY[name][1]
@@ -161,6 +162,7 @@ def test_stochastic_depth_grows_and_skips_whole_examples():
         unit(x[:1], train=True)
 
 
+@pytest.mark.every(2)
 @every_network
 def test_without_norm_every_convolution_has_a_bias(name):
     kinds = (nn.Conv, nn.PointwiseConv)
@@ -196,6 +198,7 @@ def test_keras_has_norms_without_scale_and_means_without_padding(name):
         assert means == {name == "inception_v3" and not keras}
 
 
+@pytest.mark.every(2)
 @two_networks
 def test_width_is_a_factor_on_every_channel_count(name):
     one, two = (shapes(outline(name, width=width, num_classes=7)) for width in (0.25, 0.5))
@@ -216,6 +219,7 @@ def test_the_window_of_the_third_branch():
         assert windows == [(window, window)] * 3
 
 
+@pytest.mark.every(2)
 @two_networks
 def test_dtypes_classes_and_dropout(name):
     shape = TINY[name][1]

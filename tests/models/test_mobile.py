@@ -64,6 +64,7 @@ def output(net, x, **how):
     return jax.jit(lambda state, x: nnx.merge(graphdef, state)(x, **how))(state, x)
 
 
+@pytest.mark.every(2)
 @every_family
 def test_twins_have_the_same_initial_values(family):
     plain = parameters(tiny(family, shortcut="none"))
@@ -107,6 +108,7 @@ def test_without_norm_convolutions_have_biases(family):
         assert conv.bias is None, path
 
 
+@pytest.mark.every(2)
 @every_family
 def test_output_stride_turns_strides_into_dilations(family):
     plain, dilated = outline(family), outline(family, output_stride=8)
@@ -149,6 +151,7 @@ def test_random_layers_need_and_follow_rngs():
         jax.eval_shape(run, state)
 
 
+@pytest.mark.every(2)
 @every_family
 def test_dtypes_reach_every_part(family):
     net = outline(family, dtype=jnp.bfloat16, shortcut="gated")
@@ -243,6 +246,7 @@ def test_multiply_adds_are_the_papers(name):
     assert not found.unknown
 
 
+@pytest.mark.every(2)
 @every_family
 def test_theory_and_cost_know_every_leaf(family):
     net = outline(family)

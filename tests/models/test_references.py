@@ -63,6 +63,7 @@ def parameters(net):
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(net, nnx.Param)))
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", names(TORCH))
 def test_parameters_keys_and_shapes_are_torch_s(name):
     options = {"auxiliary": True} if name.endswith("_aux") else {}

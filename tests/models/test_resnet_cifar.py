@@ -77,6 +77,7 @@ def test_forward_pass_is_the_one_written_by_hand(order, shortcut, transition):
     np.testing.assert_allclose(y, expected, rtol=2e-3, atol=2e-4)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("order", ["pre", "post"])
 @pytest.mark.parametrize("options", [{}, {"norm": "none"}, {"conv": "separable"}])
 def test_the_plain_twin_has_the_same_parameters_and_the_same_initial_values(order, options):

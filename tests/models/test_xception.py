@@ -165,6 +165,7 @@ def test_a_pair_has_the_gain_of_one_layer():
     assert unit.pointwise.origin.kernel_init.scale == 2.0
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("reference", ["torch", "keras"])
 def test_every_leaf_has_a_name_of_its_own(reference):
     for middle in (1, 9):

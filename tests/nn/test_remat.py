@@ -124,6 +124,7 @@ def test_keys_that_a_unit_owns_are_kept_apart():
     assert_close(ours, everything(net, image()), 1e-6)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("n", SIZES)
 def test_an_interpreter_sees_the_units_in_order(n):
     net = nn.Repeat(lambda rngs: nn.Scale(1.0, learnable=True), n, rngs=nnx.Rngs(0), remat="sqrt")
@@ -311,6 +312,7 @@ def temporary(n, remat):
     return memory.temp_size_in_bytes / (x.size * 4)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(
     ("remat", "exponent", "slope"), [("none", 1, None), ("unit", 1, 1), ("sqrt", 0.5, 2)]
 )

@@ -196,6 +196,7 @@ def _hessian_product(conv):
 FORWARD, EVERY = {"forward"}, {"forward", "input_gradient", "kernel_gradient"}
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("maps", MAPS.values(), ids=MAPS)
 @pytest.mark.parametrize(
     ("derived", "expected"),

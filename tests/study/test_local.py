@@ -69,6 +69,7 @@ def by_index(folder, keys):
     return {key["index"]: rows for key, rows in study.groups(table, ["index"])}
 
 
+@pytest.mark.later
 def test_a_cell_that_takes_too_long_has_failed_and_its_process_is_replaced(
     cache, tmp_path, monkeypatch
 ):

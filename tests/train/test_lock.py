@@ -95,6 +95,7 @@ def steps(folder):
     return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
 
 
+@pytest.mark.later
 @pytest.mark.usefixtures("quick_compilation")
 def test_sigterm_writes_a_checkpoint_and_ends_by_the_signal(source, tmp_path, killed, capsys):
     whole = train.fit(small(), source, RECIPE)
@@ -114,6 +115,7 @@ def test_sigterm_writes_a_checkpoint_and_ends_by_the_signal(source, tmp_path, ki
     jax.tree.map(np.testing.assert_array_equal, fitted.state, whole.state)
 
 
+@pytest.mark.later
 @pytest.mark.usefixtures("quick_compilation")
 def test_a_handler_of_the_users_is_called_and_may_go_on(source, tmp_path, killed):
     called = []
@@ -127,6 +129,7 @@ def test_a_handler_of_the_users_is_called_and_may_go_on(source, tmp_path, killed
     assert killed == [(os.getpid(), signal.SIGTERM)]
 
 
+@pytest.mark.later
 @pytest.mark.usefixtures("quick_compilation")
 def test_a_second_signal_does_not_wait(source, tmp_path, killed):
     recipe = train.Recipe(steps=2, dispatch=2)
@@ -136,6 +139,7 @@ def test_a_second_signal_does_not_wait(source, tmp_path, killed):
     assert killed == [(os.getpid(), signal.SIGTERM)] * 2
 
 
+@pytest.mark.later
 @pytest.mark.usefixtures("quick_compilation")
 def test_signals_are_left_alone_without_a_folder_where_ignored_and_in_other_threads(
     source, tmp_path, killed

@@ -58,6 +58,7 @@ def drawn(rng, n, depth, kind, rho):
     return products[0, 1] / np.sqrt(products[0, 0] * products[1, 1])
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(
     ("kind", "depth", "rho"),
     [

@@ -12,6 +12,7 @@ EVERY = pytest.mark.parametrize("name", sorted(nn.ACTIVATIONS))
 MEAN, VARIANCE, RHO = 0.4, 1.6, -0.35
 
 
+@pytest.mark.every(2)
 @EVERY
 def test_value_and_slope_are_the_activations_own(name):
     z = np.linspace(-7, 7, 200, dtype=np.float32) + 0.003

@@ -101,6 +101,7 @@ def test_separable_units():
     assert total == pytest.approx(gradflow.oracles.separable_gain(8, 12), rel=5e-3)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("weight", [1.0, 1.5, 2.0])
 def test_tanh_follows_chi(weight):
     init = nn.initializers.VarianceScaling(weight)
@@ -212,6 +213,7 @@ def test_pools():
     assert np.exp(2 * found[""].gradient_gain) == pytest.approx(1 / 48)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("name", sorted(registry.CASES))
 def test_every_node_is_known(name, train):
