@@ -1,4 +1,4 @@
-"""Seeds: one structure, drawn and trained from any number of seeds; every program compiles once."""
+"""Seeds: networks of one structure, trained from any number of seeds; a program compiles once."""
 
 from collections.abc import Callable
 from typing import Any

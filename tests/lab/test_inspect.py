@@ -138,7 +138,7 @@ def remarks(**changes):
 
 def test_what_was_chosen_is_said_with_the_reason(weights, folder):
     assert "8 images of unit Gaussian noise" in remarks()
-    assert "batch statistics (running ones normalise nothing at birth)" in remarks()
+    assert "batch statistics (running ones normalise nothing at initialization)" in remarks()
     assert "running statistics (as asked for)" in remarks(train=False)
     assert "batch statistics (as asked for)" in remarks(weights=weights, train=True)
     assert "cotangent at the output (fresh weights" in remarks(images=folder)

@@ -6,11 +6,11 @@ NAME is one of ``models.list()``. Prints the cost of every unit; then the norms 
 gradients at every unit from one backward pass; draws them along the layers, the leaves with a
 kernel. Every number of every unit is in ``inspect.parquet``.
 
-Without --weights the network is freshly drawn, and what mean-field theory expects of it
+Without --weights the network is randomly initialized, and what mean-field theory expects of it
 (``gradflow.predict``) stands beside the measurement; of loaded weights theory says nothing. Without
 --images the batch is unit Gaussian noise. Unless --train or --no-train says otherwise, loaded
 weights are measured in evaluation mode, with the running statistics that belong to them, and fresh
-ones on batch statistics: at birth running statistics normalise nothing.
+ones on batch statistics: at initialization running statistics normalise nothing.
 
 The gradient is that of the mean cross-entropy where weights are loaded and the images lie in as
 many class folders as the network has outputs, taken in sorted order. Else it comes from a unit

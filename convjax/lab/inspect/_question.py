@@ -21,13 +21,13 @@ class Config(lab.CommandOptions):
     name: str = ""
     """The network: a name that models.list() knows."""
     weights: Path | None = None
-    """File of weights: .safetensors, .pth, or a Keras .h5; without it, they are freshly drawn."""
+    """File of weights: .safetensors, .pth, or a Keras .h5; without it, they are random."""
     reference: Literal["torch", "keras"] = "torch"
     """Whose details it follows: timm's and torchvision's, or Keras's, as a .h5 file needs."""
     images: Path | None = None
     """Folder of pictures, or of class folders; without it, the batch is noise."""
     batch: int = 8
-    """Images, drawn from the folder."""
+    """Images, a random choice of the folder."""
     size: int | None = None
     """Their height and width; without it, what models.preprocessing says."""
     num_classes: int | None = None

@@ -83,7 +83,7 @@ def subject(request: Request) -> Subject:
         options["reference"] = request.reference
 
     net = models.create(request.name, rngs=nnx.Rngs(request.seed), **options)
-    weighed = f"{request.name}: freshly drawn, seed {request.seed}"
+    weighed = f"{request.name}: randomly initialized, seed {request.seed}"
     if request.weights is not None:
         count = models.load_weights(net, request.weights).count
         weighed = f"{request.name}: {count} arrays of {request.weights}"
@@ -134,7 +134,10 @@ def _labels(
 def _mode(request: Request, train: bool) -> str:
     why = "as asked for"
     if request.train is None:
-        fresh, loaded = "running ones normalise nothing at birth", "they belong to the weights"
+        fresh, loaded = (
+            "running ones normalise nothing at initialization",
+            "they belong to the weights",
+        )
         why = fresh if train else loaded
     return f"norms: {'batch' if train else 'running'} statistics ({why})"
 

@@ -47,7 +47,7 @@ class Training:
     warmup_from: float = 0.0
     """Share of the learning rate at which that begins."""
     weight_decay: float = 5e-4
-    """How strongly weights are drawn to 0."""
+    """How strongly weights are pulled to 0."""
     decayed: str = "kernels"
     """Which: kernels, all."""
     clip: float | None = None

@@ -53,7 +53,7 @@ class Run(Training):
     steps: int = 800
     """How many to take."""
     weight_decay: float = 5e-3
-    """How strongly weights are drawn to 0."""
+    """How strongly weights are pulled to 0."""
     label_smoothing: float = 0.1
     """Share of each label that is spread over all classes."""
     average: float = 0.99

@@ -28,7 +28,7 @@ class Subject:
 
     Attributes:
       name: of the network.
-      draw: returns the network, at birth.
+      draw: returns the network, at initialization.
       sets: the data.
       recipe: how.
       remarks: what was chosen, one sentence each.
