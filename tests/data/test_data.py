@@ -29,7 +29,7 @@ def test_an_unknown_split_is_refused():
 
 def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ImportError, match=r"pip install convjax\[experiments\]"):
+    with pytest.raises(ImportError, match=r"pip install .?convjax\[lab\]"):
         data.digits()
 
 

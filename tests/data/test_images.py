@@ -220,5 +220,5 @@ def test_a_folder_without_pictures_is_refused(tmp_path):
 
 def test_without_pillow_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ImportError, match=r"pip install convjax\[experiments\]"):
+    with pytest.raises(ImportError, match=r"pip install .?convjax\[lab\]"):
         bytes_of(tmp_path)

@@ -72,11 +72,13 @@ def test_every_network_is_known():
     assert set(CASES) == set(PUBLISHED)
 
 
+@pytest.mark.every(2)
 @every_network
 def test_parameters_are_as_many_as_published(name):
     assert count(shapes(name)) == PUBLISHED[name][0]
 
 
+@pytest.mark.every(2)
 @every_network
 def test_convolutions_are_those_of_the_published_network(name, monkeypatch):
     """Window, channels, strides, padding and groups, and the size of the image that each meets."""

@@ -43,6 +43,7 @@ def at_birth():
     return nnx.merge(*jax.jit(lambda: nnx.split(resnet_8(rngs=nnx.Rngs(0))))())
 
 
+@pytest.mark.later
 def test_a_step_of_keras_is_a_step_of_ours(keras, monkeypatch):
     ours = at_birth()
     case = Case("resnet_8", "ResNet-8", resnet_8, 10, 3)

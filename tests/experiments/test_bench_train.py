@@ -37,6 +37,7 @@ def test_a_row_is_of_one_step_and_its_ratio_a_median_of_ratios(case):
     assert (row["ratio"], row["least"], row["most"], row["target"]) == (2.0, 1.0, 5.0, 1.5)
 
 
+@pytest.mark.later
 def test_fit_takes_the_bare_step_s_steps(case):
     """The same batch again and again: fit's losses are those of the bare step, called by hand."""
     same = bench.Same(*next(case.source.once()))

@@ -198,6 +198,7 @@ def test_the_autocorrelation_along_a_line_is_that_of_its_gradients():
     np.testing.assert_allclose(found.lags, apart, rtol=1e-12)
 
 
+@pytest.mark.later
 def test_along_a_line_batch_norm_shatters_plain_networks_more_than_residual_ones():
     start, end = np.random.default_rng(0).normal(size=(2, 1, 1, 48)).astype(np.float32)
     shared = {"norm": "batch", "kernel_size": (1, 1), "convs_per_unit": 1}

@@ -49,6 +49,7 @@ def _jacobian(net, x, *, train, step=1e-5):
     return np.stack(columns, axis=1)
 
 
+@pytest.mark.every(2)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("make, shape", [(_narrowing, (4, 5, 3)), (_widening, (2, 3, 2, 3))])
 def test_every_method_agrees_with_finite_differences(make, shape):

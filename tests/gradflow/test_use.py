@@ -24,6 +24,7 @@ def _profile(net, **options):
     return gradflow.profile(net, jnp.asarray(X), **given)
 
 
+@pytest.mark.later
 def test_survives_jit_and_vmap_over_seeds():
     def one(key):
         return _profile(models.deep_stack(4, 4, rngs=nnx.Rngs(key)))

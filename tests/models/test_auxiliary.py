@@ -132,6 +132,7 @@ def network(name, **options):
     return nnx.eval_shape(lambda: models.create(name, rngs=nnx.Rngs(0), **options))
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(
     "name, with_heads, without, paths",
     [

@@ -125,6 +125,7 @@ def test_every_option_gives_finite_outputs(options):
         assert jnp.isfinite(y).all() and float(jnp.std(y)) > 0
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("init", ["he", "he_uniform", "glorot"])
 def test_a_pair_has_the_gain_of_its_one_activation_once(init):
     mix = 1 / 16 if init == "glorot" else 2 / 16

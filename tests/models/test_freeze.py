@@ -274,6 +274,7 @@ OPTIMISERS = {
 }
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("way", OPTIMISERS)
 def test_nnx_optimizer_takes_the_split(way):
     net, twin = tiny(), tiny()

@@ -95,6 +95,7 @@ def profiled(net, shape):
     return found
 
 
+@pytest.mark.later
 def test_profile_sees_every_branch_of_a_unit():
     unit = tiny("inception_resnet_v2").stage2[1]
     found = profiled(unit, (2, 5, 6, unit.branch.conv.kernel.shape[-1]))
@@ -119,6 +120,7 @@ def test_the_plain_twin_has_the_same_parameters_and_the_same_initial_values():
             np.testing.assert_array_equal(value[...], other[path][...], err_msg=str(path))
 
 
+@pytest.mark.later
 def test_shortcut_scale_and_branch_scales():
     kinds = {"identity": nn.Identity, "none": type(None), "scaled": nn.Scale, "gated": nn.Gate}
     for shortcut, kind in kinds.items():
@@ -140,6 +142,7 @@ def test_shortcut_scale_and_branch_scales():
     assert [unit.scale for _, unit in nodes(net, nn.Residual)] == [1.0, 0.5, 1.0]
 
 
+@pytest.mark.later
 def test_stochastic_depth_grows_and_skips_whole_examples():
     net = outline("inception_resnet_v2", units=(2, 2, 1), stochastic_depth=0.8)
     rates = [node.rate for _, node in nodes(net, nn.StochasticDepth)]

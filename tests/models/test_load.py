@@ -78,6 +78,7 @@ def test_gradients_are_exported_by_the_same_names(donor):
         models.export_weights(net, gradients)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("shortcut", ["identity", "gated"])
 def test_a_repeat_is_taken_apart(shortcut):
     make = {"depth": 20, "width": 4, "shortcut": shortcut, "transition": "projection"}

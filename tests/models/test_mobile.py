@@ -258,6 +258,7 @@ def test_theory_and_cost_know_every_leaf(family):
     assert cost.parameters == sum(np.prod(shape) for shape in shapes(net).values())
 
 
+@pytest.mark.later
 def test_profile_sees_every_layer():
     net = tiny("efficientnet")
     measured(nn.Chain(stem=net.stem, stage1=net.stage1))

@@ -94,6 +94,7 @@ def test_norms_and_biases():
     assert any(isinstance(v.node, nn.GroupNorm) for v in nn.walk(net))
 
 
+@pytest.mark.later
 def test_stochastic_depth_rises_and_draws():
     net = tiny(stochastic_depth=0.4, bottleneck=False)
     rates = [v.node.rate for v in nn.walk(net) if isinstance(v.node, nn.StochasticDepth)]

@@ -46,6 +46,7 @@ def test_running_statistics_at_initialisation():
     assert found.cause in found.verdict and "theory expects" in found.verdict
 
 
+@pytest.mark.later
 def test_the_wrong_fan_of_a_grouped_kernel():
     scaling = jax.nn.initializers.variance_scaling
     found = _compare(_separable(scaling(1.0, "fan_out", "normal")))
