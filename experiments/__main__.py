@@ -33,7 +33,8 @@ def found() -> dict:
     for before, folder in (("", HERE), ("bench-", HERE / "benchmarks")):
         for path, module, about in commands.modules(folder):
             own = path.parent.name if path.stem == "__init__" else path.stem
-            at = ".".join(path.relative_to(HERE.parent).with_suffix("").parts)
+            home = path.parent if path.stem == "__init__" else path.with_suffix("")
+            at = ".".join(home.relative_to(HERE.parent).parts)
             name = before + own.replace("_", "-")
             if commands.defines(module, "main"):
                 known[name] = commands.Command(about, partial(_called, at))

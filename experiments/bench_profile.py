@@ -24,8 +24,7 @@ from flax import nnx
 from rich.table import Table
 
 from convjax import gradflow, lab, models, ops, study
-from convjax.lab import console
-from experiments._classifier import cross_entropy
+from convjax.lab import console, cross_entropy
 
 
 @dataclasses.dataclass(frozen=True)

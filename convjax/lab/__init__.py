@@ -6,6 +6,7 @@ cell by cell (``Experiment``). Needs ``pip install "convjax[lab]"``.
 
 from convjax import _room
 from convjax.lab._checks import check_least as check_least
+from convjax.lab._checks import check_positive as check_positive
 from convjax.lab._checks import check_several as check_several
 from convjax.lab._checks import unknown as unknown
 from convjax.lab._classifier import Classifier as Classifier

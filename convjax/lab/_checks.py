@@ -51,6 +51,26 @@ def check_least(config: Any, **least: int | float) -> None:
             raise ValueError(f"{option}={value} must be at least {bound}")
 
 
+def check_positive(config: Any, *options: str) -> None:
+    """Refuse numbers that are not greater than 0.
+
+    Args:
+      config: the options.
+      *options: names of those to look at.
+
+    Raises:
+      ValueError: it names the option.
+
+    Example:
+      >>> import types
+      >>> from convjax import lab
+      >>> lab.check_positive(types.SimpleNamespace(learning_rate=0.1), "learning_rate")
+    """
+    for option in options:
+        if not getattr(config, option) > 0:
+            raise ValueError(f"{option}={getattr(config, option)} must be greater than 0")
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """Return the sentence that refuses a name, with the nearest right ones.
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 
-def compiled(function: Callable[..., Any], *arguments: Any, level: int = 0) -> Any:
+def compiled(function: Callable[..., Any], *arguments: Any, level: int | None = 0) -> Any:
     """Compile a function with less effort, for what runs once or draws random numbers.
 
     At its highest level LLVM spends most of a minute on random numbers, for nothing.
@@ -14,7 +14,8 @@ def compiled(function: Callable[..., Any], *arguments: Any, level: int = 0) -> A
     Args:
       function: it can be traced.
       *arguments: arrays of the shapes that it will be called with, or their shapes.
-      level: of LLVM's effort on CPU; 0 for what runs once, 2 for loops over networks.
+      level: of LLVM's effort on CPU; 0 for what runs once, 2 for loops over networks, None for
+        the highest.
 
     Returns:
       The compiled function.
@@ -28,17 +29,19 @@ def compiled(function: Callable[..., Any], *arguments: Any, level: int = 0) -> A
     return jax.jit(function).lower(*arguments).compile(compiler_options(level))
 
 
-def compiler_options(level: int = 0) -> Any:
+def compiler_options(level: int | None = 0) -> Any:
     """Return the options of ``compiled``, for programs that are compiled elsewhere.
 
     Args:
-      level: of LLVM's effort on CPU.
+      level: of LLVM's effort on CPU; None leaves it at its highest.
 
     Example:
       >>> from convjax import lab
       >>> isinstance(lab.compiler_options(), dict)
       True
     """
-    if jax.default_backend() != "cpu" or jax.config.read("jax_disable_most_optimizations"):
+    if level is None or jax.default_backend() != "cpu":
+        return {}
+    if jax.config.read("jax_disable_most_optimizations"):
         return {}
     return {"xla_backend_optimization_level": level}

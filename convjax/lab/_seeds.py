@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from convjax import data, train
-from convjax.lab._compile import compiled
+from convjax.lab._compile import compiled, compiler_options
 
 
 class Seeds:
@@ -47,12 +47,12 @@ class Seeds:
         self._draw = compiled(lambda key: nnx.split(make(nnx.Rngs(key)))[1], key)
 
     def draw(self, seed: int) -> Any:
-        """Return the network of a seed, at birth."""
+        """Return the network of a seed, at initialization."""
         return nnx.merge(self.graphdef, self._draw(jax.random.key(seed)))
 
-    def trainer(self, recipe: train.Recipe) -> "Trainer":
-        """Compile what trains by a recipe."""
-        return Trainer(self, recipe)
+    def trainer(self, recipe: train.Recipe, *, level: int | None = None) -> "Trainer":
+        """Compile what trains by a recipe; for the level see ``compiler_options``."""
+        return Trainer(self, recipe, level)
 
 
 class Trainer:
@@ -61,6 +61,7 @@ class Trainer:
     Args:
       seeds: of whose structure the networks are.
       recipe: how they are trained.
+      level: of LLVM's effort, as in ``compiler_options``.
 
     Example:
       >>> from convjax import lab
@@ -69,21 +70,23 @@ class Trainer:
       ...     return [trainer.fit(seeds.draw(seed), seed)[1]["loss"] for seed in range(count)]
     """
 
-    def __init__(self, seeds: Seeds, recipe: train.Recipe):
+    def __init__(self, seeds: Seeds, recipe: train.Recipe, level: int | None = None):
         self.seeds, self.recipe = seeds, recipe
         net, source = seeds.draw(0), seeds.source(0)
-        self.dispatch = train.make_dispatch(net, source, recipe)
-        # Of no step: this compiles.
-        inputs = source.inputs(0, recipe.dispatch)
-        self.dispatch(train.start(net, recipe), source.arrays, inputs, 0)
+        given = (train.start(net, recipe), source.arrays, source.inputs(0, recipe.dispatch), 0)
+        dispatch: Any = train.make_dispatch(net, source, recipe)
+        self.dispatch = dispatch.lower(*given).compile(compiler_options(level))
 
-    def fit(self, net: Any, seed: int, *, steps: int | None = None) -> tuple[Any, dict[str, Any]]:
+    def fit(
+        self, net: Any, seed: int, *, steps: int | None = None, first: int = 0
+    ) -> tuple[Any, dict[str, Any]]:
         """Train a network.
 
         Args:
           net: the network, as it is at first; it is not changed.
           seed: of the order of the images.
           steps: how many, at least 1; None takes the recipe's.
+          first: batches of that order that are passed over.
 
         Returns:
           The trained network, and the metrics of ``train.make_step`` with the steps for first axis.
@@ -91,9 +94,9 @@ class Trainer:
         recipe, source = self.recipe, self.seeds.source(seed)
         state = train.start(net, recipe)
         steps, found = recipe.steps if steps is None else steps, []
-        for first in range(0, steps, recipe.dispatch):
-            count = min(recipe.dispatch, steps - first)
-            inputs = source.inputs(first, recipe.dispatch)
+        for done in range(0, steps, recipe.dispatch):
+            count = min(recipe.dispatch, steps - done)
+            inputs = source.inputs(first + done, recipe.dispatch)
             state, metrics = self.dispatch(state, source.arrays, inputs, count)
             found.append(jax.tree.map(lambda a, n=count: np.asarray(a[:n]), metrics))
         graphdef = nnx.split(net, nnx.Param, ...)[0]

@@ -3,8 +3,7 @@
 import numpy as np
 
 from convjax.lab import Columns, Criterion, pick, that
-from experiments._classifier import CONVS_PER_UNIT
-from experiments._growth_table import Summary, summaries
+from experiments.gradient_norms.growth import Growth, growths
 
 DEEP, WIDE, TAMED = 40, 8, 10
 USUAL = {"activation": "relu", "init": "he", "conv": "dense"}
@@ -29,7 +28,7 @@ def judge(columns: Columns) -> list[Criterion]:
     return criteria
 
 
-_Found = dict[tuple[str, str, int], Summary]
+_Found = dict[tuple[str, str, int], Growth]
 
 
 def _deepest(columns: Columns) -> _Found:
@@ -38,7 +37,7 @@ def _deepest(columns: Columns) -> _Found:
     if depth < DEEP:
         return {}
     by = ["norm", "shortcut", "depth", "step"]
-    rows = summaries(pick(columns, depth=depth), by, layers_per_unit=CONVS_PER_UNIT)
+    rows = growths(pick(columns, depth=depth), by)
     return {(r.key["norm"], r.key["shortcut"], r.key["step"]): r for r in rows}
 
 
@@ -52,7 +51,7 @@ def _laws(named: str, found: _Found) -> list[Criterion]:
         grown = mean < 1 if expected == FADES else mean > 1
         criteria.append(
             that(
-                f"{named}{name}, {row.key['depth']} layers, at birth: {expected}",
+                f"{named}{name}, {row.key['depth']} layers, at initialization: {expected}",
                 grown and row.law == law,
                 row.failure or f"x{mean:.3f} a layer, {row.law}",
                 f"{'below' if expected == FADES else 'above'} 1, {law}",
@@ -77,16 +76,16 @@ def _least(named: str, found: _Found) -> list[Criterion]:
 
 
 def _tamed(named: str, found: _Found) -> list[Criterion]:
-    born = found.get(("none", "identity", 0))
+    first = found.get(("none", "identity", 0))
     trained = [row for key, row in found.items() if key[:2] == ("none", "identity") and key[2]]
-    if born is None or not trained or trained[0].key["step"] < TAMED:
+    if first is None or not trained or trained[0].key["step"] < TAMED:
         return []
     row = trained[0]
     return [
         that(
             f"{named}residual: {row.key['step']} steps of training take growth from the gradient",
-            row.first - row.last < born.first - born.last,
+            row.first - row.last < first.first - first.last,
             row.failure or f"ln of the ratio {row.first - row.last:.1f}",
-            f"below {born.first - born.last:.1f}, that at birth",
+            f"below {first.first - first.last:.1f}, that at initialization",
         )
     ]

@@ -1,0 +1,163 @@
+"""The command line of a question: options over their file, refusals, interruption, listing."""
+
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from convjax import lab, study
+from convjax.lab import _run
+from experiments import __main__ as entry
+from tests.lab import planted
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(lab.Options):
+    """Options of every kind."""
+
+    depths: tuple[int, ...] = (4, 7)
+    """Layers of the plain network."""
+    rate: float = 0.5
+    """How fast."""
+    words: tuple[str, ...] = ("one",)
+    """What is said."""
+
+
+def cells(config):
+    return [planted.Cell(depth) for depth in config.depths]
+
+
+ASKED = dataclasses.replace(planted.EXPERIMENT, config=Config, cells=cells)
+
+
+def ask(*argv):
+    return lab.run(ASKED, argv, ["convjax", "run", "planted.py"])
+
+
+def refused(capsys, *argv, call=ask):
+    with pytest.raises(SystemExit) as stop, lab.speaking_plainly():
+        call(*argv)
+    assert stop.value.code == 2
+    text = " ".join(capsys.readouterr().err.split())
+    assert "Traceback" not in text
+    return text
+
+
+def test_the_command_line_overrides_the_file_and_the_file_the_defaults(tmp_path, monkeypatch):
+    file = tmp_path / "study.toml"
+    file.write_text('depths = [8]\nrate = 1\ntime-limit = 2.5\nwords = ["two"]\n')
+    seen = []
+    monkeypatch.setattr(_run, "run_config", lambda _, config, argv: seen.append(config) or 0)
+    assert ask("--config", str(file), "--words", "three", "four") == 0
+    config = seen[0]
+    assert (config.depths, config.words, config.time_limit) == ((8,), ("three", "four"), 2.5)
+    assert config.rate == 1.0 and isinstance(config.rate, float)
+    assert config.workers is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("depht = [8]", r"the option 'depht' is not known; did you mean 'depths'"),
+        ("depths = ['eight']", r"depths = \['eight'\] is not what that option takes"),
+        ("depths = [8", r"is not valid TOML"),
+        ("config = 'other.toml'", r"the option 'config' is not known"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_a_sentence(text, message, tmp_path, capsys):
+    (tmp_path / "study.toml").write_text(text)
+    assert re.search(message, refused(capsys, "--config", str(tmp_path / "study.toml")))
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--dephts", "8"], "Perhaps you meant: --depths"),
+        (["--rate", "nan"], "rate=nan must be a finite number"),
+        (["--config", "missing.toml"], "cannot read the configuration 'missing.toml'"),
+        (["--out", "FOLDER/file/x"], "cannot write into '.*file/x': Not a directory"),
+    ],
+)
+def test_a_wrong_word_is_refused_in_a_sentence(argv, message, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    argv = [word.replace("FOLDER", str(tmp_path)) for word in argv]
+    assert re.search(message, refused(capsys, *argv, "--runner", "here"))
+
+
+def test_a_platform_that_is_not_there_is_refused():
+    command = [sys.executable, "-m", "experiments", "gradient-norms", "--runner", "here"]
+    command += ["--platform", "tpu"]
+    without = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=without)
+    assert done.returncode == 2
+    assert re.search("^error: platform 'tpu' was asked for, but JAX finds no such", done.stderr)
+
+
+def test_experiments_are_listed_without_importing_them():
+    script = (
+        "import sys; from experiments.__main__ import main; main([]); "
+        "print('experiments.theory' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert re.search(r"python -m experiments gradient-norms +\w+", done.stdout)
+    assert done.stdout.endswith("False\n")
+
+
+def test_an_unknown_experiment_gets_the_nearest(capsys):
+    told = refused(capsys, ["gradient-norm"], call=entry.main)
+    assert "did you mean 'gradient-norms'?" in told
+
+
+def test_the_help_explains_every_option(capsys):
+    with pytest.raises(SystemExit) as stop:
+        ask("--help")
+    assert stop.value.code == 0
+    told = capsys.readouterr().out
+    for field in dataclasses.fields(Config):
+        assert f"--{field.name.replace('_', '-')}" in told
+    assert "the plain network" in " ".join(told.split())
+
+
+def test_what_is_measured_outlives_an_interruption(tmp_path, monkeypatch, capsys):
+    real, calls = planted.measure, []
+
+    def stopping(cell):
+        calls.append(cell.depth)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(cell)
+
+    asked = dataclasses.replace(ASKED, measure=stopping, study="planted:measure")
+    argv, command = ["--runner", "here", "--out", str(tmp_path)], ["planted"]
+    assert lab.run(asked, argv, command) == 130
+    assert "interrupted: 1 of 2 cells are kept" in " ".join(capsys.readouterr().err.split())
+    assert lab.run(asked, argv, command) == 1  # one of its criteria fails
+    assert calls == [4, 7, 7]
+    columns, _ = study.read_parquet(tmp_path / "planted.parquet")
+    assert columns["depth"].tolist() == [4] * 4 + [7] * 7
+    assert (tmp_path / "planted_depth_4.png").exists()
+
+
+@pytest.mark.slow
+def test_control_c_ends_with_130_and_keeps_the_cells(tmp_path):
+    argv = ["--depths", "8", "10", "12", "14", "--seeds", "1", "--steps", "1", "--widths", "4"]
+    argv += ["--batch-size", "16", "--runner", "here", "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments", "gradient-norms", *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted" in err and not out
+    assert len(list((tmp_path / "cells").glob("*.parquet"))) > 0
