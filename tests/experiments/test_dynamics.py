@@ -1,4 +1,5 @@
 import functools
+import itertools
 import re
 
 import jax
@@ -10,26 +11,12 @@ from flax import nnx
 from convjax import data, gradflow, lab
 from convjax.lab import Seeds, joined, pick
 from experiments import __main__ as entry
-from experiments import _dynamics_measured as measuring
-from experiments import _dynamics_networks as networks
 from experiments import dynamics
-from experiments._classifier import cross_entropy
-from experiments._dynamics_judged import along_trunk, judge_pattern, off_orthogonal
-from experiments._dynamics_measured import BIRTH, FIRST, SCALED, TRAINED, Plan
-from experiments._dynamics_networks import (
-    DECAYED,
-    FIXUP,
-    HE,
-    NETWORKS,
-    PLAIN,
-    REZERO,
-    SILENT,
-    SKIPINIT,
-    TRUNK,
-    TWIN,
-    ZERO,
-)
-from experiments.dynamics import Config
+from experiments.dynamics import Config, networks
+from experiments.dynamics import training as measuring
+from experiments.dynamics.criteria import along_trunk, judge_pattern, off_orthogonal
+from experiments.dynamics.networks import DECAYED, FIXUP, HE, NETWORKS, PLAIN, TWIN, ZERO
+from experiments.dynamics.training import FIRST, INITIAL, SCALED, TRAINED, Plan
 
 UNITS, DEPTH, WIDTH, BATCH = 2, 6, 3, 8
 PLAN = Plan(
@@ -90,13 +77,15 @@ def test_every_phase_seed_step_and_parameter_has_its_rows(tiny):
             rows = pick(tiny, network=network, phase=phase)
             count = per_step + UNITS + 1
             assert len(rows["step"]) == steps * seeds * count
-            of_trunk = rows["role"] == TRUNK
+            of_trunk = rows["role"] == networks.TRUNK
             assert (np.isfinite(rows["signal"]) == of_trunk).all()
             assert (np.isfinite(rows["gradient"]) == ~of_trunk).all()
             assert np.isfinite(rows["loss"]).all()
-    assert len(pick(tiny, network=TWIN, phase=BIRTH)["step"]) == 0
-    born = pick(tiny, network=FIXUP, phase=BIRTH)
-    assert np.isfinite(born["gradient_log_norm"]).all() and len(born["step"]) == 2 * (UNITS + 1)
+    assert len(pick(tiny, network=TWIN, phase=INITIAL)["step"]) == 0
+    initial = pick(tiny, network=FIXUP, phase=INITIAL)
+    assert np.isfinite(initial["gradient_log_norm"]).all() and len(initial["step"]) == 2 * (
+        UNITS + 1
+    )
     paths = pick(tiny, network=FIXUP, phase=FIRST, seed=1, step=2)["path"]
     assert set(paths) == {
         "stem/kernel", "head/dense/kernel", "stem", "body/0", "body/1",
@@ -125,7 +114,7 @@ def test_what_theory_says_of_any_size_holds_at_a_tiny_one(tiny):
     assert abs(off_orthogonal(first | {"network": np.full(len(first["step"]), PLAIN)})) < 1e-5
 
 
-def test_watched_signals_are_the_profile_at_birth_and_later(tiny):
+def test_watched_signals_are_the_profile_initially_and_later(tiny):
     images, labels = data.digits("train")
     trainer = measured(TWIN)[1]
     seeds = trainer.seeds
@@ -134,7 +123,7 @@ def test_watched_signals_are_the_profile_at_birth_and_later(tiny):
     @jax.jit
     def profiled(state, images, labels):
         net = nnx.merge(seeds.graphdef, state)
-        return gradflow.profile(net, images, loss=cross_entropy, targets=labels, train=True)
+        return gradflow.profile(net, images, loss=lab.cross_entropy, targets=labels, train=True)
 
     for step, net in nets.items():
         order = data.batch_indices(len(images), BATCH, seed=1, step=step)
@@ -142,7 +131,7 @@ def test_watched_signals_are_the_profile_at_birth_and_later(tiny):
         profile = profiled(nnx.state(net), *batch)
         rows = pick(tiny, network=TWIN, phase=FIRST, seed=1, step=step)
         np.testing.assert_allclose(rows["loss"], profile.loss, rtol=1e-5)
-        trunk = pick(rows, role=TRUNK)
+        trunk = pick(rows, role=networks.TRUNK)
         expected = [profile["stem"].gradient.norm, *profile["body/*"].gradient.norm]
         assert trunk["path"].tolist() == ["stem", "body/0", "body/1"]
         np.testing.assert_allclose(trunk["signal"], expected, rtol=1e-4)
@@ -158,9 +147,9 @@ def test_watched_signals_are_the_profile_at_birth_and_later(tiny):
     assert not any(np.allclose(a, b) for a, b in zip(*moved, strict=True) if a.ndim > 1)
 
 
-def test_the_branches_are_silent_and_drawn_as_their_papers_say():
+def test_the_branches_are_silent_and_initialised_as_their_papers_say():
     x = jax.random.normal(jax.random.key(1), (2, 5, 3, 4))
-    for name in SILENT:
+    for name in networks.SILENT:
         unit = networks.unit(name, 4, 24, nnx.Rngs(0))
         np.testing.assert_array_equal(unit(x), x)
     he, fixup = (networks.unit(name, 4, 24, nnx.Rngs(0)) for name in (HE, FIXUP))
@@ -168,7 +157,7 @@ def test_the_branches_are_silent_and_drawn_as_their_papers_say():
         fixup.branch.conv1.kernel[...], he.branch.conv1.kernel[...] / np.sqrt(24), rtol=1e-5
     )
     assert bool(jnp.abs(he(x) - x).max() > 0.1)
-    rezero = networks.unit(REZERO, 4, 24, nnx.Rngs(0))
+    rezero = networks.unit(networks.REZERO, 4, 24, nnx.Rngs(0))
     assert rezero.branch.names == ("conv1", "activation1", "conv2", "activation2", "factor")
 
 
@@ -182,59 +171,47 @@ def test_the_recipes_are_those_that_the_criteria_need():
     assert measuring.training(DECAYED, PLAN).clip is measuring.training(TWIN, PLAN).clip is None
 
 
+EMPTY = dict.fromkeys(
+    ("gradient", "weight", "update", "signal", "gradient_log_norm", "factor"), np.nan
+)
+
+
 def synthetic(
     *, after=1.0, twin=0.5, back=1.0, asleep=0.0, early=0.0, uneven=0.0, step_size=0.1,
     power=-1.0, decayed=0.5, raised=2.0,
 ):  # fmt: skip
     """Make a table that passes; each argument plants one fault."""
-    rows = []
+    rows, wakes = [], {networks.SKIPINIT: (1 - early, 1), networks.REZERO: (1, 1), FIXUP: (2, 1)}
+    layers = tuple(itertools.product(range(3), ("first", "last")))
 
-    def add(network, phase, seed, step, role, position, factor=1.0, **numbers):
-        rows.append({"network": network, "phase": phase, "seed": seed, "step": step, "role": role,
-                     "position": position, "factor": factor, "path": f"{role}/{position}/kernel",
-                     **dict.fromkeys(("gradient", "weight", "update", "signal"), np.nan),
-                     "gradient_log_norm": np.nan, "loss": 2.0} | numbers)  # fmt: skip
+    def add(network, phase, seed, step, role, position, **numbers):
+        where = {"network": network, "phase": phase, "seed": seed, "step": step, "role": role}
+        where |= {"position": position, "path": f"{role}/{position}/kernel", "loss": 2.0}
+        rows.append(EMPTY | where | numbers)
 
-    for network in NETWORKS:
-        for seed in range(2):
-            for unit in range(3):
-                fall = -2.0 if network == HE else uneven * (network == FIXUP)
-                add(network, BIRTH, seed, 0, TRUNK, unit, gradient_log_norm=fall * unit)
-            for step in range(4):
-                add(network, FIRST, seed, step, "classifier", 0, gradient=1.0, weight=1.0)
-                for unit in range(3):
-                    for role in ("first", "last"):
-                        numbers = _first(network, step, unit, after, twin, step_size)
-                        wakes = {SKIPINIT: 1, REZERO: 1, FIXUP: 1 if role == "last" else 2}
-                        zero = step < wakes.get(network, 0) and not (early and network == SKIPINIT)
-                        zero |= bool(asleep) and network == REZERO and step == 3 and unit == 0
-                        numbers["gradient"] *= not zero
-                        add(network, FIRST, seed, step, role, unit, **numbers)
-    for network in (*NETWORKS, DECAYED):
-        for seed in range(2):
-            for step in (0, 2, 4, 6):
-                add(network, TRAINED, seed, step, "classifier", 0, gradient=1.0, weight=1.0)
-                for unit in range(3):
-                    for role in ("first", "last"):
-                        steep = 2.0 if step == 0 else back
-                        gradient = np.exp(-(steep if network == PLAIN else 0.5) * unit)
-                        late = step >= 4 and network == DECAYED
-                        add(network, TRAINED, seed, step, role, unit,
-                            gradient=gradient * (raised if late else 1.0),
-                            weight=3.0 * (decayed if late else 1.0))  # fmt: skip
-            for factor in (0.5, 1.0, 2.0) if network in (*networks.NORMED, DECAYED) else ():
-                for unit in range(3):
-                    add(network, SCALED, seed, 0, "first", unit, factor,
-                        weight=3 * factor, gradient=(1 + unit) * factor**power)  # fmt: skip
-    table = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    return dynamics.complete(table | {"depth": np.full(len(rows), 50)})
-
-
-def _first(network, step, unit, after, twin, step_size):
-    """Return a layer's norms in the first steps."""
-    steep = {PLAIN: 2.0 if step == 0 else after, TWIN: twin}.get(network, 0.0)
-    weight = np.sqrt(1 + step * 0.1**2)
-    return {"gradient": np.exp(-steep * unit), "weight": weight, "update": step_size}
+    for network, seed, unit in itertools.product(NETWORKS, range(2), range(3)):
+        fall = -2.0 if network == HE else uneven * (network == FIXUP)
+        add(network, INITIAL, seed, 0, networks.TRUNK, unit, gradient_log_norm=fall * unit)
+    for network, seed, step in itertools.product(NETWORKS, range(2), range(4)):
+        add(network, FIRST, seed, step, "classifier", 0, gradient=1.0, weight=1.0)
+        steep = {PLAIN: 2.0 if step == 0 else after, TWIN: twin}.get(network, 0.0)
+        for unit, role in layers:
+            zero = step < wakes.get(network, (0, 0))[role == "last"]
+            zero |= bool(asleep) and network == networks.REZERO and step == 3 and unit == 0
+            add(network, FIRST, seed, step, role, unit, gradient=np.exp(-steep * unit) * (not zero),
+                weight=np.sqrt(1 + step * 0.1**2), update=step_size)  # fmt: skip
+    for network, seed, step in itertools.product((*NETWORKS, DECAYED), range(2), (0, 2, 4, 6)):
+        add(network, TRAINED, seed, step, "classifier", 0, gradient=1.0, weight=1.0)
+        steep = (2.0 if step == 0 else back) if network == PLAIN else 0.5
+        larger, shorter = (raised, decayed) if step >= 4 and network == DECAYED else (1.0, 1.0)
+        for unit, role in layers:
+            add(network, TRAINED, seed, step, role, unit,
+                gradient=np.exp(-steep * unit) * larger, weight=3.0 * shorter)  # fmt: skip
+    of = (*networks.NORMED, DECAYED)
+    for network, seed, factor, unit in itertools.product(of, range(2), (0.5, 1, 2), range(3)):
+        add(network, SCALED, seed, 0, "first", unit, factor=factor,
+            weight=3 * factor, gradient=(1 + unit) * float(factor) ** power)  # fmt: skip
+    return dynamics.complete(lab.stack(rows) | {"depth": np.full(len(rows), 50)})
 
 
 def test_the_criteria_hold_where_everything_is_as_it_should_be():
@@ -267,8 +244,8 @@ def test_a_planted_fault_fails_its_own_criterion(fault, claims):
 
 def test_a_zero_is_told_by_what_makes_it():
     table = {
-        "network": np.array([SKIPINIT, SKIPINIT, HE, SKIPINIT, HE]),
-        "role": np.array(["first", "first", "first", "last", TRUNK]),
+        "network": np.array([networks.SKIPINIT, networks.SKIPINIT, HE, networks.SKIPINIT, HE]),
+        "role": np.array(["first", "first", "first", "last", networks.TRUNK]),
         "step": np.array([0, 1, 0, 0, 0]),
         "gradient": np.array([0.0, 0.0, 0.0, 1e-18, np.nan]),
     }
@@ -280,7 +257,7 @@ def test_the_figures_and_the_table_are_made_from_the_columns_alone():
     figure = dynamics.draw(synthetic())
     assert len(figure.axes) == 9 and all(axes.lines for axes in figure.axes)
     printed = dynamics.table(synthetic())
-    assert printed.row_count == len(NETWORKS) + 1 + len(SILENT)
+    assert printed.row_count == len(NETWORKS) + 1 + len(networks.SILENT)
     cells = [list(column.cells) for column in printed.columns]
     assert [column.header for column in printed.columns][1:6] == [
         "step 0", "step 1", "step 2", "step 3", "trained 6"
@@ -320,20 +297,17 @@ def test_a_waterfall_runs_from_stem_to_classifier(tiny):
     [
         ({"depths": (50, 9)}, r"depths=\[50, 9\]: 9 cannot be built"),
         ({"depths": (50, 50)}, r"depths=\[50, 50\] must hold at least one value, none twice"),
-        ({"first": 1}, "first=1 is too small; it must be at least 2"),
-        ({"seeds": 0}, "seeds=0 is too small"),
-        ({"watch": 0}, "watch=0 is too small"),
-        ({"steps": 9}, "steps=9 is too small; it must be at least 10"),
+        ({"first": 1}, "first=1 must be at least 2"),
+        ({"watch": 0}, "watch=0 must be at least 1"),
+        ({"steps": 9}, "steps=9 must be at least 10"),
         ({"runs": 6}, "runs=6 must be at most seeds=5"),
-        ({"batch_size": 5000}, "batch_size=5000 must be at most 1437"),
-        ({"learning_rate": -0.1}, r"learning_rate=-0\.1 must be positive"),
-        ({"decay": 0.0}, r"decay=0\.0 must be positive"),
+        ({"batch_size": 5000}, "batch_size=5000 must lie between 1 and the 1437 examples"),
+        ({"decay": 0.0}, r"decay=0\.0 must be greater than 0"),
     ],
 )
-def test_a_wrong_option_is_refused_before_anything_is_compiled(option, message, monkeypatch):
-    monkeypatch.setattr(dynamics, "measured", None)
+def test_a_wrong_option_is_refused_before_anything_is_compiled(option, message):
     with pytest.raises(ValueError, match=message):
-        lab.measure_all(lab.experiment(dynamics), Config(**option))
+        dynamics.cells(Config(**option))
 
 
 def test_the_command_line_measures_writes_and_judges(tiny, tmp_path, monkeypatch, capsys):

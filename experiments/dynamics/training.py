@@ -1,4 +1,4 @@
-"""What dynamics measures of one network: at birth, before every first step, and over training."""
+"""Norms of one network: at initialization, before every first step, and over training."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ import numpy as np
 from flax import nnx
 
 from convjax import data, gradflow, train
-from convjax.lab import Columns, Seeds, Trainer, compiled
-from experiments._dynamics_networks import (
+from convjax.lab import Columns, Seeds, Trainer, compiled, joined
+from experiments.dynamics.networks import (
     DECAYED,
     HE,
     NORMED,
@@ -22,7 +22,7 @@ from experiments._dynamics_networks import (
     network,
 )
 
-BIRTH, FIRST, TRAINED, SCALED = "birth", "first", "trained", "scaled"
+INITIAL, FIRST, TRAINED, SCALED = "birth", "first", "trained", "scaled"
 FACTORS = (0.5, 1.0, 2.0)
 QUANTITIES = ("loss", "gradient", "update", "weight", "signal")
 CLIP = 1.0
@@ -67,17 +67,16 @@ def measured(name: str, plan: Plan) -> Iterator[Columns]:
         batch_size=plan.batch_size,
     )
     if name in (HE, *SILENT):
-        for seed, trunk in enumerate(born(seeds, images, plan)):
-            yield {"network": np.full(len(trunk["step"]), name)} | _of(BIRTH, seed, trunk)
+        for seed, trunk in enumerate(initial(seeds, images, plan)):
+            yield filled(trunk, network=name, phase=INITIAL, seed=seed, factor=1.0)
     trainer = seeds.trainer(first_steps(name, plan))
     for seed in range(plan.seeds):
         found = rows(trainer.fit(seeds.draw(seed), seed)[1])
-        yield {"network": np.full(len(found["step"]), name)} | _of(FIRST, seed, found)
+        yield filled(found, network=name, phase=FIRST, seed=seed, factor=1.0)
     for label in (name, DECAYED) if name == TWIN else (name,):
         trainer = seeds.trainer(training(label, plan))
         for seed in range(plan.runs):
-            for one in _trained(seeds, trainer, label, seed):
-                yield {"network": np.full(len(one["step"]), label)} | one
+            yield from trained(seeds, trainer, label, seed)
 
 
 def first_steps(name: str, plan: Plan) -> train.Recipe:
@@ -107,14 +106,14 @@ def training(label: str, plan: Plan) -> train.Recipe:
     )
 
 
-def _trained(seeds: Seeds, trainer: Trainer, label: str, seed: int) -> Iterator[Columns]:
+def trained(seeds: Seeds, trainer: Trainer, label: str, seed: int) -> Iterator[Columns]:
+    """Yield the table of a training; behind norms, those of steps with other lengths of weights."""
     net, metrics = trainer.fit(seeds.draw(seed), seed)
-    yield _of(TRAINED, seed, rows(metrics, every=trainer.recipe.watch))
-    if label not in (*NORMED, DECAYED):
-        return
-    for factor in FACTORS:
+    same: dict[str, Any] = {"network": label, "seed": seed}
+    yield filled(rows(metrics, every=trainer.recipe.watch), phase=TRAINED, factor=1.0, **same)
+    for factor in FACTORS if label in (*NORMED, DECAYED) else ():
         found = rows(trainer.fit(scaled(net, factor), seed, steps=1)[1])
-        yield _of(SCALED, seed, found) | {"factor": np.full(len(found["step"]), factor)}
+        yield filled(found, phase=SCALED, factor=factor, **same)
 
 
 def scaled(net: Any, factor: float) -> Any:
@@ -125,8 +124,8 @@ def scaled(net: Any, factor: float) -> Any:
     return net
 
 
-def born(seeds: Seeds, images: np.ndarray, plan: Plan) -> Iterator[Columns]:
-    """Yield the trunk of every seed at birth: the norm of an injected cotangent at every unit."""
+def initial(seeds: Seeds, images: np.ndarray, plan: Plan) -> Iterator[Columns]:
+    """Yield the trunk of every seed, initially: the norm of an injected cotangent at every unit."""
 
     def trunk(state, batch, inject):
         net = nnx.merge(seeds.graphdef, state)
@@ -159,9 +158,8 @@ def rows(metrics: Any, *, every: int = 1) -> Columns:
             tables.append(_rows(role, path, kinds, kept))
     tables.append(_rows(TRUNK, "stem", {"signal": layers["signal"]["stem"]}, kept))
     tables.append(_rows(TRUNK, "body/*", {"signal": layers["signal"]["body/*"]}, kept, start=1))
-    joined = {name: np.concatenate([one[name] for one in tables]) for name in tables[0]}
-    joined["loss"] = metrics["loss"][joined["step"]].astype(np.float64)
-    return joined
+    found = joined(tables)
+    return found | {"loss": metrics["loss"][found["step"]].astype(np.float64)}
 
 
 def _rows(
@@ -183,7 +181,6 @@ def _table(role: str, position: np.ndarray, step: np.ndarray, path: str = "") ->
     return {**text, "position": position, "step": step, **empty}
 
 
-def _of(phase: str, seed: int, table: Columns) -> Columns:
-    size = len(table["step"])
-    same = {"phase": np.full(size, phase), "seed": np.full(size, seed), "factor": np.ones(size)}
-    return same | table
+def filled(table: Columns, **same: Any) -> Columns:
+    """Return a table with further columns, each of one value."""
+    return {name: np.full(len(table["step"]), value) for name, value in same.items()} | table

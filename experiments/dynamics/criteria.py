@@ -1,11 +1,10 @@
-"""What dynamics must show, from its table alone."""
+"""What must hold of batch norm's range and lengths, and of branches of scale zero."""
 
 import numpy as np
 
 from convjax import lab
-from convjax.lab import Columns, Criterion, digits, pick, that
-from experiments._dynamics_measured import BIRTH, FIRST, SCALED, TRAINED
-from experiments._dynamics_networks import (
+from convjax.lab import Columns, Criterion, array, digits, pick, that
+from experiments.dynamics.networks import (
     AWAKE,
     DECAYED,
     HE,
@@ -19,6 +18,7 @@ from experiments._dynamics_networks import (
     VANISHED,
     ZERO,
 )
+from experiments.dynamics.training import FIRST, INITIAL, SCALED, TRAINED
 
 EXACTLY = 1e-6
 ORTHOGONAL = 0.001
@@ -30,9 +30,8 @@ def layers(
 ) -> np.ndarray:
     """Return a column of a network's equal layers as (seeds, steps, layers)."""
     rows = pick(columns, phase=phase, network=network, role=role)
-    order = np.lexsort((rows["role"], rows["position"], rows["step"], rows["seed"]))
-    seeds, steps = (len(np.unique(rows[axis])) for axis in ("seed", "step"))
-    return rows[name][order].reshape(seeds, steps, -1)
+    found = array(rows, name, "seed", "step", "position", "role")
+    return found.reshape(*found.shape[:2], -1)
 
 
 def log_ranges(columns: Columns, network: str, phase: str = FIRST) -> np.ndarray:
@@ -44,14 +43,13 @@ def log_ranges(columns: Columns, network: str, phase: str = FIRST) -> np.ndarray
 
 def along_trunk(columns: Columns, network: str) -> np.ndarray:
     """Return ln of the injected gradient's norm over that at the end as (seeds, places)."""
-    rows = pick(columns, phase=BIRTH, network=network, role=TRUNK)
-    order = np.lexsort((rows["position"], rows["seed"]))
-    logs = rows["gradient_log_norm"][order].reshape(len(np.unique(rows["seed"])), -1)
+    rows = pick(columns, phase=INITIAL, network=network, role=TRUNK)
+    logs = array(rows, "gradient_log_norm", "seed", "position")
     return logs - logs[:, -1:]
 
 
 def judge(columns: Columns) -> list[Criterion]:
-    """Return what must hold of batch norm's range and lengths, and of branches born at zero."""
+    """Return every criterion."""
     return [*judge_ranges(columns), *judge_lengths(columns), *judge_silent(columns)]
 
 
@@ -59,17 +57,17 @@ def judge_ranges(columns: Columns) -> list[Criterion]:
     """Return the criteria for the range of the networks with batch norm."""
     plain, twin = log_ranges(columns, PLAIN), log_ranges(columns, TWIN)
     trained = log_ranges(columns, PLAIN, TRAINED)
-    birth, after = np.exp(np.median(plain[:, :2], axis=0))
+    initial, after = np.exp(np.median(plain[:, :2], axis=0))
     later, seeds = np.exp(np.median(plain[:, 1:].max(axis=1))), len(plain)
     return [
         that(
             "plain, batch norm: the range falls after step 1",
             bool((plain[:, 1] < plain[:, 0]).all()),
-            f"{digits(birth)} to {digits(after)} (median)",
+            f"{digits(initial)} to {digits(after)} (median)",
             f"smaller in all {seeds} seeds",
         ),
         that(
-            "and stays below that at birth in the first steps",
+            "and stays below its initial value in the first steps",
             bool((plain[:, 1:] < plain[:, :1]).all()),
             f"at most {digits(later)} (median)",
             f"smaller in all {seeds} seeds",
@@ -81,7 +79,7 @@ def judge_ranges(columns: Columns) -> list[Criterion]:
             f"smaller in all {len(trained)} runs",
         ),
         that(
-            "residual, batch norm: at birth its range is below the plain one's",
+            "residual, batch norm: its initial range is below the plain one's",
             bool((twin[:, 0] < plain[:, 0]).all()),
             f"{digits(np.exp(np.median(twin[:, 0])))} (median)",
             f"smaller in all {seeds} seeds",
@@ -134,11 +132,10 @@ def off_orthogonal(columns: Columns) -> float:
 def inverse(columns: Columns, network: str) -> np.ndarray:
     """Return the slope of ln|gradient| against ln|W| of every layer and seed that was scaled."""
     rows = pick(columns, phase=SCALED, network=network, role="first", step=0)
-    order = np.lexsort((rows["factor"], rows["position"], rows["seed"]))
-    count = len(np.unique(rows["factor"]))
-    x, y = (np.log(rows[name][order]).reshape(-1, count) for name in ("weight", "gradient"))
-    x, y = (values - values.mean(1, keepdims=True) for values in (x, y))
-    return (x * y).sum(1) / (x * x).sum(1)
+    axes = ("seed", "position", "factor")
+    x, y = (np.log(array(rows, name, *axes)) for name in ("weight", "gradient"))
+    x, y = (values - values.mean(2, keepdims=True) for values in (x, y))
+    return (x * y).sum(2) / (x * x).sum(2)
 
 
 def decay_ratios(columns: Columns, name: str) -> np.ndarray:
@@ -159,7 +156,7 @@ def decay_ratios(columns: Columns, name: str) -> np.ndarray:
 
 
 def judge_silent(columns: Columns) -> list[Criterion]:
-    """Return the criteria for the branches born at zero."""
+    """Return the criteria for the branches of scale zero."""
     made = [judge_pattern(columns, network) for network in SILENT]
     first = pick(columns, phase=FIRST)
     zero = first["gradient"] == 0
@@ -177,7 +174,7 @@ def judge_silent(columns: Columns) -> list[Criterion]:
         ),
         that("He, for comparison: none is zero at step 0", asleep == 0, f"{asleep} zeros", "0"),
         lab.within(
-            f"{', '.join(SILENT)}: ln of the gradient's norm is the same at every unit, at birth",
+            f"{', '.join(SILENT)}: ln of the gradient's norm is the same at every unit, initially",
             uneven,
             0.0,
             absolute=EXACTLY,

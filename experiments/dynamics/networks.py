@@ -1,4 +1,4 @@
-"""Networks of dynamics: plain and residual, with and without batch norm, and born at zero."""
+"""Networks: plain and residual, with and without batch norm, and with branches of scale zero."""
 
 from typing import Any
 
@@ -6,8 +6,7 @@ import numpy as np
 from flax import nnx
 
 from convjax import gradflow, nn
-from convjax.lab import Columns
-from experiments._classifier import CLASSES, CONVS_PER_UNIT, Cell
+from convjax.lab import Classifier, Columns
 
 PLAIN, TWIN, BARE = "plain, batch norm", "residual, batch norm", "plain, no norm"
 DECAYED = "residual, batch norm, decay"
@@ -45,8 +44,8 @@ def network(name: str, depth: int, width: int, rngs: nnx.Rngs) -> nn.Chain:
     if name in (PLAIN, TWIN, BARE):
         shortcut = "identity" if name == TWIN else "none"
         norm = "none" if name == BARE else "batch"
-        return Cell(norm, shortcut, width, "relu", "he", "dense", depth).network(rngs)
-    units = (depth - 2) // CONVS_PER_UNIT
+        return Classifier(norm, shortcut, width, "relu", "he", "dense", depth).network(rngs)
+    units = (depth - 2) // Classifier.convs_per_unit
     zero = nn.initializers.zeros()
     return nn.Chain(
         stem=nn.Conv(1, width, (3, 3), use_bias=False, kernel_init="he", rngs=rngs),
@@ -55,17 +54,17 @@ def network(name: str, depth: int, width: int, rngs: nnx.Rngs) -> nn.Chain:
             activation=nn.Activation("relu"),
             pool=nn.GlobalPool("avg"),
             dense=nn.Dense(
-                width, CLASSES, kernel_init=zero if name == FIXUP else "lecun", rngs=rngs
+                width, Classifier.classes, kernel_init=zero if name == FIXUP else "lecun", rngs=rngs
             ),
         ),
     )
 
 
 def unit(name: str, width: int, units: int, rngs: nnx.Rngs) -> nn.Residual:
-    """Return one of so many units without norm, initialised as the name says."""
+    """Return a unit without norm of a network of ``units``, initialised as the name says."""
     inits: Any = {"conv1": "he", "conv2": "he"}
     if name == FIXUP:
-        scale = gradflow.oracles.fixup_scale(units, CONVS_PER_UNIT)
+        scale = gradflow.oracles.fixup_scale(units, Classifier.convs_per_unit)
         inits = {"conv1": nn.initializers.VarianceScaling(2 * scale**2), "conv2": "zero"}
     branch: dict[str, nnx.Module] = {}
     for i, (conv, init) in enumerate(inits.items(), 1):

@@ -1,4 +1,4 @@
-"""What dynamics found: the figure, a waterfall for each network, and the printed table."""
+"""The figure, a waterfall for each network, and the printed table."""
 
 from collections.abc import Iterator
 
@@ -8,9 +8,8 @@ from rich.table import Table
 
 from convjax import lab, plots
 from convjax.lab import Columns, digits, pick
-from experiments._dynamics_judged import along_trunk, layers, log_ranges
-from experiments._dynamics_measured import FIRST, TRAINED
-from experiments._dynamics_networks import (
+from experiments.dynamics.criteria import along_trunk, layers, log_ranges
+from experiments.dynamics.networks import (
     AWAKE,
     DECAYED,
     HE,
@@ -23,6 +22,7 @@ from experiments._dynamics_networks import (
     WAKES,
     ZERO,
 )
+from experiments.dynamics.training import FIRST, TRAINED
 
 # There are seven colours; the plain network without norm, which does not learn, is in the table.
 SHOWN = (PLAIN, TWIN, HE, *SILENT, DECAYED)
@@ -37,10 +37,10 @@ def draw(columns: Columns) -> Figure:
         "Gradients in the first steps and over training",
         [
             panel("range over layers", step, "largest / smallest", _ranges(columns), yscale="log"),
-            panel("weights, at birth", layer, weights, _layers(columns, 0), yscale="log"),
+            panel("weights, initially", layer, weights, _layers(columns, 0), yscale="log"),
             panel("weights, after 1 step", layer, weights, _layers(columns, 1), yscale="log"),
             panel(
-                "activations, at birth",
+                "activations, initially",
                 "unit",
                 "gradient / the end's",
                 _trunks(columns),
@@ -144,9 +144,7 @@ def _losses(columns: Columns) -> list[plots.Series]:
 def losses(columns: Columns, network: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the watched steps of training, and their losses as (seeds, steps)."""
     rows = pick(columns, phase=TRAINED, network=network, role="classifier")
-    order = np.lexsort((rows["step"], rows["seed"]))
-    steps = np.unique(rows["step"])
-    return steps, rows["loss"][order].reshape(-1, len(steps))
+    return np.unique(rows["step"]), lab.array(rows, "loss", "seed", "step")
 
 
 def _over_training(columns: Columns, name: str, networks: tuple[str, ...]) -> list[plots.Series]:
@@ -169,7 +167,7 @@ def _trained_ranges(columns: Columns) -> list[plots.Series]:
 
 
 def table(columns: Columns) -> Table:
-    """Return what was found before some of the first steps, and over training."""
+    """Return ranges before some of the first steps and at the end, and what is zero."""
     first = np.unique(pick(columns, phase=FIRST)["step"])
     trained = losses(columns, PLAIN)[0]
     early = sorted({0, 1, 2, int(first.max())})
