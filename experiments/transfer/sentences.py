@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from convjax.lab import Columns, pick
+from convjax.lab import Columns, array, pick
 from experiments._claims_rules import AGAINST, FOR, NEITHER, Claim, Evidence
-from experiments._transfer_trial import FROZEN, SCRATCH, TUNED
+from experiments.transfer.trial import FROZEN, SCRATCH, TUNED
 
 ERRORS = 2.0
 """Standard errors beyond which a number speaks."""
@@ -30,14 +30,13 @@ def of(
 ) -> np.ndarray:
     """Return one number for each seed, in the order of the seeds."""
     rows = pick(columns, kind="accuracy", method=method, shift=shift, budget=budget)
-    return rows[name][np.argsort(rows["seed"])]
+    return array(rows, name, "seed")
 
 
 def per_layer(columns: Columns, method: str, shift: int, budget: int, name: str) -> np.ndarray:
     """Return one number for each seed and layer."""
     rows = pick(columns, kind="layer", method=method, shift=shift, budget=budget)
-    order = np.lexsort((rows["position"], rows["seed"]))
-    return rows[name][order].reshape(len(np.unique(rows["seed"])), -1)
+    return array(rows, name, "seed", "position")
 
 
 def error(values: np.ndarray) -> float:

@@ -1,5 +1,6 @@
 """Networks of transfer, and the programs that are run with them, each compiled once."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,8 +11,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from convjax import gradflow, models
-from experiments._classifier import cross_entropy
+from convjax import gradflow, lab, models, train
 
 CLASSIFIER = ("head", "dense")
 CHUNK = 64
@@ -36,7 +36,7 @@ class Learner:
         self.graphdef, *_ = nnx.split(self.abstract, nnx.Param, ...)
 
     def draw(self, seed: int) -> Values:
-        """Return fresh values."""
+        """Return the initial values of a seed."""
         _, params, rest = nnx.split(self.make(nnx.Rngs(seed)), nnx.Param, ...)
         return params, rest
 
@@ -62,11 +62,6 @@ class Learner:
     ) -> gradflow.Profile:
         """Measure the gradient of the loss on one batch."""
         return _measure()(self.graphdef, *values, images, labels, train).check()
-
-
-def brief() -> dict[str, Any]:
-    """Return compiler options for what runs a few times only."""
-    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
 
 
 def with_backbone(values: Values, pretrained: Values) -> Values:
@@ -110,30 +105,73 @@ def fit(
       steps: how many.
       seed: of dropout.
     """
-    return _fit(graphdef, *values, images, labels, batches, steps, rate, jax.random.key(seed))
+    net = nnx.merge(graphdef, *values, copy=True)
+    source, optimiser = Batches(images, labels, batches), falling(rate, steps)
+    longest = len(batches)
+    recipe = train.Recipe(steps=longest, dispatch=longest)
+    if (graphdef, longest) not in _programs:
+        program = train.make_dispatch(net, source, recipe, optimiser=optimiser)
+        _programs[graphdef, longest] = program
+    state = train.start(net, recipe, optimiser=optimiser)
+    # Keys follow from the step's number: those of another seed begin where this one's end.
+    state = dataclasses.replace(state, step=jnp.int32(seed * longest))
+    inputs = source.inputs(0, longest)
+    state, _ = _programs[graphdef, longest](state, source.arrays, inputs, steps)
+    return nnx.State(state.params), nnx.State(state.rest)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _fit(graphdef, params, rest, images, labels, batches, steps, rate, key):
-    optimiser = optax.chain(optax.clip_by_global_norm(CLIP), optax.trace(MOMENTUM))
+_programs: dict[Any, Any] = {}
 
-    def loss(params, rest, chosen, key):
-        net = nnx.merge(graphdef, params, rest, copy=True)
-        outputs = net(images[chosen], train=True, rngs=nnx.Rngs(key))
-        return cross_entropy(outputs, labels[chosen]), nnx.split(net, nnx.Param, ...)[2]
 
-    # The number of steps is no constant, so that every training is the same program.
-    def step(i, carry):
-        params, rest, state = carry
-        grads, rest = jax.grad(loss, has_aux=True)(
-            params, rest, batches[i], jax.random.fold_in(key, i)
-        )
-        updates, state = optimiser.update(grads, state, params)
-        now = rate * 0.5 * (1 + jnp.cos(jnp.pi * i / steps))
-        params = jax.tree.map(lambda w, u: w - (now * u).astype(w.dtype), params, updates)
-        return params, rest, state
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batches:
+    """A source of batches that are listed: ``order`` says which images there are in each."""
 
-    return jax.lax.fori_loop(0, steps, step, (params, rest, optimiser.init(params)))[:2]
+    images: jax.Array
+    labels: jax.Array
+    order: np.ndarray
+
+    @property
+    def count(self) -> int:
+        """Images in the data."""
+        return len(self.images)
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a batch."""
+        return self.order.shape[1]
+
+    @property
+    def arrays(self) -> tuple[jax.Array, jax.Array]:
+        """What stays on the device."""
+        return self.images, self.labels
+
+    def inputs(self, first: int, steps: int) -> np.ndarray:
+        """Return which images there are in these steps."""
+        return self.order[first : first + steps]
+
+    def batch(self, arrays: Any, inputs: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return one step's images and labels."""
+        images, labels = arrays
+        return images[inputs], labels[inputs]
+
+
+def falling(rate: float, steps: int) -> optax.GradientTransformation:
+    """Return clipped gradients with momentum, at a rate that falls to zero as a cosine.
+
+    Rate and steps are no constants but part of the state: every training is the same program.
+    """
+
+    def init(params: Any) -> dict[str, jax.Array]:
+        return {"rate": jnp.float32(rate), "steps": jnp.int32(steps), "count": jnp.int32(0)}
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        now = state["rate"] * 0.5 * (1 + jnp.cos(jnp.pi * state["count"] / state["steps"]))
+        updates = jax.tree.map(lambda u: -(now * u).astype(u.dtype), updates)
+        return updates, state | {"count": state["count"] + 1}
+
+    clipped, momentum = optax.clip_by_global_norm(CLIP), optax.trace(MOMENTUM)
+    return optax.chain(clipped, momentum, optax.GradientTransformation(init, update))
 
 
 def scores(graphdef: nnx.GraphDef, values: Values, images: jax.Array) -> np.ndarray:
@@ -156,14 +194,14 @@ def _measure() -> Callable[..., gradflow.Profile]:
     def measure(graphdef, params, rest, images, labels, train):
         net = nnx.merge(graphdef, params, rest, copy=True)
         return gradflow.profile(
-            net, images, loss=cross_entropy, targets=labels, train=train, rngs=nnx.Rngs(0)
+            net, images, loss=lab.cross_entropy, targets=labels, train=train, rngs=nnx.Rngs(0)
         )
 
-    return jax.jit(measure, static_argnums=(0, 5), compiler_options=brief())
+    return jax.jit(measure, static_argnums=(0, 5), compiler_options=lab.compiler_options())
 
 
 def _by_chunks(run: Callable[[jax.Array], jax.Array], images: jax.Array) -> np.ndarray:
-    """Run all images through, so many at a time; the last are filled up, to be the same program."""
+    """Run all images through in chunks; the last one is filled up, to be the same program."""
     found = []
     for start in range(0, len(images), CHUNK):
         part = images[start : start + CHUNK]

@@ -1,26 +1,19 @@
-"""One run of transfer: a network pretrained, and every way of transferring it, by one seed."""
+"""What is transferred to what, and how: the options, the images, the network."""
 
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from convjax import data, models
 from convjax.lab import pictures
-from experiments import _transfer_learning as learning
-from experiments import _transfer_task as tasks
-from experiments._transfer_learning import Learner, Values
-from experiments._transfer_trial import FROZEN, MEASURED, SCRATCH, TUNED, Recipe, Trial
+from experiments.transfer import task as tasks
+from experiments.transfer.learning import Learner
 
 NETWORK, WIDTH = "resnet20_cifar", 8
-EMPTY = {"kind": "", "method": "", "budget": 0, "position": -1, "path": ""}
-EMPTY |= dict.fromkeys(("accuracy", "train_accuracy", *MEASURED, "log_movement"), np.nan)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +54,11 @@ class Settings:
     head_rate: float = 0.3
     """Of a classifier on frozen features."""
 
+    @property
+    def longest(self) -> int:
+        """The most steps of any training: all are one program."""
+        return max(self.steps, 0 if self.weights else self.pretrain_steps)
+
 
 @dataclasses.dataclass(frozen=True)
 class Run(Settings):
@@ -69,7 +67,7 @@ class Run(Settings):
     Attributes:
       shift: pixels by which images may lie off the centre.
       border: pixels around them, the largest shift of the study, so that all are one program.
-      seed: of everything that is drawn.
+      seed: of all initial values, examples and orders.
       contents: hash of the user's pictures and weights, as they were when the study began.
     """
 
@@ -115,7 +113,7 @@ def _read(
 
 
 def contents(settings: Settings, task: tasks.Task) -> str:
-    """Return a hash of what is the user's own; a path does not tell whether it has changed."""
+    """Return a hash of the user's pictures and weights; a path does not tell of their changes."""
     if settings.images is None and settings.weights is None:
         return ""
     found = hashlib.sha256(np.ascontiguousarray(task.images).tobytes() + task.labels.tobytes())
@@ -125,7 +123,7 @@ def contents(settings: Settings, task: tasks.Task) -> str:
 
 
 def learner(settings: Settings, classes: int, channels: int) -> Learner:
-    """Return the network with so many outputs."""
+    """Return the network with an output for each of ``classes``."""
     options: dict[str, Any] = {"num_classes": classes, "in_features": channels}
     if settings.reference != "torch":
         options["reference"] = settings.reference
@@ -140,68 +138,3 @@ def learner(settings: Settings, classes: int, channels: int) -> Learner:
 @functools.lru_cache(maxsize=4)
 def _learner(network: str, options: tuple[tuple[str, Any], ...]) -> Learner:
     return Learner(lambda rngs: models.create(network, rngs=rngs, **dict(options)))
-
-
-def rows(run: Run) -> Iterator[dict[str, Any]]:
-    """Yield what pretraining came to, and every way with every number of examples."""
-    task = read(run)
-    target = learner(run, len(task.target), task.images.shape[-1])
-    images = jnp.asarray(task.shifted(run.shift, border=run.border))
-    if run.weights is None:
-        values, accuracy = pretrained(run, task, images)
-        yield {"kind": "pretrained", "accuracy": accuracy}
-    else:
-        values = loaded(run.weights, target)
-    trial = Trial(task, images, target, values, recipe(run), run.seed)
-    for budget in run.budgets:
-        yield from trial.rows(budget)
-
-
-def recipe(settings: Settings) -> Recipe:
-    """Return how every way trains."""
-    rates = (settings.learning_rate, settings.head_rate, settings.tuning_rate)
-    return Recipe(
-        steps=settings.steps,
-        longest=longest(settings),
-        batch_size=settings.batch_size,
-        rates=dict(zip((SCRATCH, FROZEN, TUNED), rates, strict=True)),
-    )
-
-
-def longest(settings: Settings) -> int:
-    """Return the most steps of any training."""
-    return max(settings.steps, 0 if settings.weights else settings.pretrain_steps)
-
-
-def loaded(weights: Path, target: Learner) -> Values:
-    """Return the values of a file; its classifier, if it fits at all, is not used later."""
-    net = target.network(target.draw(0))
-    models.load_weights(net, weights, allow="head/dense/*")
-    _, params, rest = nnx.split(net, nnx.Param, ...)
-    return params, rest
-
-
-def pretrained(run: Run, task: tasks.Task, images: Any) -> tuple[Values, float]:
-    """Return the values of a network trained on the source classes, and its test accuracy."""
-    source = learner(run, len(task.source), images.shape[-1])
-    labels = task.numbered(task.source)
-    order = tasks.batches(
-        task.pool(task.source),
-        steps=run.pretrain_steps,
-        size=run.batch_size,
-        longest=longest(run),
-        seed=run.seed,
-    )
-    values = learning.fit(
-        source.graphdef,
-        source.draw(run.seed),
-        images,
-        jnp.asarray(labels),
-        order,
-        rate=run.pretrain_rate,
-        steps=run.pretrain_steps,
-        seed=run.seed,
-    )
-    test = task.pool(task.source, test=True)
-    found = source.scores(values, images[test]).argmax(-1)
-    return values, float((found == labels[test]).mean())

@@ -1,18 +1,18 @@
-"""How much does transfer learning spare, and what does it do to the gradient of every layer?
+"""How many examples does transfer learning save, and how does it change every layer's gradient?
 
     python -m experiments transfer
 
 A residual network is pretrained on some classes (digits 0 to 4) and transferred to the others with
 few examples of each, in three ways:
 
-- from scratch: the same network, freshly drawn; nothing is transferred.
+- from scratch: the same network with new initial values; nothing is transferred.
 - frozen features: the pretrained network in evaluation mode, whose features are computed once; a
   new classifier is trained on them.
 - fine-tuning: all weights are trained, from the pretrained ones and the same new classifier.
 
 The digits come twice: in the middle of an empty border, where two examples tell much of a class;
 and anywhere in it, where few examples do not tell that the place means nothing, and pretraining
-does. Every seed pretrains a network of its own and draws examples of its own; the three ways share
+does. Every seed has a pretrained network and examples of its own; the three ways share
 the examples, the batches, the number of steps and the classifier's first values. Momentum behind a
 clip, at a rate that falls to zero as a cosine; no augmentation. The rates are the best on average
 of 0.03, 0.1 and 0.3 for each way, found by such runs; three times as many steps change an accuracy
@@ -41,15 +41,15 @@ Takes about a minute and a half on two cores. For a look at it in half a minute:
 
 import dataclasses
 from collections.abc import Hashable
-from pathlib import Path
 
 from convjax import lab
 from convjax.lab import Columns, stack
-from experiments import _transfer_task as tasks
-from experiments._transfer_run import EMPTY, Run, Settings, contents, learner, loaded, read, rows
-from experiments._transfer_shown import draw as draw
-from experiments._transfer_shown import judge as judge
-from experiments._transfer_shown import table as table
+from experiments.transfer import task as tasks
+from experiments.transfer.criteria import judge as judge
+from experiments.transfer.figure import draw as draw
+from experiments.transfer.settings import Run, Settings, contents, learner, read
+from experiments.transfer.tables import table as table
+from experiments.transfer.trial import EMPTY, loaded, rows
 
 DIGITS_SHIFTS = (0, 2)
 
@@ -62,9 +62,7 @@ class Config(lab.Options, Settings):
     """How far off the centre, in pixels, images may lie, in a border as wide as the largest; one
     network is pretrained for each. Without it, 0 and 2 for the digits, 0 for a folder."""
     seeds: int = 6
-    """How many: each pretrains, and draws examples and a classifier, of its own; at least 2."""
-    out: Path = Path("results/transfer")
-    """Folder for the table and the figure; it is made if it is not there."""
+    """How many: each has a pretrained network, examples and a classifier of its own; at least 2."""
 
 
 def cells(config: Config) -> list[Run]:
@@ -91,23 +89,16 @@ def cells(config: Config) -> list[Run]:
 
 def check(config: Config) -> None:
     """Refuse what cannot be done, before anything is read."""
-    for option, least in (("seeds", 2), ("pretrain_steps", 1), ("steps", 1), ("batch_size", 2)):
-        if getattr(config, option) < least:
-            raise ValueError(
-                f"{option} = {getattr(config, option)} is too small; it must be at least {least}."
-            )
-    if config.size is not None and config.size < 1:
-        raise ValueError(f"size = {config.size} is too small; it must be at least 1.")
-    for option in ("pretrain_rate", "learning_rate", "tuning_rate", "head_rate"):
-        if not getattr(config, option) > 0:
-            raise ValueError(f"{option} = {getattr(config, option)} must be positive.")
-    if min(config.shifts, default=0) < 0 or len(set(config.shifts)) < len(config.shifts):
-        raise ValueError(f"shifts = {list(config.shifts)} must be at least 0, none twice.")
-    budgets = config.budgets
-    if not budgets or min(budgets) < 1 or list(budgets) != sorted(set(budgets)):
-        raise ValueError(f"budgets = {list(budgets)} must be positive and rising.")
+    lab.check_least(config, seeds=2, pretrain_steps=1, steps=1, batch_size=2, budgets=1)
+    lab.check_positive(config, "pretrain_rate", "learning_rate", "tuning_rate", "head_rate")
+    if config.size is not None:
+        lab.check_least(config, size=1)
+    if config.shifts:
+        lab.check_least(config, shifts=0)
+    if list(config.budgets) != sorted(config.budgets):
+        raise ValueError(f"budgets={list(config.budgets)} must rise")
     if config.weights is not None and config.pretrain_classes:
-        raise ValueError("weights takes the place of pretraining: leave out pretrain_classes.")
+        raise ValueError("weights takes the place of pretraining: leave out pretrain_classes")
 
 
 def group(run: Run) -> Hashable:

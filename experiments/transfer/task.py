@@ -8,7 +8,7 @@ import numpy as np
 from convjax import lab
 
 HELD_OUT = 3
-"""One image in so many of every class is for testing."""
+"""Of every class one image in three is for testing."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class Task:
         return number[self.labels]
 
     def shifted(self, most: int, *, border: int) -> np.ndarray:
-        """Return the images in a border, each off the centre by up to so many pixels, at random.
+        """Return the images in a border, each off the centre by up to ``most`` pixels, at random.
 
         Args:
           most: pixels, along each axis; the same images always lie at the same places.
@@ -57,12 +57,12 @@ class Task:
         return canvas
 
     def few(self, count: int, *, seed: int) -> np.ndarray:
-        """Draw so many images of every target class; a larger draw holds the smaller ones."""
-        drawn = []
+        """Choose ``count`` images of every target class; a larger choice holds the smaller ones."""
+        chosen = []
         for one in self.target:
             random = np.random.default_rng([seed, one])
-            drawn.append(random.permutation(self.pool([one]))[:count])
-        return np.concatenate(drawn)
+            chosen.append(random.permutation(self.pool([one]))[:count])
+        return np.concatenate(chosen)
 
 
 def make(
@@ -93,7 +93,7 @@ def make(
         from_ = from_ if to else from_[: len(classes) // 2]
     to = to or tuple(i for i in range(len(classes)) if i not in from_)
     if both := [classes[i] for i in from_ if i in to]:
-        raise ValueError(f"{both[0]!r} is in both pretrain_classes and target_classes.")
+        raise ValueError(f"{both[0]!r} is in both pretrain_classes and target_classes")
     for option, found in (("pretrain_classes", from_), ("target_classes", to)):
         if len(found) < 2 and not (source is None and option == "pretrain_classes"):
             named = ", ".join(classes[i] for i in found) or "none"
@@ -109,7 +109,7 @@ def _places(option: str, names: Sequence[str], classes: Sequence[str]) -> tuple[
         if name not in classes:
             raise ValueError(lab.unknown(f"in {option}, the class", name, classes))
     if len(set(names)) < len(names):
-        raise ValueError(f"{option} = {list(names)} names one class twice.")
+        raise ValueError(f"{option}={list(names)} names one class twice")
     return tuple(classes.index(name) for name in names)
 
 
@@ -128,7 +128,7 @@ def check_examples(task: Task, budgets: Sequence[int]) -> None:
         left = len(task.pool([one]))
         if left < max(budgets):
             raise ValueError(
-                f"budgets = {list(budgets)}: class {task.classes[one]!r} has {left} images left, "
+                f"budgets={list(budgets)}: class {task.classes[one]!r} has {left} images left, "
                 f"one in {HELD_OUT} being kept for testing; give budgets of at most {left}."
             )
 
