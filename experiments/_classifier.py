@@ -15,4 +15,6 @@ CLASSES = Cell.classes
 @functools.lru_cache(maxsize=64)
 def structure(cell: Cell) -> tuple[nnx.GraphDef, Any, Any]:
     """Return a network's graph, and the shapes of its parameters and of the rest."""
-    return nnx.split(nnx.eval_shape(lambda: cell.network(nnx.Rngs(0))), nnx.Param, ...)
+    shapes = nnx.eval_shape(lambda: cell.network(nnx.Rngs(0)))
+    graphdef, params, rest = nnx.split(shapes, nnx.Param, ...)
+    return graphdef, params, rest

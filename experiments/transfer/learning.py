@@ -117,7 +117,9 @@ def fit(
     state = dataclasses.replace(state, step=jnp.int32(seed * longest))
     inputs = source.inputs(0, longest)
     state, _ = _programs[graphdef, longest](state, source.arrays, inputs, steps)
-    return nnx.State(state.params), nnx.State(state.rest)
+    trained = nnx.merge(graphdef, nnx.State(state.params), nnx.State(state.rest))
+    _, params, rest = nnx.split(trained, nnx.Param, ...)
+    return params, rest
 
 
 _programs: dict[Any, Any] = {}

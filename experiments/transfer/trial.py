@@ -106,7 +106,7 @@ class Trial:
         self.start = {SCRATCH: fresh, FROZEN: transferred, TUNED: transferred}
 
     def rows(self, budget: int) -> Iterator[dict[str, Any]]:
-        """Yield what each way finds with so many examples of each class."""
+        """Yield what each way finds with ``budget`` examples of each class."""
         run = self.run
         few = self.task.few(budget, seed=run.seed)
         order = tasks.batches(

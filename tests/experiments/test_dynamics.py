@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import itertools
 import re
@@ -10,7 +11,6 @@ from flax import nnx
 
 from convjax import data, gradflow, lab
 from convjax.lab import Seeds, joined, pick
-from experiments import __main__ as entry
 from experiments import dynamics
 from experiments.dynamics import Config, networks
 from experiments.dynamics import training as measuring
@@ -23,8 +23,6 @@ PLAN = Plan(
     depth=DEPTH, width=WIDTH, batch_size=BATCH, first=3, seeds=2, learning_rate=0.1, steps=4,
     runs=2, watch=2, decay=0.1,
 )  # fmt: skip
-TINY = ("--depths", "6", "--width", "3", "--batch-size", "8", "--first", "3", "--seeds", "2")
-TINY += ("--steps", "4", "--runs", "2", "--watch", "2", "--decay", "0.1")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -310,7 +308,7 @@ def test_a_wrong_option_is_refused_before_anything_is_compiled(option, message):
         dynamics.cells(Config(**option))
 
 
-def test_the_command_line_measures_writes_and_judges(tiny, tmp_path, monkeypatch, capsys):
+def test_real_tables_are_judged_drawn_and_tabled(tiny, monkeypatch):
     def real(name, plan):
         assert plan == PLAN
         twin = TWIN if name in (*networks.NORMED, networks.BARE) else FIXUP
@@ -319,21 +317,10 @@ def test_the_command_line_measures_writes_and_judges(tiny, tmp_path, monkeypatch
             if label != DECAYED or name == TWIN:
                 yield table | {"network": np.full(len(table["step"]), label)}
 
-    drawn = dynamics.waterfalls
     monkeypatch.setattr(dynamics, "measured", real)
-    monkeypatch.setattr(dynamics, "waterfalls", lambda table: list(drawn(table))[:2])
-    assert entry.main(["dynamics", *TINY, "--runner", "here", "--out", str(tmp_path)]) == 1
-    told = capsys.readouterr().out
-    assert "zero by construction" in told and " of 14 criteria)" in told
-    made = {path.name for path in tmp_path.glob("*.*")} - {"study.json"}
-    assert made == {
-        *(f"dynamics.{end}" for end in ("parquet", "png", "svg")),
-        *(f"waterfall_{twin}_batch_norm.{end}" for twin in ("plain", "residual")
-          for end in ("png", "svg")),
-    }  # fmt: skip
-
-
-@pytest.mark.slow
-def test_the_whole_experiment_at_a_tiny_size(tmp_path, capsys):
-    entry.main(["dynamics", *TINY, "--runner", "here", "--out", str(tmp_path)])
-    assert " of 14 criteria)" in capsys.readouterr().out
+    config = {field.name: getattr(PLAN, field.name) for field in dataclasses.fields(PLAN)}
+    config = Config(depths=(config.pop("depth"),), **config)
+    whole = lab.measure_all(lab.experiment(dynamics), config)
+    assert len(dynamics.judge(whole)) == 14
+    assert len(dynamics.draw(whole).axes) == 9
+    assert dynamics.table(whole).row_count == len(NETWORKS) + 1 + len(networks.SILENT)
