@@ -11,6 +11,7 @@ import pytest
 
 from convjax import lab, study
 from convjax.lab import _run
+from convjax.study import _keeping
 from experiments import __main__ as entry
 from tests.lab import planted
 
@@ -124,21 +125,24 @@ def test_the_help_explains_every_option(capsys):
     assert "the plain network" in " ".join(told.split())
 
 
+CALLS = []
+
+
+def measure_until_interrupted(cell):
+    CALLS.append(cell.depth)
+    if len(CALLS) == 2:
+        raise KeyboardInterrupt
+    return planted.measure(cell)
+
+
 def test_what_is_measured_outlives_an_interruption(tmp_path, monkeypatch, capsys):
-    real, calls = planted.measure, []
-
-    def stopping(cell):
-        calls.append(cell.depth)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return real(cell)
-
-    asked = dataclasses.replace(ASKED, measure=stopping, study="planted:measure")
+    monkeypatch.setattr(_keeping, "BRIEF", 0)  # no cell of a real network is
+    asked = dataclasses.replace(ASKED, measure=measure_until_interrupted)
     argv, command = ["--runner", "here", "--out", str(tmp_path)], ["planted"]
     assert lab.run(asked, argv, command) == 130
     assert "interrupted: 1 of 2 cells are kept" in " ".join(capsys.readouterr().err.split())
     assert lab.run(asked, argv, command) == 1  # one of its criteria fails
-    assert calls == [4, 7, 7]
+    assert CALLS == [4, 7, 7]
     columns, _ = study.read_parquet(tmp_path / "planted.parquet")
     assert columns["depth"].tolist() == [4] * 4 + [7] * 7
     assert (tmp_path / "planted_depth_4.png").exists()
