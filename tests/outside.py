@@ -16,7 +16,7 @@ from flax import nnx
 import convjax
 from convjax import gradflow, models, nn, ops, train
 
-SIDE = "train", "data", "study", "plots", "lab"
+SIDE = "train", "data", "study", "plots", "lab", "lab"
 ROOMS = "ops", "nn", "nn.initializers", "gradflow", "gradflow.oracles", "models", *SIDE
 
 
