@@ -160,7 +160,7 @@ def fill(folder):
     random = np.random.default_rng(0)
     for name in ("cat", "dog", "emu", "fox"):
         (folder / name).mkdir()
-        for i in range(4):
+        for i in range(6):
             pixels = random.integers(0, 256, (40, 50, 3), np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{i}.png")
     (folder / "cat" / "5.png").write_bytes(b"")
