@@ -210,7 +210,7 @@ def gains(columns: Columns) -> dict[str, list[Gains]]:
     """Return by activation what every kind of network did, small batches first."""
     found: dict[str, list[Gains]] = {}
     for kind, (gain, kept) in lab.by_kind(columns, Normed, "gain", "kept", place="layer"):
-        found.setdefault(kind.activation, []).append(Gains(kind, gain.astype(np.float64), kept[0]))
+        found.setdefault(kind.activation, []).append(Gains(kind, gain, kept[0]))
     for rows in found.values():
         rows.sort(key=lambda row: row.kind.batch_size)
     return found

@@ -243,7 +243,7 @@ def gains(columns: Columns) -> list[Gains]:
     """Return what every kind of network did, from low weight variance to high."""
     found = lab.by_kind(columns, Tanh, "gain", "kept", "variance", place="layer")
     made = [
-        Gains(kind, gain.astype(np.float64), kept[0], float(variance[kept].mean()))
+        Gains(kind, gain, kept[0], float(variance[kept].mean()))
         for kind, (gain, kept, variance) in found
     ]
     return sorted(made, key=lambda one: one.kind.weight_variance)

@@ -206,7 +206,7 @@ class Scatter:
 def scatters(columns: Columns) -> list[Scatter]:
     """Return what every kind of network did, in the order of the columns."""
     found = lab.by_kind(columns, Plain, "log_square", place="layers")
-    return [Scatter(kind, logs.astype(np.float64)) for kind, (logs,) in found]
+    return [Scatter(kind, logs) for kind, (logs,) in found]
 
 
 def judge(columns: Columns) -> list[Criterion]:
