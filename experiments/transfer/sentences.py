@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from convjax.lab import Columns, array, pick
-from experiments._claims_rules import AGAINST, FOR, NEITHER, Claim, Evidence
+from convjax.lab.rules import AGAINST, FOR, NEITHER, Claim, Evidence
 from experiments.transfer.trial import FROZEN, SCRATCH, TUNED
 
 ERRORS = 2.0

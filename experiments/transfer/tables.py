@@ -5,7 +5,7 @@ from rich.table import Table
 
 from convjax import lab
 from convjax.lab import Columns, digits, pick
-from experiments._claims_rules import AGAINST, FOR, NEITHER, ONLY
+from convjax.lab.rules import AGAINST, FOR, NEITHER, ONLY
 from experiments.transfer.sentences import budgets, of, sentences, shifts
 from experiments.transfer.trial import METHODS, SCRATCH, TUNED
 

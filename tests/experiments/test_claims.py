@@ -8,19 +8,17 @@ import pytest
 from flax import nnx
 
 from convjax import data, lab, models, nn
-from convjax.lab import pick, stack
+from convjax.lab import lesions, pick, rules, stack
+from convjax.lab.rules import AGAINST, FAILS, FOR, HOLDS, NEITHER, ONLY, OPEN, Evidence
 from experiments import __main__ as entry
-from experiments import _claims_cells as parts
-from experiments import _claims_networks as networks
-from experiments import _claims_rules as rules
-from experiments import _claims_shortcuts as shortcuts
-from experiments import _lesions, claims, separable
-from experiments import _separable_cells as convs
-from experiments._claims_networks import PLAIN, RESIDUAL, Recipe, cell
-from experiments._claims_rules import AGAINST, FAILS, FOR, HOLDS, NEITHER, ONLY, OPEN, Evidence
+from experiments import claims, separable
 from experiments._classifier import cross_entropy
-from experiments._separable_kernels import ROUNDED, SHOWN
-from experiments._separable_layers import (
+from experiments.claims import Config, networks, shortcuts
+from experiments.claims import cells as parts
+from experiments.claims.networks import PLAIN, RESIDUAL, Recipe, cell
+from experiments.separable import cells as convs
+from experiments.separable.kernels import ROUNDED, SHOWN
+from experiments.separable.layers import (
     DEEP,
     DEEP_SPLIT,
     DIRECTIONS,
@@ -30,7 +28,6 @@ from experiments._separable_layers import (
     POINT,
     SPLIT,
 )
-from experiments.claims import Config
 
 TINY = Config(depths=(6, 8), norms=("batch",), width=3, seeds=2, steps=4, checks=2, batch_size=8)
 DEPTHS, SEEDS, STEPS = (8, 20, 56), 3, 60
@@ -325,11 +322,11 @@ def test_features_are_compared_as_in_float64():
     a, noise = np.random.default_rng(1).normal(size=(2, 7, 3, 2, 4)).astype(np.float32)
     b = 1e15 * (a + 0.5 * noise + 3)
     centred = [(x - x.mean(0)).ravel().astype(np.float64) for x in (a, b)]
-    np.testing.assert_allclose(_lesions.cosine(a, b), np.corrcoef(*centred)[0, 1], rtol=1e-4)
-    np.testing.assert_allclose(_lesions.cka(a, b), naive_cka(a, b), rtol=1e-4)
+    np.testing.assert_allclose(lesions.cosine(a, b), np.corrcoef(*centred)[0, 1], rtol=1e-4)
+    np.testing.assert_allclose(lesions.cka(a, b), naive_cka(a, b), rtol=1e-4)
     turned = a @ np.linalg.qr(noise[0, 0, :, :][[0, 1, 0, 1]] + np.eye(4))[0].astype(np.float32)
-    np.testing.assert_allclose(_lesions.cka(a, turned), 1, rtol=1e-4)
-    assert abs(_lesions.cosine(a, turned)) < 0.99
+    np.testing.assert_allclose(lesions.cka(a, turned), 1, rtol=1e-4)
+    assert abs(lesions.cosine(a, turned)) < 0.99
 
 
 @pytest.fixture(scope="module")
@@ -469,7 +466,7 @@ def test_a_lesion_takes_one_unit_out(trained_once):
             if skipped is None:
                 change = np.linalg.norm(x - before) / np.linalg.norm(before)
                 np.testing.assert_allclose(looked["branch"][i], change, rtol=1e-4)
-                found = np.asarray(_lesions.cosine(start, x))
+                found = np.asarray(lesions.cosine(start, x))
                 np.testing.assert_allclose(looked["correlation"][i], found, rtol=1e-4)
         loss = cross_entropy(net["head"](x), jnp.asarray(labels))
         found = looked["whole_loss"][0] if skipped is None else looked["without_loss"][skipped]

@@ -10,14 +10,13 @@ import pytest
 from flax import nnx
 
 from convjax import data, lab, nn, train
-from convjax.lab import Seeds, stack
+from convjax.lab import Seeds, lesions, stack
 from experiments import __main__ as entry
-from experiments import _degradation_judged as judged
-from experiments import _degradation_networks as networks
-from experiments import _lesions, degradation
-from experiments._claims_networks import PLAIN, RESIDUAL
-from experiments._degradation_networks import TWINS
-from experiments.degradation import Config
+from experiments import degradation
+from experiments.claims.networks import PLAIN, RESIDUAL
+from experiments.degradation import Config, networks
+from experiments.degradation import criteria as judged
+from experiments.degradation.networks import TWINS
 
 DEPTHS, SEEDS, STEPS = (20, 56), 3, 40
 TINY = ("--depths", "8", "14", "--width", "2", "--steps", "5", "--seeds", "2")
@@ -110,7 +109,7 @@ def loss_of(logits, labels):
 def test_lesions_and_features_are_those_of_a_network_run_by_hand(twin, depth):
     net, images, labels = moved(twin, depth)
     units = (depth - 2) // 2
-    found = jax.jit(functools.partial(_lesions.looked, net, layers=True))(images, labels)
+    found = jax.jit(functools.partial(lesions.looked, net, layers=True))(images, labels)
     logits, seen = by_hand(net, images)
     np.testing.assert_allclose(found["whole_loss"][0], loss_of(logits, labels), rtol=1e-4)
     for name, key, count in (("unit", "without", 1), ("cut", "without_layer", 2)):

@@ -9,13 +9,13 @@ from flax import nnx
 from convjax import lab
 from convjax.lab import pick, stack
 from experiments import __main__ as entry
-from experiments import _separable_cells as parts
-from experiments import _separable_found as found
-from experiments import _separable_kernels as kernels
-from experiments import _separable_layers as layers
-from experiments import _separable_shown as shown
 from experiments import separable
-from experiments._separable_layers import (
+from experiments.benchmarks._computations import Machine
+from experiments.separable import Config, kernels, layers
+from experiments.separable import cells as parts
+from experiments.separable import figure as shown
+from experiments.separable import results as found
+from experiments.separable.layers import (
     DEEP,
     DEEP_SPLIT,
     DIRECTIONS,
@@ -27,8 +27,6 @@ from experiments._separable_layers import (
     SPLIT,
     Case,
 )
-from experiments.benchmarks._computations import Machine
-from experiments.separable import Config
 from tests.nn.conftest import quick_compilation as quick_compilation
 
 TINY = Config(

@@ -11,7 +11,7 @@ from flax import nnx
 
 from convjax import data, nn, ops
 from experiments._classifier import CLASSES, cross_entropy
-from experiments._separable_layers import FULL, NECK, leaves
+from experiments.separable.layers import FULL, NECK, leaves
 
 BLOCKS = 3
 LEARNING_RATE = 0.01

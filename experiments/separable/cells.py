@@ -5,10 +5,9 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from experiments import _separable_kernels as kernels
-from experiments import _separable_layers as layers
-from experiments._separable_layers import FULL, Case
 from experiments.benchmarks._computations import machine
+from experiments.separable import kernels, layers
+from experiments.separable.layers import FULL, Case
 
 FEW_CHANNELS = 8
 TRAINING_BATCH = 64

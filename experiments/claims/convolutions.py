@@ -5,8 +5,19 @@ from collections.abc import Iterator
 import numpy as np
 
 from convjax.lab import Columns, digits, pick
-from experiments._claims_rules import Claim, Evidence, exact
-from experiments._separable_found import (
+from convjax.lab.rules import Claim, Evidence, exact
+from experiments.separable.layers import (
+    DEEP,
+    DEEP_SPLIT,
+    DIRECTIONS,
+    FULL,
+    NECK,
+    PAIR,
+    POINT,
+    SPLIT,
+    said,
+)
+from experiments.separable.results import (
     FOLLOWS,
     ROUNDING,
     at_equal_training_loss,
@@ -17,17 +28,6 @@ from experiments._separable_found import (
     places,
     time_ratios,
     windows,
-)
-from experiments._separable_layers import (
-    DEEP,
-    DEEP_SPLIT,
-    DIRECTIONS,
-    FULL,
-    NECK,
-    PAIR,
-    POINT,
-    SPLIT,
-    said,
 )
 
 FORWARD = next(iter(DIRECTIONS))

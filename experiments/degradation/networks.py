@@ -7,8 +7,8 @@ from flax import nnx
 
 from convjax import data, models, train
 from convjax.lab import Seeds
-from experiments._claims_networks import PLAIN, RESIDUAL, SHORTCUTS
-from experiments._lesions import looked, scores
+from convjax.lab.lesions import looked, scores
+from experiments.claims.networks import PLAIN, RESIDUAL, SHORTCUTS
 
 STAGES, LAYERS_PER_UNIT = 3, 2
 TWINS = (PLAIN, RESIDUAL)

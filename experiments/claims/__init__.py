@@ -48,15 +48,14 @@ from convjax.lab import (
     stack,
     that,
 )
-from experiments import _claims_convolutions as convolutions
-from experiments import _claims_shortcuts as shortcuts
+from convjax.lab.rules import Claim, finite, least_agreement
 from experiments import separable
-from experiments._claims_cells import Born, Convolutions, Taught, row
-from experiments._claims_networks import PLAIN, RESIDUAL, Recipe, halves
-from experiments._claims_rules import Claim, finite, least_agreement
-from experiments._claims_shown import draw as draw
-from experiments._claims_shown import table as table
 from experiments._classifier import CONVS_PER_UNIT
+from experiments.claims import convolutions, shortcuts
+from experiments.claims.cells import Born, Convolutions, Taught, row
+from experiments.claims.figure import draw as draw
+from experiments.claims.figure import table as table
+from experiments.claims.networks import PLAIN, RESIDUAL, Recipe, halves
 
 BIRTHS = (("none", "lecun"), ("none", "he"), ("batch", "he"))
 TRAINED = 0.8

@@ -8,9 +8,9 @@ from rich.table import Table
 
 from convjax import lab, plots
 from convjax.lab import Columns
-from experiments._claims_networks import PLAIN, RESIDUAL
-from experiments._degradation_judged import area, compared, depths, found, last, lost
-from experiments._degradation_networks import TWINS
+from experiments.claims.networks import PLAIN, RESIDUAL
+from experiments.degradation.criteria import area, compared, depths, found, last, lost
+from experiments.degradation.networks import TWINS
 
 POINTS = 30
 """Of a loss curve: means over as many stretches of steps."""

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 
 from convjax.lab import Columns, pick
-from experiments._separable_layers import COMPARED, DIRECTIONS, FULL, NECK, said
+from experiments.separable.layers import COMPARED, DIRECTIONS, FULL, NECK, said
 
 FORWARD = next(iter(DIRECTIONS))
 FOLLOWS = 1.25

@@ -43,9 +43,21 @@ import numpy as np
 
 from convjax import lab
 from convjax.lab import Columns, Criterion, digits, stack, that
-from experiments import _separable_kernels as kernels
-from experiments._separable_cells import Counts, Exact, Times, Training
-from experiments._separable_found import (
+from experiments.separable import kernels
+from experiments.separable.cells import Counts, Exact, Times, Training
+from experiments.separable.figure import draw as draw
+from experiments.separable.figure import table as table
+from experiments.separable.layers import (
+    COMPARED,
+    DEEP,
+    FULL,
+    NARROWER,
+    NECK,
+    PAIR,
+    POINT,
+    SPLIT,
+)
+from experiments.separable.results import (
     FOLLOWS,
     ROUNDING,
     counts_hold,
@@ -56,18 +68,6 @@ from experiments._separable_found import (
     time_follows,
     windows,
 )
-from experiments._separable_layers import (
-    COMPARED,
-    DEEP,
-    FULL,
-    NARROWER,
-    NECK,
-    PAIR,
-    POINT,
-    SPLIT,
-)
-from experiments._separable_shown import draw as draw
-from experiments._separable_shown import table as table
 
 FAR_FROM_RANK_1 = 0.1
 AGREE = 1.5

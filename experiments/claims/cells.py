@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments._claims_networks import CHECKED, Recipe, at_birth, cell, trained
-from experiments._separable_cells import Counts, Exact, Times, Training
+from experiments.claims.networks import CHECKED, Recipe, at_birth, cell, trained
+from experiments.separable.cells import Counts, Exact, Times, Training
 
 Row = dict[str, Any]
 KINDS = {"batch_loss": "step"} | dict.fromkeys(CHECKED, "curve")

@@ -6,8 +6,8 @@ import numpy as np
 
 from convjax import gradflow
 from convjax.lab import Columns, digits, pick
-from experiments._claims_networks import PLAIN, RESIDUAL
-from experiments._claims_rules import Claim, Evidence, versus
+from convjax.lab.rules import Claim, Evidence, versus
+from experiments.claims.networks import PLAIN, RESIDUAL
 
 VANISHED = float(np.log(100))
 """A squared gradient that is smaller by 100 at the input has vanished."""

@@ -7,9 +7,8 @@ from rich.table import Table
 
 from convjax import plots
 from convjax.lab import Columns, pick
-from experiments import _claims_convolutions as convolutions
-from experiments import _claims_shortcuts as shortcuts
-from experiments._claims_networks import PLAIN, RESIDUAL
+from experiments.claims import convolutions, shortcuts
+from experiments.claims.networks import PLAIN, RESIDUAL
 
 HEADS = ("", "claim", "verdict", "measured", "what decides it")
 

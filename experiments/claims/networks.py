@@ -11,8 +11,8 @@ import optax
 from flax import nnx
 
 from convjax import data, gradflow, models
+from convjax.lab.lesions import looked, scores
 from experiments._classifier import CONVS_PER_UNIT, Cell, cross_entropy, structure
-from experiments._lesions import looked, scores
 
 PLAIN, RESIDUAL = "plain", "residual"
 SHORTCUTS = {PLAIN: "none", RESIDUAL: "identity"}

@@ -11,7 +11,19 @@ from rich.table import Table
 
 from convjax import lab, plots
 from convjax.lab import Columns, digits, pick
-from experiments._separable_found import (
+from experiments.separable.layers import (
+    COMPARED,
+    DEEP,
+    DEEP_SPLIT,
+    DIRECTIONS,
+    FULL,
+    NECK,
+    PAIR,
+    POINT,
+    SPLIT,
+    said,
+)
+from experiments.separable.results import (
     FORWARD,
     ROUNDING,
     at_equal_training_loss,
@@ -25,18 +37,6 @@ from experiments._separable_found import (
     time_follows,
     time_ratios,
     windows,
-)
-from experiments._separable_layers import (
-    COMPARED,
-    DEEP,
-    DEEP_SPLIT,
-    DIRECTIONS,
-    FULL,
-    NECK,
-    PAIR,
-    POINT,
-    SPLIT,
-    said,
 )
 
 HOLDS, FAILS = "holds", "fails"

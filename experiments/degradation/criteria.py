@@ -3,8 +3,8 @@
 import numpy as np
 
 from convjax.lab import Columns, Criterion, digits, pick, that
-from experiments._claims_networks import PLAIN, RESIDUAL
-from experiments._degradation_networks import transitions
+from experiments.claims.networks import PLAIN, RESIDUAL
+from experiments.degradation.networks import transitions
 
 LOSS = 0.01
 """Nats of training loss that count as none: both residual networks end near zero."""

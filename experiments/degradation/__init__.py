@@ -35,10 +35,10 @@ import numpy as np
 
 from convjax import data, lab, train
 from convjax.lab import Columns, stack
-from experiments._degradation_judged import judge as judge
-from experiments._degradation_networks import TWINS, trained
-from experiments._degradation_shown import draw as draw
-from experiments._degradation_shown import table as table
+from experiments.degradation.criteria import judge as judge
+from experiments.degradation.figure import draw as draw
+from experiments.degradation.figure import table as table
+from experiments.degradation.networks import TWINS, trained
 
 
 @dataclasses.dataclass(frozen=True)
