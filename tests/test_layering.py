@@ -105,7 +105,9 @@ def test_arrows_point_down(path):
 @every_file
 def test_what_is_private_stays_at_home(path):
     for name in own(path):
-        at_home = name[:2] == ("convjax", room_of(path)) or name[0] == room_of(path)
+        at_home = name[:2] == ("convjax", room_of(path))
+        # A question has its own folder, and what is private there is its own.
+        at_home = at_home or name[:2] == ("experiments", path.parent.name)
         hidden = [part for part in name[1:] if part.startswith("_") and part != "__version__"]
         shared = path.parts[-2] != "experiments" and name[1] in ("_check", "_readable")
         # A room of one function, which bears the function's name in public.

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from convjax import nn
-from experiments._classifier import cross_entropy
+from convjax.lab._classifier import cross_entropy
 
 LAYERS = 2
 """Convolutions in the branch of a unit whose layers are taken out."""
@@ -147,13 +147,13 @@ def _follow(
     return x, start, number, every
 
 
-def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
+def cosine(a: Any, b: Any) -> jax.Array:
     """Return the correlation of two batches of features, number by number."""
     a, b = (_centred(features) for features in (a, b))
     return jnp.vdot(a, b) / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
 
 
-def cka(a: jax.Array, b: jax.Array) -> jax.Array:
+def cka(a: Any, b: Any) -> jax.Array:
     """Return the cosine of the matrices of products between images."""
     a, b = (_centred(features) for features in (a, b))
     # Taken to unit size first: products of a residual network's features overflow.
@@ -163,7 +163,7 @@ def cka(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.vdot(*products) / (sizes[0] * sizes[1])
 
 
-def _centred(features: jax.Array) -> jax.Array:
+def _centred(features: Any) -> jax.Array:
     rows = features.reshape(len(features), -1)
     # Largest 1: squares of what an un-normalised network makes would overflow.
     rows = rows / jnp.abs(rows).max()

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from convjax import lab, plots, study
-from experiments.benchmarks._timing import geometric_mean
+from experiments.benchmarks.timing import geometric_mean
 
 COLOURS = {"PyTorch": "#d1495b", "lax": "#30638e", "Keras": "#edae49"}
 MISSING = "-"

@@ -11,7 +11,7 @@ from experiments.benchmarks import _report
 from experiments.benchmarks._peer import LAYOUTS
 from experiments.benchmarks._report import number
 from experiments.benchmarks._rows import KINDS, Row
-from experiments.benchmarks._timing import geometric_mean, median
+from experiments.benchmarks.timing import geometric_mean, median
 
 DIRECTIONS = {"f": False, "fb": True}
 """Forward, and forward with the gradients: whether there is a backward pass."""

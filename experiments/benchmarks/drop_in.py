@@ -20,7 +20,7 @@ from flax import nnx
 
 from convjax import lab, ops, study
 from experiments.benchmarks import _report
-from experiments.benchmarks._timing import alternate, median
+from experiments.benchmarks.timing import alternate, median
 
 # Howard et al. 2017, "MobileNets", table 1: features and stride of every separable convolution.
 UNITS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2))

@@ -22,9 +22,9 @@ import jax
 from convjax import lab, ops, study
 from convjax.lab import Ticker
 from experiments.benchmarks import _report
-from experiments.benchmarks._computations import inputs
 from experiments.benchmarks._rows import Spec, choose
-from experiments.benchmarks._timing import alternate, geometric_mean, median
+from experiments.benchmarks.computations import inputs
+from experiments.benchmarks.timing import alternate, geometric_mean, median
 
 DIRECTIONS = ("forward", "input gradient", "kernel gradient")
 STEM = "bench_forms"

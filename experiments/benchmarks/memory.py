@@ -21,9 +21,8 @@ from flax import nnx
 from rich.table import Table
 
 from convjax import lab, models, nn, study
-from convjax.lab import console
-from experiments._classifier import cross_entropy
-from experiments.benchmarks._timing import alternate, median
+from convjax.lab import console, cross_entropy
+from experiments.benchmarks.timing import alternate, median
 
 MODES = ("none", "unit", "sqrt")
 IMAGE = (32, 32, 3)

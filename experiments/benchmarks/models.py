@@ -25,12 +25,11 @@ import optax
 from flax import nnx
 
 from convjax import lab, ops, plots, study
-from convjax.lab import Ticker
-from experiments._classifier import cross_entropy
+from convjax.lab import Ticker, cross_entropy
 from experiments.benchmarks import _report, keras_networks, networks
 from experiments.benchmarks._models_figure import bars
 from experiments.benchmarks._peer import LAYOUTS, TorchPeer, torch_peer
-from experiments.benchmarks._timing import alternate, geometric_mean, median
+from experiments.benchmarks.timing import alternate, geometric_mean, median
 
 STEM = "bench_models"
 # Small, so that no network fits its one batch within a run: gradients near 0 take longer.

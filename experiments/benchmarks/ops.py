@@ -27,7 +27,10 @@ import jax
 from convjax import lab, ops, study
 from convjax.lab import Ticker
 from experiments.benchmarks import _report, _results
-from experiments.benchmarks._computations import (
+from experiments.benchmarks._peer import LAYOUTS, TorchPeer, torch_peer
+from experiments.benchmarks._results import DIRECTIONS, Result
+from experiments.benchmarks._rows import KINDS, Kind, Row, Spec, choose
+from experiments.benchmarks.computations import (
     Machine,
     by_convjax,
     by_lax,
@@ -35,10 +38,7 @@ from experiments.benchmarks._computations import (
     inputs,
     machine,
 )
-from experiments.benchmarks._peer import LAYOUTS, TorchPeer, torch_peer
-from experiments.benchmarks._results import DIRECTIONS, Result
-from experiments.benchmarks._rows import KINDS, Kind, Row, Spec, choose
-from experiments.benchmarks._timing import alternate
+from experiments.benchmarks.timing import alternate
 
 STEM = "bench_ops"
 

@@ -23,7 +23,7 @@ import numpy as np
 from convjax import lab, study
 from convjax.lab import Columns
 from experiments.benchmarks import _report
-from experiments.benchmarks._timing import median
+from experiments.benchmarks.timing import median
 
 STEM = "bench_study"
 A_CELL, LOADING = 5e-3, 5.0  # seconds

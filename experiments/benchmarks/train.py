@@ -24,7 +24,7 @@ from flax import nnx
 
 from convjax import data, lab, models, study, train
 from experiments.benchmarks import _report
-from experiments.benchmarks._timing import median
+from experiments.benchmarks.timing import median
 
 STEM = "bench_train"
 TARGET = 1.03

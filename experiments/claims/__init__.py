@@ -31,7 +31,6 @@ Takes about three minutes on two cores. For a look at it in less than one:
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -50,12 +49,11 @@ from convjax.lab import (
 )
 from convjax.lab.rules import Claim, finite, least_agreement
 from experiments import separable
-from experiments._classifier import CONVS_PER_UNIT
 from experiments.claims import convolutions, shortcuts
-from experiments.claims.cells import Born, Convolutions, Taught, row
 from experiments.claims.figure import draw as draw
 from experiments.claims.figure import table as table
 from experiments.claims.networks import PLAIN, RESIDUAL, Recipe, halves
+from experiments.claims.parts import Born, Convolutions, Taught, row
 
 BIRTHS = (("none", "lecun"), ("none", "he"), ("batch", "he"))
 TRAINED = 0.8
@@ -88,8 +86,6 @@ class Config(lab.Options):
     """Rounds of timing."""
     epochs: int = 20
     """Of training networks of full, split and separable convolutions and of bottlenecks."""
-    out: Path = Path("results/claims")
-    """Folder for the table and the figure; it is made if it is not there."""
 
 
 Cell = Convolutions | Born | Taught
@@ -140,9 +136,9 @@ def complete(columns: Columns) -> Columns:
 
 def check(config: Config) -> None:
     """Refuse what cannot be run, before anything is."""
-    least = 2 + 2 * CONVS_PER_UNIT
+    least = 2 + 2 * lab.Classifier.convs_per_unit
     for depth in config.depths:
-        if depth < least or (depth - 2) % CONVS_PER_UNIT:
+        if depth < least or (depth - 2) % lab.Classifier.convs_per_unit:
             raise ValueError(
                 f"depths={list(config.depths)}: {depth} cannot be built; a stem, pairs of "
                 f"convolutions and a head make {least}, {least + 2}, {least + 4}, …"

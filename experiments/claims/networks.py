@@ -10,9 +10,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from convjax import data, gradflow, models
+from convjax import data, gradflow, lab, models
 from convjax.lab.lesions import looked, scores
-from experiments._classifier import CONVS_PER_UNIT, Cell, cross_entropy, structure
 
 PLAIN, RESIDUAL = "plain", "residual"
 SHORTCUTS = {PLAIN: "none", RESIDUAL: "identity"}
@@ -51,9 +50,9 @@ def halves() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarra
     return (images[seen], labels[seen]), (images[unseen], labels[unseen])
 
 
-def cell(twin: str, norm: str, depth: int, width: int) -> Cell:
+def cell(twin: str, norm: str, depth: int, width: int) -> lab.Classifier:
     """Return a classifier, one of a pair of twins that differ in the shortcuts alone."""
-    return Cell(norm, SHORTCUTS[twin], width, "relu", "he", "dense", depth)
+    return lab.Classifier(norm, SHORTCUTS[twin], width, "relu", "he", "dense", depth)
 
 
 def at_birth(twin: str, norm: str, init: str, depth: int, seeds: int) -> np.ndarray:
@@ -70,7 +69,7 @@ def at_birth(twin: str, norm: str, init: str, depth: int, seeds: int) -> np.ndar
             shortcut=SHORTCUTS[twin],
             norm=norm,
             init=init,
-            convs_per_unit=CONVS_PER_UNIT,
+            convs_per_unit=lab.Classifier.convs_per_unit,
             padding="CIRCULAR",
             rngs=nnx.Rngs(weights),
         )
@@ -102,15 +101,15 @@ class Programs:
 CHECKED = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 
 
-def programs(of: Cell, recipe: Recipe) -> Programs:
+def programs(of: lab.Classifier, recipe: Recipe) -> Programs:
     """Return what is run with a network; each compiles at its first call."""
-    graphdef, *_ = structure(of)
+    graphdef = structure(of)
     schedule = optax.cosine_decay_schedule(recipe.learning_rate, recipe.steps)
     optimiser = optax.chain(optax.clip_by_global_norm(CLIP), optax.sgd(schedule, momentum=MOMENTUM))
 
     def loss(params, rest, images, labels):
         net = nnx.merge(graphdef, params, rest, copy=True)
-        value = cross_entropy(net(images, train=True), labels)
+        value = lab.cross_entropy(net(images, train=True), labels)
         return value, nnx.split(net, nnx.Param, ...)[2]
 
     def fit(params, rest, order, seen, unseen):
@@ -141,17 +140,18 @@ def programs(of: Cell, recipe: Recipe) -> Programs:
     def draw(key):
         return nnx.split(of.network(nnx.Rngs(key)), nnx.Param, ...)[1:]
 
-    # LLVM takes half a minute to optimise what draws random numbers, for nothing.
-    brief: dict[str, Any] = {}
-    if jax.default_backend() == "cpu":
-        brief["xla_backend_optimization_level"] = 0
-    drawn = jax.jit(draw).lower(jax.eval_shape(jax.random.key, 0)).compile(brief)
+    drawn = lab.compiled(draw, jax.eval_shape(jax.random.key, 0))
     return Programs(drawn, jax.jit(fit), jax.jit(looker(of)))
 
 
-def looker(of: Cell) -> Callable[..., dict[str, jax.Array]]:
+def structure(of: lab.Classifier) -> nnx.GraphDef:
+    """Return a network's graph."""
+    return nnx.split(nnx.eval_shape(lambda: of.network(nnx.Rngs(0))), nnx.Param, ...)[0]
+
+
+def looker(of: lab.Classifier) -> Callable[..., dict[str, jax.Array]]:
     """Return what looks into a trained network: its features along depth, and without a unit."""
-    graphdef, *_ = structure(of)
+    graphdef = structure(of)
 
     def look(params, rest, images, labels):
         return looked(nnx.merge(graphdef, params, rest, copy=True), images, labels)
@@ -159,7 +159,7 @@ def looker(of: Cell) -> Callable[..., dict[str, jax.Array]]:
     return look
 
 
-def trained(of: Cell, recipe: Recipe, seeds: int) -> list[dict[str, np.ndarray]]:
+def trained(of: lab.Classifier, recipe: Recipe, seeds: int) -> list[dict[str, np.ndarray]]:
     """Train a network seed by seed and return curves, features and lesions by name."""
     seen, unseen = halves()
     run = programs(of, recipe)

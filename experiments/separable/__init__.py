@@ -44,7 +44,6 @@ import numpy as np
 from convjax import lab
 from convjax.lab import Columns, Criterion, digits, stack, that
 from experiments.separable import kernels
-from experiments.separable.cells import Counts, Exact, Times, Training
 from experiments.separable.figure import draw as draw
 from experiments.separable.figure import table as table
 from experiments.separable.layers import (
@@ -57,6 +56,7 @@ from experiments.separable.layers import (
     POINT,
     SPLIT,
 )
+from experiments.separable.parts import Counts, Exact, Times, Training
 from experiments.separable.results import (
     FOLLOWS,
     ROUNDING,

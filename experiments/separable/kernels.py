@@ -9,8 +9,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from convjax import data, nn, ops
-from experiments._classifier import CLASSES, cross_entropy
+from convjax import data, lab, nn, ops
 from experiments.separable.layers import FULL, NECK, leaves
 
 BLOCKS = 3
@@ -147,7 +146,7 @@ def network(layer: str, width: int, k: int, rngs: nnx.Rngs) -> nn.Chain:
         if layer != NECK:
             finish(f"block{block}", width)
     units["pool"] = nn.GlobalPool("avg")
-    units["dense"] = nn.Dense(width, CLASSES, rngs=rngs)
+    units["dense"] = nn.Dense(width, lab.Classifier.classes, rngs=rngs)
     return nn.Chain(units)
 
 
@@ -192,12 +191,12 @@ def _programs(layer: str, k: int, width: int, steps: int) -> tuple[Any, Any, Any
 
     def loss(params, rest, x, y):
         net = nnx.merge(graphdef, params, rest, copy=True)
-        value = cross_entropy(net(x, train=True), y)
+        value = lab.cross_entropy(net(x, train=True), y)
         return value, nnx.split(net, nnx.Param, ...)[2]
 
     def evaluate(params, rest, split):
         logits = nnx.merge(graphdef, params, rest)(split[0], train=False)
-        return cross_entropy(logits, split[1]), jnp.mean(logits.argmax(-1) == split[1])
+        return lab.cross_entropy(logits, split[1]), jnp.mean(logits.argmax(-1) == split[1])
 
     def fit(params, rest, order, seen, unseen):
         def step(carry, chosen):
@@ -216,12 +215,8 @@ def _programs(layer: str, k: int, width: int, steps: int) -> tuple[Any, Any, Any
         (params, rest, _), curve = jax.lax.scan(epoch, start, order)
         return params, rest, curve
 
-    # LLVM takes half a minute to optimise what draws random numbers, for nothing.
-    brief: dict[str, Any] = (
-        {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
-    )
-    draw = jax.jit(lambda key: made(key)[1:]).lower(jax.eval_shape(jax.random.key, 0))
-    return draw.compile(brief), jax.jit(fit), jax.jit(evaluate)
+    draw = lab.compiled(lambda key: made(key)[1:], jax.eval_shape(jax.random.key, 0))
+    return draw, jax.jit(fit), jax.jit(evaluate)
 
 
 def windows(params: nnx.State) -> dict[str, jax.Array]:

@@ -11,8 +11,8 @@ import jax
 from flax import nnx
 
 from convjax import cost, nn
-from experiments.benchmarks._computations import compiled
-from experiments.benchmarks._timing import alternate
+from experiments.benchmarks.computations import compiled
+from experiments.benchmarks.timing import alternate
 
 FULL, SPLIT, DEEP, DEEP_SPLIT = "full", "split", "depthwise", "depthwise, split"
 POINT, PAIR, NECK = "pointwise", "pair", "bottleneck"

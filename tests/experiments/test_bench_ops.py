@@ -8,7 +8,7 @@ import pytest
 
 from convjax import lab
 from experiments import __main__ as entry
-from experiments.benchmarks import _computations, _peer, _report, _results, _rows, _timing, ops
+from experiments.benchmarks import _peer, _report, _results, _rows, computations, ops, timing
 from experiments.benchmarks._rows import Row, Spec
 
 TINY = ["bench-ops", "--networks", "digits_stack", "--kinds", "dense", "--batch-size", "1"]
@@ -85,14 +85,14 @@ def refused(argv, capsys):
 def test_functions_take_turns_in_a_rotating_order_after_one_run_unmeasured():
     log = []
     timers = {name: FakeTimer(1, name, log) for name in "abc"}
-    samples = _timing.alternate(timers, repeats=4)
+    samples = timing.alternate(timers, repeats=4)
     assert "".join(name for name, _ in log) == "abc" + "abc" + "bca" + "cab" + "abc"
     assert samples == {name: [1.0] * 4 for name in "abc"}
 
 
 def test_short_functions_run_until_a_sample_is_long_enough():
     timer = FakeTimer(1e-4)
-    samples = _timing.alternate({"short": timer}, repeats=3, min_seconds=0.005)
+    samples = timing.alternate({"short": timer}, repeats=3, min_seconds=0.005)
     assert samples["short"] == pytest.approx([1e-4] * 3)
     counts = [count for _, count in timer.log]
     assert counts[:2] == [1, 1] and len(set(counts[-3:])) == 1
@@ -102,9 +102,9 @@ def test_short_functions_run_until_a_sample_is_long_enough():
 @pytest.mark.parametrize(("seconds", "rounds"), [(0.9, 7), (1.5, 4), (20.0, 3)])
 def test_slow_functions_leave_early_but_not_before_the_third_round(seconds, rounds):
     timers = {"slow": FakeTimer(seconds), "fast": FakeTimer(0.1)}
-    samples = _timing.alternate(timers, repeats=7, slow_seconds=1.0)
+    samples = timing.alternate(timers, repeats=7, slow_seconds=1.0)
     assert (len(samples["slow"]), len(samples["fast"])) == (rounds, 7)
-    assert len(_timing.alternate({"slow": FakeTimer(20)}, repeats=1)["slow"]) == 1
+    assert len(timing.alternate({"slow": FakeTimer(20)}, repeats=1)["slow"]) == 1
 
 
 def test_functions_of_this_process_are_timed_to_their_end():
@@ -114,15 +114,15 @@ def test_functions_of_this_process_are_timed_to_their_end():
         calls.append(1)
         return jnp.ones(3) * 2
 
-    (seconds,) = _timing.alternate({"f": function}, repeats=1, min_seconds=1e-3)["f"]
+    (seconds,) = timing.alternate({"f": function}, repeats=1, min_seconds=1e-3)["f"]
     assert 0 < seconds < 1
     assert len(calls) >= 2
 
 
 def test_means():
-    assert _timing.geometric_mean([0.5, None, 8.0]) == pytest.approx(2)
-    assert _timing.geometric_mean([None]) is None
-    assert _timing.median([5.0, 1.0, 2.0]) == 2
+    assert timing.geometric_mean([0.5, None, 8.0]) == pytest.approx(2)
+    assert timing.geometric_mean([None]) is None
+    assert timing.median([5.0, 1.0, 2.0]) == 2
 
 
 def test_every_layer_is_read_and_small_images_come_in_larger_batches():
@@ -157,8 +157,8 @@ def test_kinds_of_convolutions(kernel, groups, kind):
 @every_what
 def test_output_flops_and_bytes_are_those_of_the_arrays(name):
     spec = small(name)
-    arguments = _computations.inputs(spec)
-    y = jax.eval_shape(_computations.by_convjax(spec), *arguments)
+    arguments = computations.inputs(spec)
+    y = jax.eval_shape(computations.by_convjax(spec), *arguments)
     assert y.size == 2 * np.prod(spec.output_size) * spec.out_features
     arrays = arguments[:1] if spec.what == "batch_norm" else arguments
     assert spec.bytes(False) == 4 * (y.size + sum(a.size for a in arrays))
@@ -171,11 +171,11 @@ def test_output_flops_and_bytes_are_those_of_the_arrays(name):
 @pytest.mark.parametrize("name", ["conv", "depthwise", "dilated"])
 def test_convjax_and_lax_are_given_the_same_to_do(name):
     spec = small(name)
-    arguments = _computations.inputs(spec)
+    arguments = computations.inputs(spec)
     for backward in (False, True):
         ours, theirs = (
-            jax.tree.leaves(_computations.compiled(by(spec), arguments, backward)())
-            for by in (_computations.by_convjax, _computations.by_lax)
+            jax.tree.leaves(computations.compiled(by(spec), arguments, backward)())
+            for by in (computations.by_convjax, computations.by_lax)
         )
         assert len(ours) == (3 if backward else 1)
         for a, b in zip(ours, theirs, strict=True):
@@ -184,14 +184,14 @@ def test_convjax_and_lax_are_given_the_same_to_do(name):
 
 def test_the_bound_is_the_longer_of_memory_and_arithmetic():
     spec = small("conv")
-    slow_memory = _computations.Machine(bytes_per_s=1.0, flops_per_s=1e12)
-    slow_arithmetic = _computations.Machine(bytes_per_s=1e12, flops_per_s=1.0)
+    slow_memory = computations.Machine(bytes_per_s=1.0, flops_per_s=1e12)
+    slow_arithmetic = computations.Machine(bytes_per_s=1e12, flops_per_s=1.0)
     assert slow_memory.bound(spec, True) == spec.bytes(True)
     assert slow_arithmetic.bound(spec, False) == spec.flops(False)
 
 
 def test_the_machine_is_measured():
-    measured = _computations.machine("float32", repeats=1)
+    measured = computations.machine("float32", repeats=1)
     assert 1e8 < measured.bytes_per_s < 1e13
     assert 1e8 < measured.flops_per_s < 1e15
 
@@ -350,7 +350,7 @@ def test_pytorch_is_given_the_same_to_do(name, layout):
     cotangent = torch_peer.torch.randn_like(y)
     gradients = torch_peer.torch.autograd.grad(y, tensors, cotangent)
     arrays = [to_jax(t, kernel=i == 1) for i, t in enumerate(tensors)]
-    ours, pull = jax.vjp(_computations.by_convjax(spec), *arrays)
+    ours, pull = jax.vjp(computations.by_convjax(spec), *arrays)
     np.testing.assert_allclose(ours, to_jax(y), atol=1e-5)
     pulled = pull(to_jax(cotangent))
     for i, (mine, theirs) in enumerate(zip(pulled, gradients, strict=True)):
@@ -376,7 +376,7 @@ def test_pytorch_times_itself_in_a_process_of_its_own():
                 for layout in _peer.LAYOUTS
                 for backward in (False, True)
             }
-            samples = _timing.alternate(timers, repeats=1, min_seconds=1e-4)
+            samples = timing.alternate(timers, repeats=1, min_seconds=1e-4)
             assert all(0 < s < 10 for of_one in samples.values() for s in of_one)
         with pytest.raises(RuntimeError, match="nonsense"):
             peer.prepare({"what": "nonsense"})

@@ -8,15 +8,13 @@ import pytest
 from flax import nnx
 
 from convjax import data, lab, models, nn
-from convjax.lab import lesions, pick, rules, stack
+from convjax.lab import cross_entropy, lesions, pick, rules, stack
 from convjax.lab.rules import AGAINST, FAILS, FOR, HOLDS, NEITHER, ONLY, OPEN, Evidence
 from experiments import __main__ as entry
 from experiments import claims, separable
-from experiments._classifier import cross_entropy
-from experiments.claims import Config, networks, shortcuts
-from experiments.claims import cells as parts
+from experiments.claims import Config, networks, parts, shortcuts
 from experiments.claims.networks import PLAIN, RESIDUAL, Recipe, cell
-from experiments.separable import cells as convs
+from experiments.separable import parts as convs
 from experiments.separable.kernels import ROUNDED, SHOWN
 from experiments.separable.layers import (
     DEEP,
@@ -412,7 +410,7 @@ def trained_once(quick):
 def test_training_is_gradient_descent_with_momentum_behind_a_clip(trained_once):
     of, _, (params, rest), order, (moved, moved_rest, losses, checks) = trained_once
     seen, unseen = networks.halves()
-    graphdef, *_ = networks.structure(of)
+    graphdef = networks.structure(of)
 
     @jax.jit
     def loss_and_gradients(params, images, labels):
@@ -457,7 +455,7 @@ def test_a_lesion_takes_one_unit_out(trained_once):
     (images, labels), _ = networks.halves()
     images, labels = images[:20], labels[:20]
     looked = run.look(params, rest, images, labels)
-    net = nnx.merge(networks.structure(of)[0], params, rest)
+    net = nnx.merge(networks.structure(of), params, rest)
     start = net["stem"](jnp.asarray(images))
     for skipped in (None, 0, 1, 2):
         x = start

@@ -153,7 +153,7 @@ def test_seeds_train_as_fit_does_by_one_program(small):
     assert not np.array_equal(other, metrics["loss"])
     again = trainer.fit(seeds.draw(1), 1, steps=3)[1]["loss"]
     np.testing.assert_array_equal(again, metrics["loss"][:3])
-    assert trainer.dispatch._cache_size() == 1  # pyright: ignore[reportFunctionMemberAccess]
+    assert isinstance(trainer.dispatch, jax.stages.Compiled)  # one program for all
 
 
 def test_the_command_line_trains_looks_and_judges(small, monkeypatch, tmp_path, capsys):

@@ -10,9 +10,8 @@ from convjax import lab
 from convjax.lab import pick, stack
 from experiments import __main__ as entry
 from experiments import separable
-from experiments.benchmarks._computations import Machine
-from experiments.separable import Config, kernels, layers
-from experiments.separable import cells as parts
+from experiments.benchmarks.computations import Machine
+from experiments.separable import Config, kernels, layers, parts
 from experiments.separable import figure as shown
 from experiments.separable import results as found
 from experiments.separable.layers import (

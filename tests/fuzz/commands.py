@@ -20,9 +20,9 @@ NUMBERS = ("abc", "nan", "inf", "-1", "", "1e999", "0x")
 
 def module_of(name):
     """Return the module that a command stands in."""
-    if name == "report":
-        return "convjax.lab.report._write"
-    folder = "benchmarks." if name.startswith("bench-") and name != "bench-profile" else ""
+    if name in ("report", "inspect", "train"):
+        return "convjax.lab.report._write" if name == "report" else f"convjax.lab.{name}"
+    folder = "benchmarks." if name.startswith("bench-") else ""
     own = name.removeprefix("bench-") if folder else name
     return f"experiments.{folder}{own.replace('-', '_')}"
 

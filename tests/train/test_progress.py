@@ -116,7 +116,7 @@ def test_it_is_drawn_ten_times_a_second_at_most_and_for_a_hundredth_of_the_time(
 def test_on_a_terminal_without_rich_it_says_what_to_install(monkeypatch):
     on_terminal(monkeypatch)
     monkeypatch.setitem(sys.modules, "rich.progress", None)
-    with pytest.raises(ImportError, match=r"pip install convjax\[experiments\]"):
+    with pytest.raises(ImportError, match=r"pip install .convjax\[lab\]"):
         train.ProgressBar()
 
 

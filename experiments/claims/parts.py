@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.claims.networks import CHECKED, Recipe, at_birth, cell, trained
-from experiments.separable.cells import Counts, Exact, Times, Training
+from experiments.separable.parts import Counts, Exact, Times, Training
 
 Row = dict[str, Any]
 KINDS = {"batch_loss": "step"} | dict.fromkeys(CHECKED, "curve")

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from experiments.benchmarks._computations import machine
+from experiments.benchmarks.computations import machine
 from experiments.separable import kernels, layers
 from experiments.separable.layers import FULL, Case
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from convjax import nn, ops
 from experiments.benchmarks._rows import Spec
-from experiments.benchmarks._timing import alternate
+from experiments.benchmarks.timing import alternate
 
 Function = Callable[..., jax.Array]
 
