@@ -31,7 +31,15 @@ class Ensemble:
     batch_size: int = 0
 
     def __str__(self) -> str:
-        return str(self.kind)
+        return name_of(self.kind)
+
+
+def name_of(kind: Any) -> str:
+    """Return what a kind of network is called: as text, or else by its label and other fields."""
+    if type(kind).__str__ is not object.__str__ or not hasattr(kind, "label"):
+        return str(kind)
+    fields = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(kind).items())
+    return f"{kind.label} ({fields})"
 
 
 def measure(ensemble: Ensemble) -> Columns:

@@ -13,7 +13,7 @@ from rich.table import Table
 from convjax import plots
 from convjax.lab._columns import Columns
 from convjax.lab._criteria import Criterion, digits, within, within_errors
-from convjax.lab._ensemble import by_kind
+from convjax.lab._ensemble import by_kind, name_of
 from convjax.lab._tables import plain_table
 
 STANDARD_ERRORS = 3.0
@@ -134,7 +134,7 @@ def _judge(label: str, rows: list[Ratios]) -> Criterion:
         return within(claim, worst, 0.0, absolute=EXACTLY, why="rounding")
     row = max(rows, key=lambda row: abs(row.away))
     # "He, 3 units" beside the label "He" is "He: mean ratio, 3 units".
-    which = str(row.kind).removeprefix(label).removeprefix(", ")
+    which = name_of(row.kind).removeprefix(label).lstrip(", ")
     worst = f" (worst of {len(rows)})" if len(rows) > 1 else ""
     claim = f"{label}: mean ratio{f', {which}' if which else ''}{worst}"
     mean, expected, error = (float(v[-1]) for v in (row.mean, row.expected, row.error))
@@ -174,10 +174,11 @@ def _along(row: Ratios) -> plots.Series:
 
 
 def _ends(rows: list[Ratios], deepest: int) -> list[plots.Series]:
-    series = []
-    for i, label in enumerate(dict.fromkeys(row.kind.label for row in rows)):
+    series, labels = [], list(dict.fromkeys(row.kind.label for row in rows))
+    for i, label in enumerate(labels):
         ours = [row for row in rows if row.kind.label == label]
-        beside = [row.logs.shape[1] - 1 + 0.02 * (i - 2) * deepest for row in ours]
+        aside = 0.02 * deepest * (i - (len(labels) - 1) / 2)
+        beside = [row.logs.shape[1] - 1 + aside for row in ours]
         theory = np.array([row.expected[-1] for row in ours])
         mean = np.array([row.mean[-1] for row in ours]) / theory
         error = STANDARD_ERRORS * np.array([row.error[-1] for row in ours]) / theory
@@ -190,7 +191,7 @@ def table(kind: type, columns: Columns) -> Table:
     heads = ("network", "theory", "mean", "s.e.", "z", "typical")
     rows = [
         (
-            str(row.kind),
+            name_of(row.kind),
             *(digits(v[-1]) for v in (row.expected, row.mean)),
             digits(row.error[-1], 2),
             f"{row.away:+.1f}",
