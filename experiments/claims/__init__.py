@@ -5,8 +5,8 @@
 Three sentences are on convolutions (kernels split in two, depthwise, 1x1) and get their numbers as
 the experiment ``separable`` does, at one size. The fourth is on residual connections, part by part.
 
-- At birth: deep stacks of width 32 on noise, with circular padding; a unit Gaussian cotangent comes
-  back, |g_l|^2 / |g_L|^2 is measured behind every unit.
+- At initialization: deep stacks of width 32 on noise, with circular padding; a unit Gaussian
+  cotangent comes back, |g_l|^2 / |g_L|^2 is measured behind every unit.
 - Trained: plain and residual twins, with batch norm and without, of several depths, a few hundred
   steps of momentum behind a clip, on two thirds of the digits; the other third is the test. Losses
   and accuracies are taken on 599 images of either part, by running statistics.
@@ -53,7 +53,7 @@ from experiments.claims import convolutions, shortcuts
 from experiments.claims.figure import draw as draw
 from experiments.claims.figure import table as table
 from experiments.claims.networks import PLAIN, RESIDUAL, Recipe, halves
-from experiments.claims.parts import Born, Convolutions, Taught, row
+from experiments.claims.parts import Convolutions, Initial, Taught, row
 
 BIRTHS = (("none", "lecun"), ("none", "he"), ("batch", "he"))
 TRAINED = 0.8
@@ -88,7 +88,7 @@ class Config(lab.Options):
     """Of training networks of full, split and separable convolutions and of bottlenecks."""
 
 
-Cell = Convolutions | Born | Taught
+Cell = Convolutions | Initial | Taught
 
 
 def cells(config: Config) -> list[Cell]:
@@ -109,7 +109,7 @@ def cells(config: Config) -> list[Cell]:
             for twin in twins
         ),
         *(
-            Born(twin, norm, config.depths[-1], init, seeds)
+            Initial(twin, norm, config.depths[-1], init, seeds)
             for norm, init in BIRTHS
             for twin in twins
         ),

@@ -33,11 +33,11 @@ def table(columns: Columns) -> Table:
 
 
 def draw(columns: Columns) -> Figure:
-    """Draw training loss and test accuracy by depth, lesions, and gradients at birth."""
+    """Draw training loss and test accuracy by depth, lesions, and gradients at initialization."""
     panel = plots.Panel
     last = int(pick(columns, kind="birth")["depth"].max())
     return plots.panels(
-        "Plain and residual twins: trained on the digits, and at birth",
+        "Plain and residual twins: trained on the digits, and at initialization",
         [
             panel(
                 "after training",
@@ -59,7 +59,7 @@ def draw(columns: Columns) -> Figure:
                 _lesions(columns),
             ),
             panel(
-                f"at birth, {last} layers",
+                f"at initialization, {last} layers",
                 "units travelled back",
                 "|g_l|² / |g_L|²",
                 _births(columns),

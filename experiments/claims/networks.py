@@ -1,4 +1,4 @@
-"""Networks of claims: plain and residual twins at birth, and what training makes of them."""
+"""Networks of claims: plain and residual twins, at initialization and after training."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,7 +18,7 @@ SHORTCUTS = {PLAIN: "none", RESIDUAL: "identity"}
 CLIP, MOMENTUM = 1.0, 0.9
 # Enough for a mean over images; a lesion runs all of them once for every unit.
 LOOKED_AT = 200
-# At birth there is a body alone, on noise: no border, no head, and a batch that is large enough.
+# At initialization there is a body alone, on noise: no border, no head, and a large batch.
 BIRTH_BATCH, BIRTH_SIZE, BIRTH_WIDTH = 16, 8, 32
 
 
@@ -55,7 +55,7 @@ def cell(twin: str, norm: str, depth: int, width: int) -> lab.Classifier:
     return lab.Classifier(norm, SHORTCUTS[twin], width, "relu", "he", "dense", depth)
 
 
-def at_birth(twin: str, norm: str, init: str, depth: int, seeds: int) -> np.ndarray:
+def at_initialization(twin: str, norm: str, init: str, depth: int, seeds: int) -> np.ndarray:
     """Return ln of the squared gradient along the body over that at its end, (seeds, places).
 
     A unit Gaussian cotangent comes back from the last unit; the first place is the body's input.

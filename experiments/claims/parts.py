@@ -1,4 +1,4 @@
-"""What claims measures, cell by cell: parts of separable, networks at birth, networks trained."""
+"""What claims measures, cell by cell: parts of separable, networks untrained and trained."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.claims.networks import CHECKED, Recipe, at_birth, cell, trained
+from experiments.claims.networks import CHECKED, Recipe, at_initialization, cell, trained
 from experiments.separable.parts import Counts, Exact, Times, Training
 
 Row = dict[str, Any]
@@ -35,14 +35,10 @@ class Convolutions:
         for found in self.part.rows():
             yield row(found.pop("topic"), **found)
 
-    def cost(self) -> float:
-        """Return about how many seconds this takes one core."""
-        return self.part.cost()
-
 
 @dataclasses.dataclass(frozen=True)
-class Born:
-    """Deep stacks at birth, by an initialiser."""
+class Initial:
+    """Deep stacks at initialization, by an initializer."""
 
     twin: str
     norm: str
@@ -51,16 +47,12 @@ class Born:
     seeds: int
 
     def __str__(self) -> str:
-        return f"{self.twin}, norm {self.norm}, {self.depth} layers, at birth, {self.init}"
+        return f"{self.twin}, norm {self.norm}, {self.depth} layers, at initialization, {self.init}"
 
     def rows(self) -> Iterator[Row]:
         """Yield ln of the squared gradient at every place, over that at the end."""
-        logs = at_birth(self.twin, self.norm, self.init, self.depth, self.seeds)
+        logs = at_initialization(self.twin, self.norm, self.init, self.depth, self.seeds)
         yield from _rows("birth", self, self.init, logs)
-
-    def cost(self) -> float:
-        """Return about how many seconds this takes one core."""
-        return 4.5 + 3e-3 * self.seeds * self.depth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,13 +77,8 @@ class Taught:
             values = np.stack([seed[name] for seed in every])
             yield from _rows(KINDS.get(name, "looked"), self, name, values)
 
-    def cost(self) -> float:
-        """Return about how many seconds this takes one core."""
-        layers = self.recipe.steps * self.recipe.batch_size * (self.depth - 2)
-        return 4.0 + 2.5e-5 * self.seeds * layers * self.width / 8
 
-
-def _rows(kind: str, of: Born | Taught, quantity: str, values: np.ndarray) -> Iterator[Row]:
+def _rows(kind: str, of: Initial | Taught, quantity: str, values: np.ndarray) -> Iterator[Row]:
     where = {"norm": of.norm, "depth": of.depth}
     for (seed, number), value in np.ndenumerate(values):
         yield row(kind, of.twin, quantity, value, seed=seed, number=number, **where)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from convjax import gradflow
-from convjax.lab import Columns, digits, pick
+from convjax.lab import Columns, array, digits, pick
 from convjax.lab.rules import Claim, Evidence, versus
 from experiments.claims.networks import PLAIN, RESIDUAL
 
@@ -32,7 +32,7 @@ Pair = tuple[str, int]
 
 def claims(columns: Columns) -> Iterator[Claim]:
     """Yield the sentences on shortcuts."""
-    yield from _at_birth(columns)
+    yield from _at_initialization(columns)
     yield from _deeper(columns)
     yield from _identity(columns)
     yield _faster(columns)
@@ -43,8 +43,7 @@ def claims(columns: Columns) -> Iterator[Claim]:
 def found(columns: Columns, kind: str, twin: str, norm: str, quantity: str, depth: int):
     """Return a quantity as (seeds, numbers): steps, checks, places or units."""
     rows = pick(columns, kind=kind, name=twin, norm=norm, quantity=quantity, depth=depth)
-    order = np.lexsort((rows["number"], rows["seed"]))
-    return rows["value"][order].reshape(len(np.unique(rows["seed"])), -1)
+    return array(rows, "value", "seed", "number")
 
 
 def twins(columns: Columns, kind: str, norm: str, quantity: str, depth: int):
@@ -81,13 +80,13 @@ def births(columns: Columns) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
-def _at_birth(columns: Columns) -> Iterator[Claim]:
+def _at_initialization(columns: Columns) -> Iterator[Claim]:
     every = births(columns)
     depth = int(pick(columns, kind="birth")["depth"].max())
     ends = {name: (plain[:, 0], res[:, 0]) for name, (plain, res) in every.items()}
     yield Claim(
         "4a1",
-        f"the gradient of deep plain networks vanishes (at birth, {depth} layers)",
+        f"the gradient of deep plain networks vanishes (at initialization, {depth} layers)",
         [Evidence(name, -plain, _e(plain), VANISHED) for name, (plain, _) in ends.items()],
         "|g_0|^2 / |g_L|^2 below 1/100; above 100 it has exploded",
     )

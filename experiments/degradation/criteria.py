@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from convjax.lab import Columns, Criterion, digits, pick, that
+from convjax.lab import Columns, Criterion, array, digits, pick, that
 from experiments.claims.networks import PLAIN, RESIDUAL
 from experiments.degradation.networks import transitions
 
@@ -20,8 +20,7 @@ SMALL = 0.05
 def found(columns: Columns, twin: str, depth: int, quantity: str) -> np.ndarray:
     """Return a quantity as (seeds, numbers)."""
     rows = pick(columns, twin=twin, depth=depth, quantity=quantity)
-    order = np.lexsort((rows["number"], rows["seed"]))
-    return rows["value"][order].reshape(len(np.unique(rows["seed"])), -1)
+    return array(rows, "value", "seed", "number")
 
 
 def depths(columns: Columns) -> list[int]:

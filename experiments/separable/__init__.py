@@ -20,9 +20,9 @@ and regularises. Each is given a verdict: holds, holds only if, fails.
 - What is exact is asked exactly, of whole numbers, which float32 adds and multiplies without
   rounding.
 - A kernel's error at rank r is what the best sum of r columns times rows misses of it, for every
-  pair of channels (``ops.separate_kernel``). Random kernels are those of small networks at birth,
-  trained ones those of the same networks after training on the digits; their test accuracy is
-  taken again with every kernel cut to rank r.
+  pair of channels (``ops.separate_kernel``). Random kernels are those of small networks at
+  initialization, trained ones those of the same networks after training on the digits; their test
+  accuracy is taken again with every kernel cut to rank r.
 - "Regularises": the bottleneck's test loss against the full network's, at the same training loss.
 
 Pass: the counts are the texts' fractions, exactly; what shall be zero is; random and trained

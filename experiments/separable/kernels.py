@@ -111,7 +111,7 @@ class Trained:
 
     Attributes:
       curve: after every epoch, the columns of ``CURVE``: losses and accuracy, running statistics.
-      born: its convolutions' kernels at birth, by name.
+      born: its convolutions' kernels at initialization, by name.
       kernels: the same after training.
       truncated: test accuracy with every k x k kernel of rank 1, 2, …; empty where there is none.
       parameters: how many it has.

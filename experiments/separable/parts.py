@@ -1,7 +1,6 @@
 """What separable measures, part by part: counts, what is exact, times, and trained networks."""
 
 import dataclasses
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,8 +10,6 @@ from experiments.separable.layers import FULL, Case
 
 FEW_CHANNELS = 8
 TRAINING_BATCH = 64
-# Of the digits: to train on, and in each.
-IMAGES, PLACES = 1437, 64
 
 
 def row(topic: str, name: str, quantity: str, value: float, **where: int) -> dict[str, Any]:
@@ -48,10 +45,6 @@ class Counts:
             for quantity, value in layers.counted(case, self.batch_size).items():
                 yield row("counts", case.layer, quantity, value, **place(case))
 
-    def cost(self) -> float:
-        """Return about how many seconds this takes one core."""
-        return 1.0
-
 
 @dataclasses.dataclass(frozen=True)
 class Exact:
@@ -64,10 +57,6 @@ class Exact:
         """Yield the differences."""
         for name, value in kernels.exact().items():
             yield row("exact", name, "", value)
-
-    def cost(self) -> float:
-        """Return about how many seconds this takes one core."""
-        return 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,14 +84,6 @@ class Times:
         for case, direction, seconds in layers.timed(groups, self.batch_size, self.repeats):
             for i, value in enumerate(seconds):
                 yield row("time", case.layer, direction, value, number=i, **place(case))
-
-    def cost(self) -> float:
-        """Return about how many seconds this takes one core."""
-        # To compile; then every round takes some milliseconds a layer, and what products take.
-        # What the machine allows takes seven seconds.
-        images = itertools.product(zip(self.sizes, self.channels, strict=True), self.kernel_sizes)
-        products = [self.batch_size * (size * wide * k) ** 2 for (size, wide), k in images]
-        return 7.0 + sum(2.0 + (self.repeats + 1) * (0.2 + 4e-10 * full) for full in products)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,9 +122,3 @@ class Training:
                     for unit, kernel in found.items():
                         for rank, value in enumerate(kernels.errors(kernel), 1):
                             yield row("rank", age, unit, value, number=rank, **where)
-
-    def cost(self) -> float:
-        """Return about how many seconds this takes one core."""
-        share = 1.0 if self.layer == FULL else layers.said(self.layer, self.width, self.kernel_size)
-        products = IMAGES * PLACES * kernels.BLOCKS * (self.kernel_size * self.width) ** 2 * share
-        return 10.0 + 9e-11 * self.seeds * self.epochs * float(products)

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from convjax.lab import Columns, pick
+from convjax.lab import Columns, array, pick
 from experiments.separable.layers import COMPARED, DIRECTIONS, FULL, NECK, said
 
 FORWARD = next(iter(DIRECTIONS))
@@ -135,5 +135,4 @@ def curve(columns: Columns, layer: str, quantity: str) -> np.ndarray:
     """Return a curve of training as (seeds, epochs), at the first window."""
     rows = pick(columns, topic="training", name=layer, quantity=quantity)
     rows = pick(rows, kernel_size=rows["kernel_size"].min())
-    order = np.lexsort((rows["number"], rows["seed"]))
-    return rows["value"][order].reshape(len(np.unique(rows["seed"])), -1)
+    return array(rows, "value", "seed", "number")

@@ -151,7 +151,7 @@ def test_every_network_and_part_is_a_cell_that_says_which():
     assert len(set(every)) == len(set(told)) == 7 + 2 * 2 * 3 + 6
     assert told[0] == "convolutions: counts"
     assert told[7] == "plain, norm batch, 56 layers, trained"
-    assert told[-1] == "residual, norm batch, 56 layers, at birth, he"
+    assert told[-1] == "residual, norm batch, 56 layers, at initialization, he"
 
 
 def test_where_texts_are_right_they_are_told_so():
@@ -471,8 +471,8 @@ def test_a_lesion_takes_one_unit_out(trained_once):
         np.testing.assert_allclose(found, loss, rtol=1e-4)
 
 
-def test_gradients_at_birth_are_those_of_a_backward_pass(quick):
-    found = networks.at_birth(RESIDUAL, "none", "lecun", 6, 1)
+def test_gradients_at_initialization_are_those_of_a_backward_pass(quick):
+    found = networks.at_initialization(RESIDUAL, "none", "lecun", 6, 1)
     key = jax.random.split(jax.random.key(0), 1)[0]
     weights, signal, cotangent = jax.random.split(key, 3)
     options = {"init": "lecun", "convs_per_unit": 2, "padding": "CIRCULAR"}
