@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from convjax.lab import digits
+from convjax.lab._criteria import digits
 
 HOLDS, FAILS, OPEN = "holds", "fails", "not decided here"
 ONLY = "holds only if"

@@ -177,12 +177,9 @@ def _profiled(what: Subject) -> gradflow.Profile:
             rngs=nnx.Rngs(what.request.seed),
         )
 
-    # It runs once: what LLVM's optimisation takes, no run gives back.
-    brief: dict[str, Any] = {}
-    if jax.default_backend() == "cpu":
-        brief["xla_backend_optimization_level"] = 0
     labels = None if what.labels is None else jnp.asarray(what.labels)
-    return jax.jit(measure, compiler_options=brief)(params, rest, what.images, labels)
+    given = (params, rest, what.images, labels)
+    return lab.compiled(measure, *given)(*given)
 
 
 def _theory(what: Subject, profile: gradflow.Profile) -> Columns:
