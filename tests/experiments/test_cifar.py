@@ -104,9 +104,8 @@ def test_a_few_steps_on_a_small_file_of_the_real_format(folder, tmp_path, capsys
     assert entry.main(["cifar", *given]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "30 images to train on, 6 to test on, 32x32x3, 10 classes" in told
-    assert "not as in the paper: network width=2 (none); batch_size 8 (128); steps 4 (64000)" in (
-        told
-    )
+    assert "not as in the paper: steps 4 (64000); boundaries 2 3 (32000 48000); " in told
+    assert "; network width=2 (none); batch_size 8 (128); whole False (True); " in told
     assert "ResNet-8" in told and "ResNet-110" in told and "6.61" in told
     found, metadata = study.read_parquet(tmp_path / "cifar.parquet")
     assert metadata["config"]["depths"] == [8]

@@ -1,6 +1,8 @@
 """The options of a run of training: every field of ``train.Recipe``, and where the run lives."""
 
 import dataclasses
+import inspect
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,53 +19,53 @@ Flag = Annotated[bool, tyro.conf.FlagConversionOff]
 MOMENTUM = {"momentum": 0.9, "nesterov": True}
 
 
+def _of_recipe() -> Any:
+    """Return the fields of ``train.Recipe`` as options, with what it says of each as help."""
+    told = inspect.getdoc(train.Recipe) or ""
+    told = told.partition("Attributes:\n")[2].partition("\nRaises:")[0]
+    helps = dict(re.findall(r"^  (\w+): (.+(?:\n    .*)*)", told, re.MULTILINE))
+    fields = [
+        (field.name, Annotated[field.type, tyro.conf.arg(help=_plain(helps[field.name]))], field)
+        for field in dataclasses.fields(train.Recipe)
+    ]
+    made = [(name, kind, dataclasses.field(default=of.default)) for name, kind, of in fields]
+    return dataclasses.make_dataclass("OfRecipe", made, frozen=True)
+
+
+def _plain(text: str) -> str:
+    """Return a docstring's words as they are written on a command line."""
+    plain = re.sub(r"``[\"']?(.*?)[\"']?``", r"\1", " ".join(text.split()))
+    return plain[0].upper() + plain[1:]
+
+
+OfRecipe = _of_recipe()
+
+
 @dataclasses.dataclass(frozen=True)
-class Training:
-    """What every run of training takes; explained in full at ``train.Recipe``."""
+class Training(OfRecipe):
+    """What every run of training takes: every field of ``train.Recipe``, and where it lives."""
 
     network: tuple[str, ...] = ()
     """Options of the network, such as width=8 norm=group."""
     batch_size: int = 64
     """Images in a step, over all devices."""
-    steps: int = 1000
-    """How many to take."""
     seed: int = 0
     """Of initial values, order of the images, augmentation and dropout."""
-    optimiser: str = "sgd"
-    """Name of an optimiser of optax: sgd, adamw, lion, …."""
     options: tuple[str, ...] | None = None
-    """Its further arguments, such as momentum=0.9 nesterov=false; without it, momentum=0.9
-    nesterov=true for sgd."""
-    learning_rate: float = 0.1
-    """The largest."""
-    schedule: str = "cosine"
-    """What becomes of the learning rate: constant, linear, cosine, steps."""
-    boundaries: tuple[int, ...] = ()
-    """Steps at which the schedule "steps" multiplies."""
-    factor: float = 0.1
-    """By which it multiplies."""
+    """Further arguments of the optimiser, such as momentum=0.9 nesterov=false; without it,
+    momentum=0.9 nesterov=true for sgd."""
     warmup: int | None = None
     """Steps over which the learning rate first rises."""
-    warmup_from: float = 0.0
-    """Share of the learning rate at which that begins."""
     weight_decay: float = 5e-4
     """How strongly weights are pulled to 0."""
-    decayed: str = "kernels"
-    """Which: kernels, all."""
-    clip: float | None = None
-    """Largest norm of the gradient of all parameters."""
-    label_smoothing: float = 0.0
-    """Share of each label that is spread over all classes."""
-    accumulate: int = 1
-    """Parts into which a batch is cut, to save memory."""
-    average: float = 0.0
-    """Decay of the moving average of the weights, which is then what is judged; 0 keeps none."""
-    precision: str = "float32"
-    """float32, bfloat16, float16."""
     remat: str | None = None
     """What the backward pass computes again, to save memory: none, unit, sqrt."""
-    batch_norm: str = "synchronised"
-    """Statistics on several devices: synchronised, per_device."""
+    watch: int = 10
+    """Steps between two that log the norms of every layer; 0 logs none and draws no waterfall."""
+    test_every: int = 100
+    """Steps between tests; 0 tests at the end only."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints; 0 writes one at the end only."""
     freeze_up_to: str | None = None
     """Path of a unit that is not trained, nor what comes before it, such as stage2."""
     frozen_statistics: Literal["frozen", "moving"] = "frozen"
