@@ -17,12 +17,13 @@ def layers(profile: gradflow.Profile) -> Columns:
     Example:
       >>> import jax
       >>> from flax import nnx
-      >>> from convjax import gradflow, lab, models
-      >>> net = models.resnet_cifar(8, width=2, rngs=nnx.Rngs(0))
-      >>> x, key = jax.numpy.ones((1, 4, 4, 3)), jax.random.key(1)
+      >>> from convjax import gradflow, lab, nn
+      >>> conv = nn.Conv(3, 2, (3, 3), rngs=nnx.Rngs(0))
+      >>> net = nn.Chain(conv=conv, relu=nn.Activation("relu"), pool=nn.GlobalPool("avg"))
+      >>> x, key = jax.random.normal(jax.random.key(1), (1, 4, 5, 3)), jax.random.key(2)
       >>> profile = gradflow.profile(net, x, cotangent=key, train=True)
-      >>> lab.layers(profile)["path"][:2].tolist()
-      ['stem/conv', 'stage1/rest/0/branch/conv1']
+      >>> lab.layers(profile)["path"].tolist()
+      ['conv']
     """
     table = profile.table()
     kept = np.array(["kernel" in " ".join(profile[path].parameters) for path in table["path"]])

@@ -21,9 +21,9 @@ class Seeds:
       batch_size: images in a step.
 
     Example:
-      >>> from convjax import data, lab, models, train
+      >>> from convjax import data, lab, nn, train
       >>> def make(rngs):
-      ...     return models.resnet_cifar(8, width=2, in_features=1, rngs=rngs)
+      ...     return nn.Chain(pool=nn.GlobalPool("avg"), dense=nn.Dense(1, 10, rngs=rngs))
       >>> seeds = lab.Seeds(make, *data.digits("train"), batch_size=16)
       >>> trainer = seeds.trainer(train.Recipe(steps=2, learning_rate=0.1, dispatch=2))
       >>> [len(trainer.fit(seeds.draw(seed), seed)[1]["loss"]) for seed in (0, 1)]

@@ -58,6 +58,7 @@ def test_a_step_of_keras_is_a_step_of_ours(keras, monkeypatch):
         np.testing.assert_allclose(other()[1], right()[1], rtol=1e-4)
 
 
+@pytest.mark.later
 def test_keras_has_mobilenet_with_the_same_parameters(keras):
     net = keras_networks.network("mobilenet_v1", 32)
     found = sum(int(np.prod(variable.shape)) for variable in net.trainable_variables)

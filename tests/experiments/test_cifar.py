@@ -98,6 +98,7 @@ def test_one_step_of_the_papers_optimiser():
         params = jax.tree.map(lambda w, u: w + np.asarray(u), params, updates)
 
 
+@pytest.mark.later
 def test_a_few_steps_on_a_small_file_of_the_real_format(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(plots, "save", lambda figure, stem: (stem, stem))
     given = ["--folder", str(folder), *FEW, "--out", str(tmp_path)]

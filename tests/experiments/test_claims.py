@@ -361,6 +361,7 @@ def tiny(quick):
     return lab.measure_all(lab.experiment(claims), TINY)
 
 
+@pytest.mark.later
 def test_everything_measured_has_its_rows(tiny):
     assert len({len(column) for column in tiny.values()}) == 1
     assert set(tiny["kind"]) >= {"counts", "time", "birth", "step", "curve", "looked", "claim"}
