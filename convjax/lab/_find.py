@@ -137,7 +137,7 @@ def load(file: str | os.PathLike) -> ModuleType:
             f"file={str(file)!r} has the name of another module, {name}; call it otherwise"
         )
     if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+        sys.path.append(str(folder))  # behind all others: its files hide none of theirs
     others = [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(folder), *others]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([*others, str(folder)]))
     return importlib.import_module(name)

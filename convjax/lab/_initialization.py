@@ -11,11 +11,18 @@ from typing import Annotated, Any
 
 import tyro
 
+from convjax import _check
 from convjax.lab import _ratios
 from convjax.lab._checks import check_least, check_several
 from convjax.lab._ensemble import Ensemble, measure
 from convjax.lab._run import Options
 
+NEEDED = {
+    "network": "is called with rngs= and returns one network",
+    "signal": "is called with a key and a batch size and returns what goes in",
+    "label": "is what it is called beside others",
+    "expected": "is what |g_0|^2 / |g_L|^2 should be in the mean",
+}
 SEEDS = "Networks of each kind; networks of one seed have the same initial values."
 BATCH_SIZE = "Examples that go through each network; their gradients are measured together."
 
@@ -50,19 +57,26 @@ def ensembles(
       A dataclass, a subclass of ``lab.Options``.
 
     Raises:
-      ValueError: an axis that is no field, or a field without a value.
+      WrongTypeError: no dataclass.
+      ValueError: a kind without one of these; an axis that is no field, a field without a value.
 
     Example:
-      >>> import dataclasses
-      >>> from convjax import lab
+      >>> import dataclasses, jax
+      >>> from convjax import lab, models
       >>> @dataclasses.dataclass(frozen=True)
       ... class Plain:
       ...     depth: int
       ...     width: int = 8
+      ...     label, expected = "plain", 1.0
+      ...     def network(self, rngs):
+      ...         return models.deep_stack(2 * self.depth, self.width, rngs=rngs)
+      ...     def signal(self, key, batch_size):
+      ...         return jax.random.normal(key, (batch_size, 4, 4, self.width))
       >>> Config = lab.ensembles(Plain, seeds=4, depths=(2, 3))
       >>> [cell.kind.depth for cell in Config.defaults()["cells"](Config(depths=(5, 6, 7)))]
       [5, 6, 7]
     """
+    _check_kind(kind)
     names = {field.name: field for field in dataclasses.fields(kind)}
     for axis in axes:
         if axis.removesuffix("s") not in names or not axis.endswith("s"):
@@ -88,6 +102,17 @@ def ensembles(
     made: Any = dataclasses.make_dataclass("Config", fields, bases=(Options,), frozen=True)
     made.defaults = staticmethod(partial(_defaults, kind, tuple(axes), apart))
     return made
+
+
+def _check_kind(kind: Any) -> None:
+    """Refuse a kind of which nothing can be measured or said, before anything is."""
+    if not (dataclasses.is_dataclass(kind) and isinstance(kind, type)):
+        _check.wrong_type("kind", kind, "a frozen dataclass")
+    known = {*dir(kind), *(field.name for field in dataclasses.fields(kind))}
+    needed = ("measure",) if "measure" in known else ("network", "signal")
+    for name in (*needed, "label", "expected"):
+        if name not in known:
+            raise ValueError(f"kind={kind.__name__} needs {name}, which {NEEDED[name]}")
 
 
 def _option(name: str, kind: Any, default: Any, told: str) -> tuple[str, Any, Any]:

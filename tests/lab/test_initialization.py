@@ -254,3 +254,12 @@ def test_a_run_writes_numbers_figures_and_the_verdict(tmp_path, capsys):
     assert set(columns) == {"depth", "gain", "step", "seed", "position", "log_ratio", "examples"}
     assert about["config"]["depths"] == [2] and len(about["criteria"]) == 2
     assert (tmp_path / "test_initialization.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", ["network", "signal", "label", "expected"])
+def test_a_kind_that_lacks_something_is_refused_before_anything_is_measured(name):
+    left = {k: v for k, v in vars(Stack).items() if k in ("network", "signal", "label", "expected")}
+    del left[name]
+    kind = dataclasses.make_dataclass("Less", [("depth", int, 2)], namespace=left, frozen=True)
+    with pytest.raises(ValueError, match=f"^kind=Less needs {name}, which is "):
+        lab.ensembles(kind, seeds=4)
