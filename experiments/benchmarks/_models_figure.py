@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from experiments.benchmarks._report import COLOURS, number
+from experiments.benchmarks._report import COLOURS, legend_above, number, rows_of_ratios
 
 BAND = 0.78
 """Share of a network's height that its bars fill."""
@@ -46,22 +45,8 @@ def bars(ratios: Mapping[str, Mapping[str, float]]) -> Figure:
         )
         axes.bar_label(drawn, [number(value, 3) for value in values], padding=2, fontsize=7)
     axes.axvline(1, color="0.4", linewidth=0.8)
-    axes.set_yticks(range(len(ratios)), list(ratios))
-    axes.set_ylim(len(ratios) - 0.5, -0.5)
     axes.margins(x=0.12)
-    axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5), numticks=8))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    axes.tick_params(labelsize=8, length=2.5)
-    axes.tick_params(axis="y", length=0)
-    axes.spines[["top", "right", "left"]].set_visible(False)
+    rows_of_ratios(axes, list(ratios), numticks=8)
     axes.set_xlabel("time of convjax / time of the other", fontsize=9)
-    figure.legend(
-        loc="outside upper center",
-        ncols=max(len(others), 1),
-        fontsize=9,
-        title="A training step",
-        title_fontsize=10,
-        frameon=False,
-    )
+    legend_above(figure, "A training step", max(len(others), 1))
     return figure

@@ -119,15 +119,7 @@ def ratios(title: str, panels: Panels) -> Figure:
     handles.append(
         Line2D([], [], color="0.2", marker="|", linestyle="", markersize=9, label="geometric mean")
     )
-    figure.legend(
-        handles=handles,
-        loc="outside upper center",
-        ncols=len(handles),
-        fontsize=9,
-        title=title,
-        title_fontsize=10,
-        frameon=False,
-    )
+    legend_above(figure, title, len(handles), handles=handles)
     return figure
 
 
@@ -160,14 +152,25 @@ def _draw(
             mean = geometric_mean(found)
             assert mean is not None
             axes.plot([mean], [height], "|", color="0.2", markersize=11, markeredgewidth=1.6)
-    axes.set_yticks(range(len(kinds)), kinds)
-    axes.set_ylim(len(kinds) - 0.5, -0.5)
-    axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5), numticks=7))
+    rows_of_ratios(axes, kinds, numticks=7)
+
+
+def rows_of_ratios(axes: Axes, rows: Sequence[str], numticks: int) -> None:
+    """Name the rows of a panel, the first at the top, and the ratios on its logarithmic axis."""
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5), numticks=numticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.tick_params(labelsize=8, length=2.5)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def legend_above(figure: Figure, title: str, columns: int, **given: Any) -> None:
+    """Put a figure's title and legend above its panels."""
+    look: Any = {"fontsize": 9, "title_fontsize": 10, "frameon": False}
+    figure.legend(loc="outside upper center", ncols=columns, title=title, **look, **given)
 
 
 def _scatter(count: int) -> np.ndarray:
