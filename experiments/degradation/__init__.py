@@ -28,7 +28,6 @@ Takes about three minutes of processor time. For a look at it in less than one:
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,8 +58,6 @@ class Config(lab.Options):
     """Of the first step; it falls to zero as a cosine. Momentum 0.9, weight decay 1e-4."""
     lesions: int = 200
     """Images of training on which the trained networks are looked into."""
-    out: Path = Path("results/degradation")
-    """Folder for the table and the figure; it is made if it is not there."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,7 +37,6 @@ Takes one to two minutes on two cores. For a look at it in a few seconds:
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -93,8 +92,6 @@ class Config(lab.Options):
     """Passes over the 1437 digits, in batches of 64."""
     seeds: int = 3
     """Networks of each kind that are trained."""
-    out: Path = Path("results/separable")
-    """Folder for the table and the figure; it is made if it is not there."""
 
 
 Cell = Counts | Exact | Times | Training
