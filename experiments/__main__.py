@@ -32,10 +32,8 @@ def found() -> dict:
     known |= commands.of_the_room(PROGRAM)
     for before, folder in (("", HERE), ("bench-", HERE / "benchmarks")):
         for path, module, about in commands.modules(folder):
-            own = path.parent.name if path.stem == "__init__" else path.stem
-            home = path.parent if path.stem == "__init__" else path.with_suffix("")
-            at = ".".join(home.relative_to(HERE.parent).parts)
-            name = before + own.replace("_", "-")
+            at = ".".join(commands.home_of(path).relative_to(HERE.parent).parts)
+            name = before + commands.name_of_file(path)
             if commands.defines(module, "main"):
                 known[name] = commands.Command(about, partial(_called, at))
             elif commands.asks(module):

@@ -43,7 +43,12 @@ def questions(folder: str | os.PathLike) -> dict[str, tuple[Path, str]]:
 
 def name_of_file(path: Path) -> str:
     """Return the name of the question that stands in a file."""
-    return name_of(path.parent.name if path.stem == "__init__" else path.stem)
+    return name_of(home_of(path).name)
+
+
+def home_of(path: Path) -> Path:
+    """Return what a module's file is imported as, without an ending: its folder, or itself."""
+    return path.parent if path.stem == "__init__" else path.with_suffix("")
 
 
 def asked(path: Path) -> Experiment:
@@ -52,12 +57,11 @@ def asked(path: Path) -> Experiment:
     Raises:
       ValueError: the file asks none, or cannot be imported by its name.
     """
-    home = path.parent.parent if path.stem == "__init__" else path.parent
+    home = home_of(path)
     for package in PACKAGES:
         spec = importlib.util.find_spec(package)
-        if spec and str(home) in (spec.submodule_search_locations or ()):
-            own = path.parent.name if path.stem == "__init__" else path.stem
-            return experiment(importlib.import_module(f"{package}.{own}"))
+        if spec and str(home.parent) in (spec.submodule_search_locations or ()):
+            return experiment(importlib.import_module(f"{package}.{home.name}"))
     return experiment(load(path))
 
 
@@ -66,8 +70,7 @@ def modules(folder: str | os.PathLike) -> list[tuple[Path, ast.Module, str]]:
     places = [path / "__init__.py" if path.is_dir() else path for path in Path(folder).iterdir()]
     read = []
     for path in sorted(places):
-        own = path.parent.name if path.stem == "__init__" else path.stem
-        if path.suffix == ".py" and path.is_file() and own[0] not in "_.":
+        if path.suffix == ".py" and path.is_file() and home_of(path).name[0] not in "_.":
             try:
                 module = ast.parse(path.read_text(encoding="utf-8"))
             except (SyntaxError, UnicodeDecodeError, ValueError):

@@ -12,8 +12,10 @@ from convjax.lab._checks import unknown
 from convjax.lab._experiment import experiment
 from convjax.lab._find import asks as asks
 from convjax.lab._find import defines as defines
+from convjax.lab._find import home_of as home_of
 from convjax.lab._find import load, questions
 from convjax.lab._find import modules as modules
+from convjax.lab._find import name_of_file as name_of_file
 from convjax.lab._options import UsageError, refusing, speaking_plainly
 from convjax.lab._run import run
 
