@@ -135,4 +135,8 @@ def write(folder, name="planted", **changes):
 def known(monkeypatch):
     """Make the report know the experiment, as if its file stood in this folder."""
     real = _search.experiment
-    monkeypatch.setattr(_search, "experiment", lambda n: EXPERIMENT if n == "planted" else real(n))
+
+    def experiment(name, files):
+        return EXPERIMENT if name == "planted" else real(name, files)
+
+    monkeypatch.setattr(_search, "experiment", experiment)

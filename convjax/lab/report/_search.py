@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +120,13 @@ def search(folder: Path) -> Found:
     left_out: list[tuple[Path, str]] = []
     folders = list(_folders(folder, LEVELS, left_out))
     measured: list[Measured] = []
+    files = known()
     for path in (path for one in folders for path in sorted(one.glob("*.parquet"))):
         try:
-            measured.append(_measured(path))
+            measured.append(_measured(path, files))
         except Exception as error:  # whatever is wrong with it, the others are reported
             left_out.append((path, _why(error)))
-    order = list(known())
+    order = list(files)
     measured.sort(key=lambda m: order.index(m.name) if m.name in order else len(order))
     unfinished = [one for place in folders if (one := _unfinished(place, measured))]
     if not measured and not unfinished and not left_out:
@@ -145,7 +146,7 @@ class Foreign(Exception):  # noqa: N818 (it says what a file is)
     """A file that no experiment of ours wrote, or that says of itself what it cannot mean."""
 
 
-def _measured(path: Path) -> Measured:
+def _measured(path: Path, files: Mapping[str, Path]) -> Measured:
     """Read the table of an experiment.
 
     Raises:
@@ -155,7 +156,7 @@ def _measured(path: Path) -> Measured:
     columns, about = study.read_parquet(path)
     if not isinstance(about, dict) or "experiment" not in about:
         raise Foreign("a table, but not of an experiment")
-    made = Measured(path, columns, about, experiment(str(about["experiment"])))
+    made = Measured(path, columns, about, experiment(str(about["experiment"]), files))
     for name, kind in KINDS.items():
         if name in about and not isinstance(about[name], kind):
             raise Foreign(f"it says of its {name} what no experiment says: {about[name]!r:.60}")
@@ -172,9 +173,9 @@ def _measured(path: Path) -> Measured:
     return made
 
 
-def experiment(name: str) -> Experiment | None:
-    """Return the experiment of this name, or None where there is none."""
-    path = known().get(name)
+def experiment(name: str, files: Mapping[str, Path]) -> Experiment | None:
+    """Return the experiment of this name, or None where none of the files asks it."""
+    path = files.get(name)
     if path is None:
         return None
     try:
