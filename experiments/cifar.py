@@ -158,7 +158,7 @@ def cells(config: Config) -> list[Run]:
         raise lab.UsageError(f"reach = {config.reach} must lie between 0 and 1.")
     every = [
         completed(
-            training.run_of(Run, config, depth=n, seed=seed, out=config.out / f"resnet{n}-{seed}")
+            lab.cell_of(Run, config, depth=n, seed=seed, out=config.out / f"resnet{n}-{seed}")
         )
         for n in config.depths
         for seed in training.seeds_of(config)

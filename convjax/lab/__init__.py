@@ -41,6 +41,7 @@ from convjax.lab._initialization import ensembles as ensembles
 from convjax.lab._layers import layers as layers
 from convjax.lab._options import CommandOptions as CommandOptions
 from convjax.lab._options import UsageError as UsageError
+from convjax.lab._options import cell_of as cell_of
 from convjax.lab._options import parse as parse
 from convjax.lab._options import refusing as refusing
 from convjax.lab._options import speaking_plainly as speaking_plainly

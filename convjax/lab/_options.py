@@ -46,6 +46,7 @@ class CommandOptions:
 
 
 O = TypeVar("O", bound=CommandOptions)  # noqa: E741
+C = TypeVar("C")
 
 
 @contextlib.contextmanager
@@ -124,6 +125,25 @@ def parse(
         options = read(dataclasses.replace(start, **from_file(kind, options.config)))
     check_finite(options)
     return options
+
+
+def cell_of(kind: Callable[..., C], config: Any, **own: Any) -> C:
+    """Return a cell whose fields are those of the options, but for its own.
+
+    Args:
+      kind: the cell's dataclass.
+      config: the options.
+      **own: by field, what is not an option's.
+
+    Example:
+      >>> import dataclasses, types
+      >>> from convjax import lab
+      >>> Cell = dataclasses.make_dataclass("Cell", ["depth", "width"])
+      >>> lab.cell_of(Cell, types.SimpleNamespace(depths=(8, 20), width=4), depth=8)
+      Cell(depth=8, width=4)
+    """
+    names = [field.name for field in dataclasses.fields(kind) if field.name not in own]  # pyright: ignore[reportArgumentType]
+    return kind(**{name: getattr(config, name) for name in names}, **own)
 
 
 def check_finite(options: CommandOptions) -> None:

@@ -42,13 +42,30 @@ class Seeds:
             return data.resident(images, labels, batch_size=batch_size, seed=seed)
 
         self.source = source
-        self.graphdef = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))[0]
+        self.images, self.labels, self.batch_size = images, labels, batch_size
+        self.graphdef, self._shapes = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
         key = jax.eval_shape(jax.random.key, 0)
         self._draw = compiled(lambda key: nnx.split(make(nnx.Rngs(key)))[1], key)
 
     def draw(self, seed: int) -> Any:
         """Return the network of a seed, at initialization."""
         return nnx.merge(self.graphdef, self._draw(jax.random.key(seed)))
+
+    def batch(self, seed: int, step: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Return the images and labels of one step, in the order of a seed."""
+        order = data.batch_indices(len(self.images), self.batch_size, seed=seed, step=step)
+        return self.images[order], self.labels[order]
+
+    def program(
+        self, function: Callable[..., Any], *arguments: Any, level: int | None = 0
+    ) -> Callable[..., Any]:
+        """Compile ``function(net, *arguments)``; for arguments and level see ``compiled``."""
+
+        def split(state, *arguments):
+            return function(nnx.merge(self.graphdef, state), *arguments)
+
+        run = compiled(split, self._shapes, *arguments, level=level)
+        return lambda net, *arguments: run(nnx.state(net), *arguments)
 
     def trainer(self, recipe: train.Recipe, *, level: int | None = None) -> "Trainer":
         """Compile what trains by a recipe; for the level see ``compiler_options``."""

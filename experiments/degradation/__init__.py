@@ -9,8 +9,8 @@ network's that is higher, overfitting is not the cause. Losses are those of the 
 equal steps: at the end, the mean over the last tenth of them; and over all steps, the area under
 the curve. Pass, medians over the seeds: 56 plain layers end above 20, and 56 residual ones do not,
 but for 0.01 nats (the digits are easy: both end near zero); by area too, depth costs the plain
-network more. Of more than two depths it is the shallowest and the deepest that are compared and
-drawn; the table has them all.
+network more. Of more than two depths the shallowest and the deepest are compared and drawn; the
+table has them all.
 
 Then the trained networks are looked into. Lesions, as Veit et al. 2016: a unit, or a single layer,
 is replaced by the identity (at a transition, where the image is halved, subsampled and padded with
@@ -32,49 +32,19 @@ from typing import Any
 
 import numpy as np
 
-from convjax import data, lab, train
-from convjax.lab import Columns, stack
+from convjax import data, lab
 from experiments.degradation.criteria import judge as judge
 from experiments.degradation.figure import draw as draw
 from experiments.degradation.figure import table as table
-from experiments.degradation.networks import TWINS, trained
+from experiments.degradation.networks import TWINS, Cell, Settings, trained
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(lab.Options):
+class Config(lab.Options, Settings):
     """Options."""
 
     depths: tuple[int, ...] = (20, 56)
     """Weighted layers, 6n + 2, rising; the first and the last are compared."""
-    width: int = 8
-    """Channels of the first stage; they double with every stage."""
-    seeds: int = 3
-    """Networks of each kind."""
-    steps: int = 300
-    """Of training."""
-    batch_size: int = 64
-    """Images in a step."""
-    learning_rate: float = 0.05
-    """Of the first step; it falls to zero as a cosine. Momentum 0.9, weight decay 1e-4."""
-    lesions: int = 200
-    """Images of training on which the trained networks are looked into."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """Networks of one kind, all by the same programs; see ``Config``."""
-
-    twin: str
-    depth: int
-    width: int
-    seeds: int
-    steps: int
-    batch_size: int
-    learning_rate: float
-    lesions: int
-
-    def __str__(self) -> str:
-        return f"{self.twin}, {self.depth} layers"
 
 
 def cells(config: Config) -> list[Cell]:
@@ -84,45 +54,11 @@ def cells(config: Config) -> list[Cell]:
       ValueError: an option that cannot be done.
     """
     check(config)
-    given: dict[str, Any] = {
-        field.name: getattr(config, field.name, None) for field in dataclasses.fields(Cell)
-    }
     return [
-        Cell(**given | {"twin": twin, "depth": depth})
+        lab.cell_of(Cell, config, twin=twin, depth=depth)
         for depth in reversed(config.depths)
         for twin in TWINS
     ]
-
-
-def measure(cell: Cell) -> Columns:
-    """Train networks of one kind and return a row for each number.
-
-    ``quantity`` says what it is: "batch_loss", with the step as ``number``; "without_…" and
-    "without_layer_…", with the unit or layer that is taken out; "correlation", "cka", "branch",
-    with the unit; "whole_…" and "test_accuracy".
-    """
-    recipe = train.Recipe(
-        steps=cell.steps, learning_rate=cell.learning_rate, dispatch=min(20, cell.steps)
-    )
-    found = trained(
-        cell.twin,
-        cell.depth,
-        cell.width,
-        recipe,
-        batch_size=cell.batch_size,
-        seeds=cell.seeds,
-        lesions=cell.lesions,
-    )
-    return stack(list(rows(cell, found)))
-
-
-def rows(cell: Cell, found: Sequence[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each number that was found, seed by seed."""
-    for seed, quantities in enumerate(found):
-        for quantity, values in quantities.items():
-            same = {"twin": cell.twin, "depth": cell.depth, "seed": seed, "quantity": quantity}
-            for number, value in enumerate(values.tolist()):
-                yield same | {"number": number, "value": value}
 
 
 def check(config: Config) -> None:
@@ -134,18 +70,28 @@ def check(config: Config) -> None:
             )
     if len(config.depths) < 2 or sorted(set(config.depths)) != list(config.depths):
         raise ValueError(f"depths={list(config.depths)} must be two or more, and must rise")
+    lab.check_least(config, width=1, seeds=1, steps=1, batch_size=2, lesions=2)
+    lab.check_positive(config, "learning_rate")
     images = len(data.digits("train")[0])
-    ranges = {
-        "width": (1, None),
-        "seeds": (1, None),
-        "steps": (1, None),
-        "batch_size": (2, images),
-        "lesions": (2, images),
-    }
-    for option, (low, high) in ranges.items():
-        value = getattr(config, option)
-        if value < low or (high is not None and value > high):
-            most = "" if high is None else f" and at most {high}, the images of training"
-            raise ValueError(f"{option}={value} must be at least {low}{most}")
-    if not config.learning_rate > 0:
-        raise ValueError(f"learning_rate={config.learning_rate} must be positive")
+    for option in ("batch_size", "lesions"):
+        if (value := getattr(config, option)) > images:
+            raise ValueError(f"{option}={value} must be at most {images}, the images of training")
+
+
+def measure(cell: Cell) -> lab.Columns:
+    """Train networks of one kind and return a row for each number.
+
+    ``quantity`` says what it is: "batch_loss", with the step as ``number``; "without_…" and
+    "without_layer_…", with the unit or layer that is taken out; "correlation", "cka", "branch",
+    with the unit; "whole_…" and "test_accuracy".
+    """
+    return lab.stack(list(rows(cell, trained(cell))))
+
+
+def rows(cell: Cell, found: Sequence[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each number that was found, seed by seed."""
+    for seed, quantities in enumerate(found):
+        for quantity, values in quantities.items():
+            same = {"twin": cell.twin, "depth": cell.depth, "seed": seed, "quantity": quantity}
+            for number, value in enumerate(values.tolist()):
+                yield same | {"number": number, "value": value}

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from convjax.lab import Columns, Criterion, array, digits, pick, that
-from experiments.claims.networks import PLAIN, RESIDUAL
-from experiments.degradation.networks import transitions
+from convjax import lab
+from convjax.lab import Columns, Criterion, digits, that
+from experiments.degradation.networks import PLAIN, RESIDUAL, TWINS, transitions
 
 LOSS = 0.01
 """Nats of training loss that count as none: both residual networks end near zero."""
@@ -19,19 +19,13 @@ SMALL = 0.05
 
 def found(columns: Columns, twin: str, depth: int, quantity: str) -> np.ndarray:
     """Return a quantity as (seeds, numbers)."""
-    rows = pick(columns, twin=twin, depth=depth, quantity=quantity)
-    return array(rows, "value", "seed", "number")
+    rows = lab.pick(columns, twin=twin, depth=depth, quantity=quantity)
+    return lab.array(rows, "value", "seed", "number")
 
 
 def depths(columns: Columns) -> list[int]:
-    """Return all depths, the shallowest first."""
+    """Return all depths, the shallowest first; the first and the last are compared."""
     return np.unique(columns["depth"]).tolist()
-
-
-def compared(columns: Columns) -> tuple[int, int]:
-    """Return the shallowest and the deepest."""
-    shallow, *_, deep = depths(columns)
-    return shallow, deep
 
 
 def last(columns: Columns, twin: str, depth: int) -> np.ndarray:
@@ -58,64 +52,59 @@ def judge(columns: Columns) -> list[Criterion]:
 
 def judge_losses(columns: Columns) -> list[Criterion]:
     """Return the criteria of He et al.'s Figure 6."""
-    shallow, deep = compared(columns)
+    shallow, *_, deep = depths(columns)
     ends, areas = (
-        {(twin, depth): take(columns, twin, depth) for twin in (PLAIN, RESIDUAL)
-         for depth in (shallow, deep)}
+        {twin: [take(columns, twin, depth) for depth in (deep, shallow)] for twin in TWINS}
         for take in (last, area)
-    )  # fmt: skip
-    worse = {
-        name: {twin: values[twin, deep] - values[twin, shallow] for twin in (PLAIN, RESIDUAL)}
-        for name, values in (("end", ends), ("area", areas))
-    }
-
-    def told(values, *keys):
-        return " against ".join(digits(float(np.median(values[key])), 3) for key in keys)
-
+    )
+    grown = {twin: more - less for twin, (more, less) in areas.items()}
     return [
-        that(
-            f"plain: {deep} layers end at a higher training loss than {shallow}",
-            np.median(worse["end"][PLAIN]) > LOSS,
-            told(ends, (PLAIN, deep), (PLAIN, shallow)),
-            f"higher by more than {LOSS}",
-        ),
+        _more(f"plain: {deep} layers end at a higher training loss than {shallow}", *ends[PLAIN]),
         that(
             "residual: they do not",
-            np.median(worse["end"][RESIDUAL]) <= LOSS,
-            told(ends, (RESIDUAL, deep), (RESIDUAL, shallow)),
+            np.median(np.subtract(*ends[RESIDUAL])) <= LOSS,
+            _medians(*ends[RESIDUAL]),
             f"at most {LOSS} higher",
         ),
-        that(
+        _less(
             f"{deep} layers: the residual network ends lower than the plain one",
-            np.median(ends[PLAIN, deep] - ends[RESIDUAL, deep]) > LOSS,
-            told(ends, (RESIDUAL, deep), (PLAIN, deep)),
-            f"lower by more than {LOSS}",
+            ends[RESIDUAL][0],
+            ends[PLAIN][0],
         ),
-        that(
-            f"area, plain: {deep} layers have the higher mean loss over all steps",
-            np.median(worse["area"][PLAIN]) > LOSS,
-            told(areas, (PLAIN, deep), (PLAIN, shallow)),
-            f"higher by more than {LOSS}",
+        _more(
+            f"area, plain: {deep} layers have the higher mean loss over all steps", *areas[PLAIN]
         ),
-        that(
-            "area: what depth adds is less in the residual network",
-            np.median(worse["area"][PLAIN] - worse["area"][RESIDUAL]) > LOSS,
-            told(worse["area"], RESIDUAL, PLAIN),
-            f"less by more than {LOSS}",
+        _less(
+            "area: what depth adds is less in the residual network", grown[RESIDUAL], grown[PLAIN]
         ),
     ]
 
 
+def _medians(one: np.ndarray, other: np.ndarray, count: int = 3) -> str:
+    return " against ".join(digits(float(np.median(values)), count) for values in (one, other))
+
+
+def _more(claim: str, one: np.ndarray, other: np.ndarray) -> Criterion:
+    told = _medians(one, other)
+    return that(claim, np.median(one - other) > LOSS, told, f"higher by more than {LOSS}")
+
+
+def _less(
+    claim: str, one: np.ndarray, other: np.ndarray, by: float = LOSS, count: int = 3
+) -> Criterion:
+    told = _medians(one, other, count)
+    return that(claim, np.median(other - one) > by, told, f"lower by more than {by}")
+
+
 def judge_lesions(columns: Columns) -> list[Criterion]:
     """Return the criteria of Veit et al.'s lesions: the deep plain network may not have trained."""
-    shallow, deep = compared(columns)
+    shallow, *_, deep = depths(columns)
     fit = [(PLAIN, shallow), (RESIDUAL, shallow), (RESIDUAL, deep)]
     least = min(float(np.median(found(columns, *of, "whole_accuracy"))) for of in fit)
     left = found(columns, PLAIN, shallow, "without_layer_accuracy")
-    kept = np.delete(lost(columns, RESIDUAL, deep), _turns(columns, deep), axis=1)
-    both = {twin: np.median(lost(columns, twin, shallow), 1) for twin in (PLAIN, RESIDUAL)}
-    blocks = [digits(float(np.median(both[twin])), 2) for twin in (RESIDUAL, PLAIN)]
-    ratios = turn_ratios(columns)
+    kept = lost(columns, RESIDUAL, deep)
+    kept = np.delete(kept, transitions(kept.shape[1]), axis=1)
+    ratio = float(np.median(turn_ratios(columns)))
     return [
         that(
             "what is looked into has trained: accuracy",
@@ -137,23 +126,19 @@ def judge_lesions(columns: Columns) -> list[Criterion]:
             f"{np.median((kept > SMALL).sum(1)):.0f} of {kept.shape[1]}",
             f"at most {SMALL}",
         ),
-        that(
+        _less(
             f"{shallow} layers: without one unit, residual networks lose less than plain ones",
-            np.median(both[PLAIN] - both[RESIDUAL]) > SMALL,
-            " against ".join(blocks),
-            f"less by more than {SMALL}",
+            *(np.median(lost(columns, twin, shallow), 1) for twin in (RESIDUAL, PLAIN)),
+            by=SMALL,
+            count=2,
         ),
         that(
             "residual: a transition costs more than the blocks beside it",
-            np.median(ratios) > 1,
-            f"loss without it x{digits(float(np.median(ratios)), 3)} of theirs",
+            ratio > 1,
+            f"loss without it x{digits(ratio, 3)} of theirs",
             "above x1",
         ),
     ]
-
-
-def _turns(columns: Columns, depth: int) -> list[int]:
-    return transitions(found(columns, RESIDUAL, depth, "without_loss").shape[1])
 
 
 def turn_ratios(columns: Columns) -> np.ndarray:
@@ -164,7 +149,7 @@ def turn_ratios(columns: Columns) -> np.ndarray:
     logs = []
     for depth in depths(columns):
         loss = np.log(found(columns, RESIDUAL, depth, "without_loss"))
-        for turn in _turns(columns, depth):
+        for turn in transitions(loss.shape[1]):
             beside = [i for i in (turn - 1, turn + 1) if i < loss.shape[1]]
             logs.append(loss[:, turn] - loss[:, beside].mean(1))
     return np.exp(np.mean(logs, axis=0))
@@ -172,25 +157,19 @@ def turn_ratios(columns: Columns) -> np.ndarray:
 
 def judge_features(columns: Columns) -> list[Criterion]:
     """Return the criteria of what is left of the features that entered the first unit."""
-    made = []
+    made, every = [], depths(columns)
     for quantity, words in (("correlation", "number by number"), ("cka", "by kernel alignment")):
         means = {
-            (twin, depth): found(columns, twin, depth, quantity).mean(1)
-            for twin in (PLAIN, RESIDUAL)
-            for depth in depths(columns)
+            depth: [found(columns, twin, depth, quantity).mean(1) for twin in (RESIDUAL, PLAIN)]
+            for depth in every
         }
-        more = [np.median(means[RESIDUAL, d] - means[PLAIN, d]) for d in depths(columns)]
-        told = [
-            " against ".join(digits(float(np.median(means[t, d])), 2) for t in (RESIDUAL, PLAIN))
-            + f" ({d} layers)"
-            for d in depths(columns)
-        ]
+        told = [f"{_medians(*pair, 2)} ({depth} layers)" for depth, pair in means.items()]
         made.append(
             that(
                 f"features, {words}: residual networks keep more of the stem's",
-                bool(min(more) > 0),
+                min(np.median(ours - theirs) for ours, theirs in means.values()) > 0,
                 ", ".join(told),
-                f"more, at {'both depths' if len(more) == 2 else 'every depth'}",
+                f"more, at {'both depths' if len(every) == 2 else 'every depth'}",
             )
         )
     return made

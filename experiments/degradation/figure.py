@@ -8,9 +8,8 @@ from rich.table import Table
 
 from convjax import lab, plots
 from convjax.lab import Columns
-from experiments.claims.networks import PLAIN, RESIDUAL
-from experiments.degradation.criteria import area, compared, depths, found, last, lost
-from experiments.degradation.networks import TWINS
+from experiments.degradation.criteria import area, depths, found, last, lost
+from experiments.degradation.networks import PLAIN, RESIDUAL, TWINS
 
 POINTS = 30
 """Of a loss curve: means over as many stretches of steps."""
@@ -18,47 +17,27 @@ POINTS = 30
 
 def draw(columns: Columns) -> Figure:
     """Draw the losses, the accuracy lost with units and layers, and the features along depth."""
-    panel = plots.Panel
-    shallow, deep = compared(columns)
-    both = list(itertools.product(TWINS, (shallow, deep)))
-    curves = [_curve(columns, *of) for of in both]
-    place = "place in the network, as a share of depth"
+    shallow, *_, deep = depths(columns)
+    residual = [(RESIDUAL, shallow), (RESIDUAL, deep)]
+    every = [(PLAIN, shallow), (PLAIN, deep), *residual]
+
+    def panel(title, label, quantity, networks, **options):
+        drawn = [_along(columns, *of, quantity) for of in networks]
+        place = "place in the network, as a share of depth"
+        return plots.Panel(title, place, label, drawn, **options)
+
+    curves = [_curve(columns, *of) for of in every]
+    layer, unit, stem = "one layer taken out", "one unit taken out", "features against the stem's"
+    twins = [(twin, shallow) for twin in TWINS]
     return plots.panels(
         "Degradation: plain and residual twins trained on the digits",
         [
-            panel("training loss", "step", "loss of the batches", curves, yscale="log"),
-            panel(
-                f"one layer taken out, {shallow} layers",
-                place,
-                "accuracy lost",
-                [_along(columns, twin, shallow, "without_layer") for twin in TWINS],
-            ),
-            panel(
-                "one unit taken out",
-                place,
-                "accuracy lost",
-                [_along(columns, PLAIN, shallow, "without")]
-                + [_along(columns, RESIDUAL, depth, "without") for depth in (shallow, deep)],
-            ),
-            panel(
-                "one unit taken out, residual",
-                place,
-                "loss",
-                [_along(columns, RESIDUAL, depth, "without_loss") for depth in (shallow, deep)],
-                yscale="log",
-            ),
-            panel(
-                "features against the stem's",
-                place,
-                "correlation",
-                [_along(columns, twin, depth, "correlation") for twin, depth in both],
-            ),
-            panel(
-                "features against the stem's",
-                place,
-                "kernel alignment (CKA)",
-                [_along(columns, twin, depth, "cka") for twin, depth in both],
-            ),
+            plots.Panel("training loss", "step", "loss of the batches", curves, yscale="log"),
+            panel(f"{layer}, {shallow} layers", "accuracy lost", "without_layer", twins),
+            panel(unit, "accuracy lost", "without", [(PLAIN, shallow), *residual]),
+            panel(f"{unit}, residual", "loss", "without_loss", residual, yscale="log"),
+            panel(stem, "correlation", "correlation", every),
+            panel(stem, "kernel alignment (CKA)", "cka", every),
         ],
     )
 
@@ -67,39 +46,38 @@ def _curve(columns: Columns, twin: str, depth: int) -> plots.Series:
     losses = found(columns, twin, depth, "batch_loss")
     steps = np.array_split(np.arange(losses.shape[1]), min(POINTS, losses.shape[1]))
     means = np.stack([losses[:, part].mean(1) for part in steps], axis=1)
-    return _spread(f"{twin}, {depth} layers", [part.mean() for part in steps], means)
+    return _series(twin, depth, [part.mean() for part in steps], means)
 
 
 def _along(columns: Columns, twin: str, depth: int, quantity: str) -> plots.Series:
-    if quantity in ("without", "without_layer"):
-        values = lost(columns, twin, depth, quantity)
-    else:
-        values = found(columns, twin, depth, quantity)
-    place = (np.arange(values.shape[1]) + 0.5) / values.shape[1]
-    return _spread(f"{twin}, {depth} layers", place, values)
+    take = lost if quantity in ("without", "without_layer") else found
+    values = take(columns, twin, depth, quantity)
+    return _series(twin, depth, (np.arange(values.shape[1]) + 0.5) / values.shape[1], values)
 
 
-def _spread(label: str, x, y: np.ndarray) -> plots.Series:
-    """Return the median over the seeds, with whiskers over all of them."""
-    return plots.Series(label, x, np.median(y, 0), y.min(0), y.max(0), joined=True)
+def _series(twin: str, depth: int, x, values: np.ndarray) -> plots.Series:
+    return lab.series(f"{twin}, {depth} layers", x, values, middle=np.median, joined=True)
 
 
 def table(columns: Columns) -> Table:
     """Return losses, accuracies, lesions and features of every network, medians over the seeds."""
-    rows = []
-    for twin, depth in itertools.product(TWINS, depths(columns)):
-        units, layers = (lost(columns, twin, depth, what) for what in ("without", "without_layer"))
-        values = (
-            last(columns, twin, depth),
-            area(columns, twin, depth),
-            found(columns, twin, depth, "whole_accuracy"),
-            found(columns, twin, depth, "test_accuracy"),
-            np.median(layers, 1),
-            np.median(units, 1),
-            found(columns, twin, depth, "correlation").mean(1),
-            found(columns, twin, depth, "cka").mean(1),
+    shown = {
+        "loss: end": last,
+        "mean": area,
+        "accuracy": lambda *of: found(*of, "whole_accuracy"),
+        "test": lambda *of: found(*of, "test_accuracy"),
+        "lost: a layer": lambda *of: np.median(lost(*of, "without_layer"), 1),
+        "a unit": lambda *of: np.median(lost(*of), 1),
+        "correlation": lambda *of: found(*of, "correlation").mean(1),
+        "CKA": lambda *of: found(*of, "cka").mean(1),
+    }
+    rows = [
+        (
+            f"{twin}, {depth}",
+            *(f"{np.median(take(columns, twin, depth)):.3g}" for take in shown.values()),
         )
-        rows.append((f"{twin}, {depth}", *(f"{np.median(v):.3g}" for v in values)))
-    heads = ("network", "loss: end", "mean", "accuracy", "test")
-    heads += ("lost: a layer", "a unit", "correlation", "CKA")
-    return lab.plain_table("Plain and residual twins, medians over the seeds", heads, rows)
+        for twin, depth in itertools.product(TWINS, depths(columns))
+    ]
+    return lab.plain_table(
+        "Plain and residual twins, medians over the seeds", ("network", *shown), rows
+    )

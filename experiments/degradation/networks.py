@@ -1,24 +1,51 @@
-"""Networks of degradation: plain and residual twins of two depths, trained, then looked into."""
+"""Plain and residual twins of several depths, trained, then looked into."""
 
-import jax
-import jax.numpy as jnp
+import dataclasses
+
 import numpy as np
 from flax import nnx
 
-from convjax import data, models, train
-from convjax.lab import Seeds
-from convjax.lab.lesions import looked, scores
-from experiments.claims.networks import PLAIN, RESIDUAL, SHORTCUTS
+from convjax import data, lab, models, train
+from convjax.lab import lesions
 
-STAGES, LAYERS_PER_UNIT = 3, 2
-TWINS = (PLAIN, RESIDUAL)
+STAGES = 3
+PLAIN, RESIDUAL = "plain", "residual"
+TWINS = {PLAIN: "none", RESIDUAL: "identity"}
 
 
-def network(twin: str, depth: int, width: int, rngs: nnx.Rngs) -> models.Network:
-    """Return He's network for small images, or its plain twin: the same parameters."""
-    return models.resnet_cifar(
-        depth, width=width, in_features=1, shortcut=SHORTCUTS[twin], rngs=rngs
-    )
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What all networks take."""
+
+    width: int = 8
+    """Channels of the first stage; they double with every stage."""
+    seeds: int = 3
+    """Networks of each kind."""
+    steps: int = 300
+    """Of training."""
+    batch_size: int = 64
+    """Images in a step."""
+    learning_rate: float = 0.05
+    """Of the first step; it falls to zero as a cosine. Momentum 0.9, weight decay 1e-4."""
+    lesions: int = 200
+    """Images of training on which the trained networks are looked into."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell(Settings):
+    """Networks of one kind, all by the same programs."""
+
+    twin: str = PLAIN
+    depth: int = 20
+
+    def __str__(self) -> str:
+        return f"{self.twin}, {self.depth} layers"
+
+    def network(self, rngs: nnx.Rngs) -> models.Network:
+        """Return He's network for small images, or its plain twin: the same parameters."""
+        return models.resnet_cifar(
+            self.depth, width=self.width, in_features=1, shortcut=TWINS[self.twin], rngs=rngs
+        )
 
 
 def transitions(units: int) -> list[int]:
@@ -26,45 +53,26 @@ def transitions(units: int) -> list[int]:
     return [stage * units // STAGES for stage in range(1, STAGES)]
 
 
-def trained(
-    twin: str,
-    depth: int,
-    width: int,
-    recipe: train.Recipe,
-    *,
-    batch_size: int,
-    seeds: int,
-    lesions: int,
-) -> list[dict[str, np.ndarray]]:
-    """Train a network seed by seed; return the losses of all steps, features and lesions by name.
-
-    Args:
-      twin: plain or residual.
-      depth: weighted layers.
-      width: channels of the first stage.
-      recipe: how it is trained.
-      batch_size: images in a step.
-      seeds: how many.
-      lesions: how many images of training the network is looked into with.
-    """
+def trained(cell: Cell) -> list[dict[str, np.ndarray]]:
+    """Train seed by seed; return the losses of all steps, features and lesions by name."""
     images, labels = data.digits("train")
-    seen = [jnp.asarray(array[:lesions]) for array in (images, labels)]
-    unseen = [jnp.asarray(array) for array in data.digits("test")]
-    every = Seeds(
-        lambda rngs: network(twin, depth, width, rngs), images, labels, batch_size=batch_size
+    seen, unseen = (images[: cell.lesions], labels[: cell.lesions]), data.digits("test")
+    seeds = lab.Seeds(cell.network, images, labels, batch_size=cell.batch_size)
+    trainer = seeds.trainer(
+        train.Recipe(
+            steps=cell.steps, learning_rate=cell.learning_rate, dispatch=min(20, cell.steps)
+        )
     )
-    trainer = every.trainer(recipe)
 
-    @jax.jit
-    def look(state):
-        net = nnx.merge(every.graphdef, state)
-        found = looked(net, *seen, layers=True)
-        accuracy = scores(net(unseen[0], train=False), unseen[1])[1]
+    def look(net, seen, unseen):
+        found = lesions.looked(net, *seen, layers=True)
+        accuracy = lesions.scores(net(unseen[0], train=False), unseen[1])[1]
         return found | {"test_accuracy": accuracy[None]}
 
+    look = seeds.program(look, seen, unseen, level=None)
     results = []
-    for seed in range(seeds):
-        net, metrics = trainer.fit(every.draw(seed), seed)
-        found = {"batch_loss": metrics["loss"], **jax.device_get(look(nnx.state(net)))}
+    for seed in range(cell.seeds):
+        net, metrics = trainer.fit(seeds.draw(seed), seed)
+        found = {"batch_loss": metrics["loss"], **look(net, seen, unseen)}
         results.append({name: np.asarray(value, np.float64) for name, value in found.items()})
     return results

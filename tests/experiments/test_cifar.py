@@ -13,7 +13,7 @@ from flax import nnx
 from convjax import lab, models, nn, plots, study, train
 from convjax.lab import joined
 from convjax.lab.train._columns import columns
-from convjax.lab.train._options import pairs, recipe_of, run_of
+from convjax.lab.train._options import pairs, recipe_of
 from experiments import __main__ as entry
 from experiments import cifar
 from experiments.cifar import Config, Run, completed, departures
@@ -229,7 +229,7 @@ def test_the_short_schedule_is_what_it_says():
         Config, ["--config", str(SHORT)], command="python -m experiments cifar", about=""
     )
     assert given.depths == (8,)
-    config = completed(run_of(Run, given, depth=8))
+    config = completed(lab.cell_of(Run, given, depth=8))
     assert set(entries) <= {field.name for field in dataclasses.fields(Config)}
     assert (config.reach, config.crop, config.flip, config.batch_size) == (0.94, 2, True, 1024)
     recipe = recipe_of(config)

@@ -1,7 +1,5 @@
-import dataclasses
 import functools
 import re
-import types
 
 import jax
 import jax.numpy as jnp
@@ -9,18 +7,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convjax import data, lab, nn, train
-from convjax.lab import Seeds, lesions, stack
+from convjax import data, lab, nn
+from convjax.lab import lesions
 from experiments import __main__ as entry
 from experiments import degradation
-from experiments.claims.networks import PLAIN, RESIDUAL
-from experiments.degradation import Config, networks
-from experiments.degradation import criteria as judged
-from experiments.degradation.networks import TWINS
+from experiments.degradation import Config
+from experiments.degradation.criteria import turn_ratios
+from experiments.degradation.networks import PLAIN, RESIDUAL, TWINS, Cell, transitions
+from tests.experiments.by_hand import convolve
 
 DEPTHS, SEEDS, STEPS = (20, 56), 3, 40
-TINY = ("--depths", "8", "14", "--width", "2", "--steps", "5", "--seeds", "2")
-TINY += ("--batch-size", "4", "--lesions", "9")
+TINY = {"width": 2, "steps": 5, "seeds": 2, "batch_size": 4, "lesions": 9}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,10 +29,9 @@ def promotion():
 
 
 def moved(twin, depth):
-    """Return a small network whose running statistics are not those of birth, and a batch."""
-    images, labels = data.digits("test")
-    make = functools.partial(networks.network, twin, depth, 2)
-    net = Seeds(make, images, labels, batch_size=2).draw(3)
+    """Return a small network whose running statistics are not the initial ones, and a batch."""
+    make = Cell(twin=twin, depth=depth, width=2).network
+    net = lab.Seeds(make, *data.digits("test"), batch_size=2).draw(3)
     random = np.random.default_rng(0)
     for _, node, _ in nn.walk(net):
         if isinstance(node, nn.BatchNorm):
@@ -53,14 +49,7 @@ def values(node, i=None):
 def layer(x, conv, norm, i=None):
     """Return what convolution and norm make of x, in NumPy."""
     kernel, moments = values(conv, i)["kernel"], values(norm, i)
-    step = conv.strides
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    high, wide = x.shape[1:3]
-    y = sum(
-        padded[:, a : a + high : step, b : b + wide : step] @ kernel[a, b]
-        for a in range(3)
-        for b in range(3)
-    )
+    y = convolve(x, kernel, circular=False)[:, :: conv.strides, :: conv.strides]
     normed = (y - moments["mean"]) / np.sqrt(moments["var"] + 1e-5)
     return normed * moments["scale"] + moments["bias"]
 
@@ -132,62 +121,35 @@ def test_lesions_and_features_are_those_of_a_network_run_by_hand(twin, depth):
         np.testing.assert_allclose(found["branch"][i], share, rtol=1e-4)
 
 
-@pytest.fixture(scope="module")
-def small():
-    """Compile what trains one small network."""
-    images, labels = data.digits("train")
-    seeds = Seeds(lambda rngs: networks.network(RESIDUAL, 8, 2, rngs), images, labels, batch_size=4)
-    recipe = train.Recipe(steps=5, learning_rate=0.05, dispatch=2)
-    return seeds, recipe, seeds.trainer(recipe)
+def test_a_cell_is_trained_looked_into_and_told_of():
+    columns = degradation.measure(Cell(twin=RESIDUAL, depth=8, **TINY))
+    counts = {"batch_loss": 5, "test_accuracy": 1, "correlation": 3, "cka": 3, "branch": 3}
+    counts |= {f"{of}_{what}": n for of, n in (("whole", 1), ("without", 3), ("without_layer", 6))
+               for what in ("loss", "accuracy")}  # fmt: skip
+    for quantity, count in counts.items():
+        rows = lab.pick(columns, quantity=quantity, twin=RESIDUAL, depth=8)
+        found = lab.array(rows, "value", "seed", "number")
+        assert found.shape == (2, count) and np.isfinite(found).all()
+    assert set(columns["quantity"].tolist()) == set(counts)
+    losses = lab.array(lab.pick(columns, quantity="batch_loss"), "value", "seed", "number")
+    assert not np.array_equal(*losses)
+    both = [columns | {name: np.full_like(columns[name], value) for name, value in of.items()}
+            for of in ({"twin": twin, "depth": d} for twin in TWINS for d in (8, 14))]  # fmt: skip
+    assert len(degradation.judge(lab.joined(both))) == 12
 
 
-def test_seeds_train_as_fit_does_by_one_program(small):
-    seeds, recipe, trainer = small
-    net, metrics = trainer.fit(seeds.draw(1), 1)
-    fitted = train.fit(seeds.draw(1), seeds.source(1), recipe)
-    assert metrics["loss"].tolist() == [row["loss"] for row in fitted.rows]
-    ours, theirs = (jax.tree.leaves(nnx.state(one)) for one in (net, fitted.net))
-    for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(a, b)
-    other = trainer.fit(seeds.draw(2), 2)[1]["loss"]
-    assert not np.array_equal(other, metrics["loss"])
-    again = trainer.fit(seeds.draw(1), 1, steps=3)[1]["loss"]
-    np.testing.assert_array_equal(again, metrics["loss"][:3])
-    assert isinstance(trainer.dispatch, jax.stages.Compiled)  # one program for all
-
-
-def test_the_command_line_trains_looks_and_judges(small, monkeypatch, tmp_path, capsys):
-    seeds, _, trainer = small
-    made = types.SimpleNamespace(
-        graphdef=seeds.graphdef, draw=seeds.draw, trainer=lambda recipe: trainer
-    )
-    monkeypatch.setattr(networks, "Seeds", lambda *args, **options: made)
-    asked = []
-
-    once = functools.cache(functools.partial(networks.trained, RESIDUAL, 8, 2, None))
-
-    def trained(twin, depth, width, recipe, **options):
-        asked.append((twin, depth, width, recipe.steps))
-        return once(**options)
-
-    monkeypatch.setattr(degradation, "trained", trained)
-    given = ["degradation", *TINY, "--runner", "here", "--out", str(tmp_path)]
-    assert entry.main(given) == 1
-    assert entry.main(given) == 1  # nothing is trained again
-    assert sorted(asked) == [(twin, depth, 2, 5) for twin in TWINS for depth in (8, 14)]
+@pytest.mark.slow
+def test_the_whole_experiment_at_a_tiny_size(tmp_path, capsys):
+    given = [word for name, value in TINY.items() for word in (f"--{name}", str(value))]
+    given += ["--depths", "8", "14", "--runner", "here", "--out", str(tmp_path)]
+    for _ in range(2):  # nothing is trained again
+        assert entry.main(["degradation", *given]) == 1
     told = capsys.readouterr().out
     assert "plain, 14" in told and "FAILS" in told and " of 12 criteria)" in told
     made = {path.name for path in tmp_path.glob("degradation.*")}
     assert made == {f"degradation.{end}" for end in ("parquet", "png", "svg")}
 
 
-@pytest.mark.slow
-def test_the_whole_experiment_at_a_tiny_size(tmp_path, capsys):
-    entry.main(["degradation", *TINY, "--runner", "here", "--out", str(tmp_path)])
-    assert " of 12 criteria)" in capsys.readouterr().out
-
-
-CELL = degradation.cells(Config())[0]
 GOOD = {
     "last": {(PLAIN, 20): 0.02, (PLAIN, 56): 1.0, (RESIDUAL, 20): 0.004, (RESIDUAL, 56): 0.003},
     "early": {(PLAIN, 20): 1.0, (PLAIN, 56): 2.0, (RESIDUAL, 20): 0.7, (RESIDUAL, 56): 0.8},
@@ -212,15 +174,15 @@ def planted(depths=DEPTHS, **changes):
         for depth in depths:
             for seed in range(SEEDS):
                 found = _found(values, twin, depth, 1 + 0.02 * (seed - 1))
-                cell = dataclasses.replace(CELL, twin=twin, depth=depth)
+                cell = Cell(twin=twin, depth=depth)
                 rows += degradation.rows(cell, [{}] * seed + [found])
-    return stack(rows)
+    return lab.stack(rows)
 
 
 def _found(values, twin, depth, jitter):
     units = (depth - 2) // 2
     loss = np.full(units, 0.1)
-    loss[networks.transitions(units)] *= values["turn"]
+    loss[transitions(units)] *= values["turn"]
     layers = np.full(2 * units, values["layer"][twin] * jitter)
     return {
         "batch_loss": jitter * np.r_[
@@ -292,8 +254,8 @@ def test_a_single_layer_that_is_not_needed_is_seen():
 
 
 def test_a_transition_is_compared_with_its_neighbours():
-    assert networks.transitions(27) == [9, 18] and networks.transitions(3) == [1, 2]
-    np.testing.assert_allclose(judged.turn_ratios(planted(turn=2.5)), 2.5)
+    assert transitions(27) == [9, 18] and transitions(3) == [1, 2]
+    np.testing.assert_allclose(turn_ratios(planted(turn=2.5)), 2.5)
 
 
 def test_the_figure_and_the_table_are_made_from_the_columns_alone():
@@ -317,9 +279,9 @@ def test_the_figure_and_the_table_are_made_from_the_columns_alone():
         ({"width": 0}, "width=0 must be at least 1"),
         ({"seeds": 0}, "seeds=0 must be at least 1"),
         ({"steps": 0}, "steps=0 must be at least 1"),
-        ({"batch_size": 1438}, "batch_size=1438 must be at least 2 and at most 1437, the images"),
+        ({"batch_size": 1438}, "batch_size=1438 must be at most 1437, the images"),
         ({"lesions": 1}, "lesions=1 must be at least 2"),
-        ({"learning_rate": 0.0}, r"learning_rate=0\.0 must be positive"),
+        ({"learning_rate": 0.0}, r"learning_rate=0\.0 must be greater than 0"),
     ],
 )
 def test_a_wrong_option_is_refused_before_anything_is_compiled(option, message, monkeypatch):

@@ -59,7 +59,6 @@ from convjax.lab.train._options import Flag as Flag
 from convjax.lab.train._options import Runs as Runs
 from convjax.lab.train._options import Training as Training
 from convjax.lab.train._options import in_full as in_full
-from convjax.lab.train._options import run_of as run_of
 from convjax.lab.train._options import seeds_of as seeds_of
 from convjax.lab.train._question import SHOWS as SHOWS
 from convjax.lab.train._question import Config as Config

@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import tyro
 from flax import nnx
@@ -104,14 +104,6 @@ class Runs(lab.Options):
 
 # What may change between two calls of one run: it leaves the numbers as they are.
 HARMLESS = ("out", "devices", "tensorboard", "readers", "reach")
-
-R = TypeVar("R", bound=Training)
-
-
-def run_of(kind: type[R], config: Any, **changes: Any) -> R:
-    """Return one run of what the options ask for: their values, but for the changes."""
-    names = [field.name for field in dataclasses.fields(kind) if field.name not in changes]
-    return kind(**{name: getattr(config, name) for name in names}, **changes)
 
 
 def seeds_of(config: Any) -> range:

@@ -13,7 +13,7 @@ from convjax.lab import Columns, Criterion, digits, that
 from convjax.lab.train import _data as sets
 from convjax.lab.train import _run as runs
 from convjax.lab.train._columns import accuracy_reached, facts, finite_and_falling
-from convjax.lab.train._options import HARMLESS, Flag, Runs, Training, run_of, seeds_of
+from convjax.lab.train._options import HARMLESS, Flag, Runs, Training, seeds_of
 
 # Without a name: a family, and the option of it that makes it small.
 FAMILY, SMALL, CALLED = "resnet20_cifar", {"depth": 8}, "ResNet-8"
@@ -86,7 +86,7 @@ def cells(config: Config) -> list[Run]:
     check(config)
     stem = f"{config.called.lower()}-{config.data}"
     every = [
-        run_of(Run, config, seed=seed, out=config.out / f"{stem}-{seed}")
+        lab.cell_of(Run, config, seed=seed, out=config.out / f"{stem}-{seed}")
         for seed in seeds_of(config)
     ]
     runs.look_at(every, config, prepared)
