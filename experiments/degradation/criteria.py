@@ -80,7 +80,7 @@ def judge_losses(columns: Columns) -> list[Criterion]:
     ]
 
 
-def _medians(one: np.ndarray, other: np.ndarray, count: int = 3) -> str:
+def _medians(one: np.ndarray, other: np.ndarray, *, count: int = 3) -> str:
     return " against ".join(digits(float(np.median(values)), count) for values in (one, other))
 
 
@@ -92,7 +92,7 @@ def _more(claim: str, one: np.ndarray, other: np.ndarray) -> Criterion:
 def _less(
     claim: str, one: np.ndarray, other: np.ndarray, by: float = LOSS, count: int = 3
 ) -> Criterion:
-    told = _medians(one, other, count)
+    told = _medians(one, other, count=count)
     return that(claim, np.median(other - one) > by, told, f"lower by more than {by}")
 
 
@@ -163,7 +163,7 @@ def judge_features(columns: Columns) -> list[Criterion]:
             depth: [found(columns, twin, depth, quantity).mean(1) for twin in (RESIDUAL, PLAIN)]
             for depth in every
         }
-        told = [f"{_medians(*pair, 2)} ({depth} layers)" for depth, pair in means.items()]
+        told = [f"{_medians(*pair, count=2)} ({depth} layers)" for depth, pair in means.items()]
         made.append(
             that(
                 f"features, {words}: residual networks keep more of the stem's",

@@ -22,11 +22,11 @@ def draw(columns: Columns) -> Figure:
     every = [(PLAIN, shallow), (PLAIN, deep), *residual]
 
     def panel(title, label, quantity, networks, **options):
-        drawn = [_along(columns, *of, quantity) for of in networks]
+        drawn = [_along(columns, twin, depth, quantity) for twin, depth in networks]
         place = "place in the network, as a share of depth"
         return plots.Panel(title, place, label, drawn, **options)
 
-    curves = [_curve(columns, *of) for of in every]
+    curves = [_curve(columns, twin, depth) for twin, depth in every]
     layer, unit, stem = "one layer taken out", "one unit taken out", "features against the stem's"
     twins = [(twin, shallow) for twin in TWINS]
     return plots.panels(
@@ -64,12 +64,12 @@ def table(columns: Columns) -> Table:
     shown = {
         "loss: end": last,
         "mean": area,
-        "accuracy": lambda *of: found(*of, "whole_accuracy"),
-        "test": lambda *of: found(*of, "test_accuracy"),
-        "lost: a layer": lambda *of: np.median(lost(*of, "without_layer"), 1),
+        "accuracy": lambda *of: found(*of, quantity="whole_accuracy"),
+        "test": lambda *of: found(*of, quantity="test_accuracy"),
+        "lost: a layer": lambda *of: np.median(lost(*of, what="without_layer"), 1),
         "a unit": lambda *of: np.median(lost(*of), 1),
-        "correlation": lambda *of: found(*of, "correlation").mean(1),
-        "CKA": lambda *of: found(*of, "cka").mean(1),
+        "correlation": lambda *of: found(*of, quantity="correlation").mean(1),
+        "CKA": lambda *of: found(*of, quantity="cka").mean(1),
     }
     rows = [
         (
