@@ -22,6 +22,7 @@ from convjax.gradflow.oracles._geometry import pooling_gain as pooling_gain
 from convjax.gradflow.oracles._geometry import separable_gain as separable_gain
 from convjax.gradflow.oracles._mean_field import chi as chi
 from convjax.gradflow.oracles._mean_field import correlation_length as correlation_length
+from convjax.gradflow.oracles._mean_field import edge_of_chaos as edge_of_chaos
 from convjax.gradflow.oracles._mean_field import fixed_point as fixed_point
 from convjax.gradflow.oracles._paths import path_energy as path_energy
 from convjax.gradflow.oracles._paths import sampled_paths as sampled_paths
@@ -33,5 +34,6 @@ from convjax.gradflow.oracles._residual import compound_gain as compound_gain
 from convjax.gradflow.oracles._residual import fixup_scale as fixup_scale
 from convjax.gradflow.oracles._residual import highway_carry as highway_carry
 from convjax.gradflow.oracles._residual import residual_gain as residual_gain
+from convjax.gradflow.oracles._residual import residual_width_factor as residual_width_factor
 
 _room.show(globals())

@@ -107,6 +107,42 @@ def chi(activation: Activation, weight_variance: Number, bias_variance: Number) 
     return weight * gaussian_mean(lambda z: slope(math.sqrt(q) * z) ** 2)
 
 
+def edge_of_chaos(
+    activation: Activation, bias_variance: Number, low: Number, high: Number
+) -> float:
+    """Return the weight variance at which ``chi`` is 1: gradients neither fade nor explode.
+
+    Args:
+      activation: f, as in ``chi``.
+      bias_variance: variance of a bias.
+      low: a weight variance on one side of the edge.
+      high: one on the other.
+
+    Returns:
+      The weight variance between the two.
+
+    Raises:
+      ValueError: both on one side of the edge; what ``chi`` refuses.
+
+    Example:
+      >>> from convjax.gradflow import oracles
+      >>> round(oracles.edge_of_chaos("tanh", 0.05, 1.0, 4.0), 2)
+      1.76
+
+    Reference: Poole et al. 2016; Schoenholz et al. 2016.
+    """
+    ends = [chi(activation, weight, bias_variance) for weight in (low, high)]
+    if not min(ends) <= 1 <= max(ends):
+        raise ValueError(
+            f"low={low} and high={high} have a chi of {ends[0]:.3g} and {ends[1]:.3g}; they must "
+            "lie on both sides of the edge, where it is 1"
+        )
+    found = scipy.optimize.root_scalar(
+        lambda weight: chi(activation, weight, bias_variance) - 1, bracket=(low, high)
+    )
+    return float(found.root)
+
+
 def correlation_length(chi: Number) -> float:
     """Return the number of layers over which gradients change by a factor e (squared norms).
 

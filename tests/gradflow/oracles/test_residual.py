@@ -55,6 +55,24 @@ def test_residual_gain_of_the_table():
     assert oracles.residual_gain(5000, 1, 1) == math.inf
 
 
+@pytest.mark.parametrize(("units", "scale"), [(6, 1.0), (4, 1.5)])
+def test_narrow_trunks_hand_back_more_than_wide_ones(units, scale):
+    # Forwards a tangent has the same trace as a cotangent backwards; four share a trunk.
+    rng = np.random.default_rng(1)
+    x, u = rng.standard_normal((6000, 16, 1)), rng.standard_normal((6000, 16, 4))
+    start = np.mean(u**2)
+    for _ in range(units):
+        w, gate = weights(rng, 6000, 16, 16, 2.0), x > 0
+        x, u = (v + scale * w @ (gate * v) for v in (x, u))
+    wide, found = oracles.residual_gain(units, scale, 1.0), np.mean(u**2, axis=(1, 2)) / start
+    error = found.std() / np.sqrt(len(found)) / wide
+    factor = oracles.residual_width_factor(units, scale, 16)
+    assert factor > 1.05 + 3 * error
+    # What is of second order in 1/n is left out.
+    assert abs(found.mean() / wide - factor) < 3 * error + (factor - 1) ** 2
+    assert oracles.residual_width_factor(units, 0.0, 16) == 1
+
+
 @pytest.mark.parametrize(("bias", "expected"), [(-1, 1.6e-7), (-2, 1.75e-3), (-3, 8.8e-2)])
 def test_highway_carry(bias, expected):
     rng = np.random.default_rng(1)
