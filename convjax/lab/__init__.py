@@ -5,6 +5,7 @@ cell by cell (``Experiment``). Needs ``pip install "convjax[lab]"``.
 """
 
 from convjax import _room
+from convjax.lab._checks import check_known as check_known
 from convjax.lab._checks import check_least as check_least
 from convjax.lab._checks import check_positive as check_positive
 from convjax.lab._checks import check_several as check_several
@@ -28,8 +29,9 @@ from convjax.lab._ensemble import Ensemble as Ensemble
 from convjax.lab._ensemble import as_rows as as_rows
 from convjax.lab._ensemble import by_kind as by_kind
 from convjax.lab._ensemble import log_ratios as log_ratios
+from convjax.lab._ensemble import map_seeds as map_seeds
 from convjax.lab._ensemble import measure as measure
-from convjax.lab._ensemble import over_seeds as over_seeds
+from convjax.lab._ensemble import unit_gains as unit_gains
 from convjax.lab._experiment import Experiment as Experiment
 from convjax.lab._experiment import criteria as criteria
 from convjax.lab._experiment import experiment as experiment
@@ -39,6 +41,9 @@ from convjax.lab._find import load as load
 from convjax.lab._find import questions as questions
 from convjax.lab._initialization import ensembles as ensembles
 from convjax.lab._layers import layers as layers
+from convjax.lab._means import Mean as Mean
+from convjax.lab._means import grouped as grouped
+from convjax.lab._means import worst as worst
 from convjax.lab._options import CommandOptions as CommandOptions
 from convjax.lab._options import UsageError as UsageError
 from convjax.lab._options import cell_of as cell_of
@@ -49,7 +54,6 @@ from convjax.lab._options import use_platform as use_platform
 from convjax.lab._outcome import conclude as conclude
 from convjax.lab._pictures import pictures as pictures
 from convjax.lab._progress import Ticker as Ticker
-from convjax.lab._ratios import Ratios as Ratios
 from convjax.lab._ratios import against_theory as against_theory
 from convjax.lab._ratios import ratios as ratios
 from convjax.lab._run import Options as Options
@@ -60,6 +64,7 @@ from convjax.lab._seeds import Seeds as Seeds
 from convjax.lab._seeds import Trainer as Trainer
 from convjax.lab._series import series as series
 from convjax.lab._tables import console as console
+from convjax.lab._tables import formatted_table as formatted_table
 from convjax.lab._tables import plain_table as plain_table
 
 _room.show(globals())

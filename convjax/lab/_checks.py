@@ -32,7 +32,7 @@ def check_least(config: Any, **least: int | float) -> None:
     """Refuse options below the least that they may be, and lists that are empty or repeat.
 
     Args:
-      config: the options.
+      config: the options; those that are None are passed over.
       **least: by option, the least.
 
     Raises:
@@ -47,8 +47,30 @@ def check_least(config: Any, **least: int | float) -> None:
         value = getattr(config, option)
         if isinstance(value, tuple):
             check_several(config, option)
-        if np.min(value) < bound:
+        if value is not None and np.min(value) < bound:
             raise ValueError(f"{option}={value} must be at least {bound}")
+
+
+def check_known(config: Any, **known: Iterable[str]) -> None:
+    """Refuse names that are not known, and lists that are empty or repeat.
+
+    Args:
+      config: the options.
+      **known: by option, a list of names, the names that there are.
+
+    Raises:
+      ValueError: it names the option and the nearest right names.
+
+    Example:
+      >>> import types
+      >>> from convjax import lab
+      >>> lab.check_known(types.SimpleNamespace(inits=("he",)), inits=("he", "lecun"))
+    """
+    for option, names in known.items():
+        check_several(config, option)
+        for name in getattr(config, option):
+            if name not in (names := list(names)):
+                raise ValueError(unknown(f"{option}:", name, names))
 
 
 def check_positive(config: Any, *options: str) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -14,6 +15,7 @@ from convjax.lab._columns import Columns, array, pick
 from convjax.lab._compile import compiled
 
 Kind = TypeVar("Kind")
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,44 +70,48 @@ def measure(ensemble: Ensemble) -> Columns:
       >>> lab.array(columns, "log_ratio", "seed", "position").shape
       (2, 4)
     """
+    kind = ensemble.kind
 
-    def one(kind: Any, key: jax.Array) -> dict[str, jax.Array]:
+    def one(key: jax.Array) -> dict[str, jax.Array]:
         if hasattr(kind, "measure"):
             return kind.measure(key, ensemble.batch_size)
         weights, signal, cotangent = jax.random.split(key, 3)
         x = kind.signal(signal, ensemble.batch_size)
         return {"log_ratio": log_ratios(kind.network(nnx.Rngs(weights)), x, cotangent)}
 
-    return over_seeds(ensemble, one)
+    return as_rows(kind, **jax.device_get(map_seeds(one, ensemble.seeds, level=2)))
 
 
-def over_seeds(
-    ensemble: Ensemble, one: Callable[[Any, jax.Array], dict[str, jax.Array]]
-) -> Columns:
-    """Measure networks of one kind, all by one program.
+def map_seeds(
+    one: Callable[[jax.Array], T],
+    seeds: int,
+    *,
+    keys: jax.Array | None = None,
+    at_once: int | None = None,
+    level: int | None = None,
+) -> T:
+    """Create and measure many networks, by one compiled loop over their keys.
 
     Args:
-      ensemble: how many of which kind.
-      one: ``one(kind, key)`` creates and measures one network: by column the values at its places.
+      one: ``one(key)`` creates and measures one network.
+      seeds: how many.
+      keys: theirs; without it, those of the seeds 0, 1, …
+      at_once: how many are measured side by side; without it, one after the other.
+      level: of LLVM's effort, as in ``compiled``.
 
     Returns:
-      A row for each seed and ``position``, the index of the place.
+      What ``one`` returns, with networks for the first axis of every array.
 
     Example:
-      >>> import dataclasses, jax
+      >>> import jax
       >>> from convjax import lab
-      >>> kind = dataclasses.make_dataclass("Noise", ["size"])(3)
-      >>> def one(kind, key):
-      ...     return {"value": jax.random.normal(key, (kind.size,))}
-      >>> lab.over_seeds(lab.Ensemble(kind, seeds=2), one)["position"].tolist()
-      [0, 1, 2, 0, 1, 2]
+      >>> lab.map_seeds(lambda key: jax.random.normal(key, (3,)), 2).shape
+      (2, 3)
     """
-
-    def every():
-        keys = jax.vmap(jax.random.key)(jnp.arange(ensemble.seeds))
-        return jax.lax.map(lambda key: one(ensemble.kind, key), keys)
-
-    return as_rows(ensemble.kind, **jax.device_get(compiled(every, level=2)()))
+    mapped = partial(jax.lax.map, one, batch_size=at_once)
+    if keys is not None:
+        return compiled(mapped, keys, level=level)(keys)
+    return compiled(lambda: mapped(jax.vmap(jax.random.key)(jnp.arange(seeds))), level=level)()
 
 
 def as_rows(kind: Any, *, place: str = "position", **values: np.ndarray) -> Columns:
@@ -114,7 +120,8 @@ def as_rows(kind: Any, *, place: str = "position", **values: np.ndarray) -> Colu
     Args:
       kind: dataclass whose fields become columns.
       place: the column that counts the places.
-      **values: by column, an array with a row for each network, a column for each place.
+      **values: by column, an array with a row for each network, a column for each place; or what
+        can be broadcast to that, such as one value for each place.
 
     Example:
       >>> import dataclasses, numpy as np
@@ -123,13 +130,11 @@ def as_rows(kind: Any, *, place: str = "position", **values: np.ndarray) -> Colu
       >>> lab.as_rows(kind, x=np.array([[1.0, 2.0]]))["position"].tolist()
       [0, 1]
     """
-    seeds, places = next(iter(values.values())).shape
-    rows = dataclasses.asdict(kind) | {
-        "seed": np.repeat(np.arange(seeds), places),
-        place: np.tile(np.arange(places), seeds),
-    }
-    rows |= {name: np.asarray(value, np.float64).ravel() for name, value in values.items()}
-    return {name: np.broadcast_to(value, (seeds * places,)) for name, value in rows.items()}
+    shape = seeds, places = np.broadcast_shapes(*map(np.shape, values.values()))
+    rows = dataclasses.asdict(kind) | {"seed": np.arange(seeds)[:, None], place: np.arange(places)}
+    for name, value in values.items():
+        rows[name] = np.asarray(value, None if np.asarray(value).dtype.kind in "bU" else np.float64)
+    return {name: np.broadcast_to(value, shape).ravel() for name, value in rows.items()}
 
 
 def by_kind(
@@ -181,6 +186,30 @@ def log_ratios(net: nnx.Module, x: jax.Array, cotangent: jax.Array) -> jax.Array
       >>> lab.log_ratios(net, x, key).shape
       (4,)
     """
-    profile = gradflow.profile(net, x, cotangent=cotangent, train=True)
-    logs = jnp.append(profile["input"].gradient.log_norm, profile["*"].gradient.log_norm)
+    logs = _log_norms(gradflow.profile(net, x, cotangent=cotangent, train=True))
     return 2 * (logs - logs[-1])
+
+
+def unit_gains(profile: gradflow.Profile) -> jax.Array:
+    """Return the gain of every unit: |g|^2 before it over |g|^2 behind it, input side first.
+
+    Args:
+      profile: of a ``Repeat`` of L units.
+
+    Returns:
+      Shape ``(L,)``.
+
+    Example:
+      >>> import jax
+      >>> from flax import nnx
+      >>> from convjax import gradflow, lab, models
+      >>> net = models.deep_stack(6, 4, rngs=nnx.Rngs(0))
+      >>> x, key = jax.random.normal(jax.random.key(1), (2, 3, 3, 4)), jax.random.key(2)
+      >>> lab.unit_gains(gradflow.profile(net, x, cotangent=key, train=True)).shape
+      (3,)
+    """
+    return jnp.exp(-2 * jnp.diff(_log_norms(profile)))
+
+
+def _log_norms(profile: gradflow.Profile) -> jax.Array:
+    return jnp.append(profile["input"].gradient.log_norm, profile["*"].gradient.log_norm)

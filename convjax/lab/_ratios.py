@@ -1,7 +1,5 @@
 """The gradient at the input over that at the output, for many networks: judged, drawn, tabled."""
 
-import dataclasses
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,69 +10,19 @@ from rich.table import Table
 
 from convjax import plots
 from convjax.lab._columns import Columns
-from convjax.lab._criteria import Criterion, digits, within, within_errors
+from convjax.lab._criteria import Criterion, within
 from convjax.lab._ensemble import by_kind, name_of
-from convjax.lab._tables import plain_table
+from convjax.lab._means import Mean, grouped, worst
+from convjax.lab._series import series
+from convjax.lab._tables import formatted_table
 
 STANDARD_ERRORS = 3.0
 EXACTLY = 1e-6
 POINTS = 16  # of a series, about
 
 
-@dataclasses.dataclass(frozen=True)
-class Ratios:
-    """What the networks of one kind did.
-
-    Attributes:
-      kind: of network.
-      logs: ln(|g_l|^2 / |g_L|^2), a row for each network, input first.
-    """
-
-    kind: Any
-    logs: np.ndarray
-
-    @property
-    def values(self) -> np.ndarray:
-        """|g|^2 / |g_L|^2 of every network, by units travelled back, starting at none."""
-        return np.exp(self.logs[:, ::-1])
-
-    @property
-    def mean(self) -> np.ndarray:
-        """Its mean over networks."""
-        return self.values.mean(0)
-
-    @property
-    def error(self) -> np.ndarray:
-        """The standard error of the mean."""
-        return self.values.std(0, ddof=1) / math.sqrt(len(self.logs))
-
-    @property
-    def expected(self) -> np.ndarray:
-        """What the mean should be, by units travelled back."""
-        known = np.asarray(self.kind.expected, float)
-        back = np.arange(self.logs.shape[1])
-        # One number is that at the input, of units that are all alike.
-        return known if known.ndim else known ** (back / back[-1])
-
-    @property
-    def typical(self) -> float:
-        """Geometric mean at the input."""
-        return float(np.exp(self.logs[:, 0].mean()))
-
-    @property
-    def worst(self) -> float:
-        """At the input, the largest distance of any network from 1."""
-        return float(np.abs(self.values[:, -1] - 1).max())
-
-    @property
-    def away(self) -> float:
-        """How many standard errors the mean at the input is away from theory's."""
-        distance = float(self.mean[-1] - self.expected[-1])
-        return distance / max(float(self.error[-1]), 1e-300)
-
-
-def ratios(columns: Columns, kind: type) -> list[Ratios]:
-    """Return what the networks of every kind did, in the order of the columns.
+def ratios(columns: Columns, kind: type) -> list[Mean]:
+    """Return |g|^2 / |g_L|^2 by units travelled back from none, in the order of the columns.
 
     Args:
       columns: with ``log_ratio``, as ``lab.measure`` returns them.
@@ -83,12 +31,21 @@ def ratios(columns: Columns, kind: type) -> list[Ratios]:
     Example:
       >>> import dataclasses, numpy as np
       >>> from convjax import lab
-      >>> Plain = dataclasses.make_dataclass("Plain", ["depth"])
+      >>> Plain = dataclasses.make_dataclass("Plain", ["depth"], namespace={"expected": 1.0})
       >>> columns = lab.as_rows(Plain(1), log_ratio=np.log([[4.0, 1.0], [2.0, 1.0]]))
       >>> lab.ratios(columns, Plain)[0].mean.tolist()
       [1.0, 3.0]
     """
-    return [Ratios(one, logs) for one, (logs,) in by_kind(columns, kind, "log_ratio")]
+    return [
+        Mean(one, np.exp(logs[:, ::-1]), _expected(one, logs.shape[1]))
+        for one, (logs,) in by_kind(columns, kind, "log_ratio")
+    ]
+
+
+def _expected(kind: Any, places: int) -> np.ndarray:
+    """Return theory's mean by units travelled back; one number is that of units all alike."""
+    known = np.asarray(kind.expected, float)
+    return known if known.ndim else known ** (np.arange(places) / (places - 1))
 
 
 def against_theory(
@@ -121,24 +78,24 @@ def against_theory(
 
 def judge(kind: type, columns: Columns) -> list[Criterion]:
     """Hold the mean of the kinds of each label, at the worst, against theory."""
-    labels: dict[str, list[Ratios]] = {}
+    labels: dict[str, list[Mean]] = {}
     for row in ratios(columns, kind):
-        labels.setdefault(f"{_panel(row.kind)}{row.kind.label}", []).append(row)
-    return [_judge(label, rows) for label, rows in labels.items()]
+        labels.setdefault(f"{_panel(row.kind)}{row.kind.label}", []).append(row.at(-1))
+    return [one for label, rows in labels.items() for one in _judge(label, rows)]
 
 
-def _judge(label: str, rows: list[Ratios]) -> Criterion:
+def _judge(label: str, rows: list[Mean]) -> list[Criterion]:
     if getattr(rows[0].kind, "exact", False):
-        worst = max(row.worst for row in rows)
+        off = max(np.abs(row.values - 1).max() for row in rows)
         claim = f"{label}: ratio - 1, every network"
-        return within(claim, worst, 0.0, absolute=EXACTLY, why="rounding")
-    row = max(rows, key=lambda row: abs(row.away))
-    # "He, 3 units" beside the label "He" is "He: mean ratio, 3 units".
-    which = name_of(row.kind).removeprefix(label).lstrip(", ")
-    worst = f" (worst of {len(rows)})" if len(rows) > 1 else ""
-    claim = f"{label}: mean ratio{f', {which}' if which else ''}{worst}"
-    mean, expected, error = (float(v[-1]) for v in (row.mean, row.expected, row.error))
-    return within_errors(claim, mean, expected, error, errors=STANDARD_ERRORS)
+        return [within(claim, off, 0.0, absolute=EXACTLY, why="rounding")]
+
+    def claim_of(kind: Any) -> str:
+        # "He, 3 units" beside the label "He" is "He: mean ratio, 3 units".
+        which = name_of(kind).removeprefix(label).lstrip(", ")
+        return f"{label}: mean ratio{f', {which}' if which else ''}"
+
+    return worst(claim_of, rows, errors=STANDARD_ERRORS)
 
 
 def _panel(kind: Any) -> str:
@@ -149,55 +106,52 @@ def _panel(kind: Any) -> str:
 def draw(kind: type, columns: Columns) -> Figure:
     """Draw the mean against the units travelled back, and the input's over theory's."""
     rows = ratios(columns, kind)
-    deepest = max(row.logs.shape[1] for row in rows)
-    shown = []
+    deepest = max(row.values.shape[1] for row in rows)
+    some = np.arange(0, deepest, max(1, deepest // POINTS))
+    shown, bars = [], {"errors": STANDARD_ERRORS, "positive": True}
     for panel in dict.fromkeys(_panel(row.kind) for row in rows):
         ours = [row for row in rows if _panel(row.kind) == panel]
-        along = [_along(row) for row in ours if row.logs.shape[1] == deepest]
-        title = f"{panel}{deepest - 1} units"
-        shown.append(
-            plots.Panel(title, "units travelled back", "mean |g_l|² / |g_L|²", along, yscale="log")
-        )
-        title, ends = f"{panel}at the input, ± {STANDARD_ERRORS:g} s.e.", _ends(ours, deepest)
-        axis = "units (side by side)"
-        shown.append(plots.Panel(title, axis, "mean / theory", ends, level=1.0))
+        along = [
+            series(row.kind.label, some, row.at(some), **bars)
+            for row in ours
+            if row.values.shape[1] == deepest
+        ]
+        title, ratio = f"{panel}{deepest - 1} units", "mean |g_l|² / |g_L|²"
+        shown.append(plots.Panel(title, "units travelled back", ratio, along, yscale="log"))
+        title, axis = f"{panel}at the input, ± {STANDARD_ERRORS:g} s.e.", "units (side by side)"
+        shown.append(plots.Panel(title, axis, "mean / theory", _ends(ours, deepest), level=1.0))
     return plots.panels("Gradient at initialization, mean over networks", shown, columns=2)
 
 
-def _along(row: Ratios) -> plots.Series:
-    back = np.arange(row.logs.shape[1])
-    some = back[:: max(1, len(back) // POINTS)]
-    mean, error = row.mean[some], STANDARD_ERRORS * row.error[some]
-    # A whisker that reaches below zero has no end on a logarithmic axis.
-    low = np.maximum(mean - error, 0.1 * mean)
-    return plots.Series(row.kind.label, some, mean, low, mean + error, row.expected[some])
-
-
-def _ends(rows: list[Ratios], deepest: int) -> list[plots.Series]:
-    series, labels = [], list(dict.fromkeys(row.kind.label for row in rows))
-    for i, label in enumerate(labels):
-        ours = [row for row in rows if row.kind.label == label]
-        aside = 0.02 * deepest * (i - (len(labels) - 1) / 2)
-        beside = [row.logs.shape[1] - 1 + aside for row in ours]
-        theory = np.array([row.expected[-1] for row in ours])
-        mean = np.array([row.mean[-1] for row in ours]) / theory
-        error = STANDARD_ERRORS * np.array([row.error[-1] for row in ours]) / theory
-        series.append(plots.Series(label, beside, mean, mean - error, mean + error))
-    return series
+def _ends(rows: list[Mean], deepest: int) -> list[plots.Series]:
+    labels = grouped(rows, "kind.label")
+    return [
+        series(
+            label,
+            # Side by side: on one another they would be hidden.
+            [
+                row.values.shape[1] - 1 + 0.02 * deepest * (i - (len(labels) - 1) / 2)
+                for row in ours
+            ],
+            np.stack([row.values[:, -1] / row.at(-1).expected for row in ours], 1),
+            errors=STANDARD_ERRORS,
+        )
+        for i, (label, ours) in enumerate(labels.items())
+    ]
 
 
 def table(kind: type, columns: Columns) -> Table:
     """Return the mean of every kind of network beside theory's."""
-    heads = ("network", "theory", "mean", "s.e.", "z", "typical")
-    rows = [
-        (
-            name_of(row.kind),
-            *(digits(v[-1]) for v in (row.expected, row.mean)),
-            digits(row.error[-1], 2),
-            f"{row.away:+.1f}",
-            digits(row.typical),
-        )
-        for row in ratios(columns, kind)
-    ]
-    seeds = len(set(columns["seed"].tolist()))
-    return plain_table(f"|g_0|^2 / |g_L|^2 of {seeds} networks of each kind", heads, rows)
+    rows = [row.at(-1) for row in ratios(columns, kind)]
+    return formatted_table(
+        f"|g_0|^2 / |g_L|^2 of {len(rows[0].values)} networks of each kind",
+        [
+            ("network", "name"),
+            ("theory", "expected:.4g"),
+            ("mean", "mean:.4g"),
+            ("s.e.", "error:.2g"),
+            ("z", "away:+.1f"),
+            ("typical", "typical:.4g"),
+        ],
+        rows,
+    )

@@ -1,20 +1,23 @@
-"""Many networks' values as one series of a figure: their middle, the least and the largest."""
+"""Many networks' values as one series of a figure: their middle between whiskers, and theory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from convjax import plots
+from convjax.lab._means import Mean
 
 
 def series(
     label: str,
     x: ArrayLike,
-    values: np.ndarray,
+    values: np.ndarray | Mean | Sequence[Mean],
     expected: ArrayLike | None = None,
     *,
+    errors: float | None = None,
+    positive: bool = False,
     middle: Callable[..., Any] = np.mean,
     logs: bool = False,
     joined: bool = False,
@@ -24,8 +27,11 @@ def series(
     Args:
       label: in the legend.
       x: places.
-      values: a row for each network, a column for each place.
+      values: a row for each network, a column for each place; or a ``Mean`` of that shape, or one
+        for each place, which bring their expectation.
       expected: what theory says at each place.
+      errors: whiskers reach so many standard errors to both sides, not to the least and largest.
+      positive: whether the axis is logarithmic, where a whisker cannot reach below 0.
       middle: ``np.mean`` or ``np.median``, over networks.
       logs: whether values and expectation are natural logarithms of what is drawn; the mean is the
         geometric one then.
@@ -38,7 +44,17 @@ def series(
       >>> one.y, one.low
       (array([1. , 0.9]), array([0.9, 0.8]))
     """
+    if isinstance(values, Sequence):
+        theories = [np.broadcast_to(one.expected, ()) for one in values]
+        values = Mean(None, np.stack([one.values for one in values], 1), np.array(theories))
+    if isinstance(values, Mean):
+        values, expected = values.values, np.broadcast_to(values.expected, np.shape(x))
+    y, low, high = (of(values, axis=0) for of in (middle, np.min, np.max))
+    if errors is not None:
+        reach = errors * Mean(None, values, np.nan).error
+        low, high = y - reach, y + reach
+    if positive:
+        low = np.maximum(low, 0.1 * y)
     drawn = np.exp if logs else np.asarray
-    y, low, high = (drawn(of(values, axis=0)) for of in (middle, np.min, np.max))
     theory = None if expected is None else drawn(expected)
-    return plots.Series(label, x, y, low, high, theory, joined=joined)
+    return plots.Series(label, x, drawn(y), drawn(low), drawn(high), theory, joined=joined)

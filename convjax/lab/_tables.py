@@ -1,5 +1,6 @@
 """What is printed: tables that fit a terminal, on a console that takes no text for markup."""
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -56,6 +57,39 @@ def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
     for row in rows:
         made.add_row(*(digits(v) if isinstance(v, float) else str(v) for v in row))
     return made
+
+
+def formatted_table(title: str, columns: Sequence[tuple[str, str]], rows: Sequence[Any]) -> Table:
+    """Return a table of declared columns: a head, and which attribute of a row stands below it.
+
+    A column of nothing but numbers stands to the right.
+
+    Args:
+      title: above the table.
+      columns: heads, each with an attribute and its format, such as ``"growth.mean:.3f"``.
+      rows: any objects; where an attribute is None, the cell is empty.
+
+    Example:
+      >>> import numpy as np
+      >>> from convjax import lab
+      >>> row = lab.Mean("conv", np.array([1.0, 1.1]), 1.0)
+      >>> table = lab.formatted_table("Gain", [("layer", "kind"), ("off by", "off:+.1%")], [row])
+      >>> [list(column.cells) for column in table.columns]
+      [['conv'], ['+5.0%']]
+    """
+    heads = [head for head, _ in columns]
+    made = plain_table(title, heads, [[_cell(row, told) for _, told in columns] for row in rows])
+    for column in made.columns:
+        if all(re.fullmatch(r"[-+.\d]*(e[-+]\d+)?%?", str(cell)) for cell in column.cells):
+            column.justify = "right"
+    return made
+
+
+def _cell(value: Any, told: str) -> str:
+    path, _, form = told.partition(":")
+    for name in path.split("."):
+        value = None if value is None else getattr(value, name)
+    return "" if value is None else format(value, form)
 
 
 def verdict(criteria: Sequence[Criterion]) -> Table:

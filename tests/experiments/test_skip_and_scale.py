@@ -5,7 +5,7 @@ from flax import nnx
 
 from convjax import lab
 from experiments import skip_and_scale
-from experiments.skip_and_scale import ONE, TWO, Network, finite_width
+from experiments.skip_and_scale import ONE, TWO, Network
 
 WIDTH, BATCH_SIZE, SEEDS = 5, 2, 3
 # One of each pair is enough: every program takes a second to trace.
@@ -57,30 +57,6 @@ def test_silent_branches_leave_the_gradient_as_it_is():
     silent = Network(TWO, "identity", "0", 2, 5)
     columns = skip_and_scale.measure(lab.Ensemble(silent, seeds=1, batch_size=3))
     assert np.abs(columns["log_ratio"]).max() == 0
-
-
-def tangents(units, scale, width, count):
-    """Return E|u_L|^2 / E|u_0|^2 of tangents: forwards it is the same trace as backwards."""
-    rng = np.random.default_rng(1)
-    x = rng.standard_normal((count, width, 1))
-    u = rng.standard_normal((count, width, 4))
-    start = np.mean(u**2)
-    for _ in range(units):
-        weights = rng.standard_normal((count, width, width)) * np.sqrt(2 / width)
-        gate = x > 0
-        x, u = (v + scale * weights @ (gate * v) for v in (x, u))
-    of_each = np.mean(u**2, axis=(1, 2)) / start
-    return of_each.mean(), of_each.std() / np.sqrt(count)
-
-
-@pytest.mark.parametrize(("units", "scale"), [(6, 1.0), (4, 1.5)])
-def test_narrow_trunks_hand_back_more_than_wide_ones(units, scale):
-    wide = (1 + scale**2) ** units
-    found, error = tangents(units, scale, 16, 6000)
-    factor = finite_width(units, scale, 16)
-    assert factor > 1.05 + 3 * error / wide
-    # What is of second order in 1/n is left out.
-    assert abs(found / wide - factor) < 3 * error / wide + (factor - 1) ** 2
 
 
 def scattered(kind, factor):

@@ -172,9 +172,9 @@ def test_the_mean_its_error_and_the_typical_network_are_those_of_the_input():
     np.testing.assert_allclose(row.mean, [1, 3, 6])
     np.testing.assert_allclose(row.error[-1], 2 / np.sqrt(3))
     np.testing.assert_allclose(row.expected, [1, 2, 4])
-    np.testing.assert_allclose(row.typical, 192 ** (1 / 3))
-    np.testing.assert_allclose(row.away, 2 / (2 / np.sqrt(3)))
-    np.testing.assert_allclose(row.worst, 7)
+    np.testing.assert_allclose(row.typical[-1], 192 ** (1 / 3))
+    np.testing.assert_allclose(row.at(-1).away, 2 / (2 / np.sqrt(3)))
+    np.testing.assert_allclose(row.off, [0, 0.5, 0.5])
 
 
 def test_an_expectation_may_be_given_for_every_place():
