@@ -41,7 +41,7 @@ def residual_gain(units: Count, scale: Number, branch_gain: Number) -> float:
 
 
 def residual_width_factor(units: Count, scale: Number, width: Count) -> float:
-    """Return the factor by which ``x + scale * W relu(x)`` exceeds ``residual_gain``, of wide layers.
+    """Return by which factor narrow trunks ``x + scale * W relu(x)`` exceed ``residual_gain``.
 
     Formula: ``1 + 2 / (pi n) * (s^2 / (1 + s^2))^2 * sum_m (L - m) (arcsin r_m + r_m sqrt(1 -
     r_m^2))`` for m = 1 … L - 1, with ``r_m = (1 + s^2)^(-m/2)``, the correlation of a trunk's
