@@ -8,8 +8,9 @@ from typing import Any
 def show(names: dict[str, Any]) -> None:
     """Give a module its ``__all__`` and ``__dir__``, and list its names in its docstring.
 
-    It is called with ``globals()`` at the end of a room's ``__init__``, which holds re-exports and
-    nothing else. A module that is more than that has an ``__all__`` of its own.
+    What the docstring said before stays in ``__about__``. It is called with ``globals()`` at the
+    end of a room's ``__init__``, which holds re-exports and nothing else. A module that is more
+    than that has an ``__all__`` of its own.
     """
     public = sorted(names["__all__"] if "__all__" in names else _public(names))
     names["__all__"] = public
@@ -20,6 +21,7 @@ def show(names: dict[str, Any]) -> None:
         return sorted({*public, *later, *(name for name in names if name.startswith("__"))})
 
     names["__dir__"] = listed
+    names["__about__"] = names["__doc__"]
     entries = "\n".join(_entry(name, names[name]) for name in public)
     names["__doc__"] = f"{names['__doc__'].rstrip()}\n\nPublic names:\n{entries}\n"
 

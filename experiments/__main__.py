@@ -1,9 +1,7 @@
 """List the experiments, or run one: ``python -m experiments [name] [options]``."""
 
-import importlib
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from convjax.command import start
@@ -26,30 +24,13 @@ def main(argv: Sequence[str]) -> int:
 
 def found() -> dict:
     """Return every experiment and benchmark that has a file here, and the report of them all."""
-    from convjax.lab import commands, report
+    from convjax.lab import commands
 
-    known = {"report": commands.Command((report.__doc__ or "").partition(":")[0], report.main)}
-    known |= commands.of_the_room(PROGRAM)
-    for before, folder in (("", HERE), ("bench-", HERE / "benchmarks")):
-        for path, module, about in commands.modules(folder):
-            at = ".".join(commands.home_of(path).relative_to(HERE.parent).parts)
-            name = before + commands.name_of_file(path)
-            if commands.defines(module, "main"):
-                known[name] = commands.Command(about, partial(_called, at))
-            elif commands.asks(module):
-                known[name] = commands.Command(about, partial(_asked, at, name))
-    return known
-
-
-def _called(module: str, argv: Sequence[str]) -> int:
-    return importlib.import_module(module).main(argv)
-
-
-def _asked(module: str, name: str, argv: Sequence[str]) -> int:
-    from convjax import lab
-
-    asked = lab.experiment(importlib.import_module(module))
-    return lab.run(asked, argv, [*PROGRAM, name])
+    return {
+        **commands.of_folder(Path(commands.__file__).parent, PROGRAM),
+        **commands.of_folder(HERE, PROGRAM),
+        **commands.of_folder(HERE / "benchmarks", PROGRAM, "bench-"),
+    }
 
 
 if __name__ == "__main__":

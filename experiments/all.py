@@ -24,33 +24,21 @@ from convjax import lab, study
 LEFT_OUT = ("cifar", "inspect")
 FOLDERS = (Path(__file__).parent, Path(lab.__file__).parent)
 NAMES = tuple(n for folder in FOLDERS for n in lab.questions(folder) if n not in LEFT_OUT)
-# One run of theirs has the whole machine, unless a runner is named.
-WHOLE = ("train",)
+# A run of training has the whole machine, unless a runner is named.
+WHOLE = (("workers", "train", None),)
 SAID = {0: "holds", 1: "FAILS", 2: "refused", 130: "interrupted"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(lab.CommandOptions):
+class Config(lab.Options):
     """Options; those of where and how are handed to every experiment."""
 
     only: tuple[str, ...] = ()
     """Experiments to run; without any, all of them."""
     runner: Literal["local", "ray", "slurm", "here"] | None = None
     """Where cells are measured; without it, each experiment's own choice, mostly "local"."""
-    workers: int | None = None
-    """Cells at a time."""
-    address: str | None = None
-    """Of the Ray cluster."""
-    slurm: tuple[str, ...] = ()
-    """What submitit tells Slurm, such as timeout_min=60 slurm_partition=gpu."""
     seeds: int | None = None
     """How many of each; without it, each experiment's own number."""
-    retry: bool = False
-    """Measure again the cells that failed."""
-    time_limit: float | None = None
-    """Seconds that a cell may take before it counts as failed."""
-    dry_run: bool = False
-    """List all cells and what they may take, and measure nothing."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -69,9 +57,8 @@ def main(argv: Sequence[str]) -> int:
         print(f"== {name}", flush=True)
         start = time.monotonic()
         code = call([name, *handed_on(config, name)])
-        rows.append(
-            (name, SAID.get(code, f"exit code {code}"), f"{time.monotonic() - start:.0f} s")
-        )
+        said, took = SAID.get(code, f"exit code {code}"), time.monotonic() - start
+        rows.append((name, said, f"{took:.0f} s"))
         if code == 130:
             return code
         print(flush=True)
@@ -88,16 +75,11 @@ def handed_on(config: Config, name: str) -> list[str]:
     given = ["--out", str(config.out / name)]
     for option in ("platform", "runner", "workers", "address", "seeds", "time_limit"):
         value = getattr(config, option)
-        if option == "workers" and config.runner is None and name in WHOLE:
-            continue
-        given += [] if value is None else [f"--{option.replace('_', '-')}", str(value)]
+        if value is not None and (option, name, config.runner) not in WHOLE:
+            given += [f"--{option.replace('_', '-')}", str(value)]
     given += ["--slurm", *config.slurm] if config.slurm else []
-    given += [
-        f"--{option.replace('_', '-')}"
-        for option in ("retry", "dry_run")
-        if getattr(config, option)
-    ]
-    return given
+    given += ["--retry"] if config.retry else []
+    return [*given, "--dry-run"] if config.dry_run else given
 
 
 def call(argv: Sequence[str]) -> int:

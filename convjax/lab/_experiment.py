@@ -34,6 +34,7 @@ class Experiment:
       in_full: ``in_full(argv) -> argv``, which writes out what may be left out, such as ``--name``
         before a name that stands first.
       shows: whether a cell that is measured in this process shows progress of its own.
+      keeps: whether cells are kept; else they are measured in this process, anew each time.
       study: the name under which a folder keeps its cells.
     """
 
@@ -51,6 +52,7 @@ class Experiment:
     group: Callable[[Any], Hashable] | None = None
     in_full: Callable[[Sequence[str]], Sequence[str]] = list
     shows: bool = False
+    keeps: bool = True
     study: str | None = None
 
 
@@ -65,8 +67,8 @@ def experiment(module: ModuleType) -> Experiment:
     It is named for its file. The module's docstring asks the question. It defines ``Config``, the
     dataclass of its options, and the functions ``cells``, ``measure``, ``judge``, ``draw`` and
     ``table`` of an ``Experiment``; if they are needed ``complete``, ``also``, ``group`` and
-    ``in_full`` as well, and ``APART`` and ``SHOWS``. Where ``lab.ensembles`` makes ``Config``, that
-    brings all of them; what the module defines itself takes their place.
+    ``in_full`` as well, and ``APART``, ``SHOWS`` and ``KEEPS``. Where ``lab.ensembles`` makes
+    ``Config``, that brings all of them; what the module defines itself takes their place.
 
     Args:
       module: it was imported.
@@ -90,16 +92,18 @@ def experiment(module: ModuleType) -> Experiment:
     given = {name: getattr(module, name) for name in (*MUST, *MAY) if hasattr(module, name)}
     functions: dict[str, Any] = made | given
     missing = [name for name in MUST if name not in functions]
-    if missing or not (module.__doc__ or "").strip():
+    about = getattr(module, "__about__", module.__doc__) or ""
+    if missing or not about.strip():
         what = f"no {' and no '.join(missing)}" if missing else "no docstring, the question"
         raise ValueError(f"{file!r} asks no question: it has {what}")
     apart = getattr(module, "APART", functions.pop("apart", ()))
     return Experiment(
         name=name_of(module.__name__),
-        about=(module.__doc__ or "").partition("\n\nPublic names:")[0],
+        about=about,
         config=config,
         apart=apart,
         shows=getattr(module, "SHOWS", False),
+        keeps=getattr(module, "KEEPS", True),
         study=f"{module.__name__}:measure",
         **functions,
     )

@@ -9,10 +9,10 @@ from pathlib import Path
 from types import ModuleType
 
 from convjax import _check
-from convjax.lab._experiment import Experiment, experiment, name_of
+from convjax.lab._experiment import name_of
 
-# Where questions stand that are imported as parts of a package.
-PACKAGES = ("experiments", "convjax.lab")
+# Packages whose files are imported as parts of them.
+PACKAGES = ("experiments", "convjax")
 
 
 def questions(folder: str | os.PathLike) -> dict[str, tuple[Path, str]]:
@@ -51,18 +51,24 @@ def home_of(path: Path) -> Path:
     return path.parent if path.stem == "__init__" else path.with_suffix("")
 
 
-def asked(path: Path) -> Experiment:
-    """Return the experiment of a file; one of a package is imported as a part of it.
+def imported(path: Path) -> ModuleType:
+    """Import a module's file, one of a package as a part of it.
 
     Raises:
-      ValueError: the file asks none, or cannot be imported by its name.
+      ValueError: it cannot be imported by its name.
     """
     home = home_of(path)
     for package in PACKAGES:
-        spec = importlib.util.find_spec(package)
-        if spec and str(home.parent) in (spec.submodule_search_locations or ()):
-            return experiment(importlib.import_module(f"{package}.{home.name}"))
-    return experiment(load(path))
+        for folder in at(package):
+            if home.is_relative_to(folder):
+                return importlib.import_module(".".join([package, *home.relative_to(folder).parts]))
+    return load(path)
+
+
+def at(package: str) -> list[Path]:
+    """Return where a package lies: nowhere if it is not installed."""
+    spec = importlib.util.find_spec(package)
+    return [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
 
 
 def modules(folder: str | os.PathLike) -> list[tuple[Path, ast.Module, str]]:

@@ -3,14 +3,16 @@
 import contextlib
 import dataclasses
 import shlex
+import socket
 import statistics
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from convjax import study
-from convjax.lab._experiment import Experiment
+from convjax.lab._experiment import Experiment, measure_all
 from convjax.lab._options import CommandOptions, UsageError, parse, refusing, use_platform
 from convjax.lab._outcome import conclude
 from convjax.lab._progress import Ticker
@@ -70,7 +72,7 @@ def run(experiment: Experiment, argv: Sequence[str], command: Sequence[str]) -> 
     config = parse(
         experiment.config,
         experiment.in_full(argv),
-        command=shlex.join(command),
+        command=f"{shlex.join(command)}{'' if experiment.in_full is list else ' [NAME]'}",
         about=experiment.about.strip().partition("\n")[0],
         default=defaults(experiment),
     )
@@ -104,6 +106,8 @@ def run_config(experiment: Experiment, config: Any, command: Sequence[str]) -> i
       ...     config = experiment.config(runner="here", out=Path(folder))
       ...     return lab.run_config(experiment, config, ["mine"])
     """
+    if not experiment.keeps:
+        return _at_once(experiment, config, command)
     cells: list[Any] = []
     # Two bars on one terminal would take turns on one line.
     watch = Watch(bar=not (experiment.shows and config.runner == "here"))
@@ -127,12 +131,14 @@ def run_config(experiment: Experiment, config: Any, command: Sequence[str]) -> i
                 watch=watch,
             )
     except KeyboardInterrupt:
-        kept = f"{watch.finished} of {len(cells)} cells are kept in {config.out}"
-        _say(f"interrupted: {kept}; the same command goes on" if cells else "interrupted")
-        return 130
+        if not cells:
+            return interrupted("interrupted")
+        states = study.states(experiment.measure, cells, config.out, name=experiment.study)
+        kept = f"{states.count('finished')} of {len(cells)} cells are kept in {config.out}"
+        return interrupted(f"interrupted: {kept}; the same command goes on")
     if ran.finished < len(cells):
         kept = f"the others are kept in {config.out}, and --retry measures the failed ones again"
-        _say(f"{len(cells) - ran.finished} of {len(cells)} cells failed; {kept}")
+        say(f"{len(cells) - ran.finished} of {len(cells)} cells failed; {kept}")
         return 1
     with refusing():
         columns = experiment.complete(study.results(config.out, ran.keys))
@@ -146,36 +152,55 @@ def run_config(experiment: Experiment, config: Any, command: Sequence[str]) -> i
         ) from error
 
 
+def _at_once(experiment: Experiment, config: Any, command: Sequence[str]) -> int:
+    """Measure in this process what is not kept, and conclude."""
+    with refusing():
+        use_platform(config.platform)
+        study.check_writable(config.out)
+        start = time.perf_counter()
+        try:
+            columns = measure_all(experiment, config)
+        except KeyboardInterrupt:
+            return interrupted("interrupted: nothing was kept")
+    about = {
+        "command": shlex.join(command),
+        "cells": 1,
+        "seconds": time.perf_counter() - start,
+        "environments": [{**study.environment(), "cells": 1, "hosts": [socket.gethostname()]}],
+    }
+    return conclude(experiment, config, columns, about)
+
+
+def interrupted(words: str) -> int:
+    """Say what an interruption leaves, and return its exit code."""
+    say(words)
+    return 130
+
+
 class Watch:
     """Tells on stderr how the cells come along, and of failures as they come.
 
     Args:
       bar: whether there may be a bar.
-
-    Attributes:
-      finished: cells that have a result.
     """
 
     def __init__(self, bar: bool = True):
-        self.finished = 0
         self._bar = bar
         self._told = contextlib.ExitStack()
         self._ticker: Ticker | None = None
 
     def begin(self, total: int, finished: int, failed: int) -> None:
         """Say what is there already."""
-        self.finished = finished
         if finished:
-            _say(f"{finished} of {total} cells are there already")
+            say(f"{finished} of {total} cells are there already")
         if failed:
-            _say(f"{failed} of {total} cells have failed before; --retry measures them again")
+            say(f"{failed} of {total} cells have failed before; --retry measures them again")
         if total > finished + failed:
             self._ticker = self._told.enter_context(Ticker(total - finished - failed, self._bar))
             self._ticker.begin("measuring")
 
     def finish(self, config: Any, done: study.Done) -> None:
         """Say what became of a cell."""
-        self.finished += not done.error
         remark = f"FAILED, {done.error}" if done.error else ""
         if self._ticker is not None:
             self._ticker.finish(str(config), remark or ("" if done.table else "by another runner"))
@@ -258,5 +283,5 @@ def _took(experiment: Experiment, cell: Any, folder: Path) -> float:
     return study.about(folder, [key])["seconds"]
 
 
-def _say(words: str) -> None:
+def say(words: str) -> None:
     console(stderr=True).print(words, soft_wrap=True)

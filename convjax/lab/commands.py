@@ -1,21 +1,14 @@
 """The command ``convjax``, and what it has in common with ``python -m experiments``."""
 
-import importlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from convjax.lab import report
 from convjax.lab._checks import unknown
 from convjax.lab._experiment import experiment
-from convjax.lab._find import asks as asks
-from convjax.lab._find import defines as defines
-from convjax.lab._find import home_of as home_of
-from convjax.lab._find import load, questions
-from convjax.lab._find import modules as modules
-from convjax.lab._find import name_of_file as name_of_file
+from convjax.lab._find import asks, defines, imported, load, modules, name_of_file, questions
 from convjax.lab._options import UsageError, refusing, speaking_plainly
 from convjax.lab._run import run
 
@@ -48,29 +41,31 @@ def main(argv: Sequence[str]) -> int:
     commands = {
         "run": Command("", _run),
         "list": Command("", _list),
-        "report": Command("", report.main),
-        **of_the_room(["convjax"]),
+        **of_folder(Path(__file__).parent, ["convjax"]),
     }
     return call(argv, commands, "command")
 
 
-def of_the_room(program: Sequence[str]) -> dict[str, Command]:
-    """Return the questions that the room asks itself: ``inspect`` and ``train``.
+def of_folder(folder: Path, program: Sequence[str], before: str = "") -> dict[str, Command]:
+    """Return the questions of a folder, and its modules with a ``main(argv)`` of their own.
 
     Args:
+      folder: of a package.
       program: the words before their names.
+      before: what their names begin with.
     """
-    found = questions(Path(__file__).parent)
-    return {
-        name: Command(about, partial(_asked, path, [*program, name]))
-        for name, (path, about) in found.items()
-    }
+    found = {}
+    for path, module, about in modules(folder):
+        if path != Path(__file__) and (defines(module, "main") or asks(module)):
+            name = f"{before}{name_of_file(path)}"
+            found[name] = Command(about, partial(_called, path, [*program, name]))
+    return found
 
 
-def _asked(path: Path, command: Sequence[str], argv: Sequence[str]) -> int:
-    module = importlib.import_module(f"convjax.lab.{path.parent.name}")
+def _called(path: Path, command: Sequence[str], argv: Sequence[str]) -> int:
+    module = imported(path)
     if hasattr(module, "main"):
-        return module.main(argv, command)
+        return module.main(argv)
     return run(experiment(module), argv, command)
 
 

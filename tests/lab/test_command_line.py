@@ -11,7 +11,6 @@ import pytest
 
 from convjax import lab, study
 from convjax.lab import _run
-from convjax.study import _keeping
 from experiments import __main__ as entry
 from tests.lab import planted
 
@@ -135,8 +134,7 @@ def measure_until_interrupted(cell):
     return planted.measure(cell)
 
 
-def test_what_is_measured_outlives_an_interruption(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(_keeping, "BRIEF", 0)  # no cell of a real network is
+def test_what_is_measured_outlives_an_interruption(tmp_path, capsys):
     asked = dataclasses.replace(ASKED, measure=measure_until_interrupted)
     argv, command = ["--runner", "here", "--out", str(tmp_path)], ["planted"]
     assert lab.run(asked, argv, command) == 130

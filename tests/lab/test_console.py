@@ -20,7 +20,7 @@ ODD = "a [/data] of [width] and :smile:"
 def test_nothing_that_is_printed_is_taken_for_markup(capsys, monkeypatch):
     console().print(ODD)
     console().print(lab.plain_table(ODD, [ODD], [[ODD]]))
-    _run._say(ODD)
+    _run.say(ODD)
     with Ticker(1) as ticker:
         ticker.finish(ODD, ODD)
     monkeypatch.setenv("FORCE_COLOR", "1")  # a bar, as on a terminal

@@ -12,8 +12,8 @@ from PIL import Image
 import convjax
 from convjax import lab, models, study
 from convjax.lab import inspect as inspect_network
-from convjax.lab.inspect import _question
-from convjax.lab.inspect._question import Config, in_full
+from convjax.lab.inspect import Config, in_full
+from convjax.lab.inspect._subject import subject
 from experiments import __main__ as entry
 
 CREATE = models.create
@@ -64,6 +64,10 @@ def folder(tmp_path_factory):
     return root
 
 
+def run(*argv):
+    return lab.run(lab.experiment(inspect_network), argv, ["convjax", "inspect"])
+
+
 def at(columns, path, name):
     return columns[name][columns["path"].tolist().index(path)]
 
@@ -111,7 +115,7 @@ def test_a_network_that_is_not_as_theory_has_it_fails(fresh):
 
 def test_loaded_weights_are_measured_as_they_are(weights, folder, tmp_path, capsys):
     given = ["resnet20_cifar", "--weights", str(weights), "--images", str(folder)]
-    code = inspect_network.main([*given, "--size", "8", "--out", str(tmp_path)])
+    code = run(*given, "--size", "8", "--out", str(tmp_path))
     told = capsys.readouterr().out
     assert code == 0
     assert "running statistics (they belong to the weights)" in told
@@ -125,7 +129,7 @@ def test_loaded_weights_are_measured_as_they_are(weights, folder, tmp_path, caps
     assert about["cells"] == 1 and about["environments"][0]["platform"] == "cpu"
     assert np.isnan(columns["expected_gradient_log_norm"]).all()
     # The network's own loss, by hand: its gradient at the logits is (softmax - one hot) / N.
-    found = _question.chosen(dataclasses.replace(TINY, weights=weights, images=folder))
+    found = subject(dataclasses.replace(TINY, weights=weights, images=folder))
     logits = jax.jit(found.net)(jnp.asarray(found.images))
     gradient = jax.nn.softmax(logits) - jax.nn.one_hot(found.labels, 10)
     expected = np.log(np.linalg.norm(gradient / len(logits)))
@@ -133,7 +137,7 @@ def test_loaded_weights_are_measured_as_they_are(weights, folder, tmp_path, caps
 
 
 def remarks(**changes):
-    return " ".join(_question.chosen(dataclasses.replace(TINY, **changes)).remarks)
+    return " ".join(subject(dataclasses.replace(TINY, **changes)).remarks)
 
 
 def test_what_was_chosen_is_said_with_the_reason(weights, folder):
@@ -172,7 +176,7 @@ def test_what_cannot_be_done_is_refused_in_one_sentence(given, message, weights,
     }
     words = [str(files.get(word, word)) for word in given]
     with pytest.raises(SystemExit) as stopped, lab.speaking_plainly():
-        inspect_network.main([*words, "--out", str(tmp_path)])
+        run(*words, "--out", str(tmp_path))
     assert stopped.value.code == 2
     told = capsys.readouterr().err
     assert told.startswith("error: ") and message in " ".join(told.split())

@@ -27,9 +27,10 @@ from convjax import _room
 from convjax.lab.inspect._figure import draw as draw
 from convjax.lab.inspect._figure import judge as judge
 from convjax.lab.inspect._figure import table as table
+from convjax.lab.inspect._question import KEEPS as KEEPS
 from convjax.lab.inspect._question import Config as Config
 from convjax.lab.inspect._question import cells as cells
-from convjax.lab.inspect._question import main as main
+from convjax.lab.inspect._question import in_full as in_full
 from convjax.lab.inspect._question import measure as measure
 
 _room.show(globals())

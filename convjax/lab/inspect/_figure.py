@@ -1,5 +1,7 @@
 """What inspect finds: criteria, table and figure."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
@@ -18,67 +20,52 @@ def judge(columns: Columns) -> list[Criterion]:
     broken = int((~(logs < np.inf)).any(0).sum() + (~(own < np.inf)).sum())
     silent = (columns["parameter_count"] > 0) & np.isneginf(columns["parameter_gradient_log_norm"])
     named = columns["path"][silent].tolist()
+    such = f", such as {named[0]}" if named else ""
     made = [
         that("activations and gradients are finite", broken == 0, f"{broken} are not", "all"),
         that(
             "every unit with parameters is given a gradient",
             not named,
-            f"{len(named)} are given none{f', such as {named[0]}' if named else ''}",
+            f"{len(named)} are given none{such}",
             "0",
         ),
     ]
     if not columns["fresh"][0]:
         return made
     scores = np.concatenate([columns["activation_z"], columns["gradient_z"]])
-    largest, threshold = float(np.nanmax(np.abs(scores))), float(columns["threshold"][0])
-    first, cause = columns["first"][0], columns["cause"][0]
+    threshold, first, cause = (columns[name][0] for name in ("threshold", "first", "cause"))
     why = f" at {first}: {cause or 'no known cause'}" if first else ""
     judged = int(np.isfinite(scores).sum())
-    return [
-        *made,
-        that(
-            "fresh weights: no unit departs from mean-field theory",
-            not first,
-            f"largest |z| {largest:.1f}{why}",
-            f"at most {threshold:.1f} of {judged} gains",
-        ),
-    ]
+    claim = "fresh weights: no unit departs from mean-field theory"
+    largest = f"largest |z| {np.nanmax(np.abs(scores)):.1f}{why}"
+    return [*made, that(claim, not first, largest, f"at most {threshold:.1f} of {judged} gains")]
 
 
 def table(columns: Columns) -> Table:
     """Return the units that are shown: activations, gradients, and what is expected of them."""
-    fresh = bool(columns["fresh"][0])
-    gradients = relative(columns)
-    rows = []
-    for i in np.flatnonzero(columns["shown"]):
-        expected = {
-            name: columns[f"expected_{name}"][i]
-            for name in ("activation_log_rms", "gradient_log_norm")
-        }
-        row = [columns["path"][i] or "(the whole)", columns["kind"][i]]
-        row.append(_number(columns["activation_rms"][i]))
-        row += [_number(np.exp(expected["activation_log_rms"]))] if fresh else []
-        row.append(_number(np.exp(gradients[i])))
-        row += [_number(np.exp(expected["gradient_log_norm"]))] if fresh else []
-        row.append(_number(np.exp(columns["parameter_log_norm"][i])))
-        row.append(_number(np.exp(columns["parameter_gradient_log_norm"][i])))
-        rows.append(row)
-    beside = ["expected"] if fresh else []
-    heads = [
-        "unit",
-        "kind",
-        "activation",
-        *beside,
-        "gradient",
-        *beside,
-        "weights",
-        "their gradient",
+    norms = {
+        "activation": columns["activation_rms"],
+        "expected": np.exp(columns["expected_activation_log_rms"]),
+        "gradient": np.exp(relative(columns)),
+        "expected ": np.exp(columns["expected_gradient_log_norm"]),
+        "weights": np.exp(columns["parameter_log_norm"]),
+        "their gradient": np.exp(columns["parameter_gradient_log_norm"]),
+    }
+    if not columns["fresh"][0]:
+        norms = {head: norm for head, norm in norms.items() if head.strip() != "expected"}
+    rows = [
+        (
+            columns["path"][i] or "(the whole)",
+            columns["kind"][i],
+            *("" if np.isnan(norm[i]) else digits(norm[i], 3) for norm in norms.values()),
+        )
+        for i in np.flatnonzero(columns["shown"])
     ]
     title = (
         "Root mean square of the output; norm of its gradient over that at the network's output; "
         "norms of weights"
     )
-    made = lab.plain_table(title, heads, rows)
+    made = lab.plain_table(title, ("unit", "kind", *map(str.strip, norms)), rows)
     for column in made.columns[2:]:
         column.justify = "right"
     return made
@@ -90,42 +77,31 @@ def relative(columns: Columns) -> np.ndarray:
     return logs - logs[columns["path"] == ""]
 
 
-def _number(value: float) -> str:
-    return "" if np.isnan(value) else digits(float(value), 3)
-
-
 def draw(columns: Columns) -> Figure:
     """Draw activations, gradients and the gradients of the weights along the layers."""
     columns = columns | {"relative": relative(columns)}
     rows = pick(columns, position=np.arange(columns["position"].max() + 1))
-    panel = plots.Panel
     rms = np.log(np.maximum(rows["activation_rms"], np.finfo(float).tiny))
-    steps = rows["parameter_gradient_log_norm"] - rows["parameter_log_norm"]
+    weights = rows["parameter_gradient_log_norm"] - rows["parameter_log_norm"]
+
+    def panel(title: str, axis: str, series: list[plots.Series], **options: Any) -> plots.Panel:
+        return plots.Panel(title, "layer", axis, series, yscale="log", **options)
+
     return plots.panels(
         "Signal and gradient along the layers (leaves with a kernel)",
         [
             panel(
                 "activations",
-                "layer",
                 "root mean square of the output",
-                _series(rows, rms, "activation_log_rms", "activation"),
-                yscale="log",
+                [*_theory(rows, "log_rms", "activation"), _points(rows, rms)],
             ),
             panel(
                 "gradients of activations",
-                "layer",
                 "norm / that at the network's output",
-                _series(rows, rows["relative"], "gradient_log_norm", "gradient"),
-                yscale="log",
+                [*_theory(rows, "log_norm", "gradient"), _points(rows, rows["relative"])],
                 level=1.0,
             ),
-            panel(
-                "gradients of weights",
-                "layer",
-                "norm / that of the weights",
-                [_points(rows, steps)],
-                yscale="log",
-            ),
+            panel("gradients of weights", "norm / that of the weights", [_points(rows, weights)]),
         ],
     )
 
@@ -135,12 +111,12 @@ def _points(rows: Columns, logs: np.ndarray) -> plots.Series:
     return plots.Series("this network", rows["position"][seen], np.exp(logs[seen]), joined=True)
 
 
-def _series(rows: Columns, logs: np.ndarray, name: str, side: str) -> list[plots.Series]:
-    points = [_points(rows, logs)]
+def _theory(rows: Columns, size: str, side: str) -> list[plots.Series]:
+    """Return the band of theory, of fresh weights."""
     if not rows["fresh"][0]:
-        return points
-    middle = rows[f"expected_{name}"]
-    wide = WIDE * rows[f"expected_{side}_scatter"] + rows[f"expected_{side}_slack"]
+        return []
+    middle, scatter, slack = (rows[f"expected_{side}_{of}"] for of in (size, "scatter", "slack"))
+    wide = WIDE * scatter + slack
     known = np.isfinite(middle) & np.isfinite(wide)
     middle, wide = middle[known], wide[known]
     band = plots.Series(
@@ -150,4 +126,4 @@ def _series(rows: Columns, logs: np.ndarray, name: str, side: str) -> list[plots
         expected_low=np.exp(middle - wide),
         expected_high=np.exp(middle + wide),
     )
-    return [band, *points]
+    return [band]

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,64 +12,59 @@ from flax import nnx
 
 import convjax
 from convjax import data, gradflow, lab, models
-from convjax.lab import Columns, cross_entropy, layers, pictures
 
-PREFIX = "expected_"
-EXPECTED = (
-    "expected_activation_log_rms",
-    "expected_activation_scatter",
-    "expected_activation_slack",
-    "expected_gradient_log_norm",
-    "expected_gradient_scatter",
-    "expected_gradient_slack",
+EXPECTED = tuple(
+    f"{of}_{what}"
+    for of, size in (("activation", "log_rms"), ("gradient", "log_norm"))
+    for what in (size, "scatter", "slack")
 )
 SCORES = ("activation_z", "gradient_z")
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is asked for; each is an option of the command line, and explained there."""
+    """What is asked for."""
 
-    name: str
-    weights: Path | None
-    reference: str
-    images: Path | None
-    batch: int
-    size: int | None
-    num_classes: int | None
-    train: bool | None
-    depth: int
-    seed: int
+    name: str = ""
+    """The network: a name that models.list() knows."""
+    weights: Path | None = None
+    """File of weights: .safetensors, .pth, or a Keras .h5; without it, they are random."""
+    reference: Literal["torch", "keras"] = "torch"
+    """Whose details it follows: timm's and torchvision's, or Keras's, as a .h5 file needs."""
+    images: Path | None = None
+    """Folder of pictures, or of class folders; without it, the batch is noise."""
+    batch: int = 8
+    """Images, a random choice of the folder."""
+    size: int | None = None
+    """Their height and width; without it, what models.preprocessing says."""
+    num_classes: int | None = None
+    """Outputs of the network; without it, as many as its name stands for."""
+    train: bool | None = None
+    """--train for batch statistics, --no-train for running ones; without it, batch statistics for
+    fresh weights, running ones for loaded."""
+    depth: int = 2
+    """How far down units are shown in the tables, 1 for those of the network itself."""
+    seed: int = 0
+    """Of fresh weights, of noise, and of the choice of images."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Subject:
-    """What is inspected.
-
-    Attributes:
-      request: what was asked for.
-      net: the network.
-      images: the batch, ``(N, H, W, C)``.
-      labels: its classes, where the gradient is that of a loss; else None.
-      train: whether norms use the batch's statistics.
-      cost: what the network costs on this batch.
-      remarks: what was chosen, and why, one sentence each.
-    """
+class Subject(NamedTuple):
+    """What is inspected."""
 
     request: Request
     net: Any
-    images: np.ndarray
-    labels: np.ndarray | None
-    train: bool
-    cost: Any
-    remarks: tuple[str, ...]
+    images: np.ndarray  # (N, H, W, C)
+    labels: np.ndarray | None  # their classes, where the gradient is that of a loss
+    train: bool  # whether norms use the batch's statistics
+    cost: Any  # of the network, on this batch
+    remarks: tuple[str, ...]  # what was chosen, and why, one sentence each
 
 
 def subject(request: Request) -> Subject:
     """Return the network and the batch.
 
     Raises:
-      ValueError: see ``inspect_network.measure``.
+      ValueError: an unknown name (with the nearest), weights that do not fit, no image to be read.
     """
     if not request.name:
         raise lab.UsageError(
@@ -81,7 +76,6 @@ def subject(request: Request) -> Subject:
         options["num_classes"] = request.num_classes
     if request.reference != "torch":
         options["reference"] = request.reference
-
     net = models.create(request.name, rngs=nnx.Rngs(request.seed), **options)
     weighed = f"{request.name}: randomly initialized, seed {request.seed}"
     if request.weights is not None:
@@ -91,16 +85,16 @@ def subject(request: Request) -> Subject:
     cost = convjax.cost(net, images.shape)
     train = request.weights is None if request.train is None else request.train
     labels, gradient = _labels(request, found, cost.total.output_shape[-1])
-    pictured = f"batch: {len(images)} images of unit Gaussian noise, {images.shape[1]} pixels wide"
-    if found is not None:
-        pictured = f"batch: {request.images}: {found}"
-    remarks = (weighed, pictured, _mode(request, train), gradient)
+    pictured = f"{request.images}: {found}"
+    if found is None:
+        pictured = f"{len(images)} images of unit Gaussian noise, {images.shape[1]} pixels wide"
+    remarks = (weighed, f"batch: {pictured}", _mode(request, train), f"gradient: {gradient}")
     return Subject(request, net, images, labels, train, cost, remarks)
 
 
 def _batch(request: Request) -> tuple[np.ndarray, data.ImageFolder | None]:
     if request.images is not None:
-        found = pictures(
+        found = lab.pictures(
             request.images,
             request.name,
             reference=request.reference,
@@ -118,8 +112,7 @@ def _labels(
     request: Request, found: data.ImageFolder | None, outputs: int
 ) -> tuple[np.ndarray | None, str]:
     """Return the labels of a loss, if there is to be one, and say what the gradient is of."""
-    labels = None if found is None else found.labels
-    classes = 0 if found is None else len(found.classes)
+    labels, classes = (None, 0) if found is None else (found.labels, len(found.classes))
     if request.weights is None:
         why = "fresh weights, and theory has it so"
     elif labels is None:
@@ -127,22 +120,20 @@ def _labels(
     elif classes != outputs:
         why = f"{classes} class folders, {outputs} outputs"
     else:
-        return labels, "gradient: of the mean cross-entropy with the folders' classes"
-    return None, f"gradient: of a unit Gaussian cotangent at the output ({why})"
+        return labels, "of the mean cross-entropy with the folders' classes"
+    return None, f"of a unit Gaussian cotangent at the output ({why})"
 
 
 def _mode(request: Request, train: bool) -> str:
     why = "as asked for"
-    if request.train is None:
-        fresh, loaded = (
-            "running ones normalise nothing at initialization",
-            "they belong to the weights",
-        )
-        why = fresh if train else loaded
+    if request.train is None and train:
+        why = "running ones normalise nothing at initialization"
+    elif request.train is None:
+        why = "they belong to the weights"
     return f"norms: {'batch' if train else 'running'} statistics ({why})"
 
 
-def measured(what: Subject) -> Columns:
+def measured(what: Subject) -> lab.Columns:
     """Return one row for every unit, in forward order.
 
     Columns are those of ``Profile.table`` and ``Cost.table``; ``position`` of a layer, -1 of what
@@ -153,14 +144,28 @@ def measured(what: Subject) -> Columns:
     profile = _profiled(what)
     rows = profile.table()
     paths = rows["path"].tolist()
-    of_layers = layers(profile)
-    place = dict(zip(of_layers["path"].tolist(), of_layers["position"].tolist(), strict=True))
-    rows["position"] = np.array([place.get(path, -1) for path in paths])
+    layers = lab.layers(profile)["path"].tolist()
+    rows["position"] = np.array([layers.index(p) if p in layers else -1 for p in paths])
     rows["shown"] = np.array([path.count("/") < what.request.depth for path in paths])
-    costs = what.cost.table()
-    rows |= _joined({n: column for n, column in costs.items() if n != "kind"}, paths)
-    rows |= _theory(what, profile)
-    return rows | {"fresh": np.full(len(paths), what.request.weights is None)}
+    fresh = what.request.weights is None
+    rows |= _joined(what.cost.table(), paths, apart="kind")
+    rows |= {name: np.full(len(paths), np.nan) for name in (*_expected(), *SCORES)}
+    same: dict[str, Any] = {"fresh": fresh, "threshold": np.nan, "first": "", "cause": ""}
+    if fresh:
+        prediction = gradflow.predict(what.net, what.images, train=what.train)
+        comparison = gradflow.compare(profile, prediction)
+        found, scores = prediction.table(), comparison.table()
+        theory = {new: found[old] for new, old in _expected().items()} | {"path": found["path"]}
+        rows |= _joined(theory, paths)
+        rows |= _joined({name: scores[name] for name in ("path", *SCORES)}, paths)
+        first = comparison.first
+        named = "" if first is None else first or "(the whole)"
+        same |= {"threshold": comparison.threshold, "first": named, "cause": comparison.cause}
+    return rows | {name: np.full(len(paths), value) for name, value in same.items()}
+
+
+def _expected() -> dict[str, str]:
+    return {f"expected_{name}": name for name in EXPECTED}
 
 
 def _profiled(what: Subject) -> gradflow.Profile:
@@ -170,7 +175,7 @@ def _profiled(what: Subject) -> gradflow.Profile:
         return gradflow.profile(
             nnx.merge(graphdef, params, rest, copy=True),
             images,
-            loss=None if labels is None else cross_entropy,
+            loss=None if labels is None else lab.cross_entropy,
             targets=labels,
             cotangent=jax.random.key(what.request.seed) if labels is None else None,
             train=what.train,
@@ -182,25 +187,7 @@ def _profiled(what: Subject) -> gradflow.Profile:
     return lab.compiled(measure, *given)(*given)
 
 
-def _theory(what: Subject, profile: gradflow.Profile) -> Columns:
-    """Return what is expected of every unit of a fresh network; of a loaded one, nothing."""
-    paths = profile.table()["path"].tolist()
-    nothing = {name: np.full(len(paths), np.nan) for name in (*EXPECTED, *SCORES)}
-    threshold, first, cause = np.nan, None, ""
-    if what.request.weights is None:
-        prediction = gradflow.predict(what.net, what.images, train=what.train)
-        comparison = gradflow.compare(profile, prediction)
-        found = prediction.table()
-        expected = {"path": found["path"]} | {n: found[n.removeprefix(PREFIX)] for n in EXPECTED}
-        scores = {name: comparison.table()[name] for name in ("path", *SCORES)}
-        nothing |= _joined(expected, paths) | _joined(scores, paths)
-        threshold, first, cause = comparison.threshold, comparison.first, comparison.cause
-    named = "" if first is None else first or "(the whole)"
-    same = {"threshold": threshold, "first": named, "cause": cause}
-    return nothing | {name: np.full(len(paths), value) for name, value in same.items()}
-
-
-def _joined(columns: Columns, paths: Sequence[str]) -> Columns:
+def _joined(columns: lab.Columns, paths: Sequence[str], apart: str = "") -> lab.Columns:
     """Return columns in the order of these paths; of a path that is not there, nothing."""
     place = {path: i for i, path in enumerate(columns["path"].tolist())}
     missing = {"f": np.nan, "i": 0, "b": False, "O": "", "U": ""}
@@ -208,4 +195,4 @@ def _joined(columns: Columns, paths: Sequence[str]) -> Columns:
     for name, column in columns.items():
         values = [*column.tolist(), missing[column.dtype.kind]]
         joined[name] = np.array([values[place.get(path, -1)] for path in paths])
-    return joined | {"path": np.array(paths)}
+    return {n: c for n, c in joined.items() if n != apart} | {"path": np.array(paths)}

@@ -1,4 +1,4 @@
-"""One HTML page of what studies found: ``convjax report FOLDER``."""
+"""One HTML page of what studies found, to be opened from disk."""
 
 from convjax import _room
 from convjax.lab.report._write import main as main

@@ -1,7 +1,6 @@
 """What there is to report of: the tables of experiments, and studies that have none yet."""
 
 import dataclasses
-import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 from convjax import study
 from convjax.lab._columns import Columns
 from convjax.lab._experiment import Experiment, name_of
-from convjax.lab._find import PACKAGES, asked, name_of_file, questions
+from convjax.lab._experiment import experiment as experiment_of
+from convjax.lab._find import at, imported, name_of_file, questions
 
 LEVELS = 2
 # Failed cells of one study that are listed; more have mostly failed alike.
@@ -179,7 +179,7 @@ def experiment(name: str, files: Mapping[str, Path]) -> Experiment | None:
     if path is None:
         return None
     try:
-        return asked(path)
+        return experiment_of(imported(path))
     except Exception:  # a file that cannot be imported has its claims shown, and no figure
         return None
 
@@ -189,10 +189,8 @@ def known() -> dict[str, Path]:
 
     What a table says of its own file is not believed: it might have come from anywhere.
     """
-    places = dict(questions(Path.cwd()).values())
-    for package in map(importlib.util.find_spec, PACKAGES):
-        for folder in package.submodule_search_locations or () if package else ():
-            places |= dict(questions(folder).values())
+    folders = [Path.cwd(), *at("experiments"), *at("convjax.lab")]
+    places = [path for folder in folders for path, _ in questions(folder).values()]
     return {name_of_file(path): path for path in places}
 
 
