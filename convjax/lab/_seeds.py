@@ -1,6 +1,6 @@
 """Seeds: networks of one structure, trained from any number of seeds; a program compiles once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -108,14 +108,35 @@ class Trainer:
         Returns:
           The trained network, and the metrics of ``train.make_step`` with the steps for first axis.
         """
+        nets, found = zip(*self.stages(net, seed, steps=steps, first=first), strict=True)
+        return nets[-1], jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+
+    def stages(
+        self, net: Any, seed: int, *, steps: int | None = None, first: int = 0
+    ) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """Train a network as ``fit`` does, and stop every ``recipe.dispatch`` steps.
+
+        Args:
+          net: as in ``fit``.
+          seed: as in ``fit``.
+          steps: as in ``fit``.
+          first: as in ``fit``.
+
+        Yields:
+          The network, which lasts until the next is asked for, and the metrics of the steps since
+          the last.
+
+        Example:
+          >>> def curve(trainer, seed, score):  # what the network scores after every dispatch
+          ...     start = trainer.seeds.draw(seed)
+          ...     return [score(net) for net, _ in trainer.stages(start, seed)]
+        """
         recipe, source = self.recipe, self.seeds.source(seed)
-        state = train.start(net, recipe)
-        steps, found = recipe.steps if steps is None else steps, []
+        graphdef, state = nnx.split(net, nnx.Param, ...)[0], train.start(net, recipe)
+        steps = recipe.steps if steps is None else steps
         for done in range(0, steps, recipe.dispatch):
             count = min(recipe.dispatch, steps - done)
             inputs = source.inputs(first + done, recipe.dispatch)
             state, metrics = self.dispatch(state, source.arrays, inputs, count)
-            found.append(jax.tree.map(lambda a, n=count: np.asarray(a[:n]), metrics))
-        graphdef = nnx.split(net, nnx.Param, ...)[0]
-        trained = nnx.merge(graphdef, nnx.State(state.params), nnx.State(state.rest))
-        return trained, jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+            now = nnx.merge(graphdef, nnx.State(state.params), nnx.State(state.rest))
+            yield now, jax.tree.map(lambda a, n=count: np.asarray(a[:n]), metrics)

@@ -1,15 +1,16 @@
 """Kernels as sums of columns times rows: what is exact, what random and trained ones lose."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
-from convjax import data, lab, nn, ops
+from convjax import data, lab, nn, ops, train
+from convjax.lab.lesions import scores
 from experiments.separable.layers import FULL, NECK, leaves
 
 BLOCKS = 3
@@ -152,71 +153,39 @@ def network(layer: str, width: int, k: int, rngs: nnx.Rngs) -> nn.Chain:
 
 def trained(
     layer: str, k: int, *, width: int, epochs: int, batch_size: int, seeds: int
-) -> list[Trained]:
+) -> Iterator[Trained]:
     """Train one network on the digits, seed by seed, by Adam with a falling learning rate."""
     seen, unseen = data.digits("train"), data.digits("test")
     length = len(seen[0]) // batch_size
-    draw, fit, evaluate = _programs(layer, k, width, epochs * length)
-    results = []
+    every = lab.Seeds(lambda rngs: network(layer, width, k, rngs), *seen, batch_size=batch_size)
+    recipe = train.Recipe(
+        steps=epochs * length,
+        optimiser="adam",
+        learning_rate=LEARNING_RATE,
+        weight_decay=0.0,
+        dispatch=length,
+    )
+    trainer = every.trainer(recipe)
+
+    @jax.jit
+    def evaluate(state, images, labels):
+        return scores(nnx.merge(every.graphdef, state)(images, train=False), labels)
+
     for seed in range(seeds):
-        steps = range(epochs * length)
-        order = [
-            data.batch_indices(len(seen[0]), batch_size, seed=seed, step=step) for step in steps
-        ]
-        born, rest = draw(jax.random.key(seed))
-        params, rest, curve = fit(
-            born, rest, np.reshape(order, (epochs, length, batch_size)), seen, unseen
+        start, curve = every.draw(seed), []
+        net, born = start, nnx.state(start, nnx.Param)
+        for net, _ in trainer.stages(start, seed):
+            (train_loss, _), test = (evaluate(nnx.state(net), *split) for split in (seen, unseen))
+            curve.append(dict(zip(CURVE, (train_loss, *test), strict=True)))
+        params, rest = nnx.state(net, nnx.Param, ...)
+        cut = (truncated(params, rank) for rank in (range(1, k + 1) if layer == FULL else ()))
+        yield Trained(
+            lab.stack(curve),
+            windows(born),
+            windows(params),
+            [float(evaluate(nnx.merge_state(less, rest), *unseen)[1]) for less in cut],
+            sum(leaf.size for leaf in jax.tree.leaves(params)),
         )
-        ranks = range(1, k + 1) if layer == FULL else ()
-        results.append(
-            Trained(
-                {name: np.asarray(column, np.float64) for name, column in curve.items()},
-                windows(born),
-                windows(params),
-                [float(evaluate(truncated(params, r), rest, unseen)[1]) for r in ranks],
-                sum(leaf.size for leaf in jax.tree.leaves(params)),
-            )
-        )
-    return results
-
-
-def _programs(layer: str, k: int, width: int, steps: int) -> tuple[Any, Any, Any]:
-    """Return initial values, training with its curve, and loss and accuracy, each compiled once."""
-
-    def made(key):
-        return nnx.split(network(layer, width, k, nnx.Rngs(key)), nnx.Param, ...)
-
-    graphdef, *_ = nnx.split(nnx.eval_shape(lambda: network(layer, width, k, nnx.Rngs(0))))
-    optimiser = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
-
-    def loss(params, rest, x, y):
-        net = nnx.merge(graphdef, params, rest, copy=True)
-        value = lab.cross_entropy(net(x, train=True), y)
-        return value, nnx.split(net, nnx.Param, ...)[2]
-
-    def evaluate(params, rest, split):
-        logits = nnx.merge(graphdef, params, rest)(split[0], train=False)
-        return lab.cross_entropy(logits, split[1]), jnp.mean(logits.argmax(-1) == split[1])
-
-    def fit(params, rest, order, seen, unseen):
-        def step(carry, chosen):
-            params, rest, state = carry
-            batch = (array[chosen] for array in seen)
-            (_, rest), gradients = jax.value_and_grad(loss, has_aux=True)(params, rest, *batch)
-            updates, state = optimiser.update(gradients, state, params)
-            return (optax.apply_updates(params, updates), rest, state), None
-
-        def epoch(carry, order):
-            carry, _ = jax.lax.scan(step, carry, order)
-            train, test = (evaluate(*carry[:2], split) for split in (seen, unseen))
-            return carry, dict(zip(CURVE, (train[0], *test), strict=True))
-
-        start = (params, rest, optimiser.init(params))
-        (params, rest, _), curve = jax.lax.scan(epoch, start, order)
-        return params, rest, curve
-
-    draw = lab.compiled(lambda key: made(key)[1:], jax.eval_shape(jax.random.key, 0))
-    return draw, jax.jit(fit), jax.jit(evaluate)
 
 
 def windows(params: nnx.State) -> dict[str, jax.Array]:
