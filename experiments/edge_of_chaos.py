@@ -3,12 +3,13 @@
     python -m experiments edge-of-chaos
 
 Fully connected tanh networks with Gaussian weights of variance v/width and Gaussian biases. A small
-batch goes through each of many networks, unit Gaussian cotangents come back, and the squared norm
-of the batch's gradient before every layer is divided by that after it: the layer's gain.
+batch goes through each of many networks, unit Gaussian cotangents come back, and the gain of a
+layer is the squared norm of the batch's gradient before it over that after it.
 
 Theory (``gradflow.oracles.fixed_point`` and ``chi``): the variance of the pre-activations comes to
 rest at q*, and then each layer multiplies the squared norm by chi = v E[tanh'(sqrt(q*) z)^2]: below
-1 in the ordered phase, above 1 in the chaotic one. With bias variance 0.05 the edge is at v = 1.76.
+1 in the ordered phase, above 1 in the chaotic one. With bias variance 0.05 the edge is at v = 1.76
+(``edge_of_chaos``).
 
 The mean of the gain over layers and networks is compared, and its logarithm taken last: the mean of
 the logarithm lies lower, by the order of 1/width. The first layers, where the variance has not
@@ -30,6 +31,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,10 +39,9 @@ import numpy as np
 from flax import nnx
 from matplotlib.figure import Figure
 from rich.table import Table
-from scipy import optimize
 
 from convjax import gradflow, lab, nn, plots
-from convjax.lab import Columns, Criterion
+from convjax.gradflow import oracles
 
 NETWORKS_AT_ONCE = 10
 DISCARD = 10
@@ -89,78 +90,61 @@ class Tanh:
         return f"v = {self.weight_variance:g}"
 
     @property
-    def log_chi(self) -> float:
-        """Logarithm of the gain that theory gives a layer."""
-        return math.log(chi(self.weight_variance, self.bias_variance))
+    def chi(self) -> float:
+        """The gain that theory gives a layer."""
+        return oracles.chi("tanh", self.weight_variance, self.bias_variance)
 
     @property
     def fixed_point(self) -> float:
         """Variance at which theory lets the pre-activations come to rest."""
-        return gradflow.oracles.fixed_point("tanh", self.weight_variance, self.bias_variance)
+        return oracles.fixed_point("tanh", self.weight_variance, self.bias_variance)
+
+    @property
+    def length(self) -> float:
+        """Layers over which theory lets gradients change by a factor e."""
+        return oracles.correlation_length(self.chi)
 
 
 @dataclasses.dataclass(frozen=True)
-class Networks:
-    """Many networks of one kind: a cell of the study.
+class Networks(lab.Ensemble):
+    """A cell of the study: many networks, of which the first layers do not count.
 
     Attributes:
-      kind: of network.
       stream: which networks; other ones at other weight variances.
       discard: first layers that do not count.
-      batch_size: examples that go through each.
-      seeds: how many.
     """
 
-    kind: Tanh
-    stream: int
-    discard: int
-    batch_size: int
-    seeds: int
-
-    def __str__(self) -> str:
-        return str(self.kind)
+    stream: int = 0
+    discard: int = 0
 
 
 def cells(config: Config) -> list[Networks]:
-    """Return what is measured.
-
-    Raises:
-      ValueError: an option that cannot be done.
-    """
-    check(config)
-    return [
+    """Return what is measured."""
+    lab.check_least(config, depths=1, width=1, batch_size=1, seeds=2, bias_variance=0, discard=0)
+    lab.check_positive(config, "weight_variances")
+    if (config.discard or 0) >= min(config.depths):
+        raise ValueError(
+            f"discard={config.discard} leaves no layer of {min(config.depths)} in "
+            f"depths={list(config.depths)}; make it smaller"
+        )
+    made = [
         Networks(
             Tanh(weight_variance, config.bias_variance, config.width, depth),
+            config.seeds,
+            config.batch_size,
             stream,
             min(DISCARD, depth // 4) if config.discard is None else config.discard,
-            config.batch_size,
-            config.seeds,
         )
         for depth in config.depths
         for stream, weight_variance in enumerate(config.weight_variances)
     ]
-
-
-def check(config: Config) -> None:
-    """Refuse options that cannot be done."""
-    lab.check_least(config, depths=1, width=1, batch_size=1, seeds=2)
-    if config.discard is not None:
-        lab.check_least(config, discard=0)
-        if config.discard >= min(config.depths):
-            raise ValueError(
-                f"discard={config.discard} leaves no layer of {min(config.depths)} in "
-                f"depths={list(config.depths)}; make it smaller"
-            )
-    if not 0 <= config.bias_variance < math.inf:
-        raise ValueError(f"bias_variance={config.bias_variance} must be finite and not negative")
-    given = config.weight_variances
-    if len(set(given)) < len(given) or any(not 0 < v < math.inf for v in given):
-        raise ValueError(f"weight_variances={list(given)} must be positive, finite, none twice")
-    if len({chi(v, config.bias_variance) > 1 for v in given}) < 2:
+    if len({one.kind.chi > 1 for one in made}) < 2:
         raise ValueError(
-            f"weight_variances={list(given)} must lie on both sides of the edge of chaos: at some "
-            f"chi must be below 1, at some above, for bias_variance={config.bias_variance}"
+            f"weight_variances={list(config.weight_variances)} must lie on both sides of the edge "
+            f"of chaos: at some chi must be below 1, at some above, for "
+            f"bias_variance={config.bias_variance}"
         )
+    return made
 
 
 def group(networks: Networks) -> Hashable:
@@ -168,15 +152,15 @@ def group(networks: Networks) -> Hashable:
     return networks.kind.depth, networks.kind.width, networks.batch_size, networks.seeds
 
 
-def measure(networks: Networks) -> Columns:
+def measure(networks: Networks) -> lab.Columns:
     """Return the gain of every layer of every network, and the variance of what enters it."""
     kind = networks.kind
     program = _program(kind.depth, kind.width, networks.batch_size)
     keys = jax.random.split(jax.random.key(networks.stream), networks.seeds)
     variances = jnp.array([kind.weight_variance, kind.bias_variance], jnp.float32)
-    gain, variance = jax.device_get(program(keys, variances))
-    rows = lab.as_rows(kind, place="layer", gain=gain, variance=variance)
-    return rows | {"kept": rows["layer"] >= networks.discard}
+    gain, variance = program(keys, variances)
+    kept = np.arange(kind.depth) >= networks.discard
+    return lab.as_rows(kind, place="layer", gain=gain, variance=variance, kept=kept)
 
 
 @functools.cache
@@ -203,70 +187,57 @@ def _profiles(
         net = nn.Repeat(unit, depth, rngs=nnx.Rngs(net_key))
         x, cotangent = jax.random.normal(signal_key, (2, batch_size, width))
         profile = gradflow.profile(net, x, cotangent=cotangent, train=True)
-        first, rest = profile["input"], profile["*"]
-        logs = jnp.append(first.gradient.log_norm, rest.gradient.log_norm)
-        entering = jnp.append(first.activation.log_rms, rest.activation.log_rms[:-1])
-        return jnp.exp(2 * (logs[:-1] - logs[1:])), jnp.exp(2 * entering)
+        first, rest = profile["input"].activation, profile["*"].activation
+        entering = jnp.append(first.log_rms, rest.log_rms[:-1])
+        return lab.unit_gains(profile), jnp.exp(2 * entering)
 
     return jax.lax.map(one, keys, batch_size=NETWORKS_AT_ONCE)
 
 
-@dataclasses.dataclass(frozen=True)
-class Gains:
-    """What the networks of one kind did.
-
-    Attributes:
-      kind: of network.
-      gains: of every layer, a row for each network.
-      kept: which layers count.
-      variance: of the pre-activations, mean over the layers that count and over networks.
-    """
+class Gains(NamedTuple):
+    """What the networks of one kind did."""
 
     kind: Tanh
-    gains: np.ndarray
-    kept: np.ndarray
-    variance: float
-
-    @property
-    def log_gain(self) -> float:
-        """Logarithm of the mean gain of a layer."""
-        return math.log(self.gains[:, self.kept].mean())
-
-    @property
-    def error(self) -> float:
-        """Its standard error, over networks."""
-        means = self.gains[:, self.kept].mean(1)
-        return float(means.std(ddof=1) / means.mean()) / math.sqrt(len(means))
+    gains: np.ndarray  # of every layer, a row for each network
+    log_gain: lab.Mean  # logarithm of the mean gain of the layers that count
+    variance: float  # of their pre-activations
 
 
-def gains(columns: Columns) -> list[Gains]:
+def gains(columns: lab.Columns) -> list[Gains]:
     """Return what every kind of network did, from low weight variance to high."""
     found = lab.by_kind(columns, Tanh, "gain", "kept", "variance", place="layer")
     made = [
-        Gains(kind, gain, kept[0], float(variance[kept].mean()))
+        Gains(kind, gain, _log_gain(kind, gain[:, kept[0]].mean(1)), float(variance[kept].mean()))
         for kind, (gain, kept, variance) in found
     ]
     return sorted(made, key=lambda one: one.kind.weight_variance)
 
 
-def judge(columns: Columns) -> list[Criterion]:
+def _log_gain(kind: Tanh, gain: np.ndarray) -> lab.Mean:
+    """Return the logarithm of the mean; its standard error is to first order in the scatter."""
+    return lab.Mean(kind, math.log(gain.mean()) + gain / gain.mean() - 1, math.log(kind.chi))
+
+
+def judge(columns: lab.Columns) -> list[lab.Criterion]:
     """Hold ln chi, its sign, and the place where that flips against theory."""
-    rows = [(one.kind.weight_variance, one.log_gain, one.kind.log_chi) for one in gains(columns)]
+    rows = gains(columns)
+    logs = {row.kind.weight_variance: (row.log_gain.mean, row.log_gain.expected) for row in rows}
     criteria = [
         lab.within(f"ln chi at weight variance {v:g}", found, theory, relative=GAIN_TOLERANCE)
-        for v, found, theory in rows
+        for v, (found, theory) in logs.items()
         if abs(theory) > RESOLVED
     ]
-    grows = {v: found > 0 for v, found, theory in rows if abs(theory) > SIGNED}
-    should = {v: theory > 0 for v, _, theory in rows if abs(theory) > SIGNED}
-    variances, logs, _ = zip(*rows, strict=True)
+    grows, should = (
+        {v: pair[i] > 0 for v, pair in logs.items() if abs(pair[1]) > SIGNED} for i in (0, 1)
+    )
+    bias, ends = rows[0].kind.bias_variance, (min(logs), max(logs))
     return [
         *criteria,
         lab.that("where gradients fade and grow", grows == should, *map(_phases, (grows, should))),
         lab.within(
             "weight variance at which ln chi flips its sign",
-            crossing(variances, logs),
-            edge(variances[0], variances[-1], columns["bias_variance"][0]),
+            crossing([*logs], [found for found, _ in logs.values()]),
+            oracles.edge_of_chaos("tanh", bias, *ends),
             relative=EDGE_TOLERANCE,
         ),
     ]
@@ -285,69 +256,53 @@ def crossing(x: Sequence[float], y: Sequence[float]) -> float:
     return math.nan
 
 
-def chi(weight_variance: float, bias_variance: float) -> float:
-    """Return the gain that theory gives a layer of tanh."""
-    return gradflow.oracles.chi("tanh", weight_variance, bias_variance)
-
-
-def edge(low: float, high: float, bias_variance: float) -> float:
-    """Return the weight variance between two at which theory's gain is 1."""
-    found = optimize.root_scalar(lambda v: chi(v, bias_variance) - 1, bracket=(low, high))
-    return float(found.root)
-
-
-def draw(columns: Columns) -> Figure:
+def draw(columns: lab.Columns) -> Figure:
     """Draw the gain and the variance at rest by weight variance, and the gradient by layer."""
     rows = gains(columns)
     least, most = rows[0].kind, rows[-1].kind
     fine = np.linspace(least.weight_variance, most.weight_variance, 60)
     kinds = [dataclasses.replace(least, weight_variance=float(v)) for v in fine]
-    log_chi = plots.Series("mean field", fine, expected=[kind.log_chi for kind in kinds])
-    at_rest = plots.Series("mean field", fine, expected=[kind.fixed_point for kind in kinds])
+    theory = "mean field"
+    log_chi = [plots.Series(theory, fine, expected=[math.log(kind.chi) for kind in kinds])]
+    at_rest = [plots.Series(theory, fine, expected=[kind.fixed_point for kind in kinds])]
+    for row in rows:
+        at = [row.kind.weight_variance]
+        found = lab.series(row.kind.label, at, [row.log_gain], errors=3)
+        log_chi.append(dataclasses.replace(found, expected=None))
+        at_rest.append(plots.Series(row.kind.label, at, [row.variance]))
     by_v, by_layer = "v, weight variance times width", "ln |g|², relative to the last layer"
-    points, variances = map(_gain_point, rows), map(_variance_point, rows)
     shown = [
-        plots.Panel(
-            "gain of a layer, ±3 s.e.", by_v, "ln of the gain", [log_chi, *points], level=0.0
-        ),
-        plots.Panel("variance at rest", by_v, "variance of pre-activations", [at_rest, *variances]),
+        plots.Panel("gain of a layer, ±3 s.e.", by_v, "ln of the gain", log_chi, level=0.0),
+        plots.Panel("variance at rest", by_v, "variance of pre-activations", at_rest),
         plots.Panel("gradient along the network", "layer", by_layer, [*map(_along, rows)]),
     ]
     title = f"tanh networks at initialization, bias variance {least.bias_variance:g}"
     return plots.panels(title, shown)
 
 
-def _gain_point(row: Gains) -> plots.Series:
-    found, whisker = row.log_gain, 3 * row.error
-    ends = [found - whisker], [found + whisker]
-    return plots.Series(row.kind.label, [row.kind.weight_variance], [found], *ends)
-
-
-def _variance_point(row: Gains) -> plots.Series:
-    return plots.Series(row.kind.label, [row.kind.weight_variance], [row.variance])
-
-
 def _along(row: Gains) -> plots.Series:
     depth = row.kind.depth
     squares = np.exp(np.cumsum(np.log(row.gains[:, ::-1]), axis=1)).mean(0)[::-1]
     layers = np.unique(np.linspace(0, depth - 1, 11).astype(int))
-    theory = row.kind.log_chi * (depth - layers)
+    theory = row.log_gain.expected * (depth - layers)
     return plots.Series(row.kind.label, layers, np.log(squares[layers]), expected=theory)
 
 
-def table(columns: Columns) -> Table:
+def table(columns: lab.Columns) -> Table:
     """Return gain and variance at every weight variance beside theory's."""
-    rows = [
-        (
-            f"{row.kind.weight_variance:g}",
-            *(f"{v:.5f}" for v in (row.log_gain, row.error, row.kind.log_chi)),
-            f"{row.log_gain / row.kind.log_chi - 1:+.1%}",
-            lab.digits(gradflow.oracles.correlation_length(math.exp(row.kind.log_chi)), 3),
-            *(f"{v:.4f}" for v in (row.variance, row.kind.fixed_point)),
-        )
-        for row in gains(columns)
-    ]
-    heads = ("weight variance", "ln gain", "s.e.", "ln chi", "off by", "length")
-    width, seeds = int(columns["width"][0]), len(set(columns["seed"].tolist()))
-    title = f"Gain of a layer and variance at rest, tanh, width {width}, {seeds} networks each"
-    return lab.plain_table(title, (*heads, "variance", "q*"), rows)
+    rows = gains(columns)
+    width, seeds = rows[0].kind.width, len(rows[0].gains)
+    return lab.formatted_table(
+        f"Gain of a layer and variance at rest, tanh, width {width}, {seeds} networks each",
+        [
+            ("weight variance", "kind.weight_variance:g"),
+            ("ln gain", "log_gain.mean:.5f"),
+            ("s.e.", "log_gain.error:.5f"),
+            ("ln chi", "log_gain.expected:.5f"),
+            ("off by", "log_gain.off:+.1%"),
+            ("length", "kind.length:.3g"),
+            ("variance", "variance:.4f"),
+            ("q*", "kind.fixed_point:.4f"),
+        ],
+        rows,
+    )

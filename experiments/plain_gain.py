@@ -27,8 +27,7 @@ Rise to Exploding and Vanishing Gradients?, 2018.
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from functools import partial
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -38,7 +37,6 @@ from rich.table import Table
 from scipy import stats
 
 from convjax import gradflow, lab, models, nn, plots
-from convjax.lab import Columns, Criterion
 
 NETWORKS_AT_ONCE = 50
 STANDARD_ERRORS = 3.0
@@ -115,22 +113,7 @@ class Plain:
 
 
 def cells(config: Config) -> list[lab.Ensemble]:
-    """Return what is measured.
-
-    Raises:
-      ValueError: an option that cannot be done.
-    """
-    check(config)
-    return [
-        lab.Ensemble(Plain(init, width, depth), config.seeds)
-        for depth in config.depths
-        for init in config.inits
-        for width in config.widths
-    ]
-
-
-def check(config: Config) -> None:
-    """Refuse options that cannot be done."""
+    """Return what is measured."""
     lab.check_least(config, depths=1, seeds=3)
     lab.check_several(config, "inits", "widths")
     for name in config.inits:
@@ -147,100 +130,66 @@ def check(config: Config) -> None:
             f"narrower networks of {deepest} layers one may have a layer with every gate "
             "closed, and the logarithm of a gradient of 0 has no mean"
         )
+    return [
+        lab.Ensemble(Plain(init, width, depth), config.seeds)
+        for depth in config.depths
+        for init in config.inits
+        for width in config.widths
+    ]
 
 
-def measure(networks: lab.Ensemble) -> Columns:
+def measure(networks: lab.Ensemble) -> lab.Columns:
     """Return ``log_square``, ln|g|^2 for every network and number of layers travelled back."""
-    kind: Plain = networks.kind
-    every = partial(jax.lax.map, kind.log_squares, batch_size=NETWORKS_AT_ONCE)
-    logs = np.asarray(jax.jit(every)(kind.keys(networks.seeds)))
-    rows = lab.as_rows(kind, place="layers", log_square=logs)
-    return rows | {"scale": np.full(logs.size, kind.scale)}
+    kind, seeds = networks.kind, networks.seeds
+    options = {"keys": kind.keys(seeds), "at_once": NETWORKS_AT_ONCE}
+    logs = lab.map_seeds(kind.log_squares, seeds, **options)
+    return lab.as_rows(kind, place="layers", log_square=logs, scale=kind.scale)
 
 
-@dataclasses.dataclass(frozen=True)
-class Scatter:
-    """What the networks of one kind did.
-
-    Attributes:
-      kind: of network.
-      logs: ln|g|^2, a row for each network, a column for each number of layers travelled back.
-    """
+class Scatter(NamedTuple):
+    """What the networks of one kind did."""
 
     kind: Plain
-    logs: np.ndarray
-
-    @property
-    def slope(self) -> float:
-        """Change of ln|g|^2 per layer travelled back, mean over networks."""
-        return float(self.logs[:, -1].mean()) / self.kind.depth
-
-    @property
-    def error(self) -> float:
-        """Standard error of the slope."""
-        deviation = float(self.logs[:, -1].std(ddof=1))
-        return deviation / self.kind.depth / math.sqrt(len(self.logs))
-
-    @property
-    def variance(self) -> float:
-        """Variance over networks of ln|g|^2 before all layers."""
-        return float(self.logs[:, -1].var(ddof=1))
-
-    @property
-    def expected(self) -> tuple[float, float]:
-        """Slope and variance by theory."""
-        mean, variance = self.kind.expected(self.kind.depth)
-        return mean / self.kind.depth, variance
-
-    @property
-    def away(self) -> float:
-        """How many standard errors the slope is away from theory's."""
-        return (self.slope - self.expected[0]) / self.error
-
-    @property
-    def ratio(self) -> float:
-        """Measured over expected variance."""
-        return self.variance / self.expected[1]
+    logs: np.ndarray  # ln|g|^2, a row for each network, a column for each number of layers back
+    slope: lab.Mean  # of ln|g|^2 per layer
+    variance: lab.Mean  # of ln|g|^2 before all layers
 
 
-def scatters(columns: Columns) -> list[Scatter]:
+def scatters(columns: lab.Columns) -> list[Scatter]:
     """Return what every kind of network did, in the order of the columns."""
-    found = lab.by_kind(columns, Plain, "log_square", place="layers")
-    return [Scatter(kind, logs) for kind, (logs,) in found]
+    return [_scatter(*found) for found in lab.by_kind(columns, Plain, "log_square", place="layers")]
 
 
-def judge(columns: Columns) -> list[Criterion]:
+def _scatter(kind: Plain, found: tuple[np.ndarray, ...]) -> Scatter:
+    (logs,), (mean, variance) = found, kind.expected(kind.depth)
+    slope = lab.Mean(kind, logs[:, -1] / kind.depth, mean / kind.depth)
+    # All networks have one variance.
+    return Scatter(kind, logs, slope, lab.Mean(kind, logs[:, -1:].var(0, ddof=1), variance))
+
+
+def judge(columns: lab.Columns) -> list[lab.Criterion]:
     """Hold slope and variance of each initialisation, at its worst width, against theory."""
     criteria = []
-    rows = scatters(columns)
-    for init in dict.fromkeys(row.kind.init for row in rows):
-        ours = [row for row in rows if row.kind.init == init]
-        steep = max(ours, key=lambda row: abs(row.away))
-        wide = max(ours, key=lambda row: abs(row.ratio - 1))
-        worst = f" (worst of {len(ours)})" if len(ours) > 1 else ""
-        claim = f"{init}: slope of ln|g|^2 per layer, width {steep.kind.width}{worst}"
-        slope, error, theory = steep.slope, steep.error, steep.expected[0]
-        criteria += [
-            lab.within_errors(claim, slope, theory, error, errors=STANDARD_ERRORS),
-            lab.within(
-                f"{init}: variance of ln|g|^2, width {wide.kind.width}{worst}",
-                wide.variance,
-                wide.expected[1],
-                relative=VARIANCE_TOLERANCE,
-            ),
-        ]
+    for rows in lab.grouped(scatters(columns), "kind.init").values():
+        criteria += lab.worst(
+            lambda kind: f"{kind.init}: slope of ln|g|^2 per layer, width {kind.width}",
+            [row.slope for row in rows],
+            errors=STANDARD_ERRORS,
+        )
+        criteria += lab.worst(
+            lambda kind: f"{kind.init}: variance of ln|g|^2, width {kind.width}",
+            [row.variance for row in rows],
+            relative=VARIANCE_TOLERANCE,
+        )
     return criteria
 
 
-def draw(columns: Columns) -> Figure:
+def draw(columns: lab.Columns) -> Figure:
     """Draw mean, mean beside the gain, variance, and the normal quantiles of ln|g|^2."""
     rows = scatters(columns)
     widths = sorted({row.kind.width for row in rows})
     narrow = [row for row in rows if row.kind.width == widths[0]]
-    variances = [
-        _variances([row for row in rows if row.kind.init == init])
-        for init in dict.fromkeys(row.kind.init for row in narrow)
-    ]
+    variances = [_variances(ours) for ours in lab.grouped(rows, "kind.init").values()]
     at, back = f"width {widths[0]}", "layers l travelled back"
     beside = f"the same beside (scale/2)^l, {at}", back, "ln (|g|² / (scale/2)^l)"
     by_width = f"variance, widths {', '.join(map(str, widths))}", "l / width", "variance of ln |g|²"
@@ -261,15 +210,14 @@ def _some(row: Scatter, most: int) -> np.ndarray:
 
 def _by_layer(row: Scatter, per_layer: float) -> plots.Series:
     layers = _some(row, 12)
-    mean = row.logs.mean(0)[layers] - layers * per_layer
-    deviation = row.logs.std(0, ddof=1)[layers]
     theory, variance = np.transpose([row.kind.expected(int(count)) for count in layers])
-    theory, spread = theory - layers * per_layer, np.sqrt(variance)
-    whiskers, band = (mean - deviation, mean + deviation), (theory - spread, theory + spread)
-    return plots.Series(row.kind.init, layers, mean, *whiskers, theory, *band)
+    logs = lab.Mean(row.kind, row.logs[:, layers] - layers * per_layer, theory - layers * per_layer)
+    low, high = (logs.mean + sign * logs.deviation for sign in (-1, 1))
+    band = (logs.expected + sign * np.sqrt(variance) for sign in (-1, 1))
+    return plots.Series(row.kind.init, layers, logs.mean, low, high, logs.expected, *band)
 
 
-def _variances(rows: Sequence[Scatter]) -> plots.Series:
+def _variances(rows: list[Scatter]) -> plots.Series:
     x = np.concatenate([_some(row, 9) / row.kind.width for row in rows])
     found = np.concatenate([row.logs.var(0, ddof=1)[_some(row, 9)] for row in rows])
     order = np.argsort(x)
@@ -285,18 +233,24 @@ def _quantiles(row: Scatter) -> plots.Series:
     return plots.Series(row.kind.init, normal, found, expected=normal)
 
 
-def table(columns: Columns) -> Table:
+def table(columns: lab.Columns) -> Table:
     """Return slope and variance of every initialisation and width beside theory's."""
-    rows = [
-        (
-            *(row.kind.init, row.kind.scale, row.kind.width),
-            *(f"{v:.5f}" for v in (row.slope, row.error, row.expected[0])),
-            f"{row.away:+.2f}",
-            *(f"{v:.3f}" for v in (row.variance, row.expected[1], row.ratio)),
-        )
-        for row in scatters(columns)
-    ]
-    depth, seeds = int(columns["layers"].max()), len(set(columns["seed"].tolist()))
-    title = f"ln|g|^2 per layer, and its variance after {depth} layers, over {seeds} networks each"
-    heads = ("init", "scale", "width", "slope", "s.e.", "theory", "z", "variance")
-    return lab.plain_table(title, (*heads, "theory", "ratio"), rows)
+    rows = scatters(columns)
+    seeds, layers = rows[0].logs.shape
+    title = f"ln|g|^2 per layer, and its variance after {layers - 1} layers, over {seeds} networks"
+    return lab.formatted_table(
+        f"{title} each",
+        [
+            ("init", "kind.init"),
+            ("scale", "kind.scale:.4g"),
+            ("width", "kind.width"),
+            ("slope", "slope.mean:.5f"),
+            ("s.e.", "slope.error:.5f"),
+            ("theory", "slope.expected:.5f"),
+            ("z", "slope.away:+.2f"),
+            ("variance", "variance.mean:.3f"),
+            ("theory", "variance.expected:.3f"),
+            ("off by", "variance.off:+.1%"),
+        ],
+        rows,
+    )

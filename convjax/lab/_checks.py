@@ -74,7 +74,7 @@ def check_known(config: Any, **known: Iterable[str]) -> None:
 
 
 def check_positive(config: Any, *options: str) -> None:
-    """Refuse numbers that are not greater than 0.
+    """Refuse numbers that are not greater than 0, and lists that are empty or repeat.
 
     Args:
       config: the options.
@@ -89,8 +89,11 @@ def check_positive(config: Any, *options: str) -> None:
       >>> lab.check_positive(types.SimpleNamespace(learning_rate=0.1), "learning_rate")
     """
     for option in options:
-        if not getattr(config, option) > 0:
-            raise ValueError(f"{option}={getattr(config, option)} must be greater than 0")
+        value = getattr(config, option)
+        if isinstance(value, tuple):
+            check_several(config, option)
+        if not np.min(value) > 0:
+            raise ValueError(f"{option}={value} must be greater than 0")
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:

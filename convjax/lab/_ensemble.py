@@ -114,7 +114,7 @@ def map_seeds(
     return compiled(lambda: mapped(jax.vmap(jax.random.key)(jnp.arange(seeds))), level=level)()
 
 
-def as_rows(kind: Any, *, place: str = "position", **values: np.ndarray) -> Columns:
+def as_rows(kind: Any, *, place: str = "position", **values: Any) -> Columns:
     """Return the rows of one kind of network.
 
     Args:

@@ -16,7 +16,7 @@ def series(
     values: np.ndarray | Mean | Sequence[Mean],
     expected: ArrayLike | None = None,
     *,
-    errors: float | None = None,
+    errors: int | float | None = None,
     positive: bool = False,
     middle: Callable[..., Any] = np.mean,
     logs: bool = False,

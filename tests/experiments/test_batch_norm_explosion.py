@@ -117,25 +117,3 @@ def test_the_figure_shows_theory_by_batch_size():
     (by_size,) = panels[0].series
     np.testing.assert_allclose(by_size.expected[1], 1.788, rtol=1e-3)
     np.testing.assert_allclose(by_size.y, by_size.expected)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"batch_sizes": (3, 8)}, r"batch_sizes=\[3, 8\] must each be at least 4"),
-        ({"batch_sizes": ()}, r"batch_sizes=\[\] must hold at least one value"),
-        ({"batch_sizes": (8, 8)}, r"batch_sizes=\[8, 8\] must hold .* none twice"),
-        ({"activations": ()}, r"activations=\[\] must hold at least one value"),
-        (
-            {"depths": (30, 16), "discard": 8},
-            r"depths=\[30, 16\]: 16 leaves no layer .* at least 17",
-        ),
-        ({"depths": (0,)}, r"depths=\(0,\) must be at least 1"),
-        ({"discard": -1}, "discard=-1 must be at least 0"),
-        ({"width": 0}, "width=0 must be at least 1"),
-        ({"seeds": 1}, "seeds=1 must be at least 2"),
-    ],
-)
-def test_a_wrong_option_is_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        batch_norm_explosion.cells(batch_norm_explosion.Config(**options))

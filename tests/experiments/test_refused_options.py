@@ -4,54 +4,91 @@ import importlib
 
 import pytest
 
+# What each option must be at least; of those that are lists every value, none twice.
+LEAST = {
+    "convolution_audit": {"sizes": 3, "padding_layers": 2, "depthwise_width": 2, "seeds": 2}
+    | {"depths": 2, "jacobian_layers": 1, "jacobian_seeds": 2},
+    "path_lengths": {"depths": 6, "width": 1, "batch_size": 4, "seeds": 2},
+    "residual_power_law": {"depths": 8, "width": 1, "batch_size": 4, "seeds": 2},
+    "shattering": {"depths": 1, "inputs": 2, "line_depths": 4, "points": 4, "samples": 1}
+    | {"seeds": 2, "line_seeds": 2},
+    "skip_and_scale": {"depths": 1, "width": 1, "batch_size": 1, "seeds": 2},
+    "plain_gain": {"depths": 1, "seeds": 3},
+    "edge_of_chaos": {"depths": 1, "width": 1, "batch_size": 1, "seeds": 2, "discard": 0}
+    | {"bias_variance": 0},
+    "batch_norm_explosion": {"batch_sizes": 4, "depths": 1, "discard": 0, "width": 1, "seeds": 2},
+    "theory": {"depths": 4, "width": 2, "batch_size": 4, "seeds": 2},
+}
 REFUSED = {
     "convolution_audit": [
-        ({"sizes": (2, 8)}, "sizes=(2, 8) must be at least 3"),
         ({"widths": (8,)}, "widths=[8] must hold one number of at least 1 for each of sizes"),
         ({"padding_seeds": (8, 1)}, "padding_seeds=[8, 1] must hold one number of at least 2"),
         ({"padding_images": (0, 1)}, "padding_images=[0, 1] must hold one number of at least"),
-        ({"padding_layers": 1}, "padding_layers=1 must be at least 2"),
-        ({"depthwise_width": 1}, "depthwise_width=1 must be at least 2"),
-        ({"jacobian_layers": (2, 2)}, "jacobian_layers=[2, 2] must hold at least one value"),
-        ({"seeds": 1}, "seeds=1 must be at least 2"),
-        ({"depths": (8, 1)}, "depths=(8, 1) must be at least 2"),
-        ({"jacobian_seeds": 1}, "jacobian_seeds=1 must be at least 2"),
-    ],
-    "path_lengths": [
-        ({"depths": (12, 5)}, "depths=(12, 5) must be at least 6"),
-        ({"depths": (9, 9)}, "depths=[9, 9] must hold at least one value, none twice"),
-        ({"width": 0}, "width=0 must be at least 1"),
-        ({"batch_size": 3}, "batch_size=3 must be at least 4"),
-        ({"seeds": 1}, "seeds=1 must be at least 2"),
     ],
     "residual_power_law": [
-        ({"depths": (32, 7)}, "depths=(32, 7) must be at least 8"),
-        ({"batch_size": 3}, "batch_size=3 must be at least 4"),
         ({"digits_batch_size": 5000}, "digits_batch_size=5000: there are 1437 digits"),
-        ({"width": 0}, "width=0 must be at least 1"),
-        ({"seeds": 1}, "seeds=1 must be at least 2"),
     ],
     "shattering": [
-        ({"depths": ()}, "depths=[] must hold at least one value"),
-        ({"depths": (0, 2)}, "depths=(0, 2) must be at least 1"),
-        ({"inputs": 1}, "inputs=1 must be at least 2"),
         ({"inputs": 9, "width": 8}, "inputs=9 cannot be orthogonal where width=8"),
         ({"line_depths": (4, 7)}, "line_depths=[4, 7] must be even"),
-        ({"line_depths": (2, 8)}, "line_depths=(2, 8) must be at least 4"),
-        ({"points": 3}, "points=3 must be at least 4"),
-        ({"samples": 0}, "samples=0 must be at least 1"),
-        ({"seeds": 1}, "seeds=1 must be at least 2"),
-        ({"line_seeds": 1}, "line_seeds=1 must be at least 2"),
+    ],
+    "skip_and_scale": [
+        ({"scales": ("2",)}, "scales: '2' is not known"),
+        ({"scales": ("1", "1")}, "scales=['1', '1'] must hold at least one value, none twice"),
+        ({"depths": (900,)}, "depths=(900,): beyond 500 units"),
+    ],
+    "plain_gain": [
+        ({"inits": ("orthogonal",)}, "the entries of 'orthogonal' are not independent"),
+        ({"inits": ("hee",)}, "init='hee' is not known; did you mean 'he'"),
+        ({"inits": ()}, "inits=[] must hold at least one value"),
+        ({"widths": (64, 64)}, "widths=[64, 64] must hold at least one value, none twice"),
+        ({"widths": (64, 1)}, "widths=[64, 1] must each be at least 22: of 1000 narrower"),
+    ],
+    "edge_of_chaos": [
+        ({"weight_variances": (1.0, 1.5)}, "weight_variances=[1.0, 1.5] must lie on both sides"),
+        ({"weight_variances": ()}, "weight_variances=[] must hold at least one value"),
+        ({"weight_variances": (1.0, 1.0, 4.0)}, "weight_variances=[1.0, 1.0, 4.0] must hold"),
+        ({"weight_variances": (0.0, 4.0)}, "weight_variances=(0.0, 4.0) must be greater than 0"),
+        ({"depths": (40, 9), "discard": 9}, "discard=9 leaves no layer of 9 in depths=[40, 9]"),
+    ],
+    "batch_norm_explosion": [
+        ({"activations": ()}, "activations=[] must hold at least one value"),
+        ({"depths": (30, 16), "discard": 8}, "depths=[30, 16] must each be at least 17"),
+    ],
+    "theory": [
+        ({"networks": ("plane",)}, "did you mean 'plain'"),
+        ({"networks": ()}, "networks=[] must hold at least one value"),
+        ({"depths": (4, 5)}, "depths=[4, 5] must be even"),
     ],
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [(name, *refused) for name, every in REFUSED.items() for refused in every],
-)
-def test_a_wrong_option_is_refused(name, options, message):
+def refused(name, options):
     module = importlib.import_module(f"experiments.{name}")
     with pytest.raises(ValueError) as error:
         module.cells(module.Config(**options))
-    assert message in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "least"),
+    [(name, *bound) for name, every in LEAST.items() for bound in every.items()],
+)
+def test_too_small_an_option_is_refused(name, option, least):
+    module = importlib.import_module(f"experiments.{name}")
+    default = getattr(module.Config(), option)
+    several = isinstance(default, tuple)
+    value = (least + 2, least - 1) if several else least - 1
+    assert f"{option}={value} must be at least {least}" in refused(name, {option: value})
+    lists = [(), (least + 2,) * 2] if default else [(least + 2,) * 2]
+    for values in lists if several else ():
+        told = refused(name, {option: values})
+        assert f"{option}={list(values)} must hold at least one value, none twice" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [(name, *case) for name, every in REFUSED.items() for case in every],
+)
+def test_a_wrong_option_is_refused(name, options, message):
+    assert message in refused(name, options)

@@ -92,20 +92,3 @@ def test_networks_that_obey_pass():
 def test_a_wrong_gain_fails_and_alone(kind, factor):
     failed = [criterion.claim for criterion in criteria(kind, factor) if not criterion.holds]
     assert len(failed) == 1 and failed[0].startswith(f"{kind.branch}, {kind.label}")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"scales": ("2",)}, "scales: '2' is not known"),
-        ({"scales": ("1", "1")}, r"scales=\['1', '1'\] must hold .* none twice"),
-        ({"depths": (0,)}, r"depths=\(0,\) must be at least 1"),
-        ({"depths": (900,)}, r"depths=\(900,\): beyond 500 units"),
-        ({"seeds": 1}, "seeds=1 must be at least 2"),
-        ({"width": 0}, "width=0 must be at least 1"),
-        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
-    ],
-)
-def test_a_wrong_option_is_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        skip_and_scale.cells(skip_and_scale.Config(**options))

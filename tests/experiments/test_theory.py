@@ -1,7 +1,5 @@
 """The experiment that holds theory against measurement, at tiny size."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -49,20 +47,3 @@ def test_figure_and_table(columns):
     assert len(panel.series) == TINY.seeds + 1
     np.testing.assert_allclose(panel.series[-1].expected[-1], 1)
     assert theory.table(columns).row_count == 1
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"networks": ("plane",)}, "did you mean 'plain'"),
-        ({"networks": ()}, r"networks=\[\] must hold at least one value"),
-        ({"depths": (4, 5)}, r"depths=\[4, 5\] must be even"),
-        ({"depths": ()}, r"depths=\[\] must hold at least one value"),
-        ({"depths": (6, 6)}, r"depths=\[6, 6\] must hold .* none twice"),
-        ({"depths": (2,)}, r"depths=\(2,\) must be at least 4"),
-        ({"seeds": 1}, "seeds=1 must be at least 2"),
-    ],
-)
-def test_what_cannot_be_done_is_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
-        theory.cells(dataclasses.replace(TINY, **changes))
