@@ -9,10 +9,10 @@ gc.set_threshold(50_000, 20, 20)
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from jaxtyping import install_import_hook
+from tests import checked
 
 # Before the first import of the package: signatures' shapes are checked at run time, here only.
-install_import_hook("convjax", "beartype.beartype")
+checked.install()
 
 import jax
 import pytest

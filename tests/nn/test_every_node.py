@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests.leaks import checking_leaks
 from tests.nn.registry import CASES, image, make, public_makers, takes_dtype
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -47,7 +48,7 @@ def test_is_called_with_input_mode_and_streams_alone(name):
 def test_jit_changes_nothing_and_leaks_nothing(name):
     graphdef, state = nnx.split(make(name))
     expected = both_modes(graphdef, state, image(name))
-    with jax.checking_leaks():
+    with checking_leaks():
         given = jax.jit(both_modes, static_argnums=0)(graphdef, state, image(name))
     assert_close(given, expected)
 

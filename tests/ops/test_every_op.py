@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.leaks import checking_leaks
 from tests.nn.conftest import quick_compilation as quick_compilation
 from tests.ops.registry import CALLS, arrays, public_functions
 
@@ -46,7 +47,7 @@ def test_lowers_for_every_platform_with_its_gradient(name):
 def test_jit_changes_nothing_and_leaks_nothing(name):
     given = arrays(name)
     expected = CALLS[name].function(*given)
-    with jax.checking_leaks():
+    with checking_leaks():
         jitted = jax.jit(CALLS[name].function)(*given)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), jitted, expected)
 

@@ -198,7 +198,10 @@ CASES = {
     "units by NumPy's numbers": (lambda: nn.Chain(UNIT)[np.int64(0)] is UNIT, None),
     "a number for units": (lambda: nn.Chain(3), r"^Chain: units=3 \(int\)"),
     "a string for units": (lambda: nn.Parallel("relu"), r"^Parallel: units='relu' \(str\)"),
-    "a function for a unit": (lambda: nn.Chain(UNIT, jnp.tanh), "unit '1'=.*wrap a function"),
+    "a function for a unit": (
+        lambda: nn.Chain([UNIT, jnp.tanh]),
+        "unit '1'=.* must be a module.*; wrap a function in nn.Activation",
+    ),
     "a layer of Flax's": (
         lambda: nn.Chain(a=nnx.Linear(3, 4, rngs=nnx.Rngs(0))),
         "unit 'a'=Linear is called as node.* takes no 'train'",
