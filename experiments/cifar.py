@@ -225,20 +225,24 @@ def prepared(run: Run) -> Iterator[training.Subject]:
 
 
 @functools.lru_cache(maxsize=1)
-def read(run: Run) -> training.Sets:
+def read(run: Run) -> data.Sets:
     """Return CIFAR-10, with the images to test on; what was looked at is what is trained on."""
-    training.cifar_files("cifar10", run.folder)
-    augment = data.Augment(crop=run.crop, flip=run.flip)
-    cut = training.Cut(run.batch_size, run.seed, augment)
-    pair = data.cifar10(run.folder, whole=run.whole)
-    told = "CIFAR-10"
+    pair, told = data.cifar10(run.folder, whole=run.whole), "CIFAR-10"
     if run.validation:
-        pair, held = training.divided(pair, run.validation, 0)
+        pair, held = data.hold_out(*pair, run.validation)
         told += ", tested on images held out"
     else:
         held = data.cifar10(run.folder, "test", whole=run.whole)
-    pixels = run.standardise == "pixels"
-    return training.resident(pair, held, cut, told=told, classes=10, pixels=pixels)
+    return data.sets(
+        pair,
+        held,
+        batch_size=run.batch_size,
+        seed=run.seed,
+        augment=data.Augment(crop=run.crop, flip=run.flip),
+        classes=10,
+        by=run.standardise,
+        told=told,
+    )
 
 
 def judge(columns: Columns) -> list[Criterion]:

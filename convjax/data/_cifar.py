@@ -9,6 +9,12 @@ import numpy as np
 from convjax._check import choice, existing_file, flag, path
 from convjax.data._labels import checked_labels
 
+# What is said where a file is missing.
+OFFERED = (
+    "folder must hold {}, as the binary version of {} unpacks them. It is offered on Alex "
+    "Krizhevsky's page 'The CIFAR-10 and CIFAR-100 datasets' at the University of Toronto; "
+    "nothing is downloaded here"
+)
 PIXELS = 3 * 32 * 32
 CIFAR10 = {
     "train": {f"data_batch_{i}.bin": 10000 for i in range(1, 6)},
@@ -100,6 +106,9 @@ def _read(
     images, labels = [], []
     for name, count in files.items():
         file = folder / name
+        kind, all_files = ("CIFAR-10", CIFAR10) if before == 1 else ("CIFAR-100", CIFAR100)
+        names = ", ".join(name for split in all_files.values() for name in split)
+        existing_file("file", file, OFFERED.format(names, kind))
         records = _records(file, before + PIXELS, count if whole else None)
         planes = records[:, before:].reshape(-1, 3, 32, 32)
         images.append(planes.transpose(0, 2, 3, 1))
@@ -109,7 +118,6 @@ def _read(
 
 
 def _records(file: Path, length: int, count: int | None) -> np.ndarray:
-    existing_file("file", file, "folder must hold the files of CIFAR's binary version")
     size = file.stat().st_size
     if count is not None and size != count * length:
         how = "cut short" if size < count * length else "too long"

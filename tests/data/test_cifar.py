@@ -84,7 +84,8 @@ def test_a_missing_file_is_refused_by_name(tmp_path):
     ten(tmp_path)
     (tmp_path / "data_batch_4.bin").unlink()
     with pytest.raises(
-        ValueError, match=r"data_batch_4.bin' does not exist; folder must hold the files"
+        ValueError,
+        match=r"data_batch_4.bin' does not exist; folder must hold data_batch_1.bin, data_batch_2",
     ):
         data.cifar10(tmp_path, whole=False)
 

@@ -148,7 +148,7 @@ def test_images_held_out_are_not_trained_on(folder):
 
 def test_missing_files_are_named_and_where_they_come_from(folder, tmp_path, capsys):
     for given, message in (
-        (["--folder", str(tmp_path)], "data_batch_1.bin' is not there: the folder must hold"),
+        (["--folder", str(tmp_path)], "data_batch_1.bin' does not exist; folder must hold"),
         (["--folder", str(tmp_path)], "Alex Krizhevsky's page"),
         (["--folder", str(folder)], "is cut short: 18438 bytes"),
         (["--folder", str(folder), "--whole", "False", "--depths", "21"], "depth=21 is not 6n + 2"),

@@ -4,16 +4,13 @@ import dataclasses
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 
-from convjax import data, lab, models, nn, plots, study, train
+from convjax import lab, models, nn, plots, study, train
 from convjax.lab import joined, pick
 from convjax.lab import train as train_network
 from convjax.lab.train import _columns, _question
-from convjax.lab.train import _data as sets
 from convjax.lab.train._options import Training, frozen_of, pairs, recipe_of
 from convjax.lab.train._options import in_full as named
 from convjax.lab.train._question import Config, Run
@@ -168,7 +165,7 @@ def test_the_folder_of_another_run_is_refused_and_left_alone(whole, capsys):
         (["--schedule", "cosin"], "cosine"),
         (["--data", "cifar10"], "--data cifar10 needs --path"),
         (["--path", "."], "leave --path out"),
-        (["--data", "cifar10", "--path", "HERE"], "data_batch_1.bin' is not there"),
+        (["--data", "cifar10", "--path", "HERE"], "data_batch_1.bin' does not exist"),
         (["--data", "cifar100", "--path", "HERE"], "Krizhevsky's page"),
         (["--data", "npz", "--path", "HERE/no.npz"], "no.npz' does not exist"),
         (["--data", "stream", "--path", "HERE"], "must hold the folders train and val"),
@@ -246,85 +243,6 @@ def test_what_is_frozen_stays_as_it_is(tmp_path, statistics):
 
     assert moved("params") == {"head"}
     assert moved("rest") == ({"norm"} if statistics == "moving" else set())
-
-
-def random_images(count, channels=3, seed=0):
-    random = np.random.default_rng(seed)
-    images = random.integers(0, 200, (count, 6, 5, channels), np.uint8)
-    return images, (np.arange(count) % 3).astype(np.int32)
-
-
-@pytest.mark.parametrize("pixels", [False, True])
-def test_test_images_are_standardised_by_the_training_images(pixels):
-    images, labels = random_images(9)
-    cut = sets.Cut(9, 0, data.Augment())
-    # The same images to train and to test on must come out alike, beside others that must not.
-    found = sets.resident(
-        (images, labels), (images, labels), cut, told="", classes=3, pixels=pixels
-    )
-    unit = images / 255
-    expected = unit - unit.mean(0 if pixels else (0, 1, 2))
-    expected = expected if pixels else expected / unit.std((0, 1, 2))
-    held, held_labels = found.test
-    np.testing.assert_allclose(held, expected, atol=1e-5)
-    inputs = jax.tree.map(lambda a: jnp.asarray(a[0]), found.source.inputs(0, 1))
-    x, y = found.source.batch(found.source.arrays, inputs, jax.random.key(0))
-    order = inputs["index"]
-    np.testing.assert_allclose(x, expected[order], atol=1e-5)
-    assert y.tolist() == held_labels[order].tolist()
-    other = random_images(4, seed=1)
-    shifted = sets.resident((images, labels), other, cut, told="", classes=3, pixels=pixels)
-    np.testing.assert_array_equal(shifted.source.arrays["mean"], found.source.arrays["mean"])
-
-
-def test_a_file_is_split_as_it_says_or_by_share(tmp_path):
-    images, labels = random_images(20)
-    cut = sets.Cut(4, 0, data.Augment(), 7)
-    np.savez(
-        tmp_path / "a.npz", x_train=images, y_train=labels, x_test=images[:5], y_test=labels[:5]
-    )
-    found = sets.npz(tmp_path / "a.npz", cut, 0.4)
-    assert (found.source.count, len(found.test[1]), found.shape) == (20, 5, (7, 7, 3))
-    np.savez(tmp_path / "b.npz", images=images, labels=labels)
-    found = sets.npz(tmp_path / "b.npz", cut, 0.4)
-    assert (found.source.count, len(found.test[1]), found.classes) == (12, 8, 3)
-    train_part, test_part = sets.divided((np.arange(20), labels), 0.4, 0)
-    assert sorted([*train_part[0], *test_part[0]]) == list(range(20))
-    assert sets.divided((np.arange(20), labels), 0.4, 1)[1][0].tolist() != test_part[0].tolist()
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Three classes, named train and val, of as many colours; 7 to train on, 5 to test on."""
-    root = tmp_path_factory.mktemp("pictures")
-    for split, counts in (("train", (3, 2, 2)), ("val", (1, 3, 1))):
-        for label, count in enumerate(counts):
-            folder = root / split / f"class{label}"
-            folder.mkdir(parents=True)
-            for i in range(count):
-                Image.new("RGB", (20, 16), (80 * label, 10 * i, 0)).save(folder / f"{i}.png")
-    return root
-
-
-def test_a_folder_is_read_with_its_own_split(pictures):
-    found = sets.folder(pictures, "resnet18", sets.Cut(4, 0, data.Augment(), 8), 0.2)
-    assert (found.source.count, found.shape, found.classes) == (7, (8, 8, 3), 3)
-    assert sorted(found.test[1].tolist()) == [0, 1, 1, 1, 2]
-
-
-def test_a_stream_is_tested_on_every_picture_once(pictures, monkeypatch):
-    monkeypatch.setattr(sets, "TESTED_TOGETHER", 2)
-    with sets.stream(pictures, "resnet18", sets.Cut(4, 0, data.Augment(), 8), 0) as found:
-        assert (found.source.count, found.shape, found.classes) == (7, (8, 8, 3), 3)
-        batches = list(found.test())
-    assert [len(labels) for _, labels in batches] == [2, 2, 1]
-    images = np.concatenate([images for images, _ in batches])
-    labels = np.concatenate([labels for _, labels in batches])
-    assert sorted(labels.tolist()) == [0, 1, 1, 1, 2]
-    # One colour each: red tells the class, green the picture.
-    colours = np.round(images[:, 4, 4, :2] * (0.229, 0.224) + (0.485, 0.456), 2)
-    assert len(np.unique(colours, axis=0)) == 5
-    assert len(set(zip(colours[:, 0].tolist(), labels.tolist(), strict=True))) == 3
 
 
 def made(losses, accuracy, **facts):

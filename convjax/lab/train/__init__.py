@@ -49,11 +49,6 @@ from convjax.lab.train._columns import scores as scores
 from convjax.lab.train._columns import speed as speed
 from convjax.lab.train._columns import stacked as stacked
 from convjax.lab.train._columns import table as table
-from convjax.lab.train._data import Cut as Cut
-from convjax.lab.train._data import Sets as Sets
-from convjax.lab.train._data import cifar_files as cifar_files
-from convjax.lab.train._data import divided as divided
-from convjax.lab.train._data import resident as resident
 from convjax.lab.train._options import HARMLESS as HARMLESS
 from convjax.lab.train._options import Flag as Flag
 from convjax.lab.train._options import Runs as Runs

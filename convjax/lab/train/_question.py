@@ -2,15 +2,15 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from convjax import data, lab
+from convjax import data, lab, models
 from convjax.lab import Columns, Criterion, digits, that
-from convjax.lab.train import _data as sets
 from convjax.lab.train import _run as runs
 from convjax.lab.train._columns import accuracy_reached, facts, finite_and_falling
 from convjax.lab.train._options import HARMLESS, Flag, Runs, Training, seeds_of
@@ -138,23 +138,25 @@ def is_default(run: Run) -> bool:
     return all(getattr(run, name) == getattr(Run(), name) for name in names)
 
 
-@contextlib.contextmanager
-def opened(run: Run) -> Iterator[sets.Sets]:
-    """Lend the data."""
-    augment = data.Augment(crop=run.crop, flip=run.flip, cutout=run.cutout, mixup=run.mixup)
-    cut = sets.Cut(run.batch_size, run.seed, augment, run.size)
-    path, name = run.path or Path(), run.name or FAMILY
-    if run.data == "stream":
-        with sets.stream(path, name, cut, run.readers) as found:
-            yield found
-    elif run.data == "folder":
-        yield sets.folder(path, name, cut, run.share)
-    elif run.data == "npz":
-        yield sets.npz(path, cut, run.share)
-    elif run.data == "digits":
-        yield sets.digits(cut)
-    else:
-        yield sets.cifar(run.data, path, cut)
+def opened(run: Run) -> data.Sets:
+    """Return the data; close a stream."""
+    pictures = run.data in ("folder", "stream")
+    find = data.find if run.data == "stream" else _found
+    return find(
+        run.data,
+        run.path,
+        batch_size=run.batch_size,
+        seed=run.seed,
+        augment=data.Augment(run.crop, run.flip, run.cutout, run.mixup),
+        size=run.size,
+        share=run.share,
+        how=models.preprocessing(run.name or FAMILY) if pictures else None,
+        workers=run.readers,
+    )
+
+
+# What was looked at before a run is what it trains on: it is read once.
+_found = functools.lru_cache(maxsize=1)(data.find)
 
 
 def judge(columns: Columns) -> list[Criterion]:

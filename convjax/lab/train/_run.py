@@ -15,10 +15,9 @@ from typing import Any
 from flax import nnx
 
 import convjax
-from convjax import lab, models, plots, train
+from convjax import data, lab, models, plots, train
 from convjax.lab import Columns
 from convjax.lab.train._columns import columns
-from convjax.lab.train._data import Sets
 from convjax.lab.train._options import HARMLESS, Training, frozen_of, pairs, recipe_of
 
 
@@ -37,7 +36,7 @@ class Subject:
 
     name: str
     draw: Callable[[], nnx.Module]
-    sets: Sets
+    sets: data.Sets
     recipe: train.Recipe
     remarks: tuple[str, ...]
     facts: dict[str, Any]
@@ -46,7 +45,7 @@ class Subject:
 def subject(
     name: str,
     run: Training,
-    sets: Sets,
+    sets: data.Sets,
     *,
     facts: dict[str, Any],
     preset: Mapping[str, Any] = MappingProxyType({}),

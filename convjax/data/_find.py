@@ -1,0 +1,145 @@
+"""find: data by a name: digits, CIFAR, a file of arrays, a folder, a stream."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from convjax._check import choice, existing_folder, number, wrong_type
+from convjax.data._augment import Augment
+from convjax.data._cifar import cifar10, cifar100
+from convjax.data._digits import digits
+from convjax.data._npz import npz
+from convjax.data._sets import Sets, hold_out, sets
+from convjax.data._splits import image_splits
+from convjax.data._stream import stream
+
+TESTED_TOGETHER = 256
+
+
+def find(
+    name: str,
+    path: str | os.PathLike | None = None,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    augment: Augment | None = None,
+    size: int | None = None,
+    share: float = 0.2,
+    how: Any = None,
+    workers: int = 0,
+) -> Sets:
+    """Return data to train and to test on by a name; nothing is downloaded.
+
+    ==========  ====================================================================================
+    digits      scikit-learn's handwritten digits; the last 360, other writers', are for testing
+    cifar10     the files of the binary version in the folder ``path``; cifar100 likewise
+    npz         the file ``path``, split as it says (``x_train``, …) or by ``share``
+    folder      class folders in ``path``, split as ``image_splits`` does, held in memory
+    stream      ``train`` and ``val`` (or ``test``) in ``path``, read while a network trains
+    ==========  ====================================================================================
+
+    Args:
+      name: one of these.
+      path: where it lies; None for the digits.
+      batch_size: examples in a batch, over all devices.
+      seed: of the order of the examples, and of what is held out.
+      augment: what changes the images to train on at random.
+      size: height and width that images are resized to; None leaves them as they are, and pictures
+        as ``how`` has them.
+      share: of images that are not split, held out for testing.
+      how: what becomes of the pictures of a folder or a stream: ``models.preprocessing(network)``.
+      workers: processes that read a stream.
+
+    Raises:
+      MissingFileError: no such file or folder.
+      ValueError: an unknown name, pictures without ``how``, or what the readers refuse.
+
+    Example:
+      >>> from convjax import data
+      >>> with data.find("digits", batch_size=64) as found:
+      ...     print(found.told)
+      digits: 1,437 images to train on, 360 to test on, 8x8x1, 10 classes
+    """
+    read = READERS[choice("name", name, READERS)]
+    if (path is None) != (name == "digits"):
+        needed = "is not needed: digits come with scikit-learn" if path else "must say where it is"
+        raise ValueError(f"path={path!r}, name={name!r}: path {needed}")
+    share = number("share", share, above=0, below=1)
+    shared = {"batch_size": batch_size, "seed": seed, "augment": augment}
+    options: dict[str, Any] = {"size": size, "share": share, "how": how, "workers": workers}
+    return read(path, shared, **options)
+
+
+def _digits(path: Any, shared: dict[str, Any], size: Any, **_: Any) -> Sets:
+    return sets(digits("train"), digits("test"), size=size, classes=10, told="digits", **shared)
+
+
+def _cifar10(path: Any, shared: dict[str, Any], size: Any, **_: Any) -> Sets:
+    parts = cifar10(path), cifar10(path, "test")
+    return sets(*parts, size=size, classes=10, told="CIFAR-10", **shared)
+
+
+def _cifar100(path: Any, shared: dict[str, Any], size: Any, **_: Any) -> Sets:
+    parts = cifar100(path), cifar100(path, "test")
+    return sets(*parts, size=size, classes=100, told="CIFAR-100", **shared)
+
+
+def _npz(path: Any, shared: dict[str, Any], size: Any, share: float, **_: Any) -> Sets:
+    try:
+        parts = npz(path, "train"), npz(path, "test")
+    except ValueError as split:
+        try:
+            whole = npz(path)
+        except ValueError:
+            raise split from None
+        parts = hold_out(*whole, share, seed=shared["seed"])
+    return sets(*parts, size=size, told=str(path), **shared)
+
+
+def _folder(path: Any, shared: dict[str, Any], size: Any, share: float, how: Any, **_: Any) -> Sets:
+    options = _prepared(how, size)
+    found, test = image_splits(path, share=share, seed=shared["seed"], **options)
+    parts: Any = (found.images, found.labels), (test.images, test.labels)
+    made = sets(*parts, classes=len(found.classes), told=str(path), **shared)
+    skipped = f"; {len(found.skipped) + len(test.skipped)} files skipped"
+    return dataclasses.replace(made, told=made.told + skipped)
+
+
+def _stream(path: Any, shared: dict[str, Any], size: Any, how: Any, workers: int, **_: Any) -> Sets:
+    options = _prepared(how, size)
+    crop, size = options.pop("crop"), options["size"]
+    root = existing_folder("path", path)
+    held = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
+    if held is None or not (root / "train").is_dir():
+        raise ValueError(
+            f"path={str(root)!r} must hold the folders train and val (or test), and these a folder "
+            "of pictures for every class"
+        )
+    source = stream(root / "train", workers=workers, **options, **shared)
+    tested = {**options, "crop": crop, "classes": source.classes, "workers": workers}
+    count = stream(held, batch_size=1, **tested).count
+    test = stream(held, batch_size=min(TESTED_TOGETHER, count), **tested).once
+    counts = f"{source.count:,} pictures to train on, {count:,} to test on"
+    classes = len(source.classes)
+    told = f"{root}: {counts}, {size}x{size}x3, {classes} classes, read by {workers} workers"
+    return Sets(source, test, (size, size, 3), classes, told)
+
+
+def _prepared(how: Any, size: int | None) -> dict[str, Any]:
+    """Return what the readers of pictures take."""
+    if how is None or not (isinstance(how, Mapping) or hasattr(how, "keys")):
+        wrong_type("how", how, "what becomes of pictures, such as models.preprocessing('resnet18')")
+    options = dict(how)
+    return options if size is None else options | {"size": size}
+
+
+READERS: dict[str, Callable[..., Sets]] = {
+    "digits": _digits,
+    "cifar10": _cifar10,
+    "cifar100": _cifar100,
+    "npz": _npz,
+    "folder": _folder,
+    "stream": _stream,
+}
+"""By name, ``read(path, shared, size, share, how, workers)``."""

@@ -1,0 +1,121 @@
+"""Data by name: standardised by what is trained on, split as asked, every picture tested once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from convjax import data
+from convjax.data import _find
+
+HOW = {"size": 8, "crop": 0.875, "interpolation": "bilinear", "order": "RGB"}
+HOW |= {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+def random_images(count, seed=0):
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 200, (count, 6, 5, 3), np.uint8)
+    return images, (np.arange(count) % 3).astype(np.int32)
+
+
+@pytest.mark.parametrize("by", ["channels", "pixels"])
+def test_test_images_are_standardised_by_the_training_images(by):
+    images, labels = random_images(9)
+    # The same images to train and to test on must come out alike, beside others that must not.
+    found = data.sets((images, labels), (images, labels), batch_size=9, by=by)
+    unit = images / 255
+    expected = unit - unit.mean(0 if by == "pixels" else (0, 1, 2))
+    expected = expected if by == "pixels" else expected / unit.std((0, 1, 2))
+    held, held_labels = found.test
+    np.testing.assert_allclose(held, expected, atol=1e-5)
+    inputs = jax.tree.map(lambda a: jnp.asarray(a[0]), found.source.inputs(0, 1))
+    x, y = found.source.batch(found.source.arrays, inputs, jax.random.key(0))
+    order = inputs["index"]
+    np.testing.assert_allclose(x, expected[order], atol=1e-5)
+    assert y.tolist() == held_labels[order].tolist()
+    shifted = data.sets((images, labels), random_images(4, seed=1), batch_size=9, by=by)
+    np.testing.assert_array_equal(shifted.source.arrays["mean"], found.source.arrays["mean"])
+
+
+def test_a_file_is_split_as_it_says_or_by_share(tmp_path):
+    images, labels = random_images(20)
+    options = {"batch_size": 4, "share": 0.4}
+    split = {"x_train": images, "y_train": labels, "x_test": images[:5], "y_test": labels[:5]}
+    np.savez(tmp_path / "a.npz", **split)
+    found = data.find("npz", tmp_path / "a.npz", size=7, **options)
+    assert (found.source.count, len(found.test[1]), found.shape) == (20, 5, (7, 7, 3))
+    np.savez(tmp_path / "b.npz", images=images, labels=labels)
+    found = data.find("npz", tmp_path / "b.npz", **options)
+    assert (found.source.count, len(found.test[1]), found.classes) == (12, 8, 3)
+
+
+def test_what_is_held_out_follows_from_the_seed():
+    first, held = data.hold_out(np.arange(20), np.arange(20) % 3, 0.4)
+    assert sorted([*first[0], *held[0]]) == list(range(20)) and len(held[0]) == 8
+    assert data.hold_out(np.arange(20), np.arange(20), 8)[1][0].tolist() == held[0].tolist()
+    assert data.hold_out(np.arange(20), np.arange(20), 8, seed=1)[1][0].tolist() != held[0].tolist()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Three classes of as many colours; 7 pictures to train on, 5 to test on."""
+    root = tmp_path_factory.mktemp("pictures")
+    for split, counts in (("train", (3, 2, 2)), ("val", (1, 3, 1))):
+        for label, count in enumerate(counts):
+            folder = root / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (20, 16), (80 * label, 10 * i, 0)).save(folder / f"{i}.png")
+    return root
+
+
+def test_a_folder_is_read_with_its_own_split(pictures):
+    found = data.find("folder", pictures, how=HOW, batch_size=4)
+    assert (found.source.count, found.shape, found.classes) == (7, (8, 8, 3), 3)
+    assert sorted(found.test[1].tolist()) == [0, 1, 1, 1, 2]
+    assert found.told.endswith("3 classes; 0 files skipped")
+
+
+def test_a_stream_is_tested_on_every_picture_once(pictures, monkeypatch):
+    monkeypatch.setattr(_find, "TESTED_TOGETHER", 2)
+    with data.find("stream", pictures, how=HOW, batch_size=4, size=6) as found:
+        assert (found.source.count, found.shape, found.classes) == (7, (6, 6, 3), 3)
+        batches = list(found.test())
+    assert [len(labels) for _, labels in batches] == [2, 2, 1]
+    images, labels = (np.concatenate(one) for one in zip(*batches, strict=True))
+    assert sorted(labels.tolist()) == [0, 1, 1, 1, 2]
+    # One colour each: red tells the class, green the picture.
+    colours = np.round(images[:, 4, 4, :2] * (0.229, 0.224) + (0.485, 0.456), 2)
+    assert len(np.unique(colours, axis=0)) == 5
+    assert len(set(zip(colours[:, 0].tolist(), labels.tolist(), strict=True))) == 3
+
+
+IMAGES, LABELS = random_images(4)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: data.find("digit", batch_size=4), "did you mean 'digits'"),
+        (lambda: data.find("digits", "here", batch_size=4), "digits come with scikit-learn"),
+        (lambda: data.find("npz", batch_size=4), "path=None, name='npz': path must say where"),
+        (lambda: data.find("digits", batch_size=4, share=1.0), "^share=1.0 must be"),
+        (lambda: data.find("folder", ".", batch_size=4), r"^how=None \(NoneType\) must be what"),
+        (lambda: data.find("stream", ".", how=HOW, batch_size=4), "the folders train and val"),
+        (lambda: data.find("cifar100", "no", batch_size=4), "must hold train.bin, test.bin, as"),
+        (
+            lambda: data.sets((IMAGES, LABELS), (IMAGES[:, 1:], LABELS), batch_size=2),
+            r"test on have the shape \(5, 5, 3\)",
+        ),
+        (
+            lambda: data.sets((IMAGES, LABELS), (IMAGES, LABELS), batch_size=2, classes=2),
+            "labels to train on go up to 2, of 2 classes",
+        ),
+        (lambda: data.hold_out(IMAGES, LABELS, 4), "held=4: 4 of 4 images cannot be held out"),
+        (lambda: data.hold_out(IMAGES, LABELS, float("nan")), "^held=nan must be finite"),
+    ],
+)
+def test_what_cannot_be_found_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
