@@ -15,6 +15,7 @@ from convjax.lab._classifier import check_depths as check_depths
 from convjax.lab._classifier import cross_entropy as cross_entropy
 from convjax.lab._columns import Columns as Columns
 from convjax.lab._columns import array as array
+from convjax.lab._columns import beside as beside
 from convjax.lab._columns import joined as joined
 from convjax.lab._columns import pick as pick
 from convjax.lab._columns import stack as stack

@@ -37,6 +37,23 @@ def joined(tables: Sequence[Columns]) -> Columns:
     return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
 
+def beside(columns: Columns, **values: Any) -> Columns:
+    """Return a table with further columns, each of one value in all rows.
+
+    Args:
+      columns: the table.
+      **values: by column, its value.
+
+    Example:
+      >>> import numpy as np
+      >>> from convjax import lab
+      >>> lab.beside({"x": np.arange(2)}, depth=8)["depth"]
+      array([8, 8])
+    """
+    count = len(next(iter(columns.values())))
+    return columns | {name: np.full(count, value) for name, value in values.items()}
+
+
 def pick(columns: Columns, **wanted: Any) -> Columns:
     """Return the rows whose columns have these values, or one of them where several are given.
 

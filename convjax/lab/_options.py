@@ -127,7 +127,7 @@ def parse(
     return options
 
 
-def cell_of(kind: Callable[..., C], config: Any, **own: Any) -> C:
+def cell_of(kind: Callable[..., C], config: Any, /, **own: Any) -> C:
     """Return a cell whose fields are those of the options, but for its own.
 
     Args:

@@ -31,12 +31,12 @@ class Settings:
     """Images of training on which the trained networks are looked into."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Cell(Settings):
     """Networks of one kind, all by the same programs."""
 
-    twin: str = PLAIN
-    depth: int = 20
+    twin: str
+    depth: int
 
     def __str__(self) -> str:
         return f"{self.twin}, {self.depth} layers"

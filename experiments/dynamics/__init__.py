@@ -44,56 +44,26 @@ Takes about five minutes of processor time. For a look at it in about one:
 
 import dataclasses
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from convjax import data, lab
-from convjax.lab import Columns, joined
+from convjax.lab import Columns
 from experiments.dynamics import networks
 from experiments.dynamics.criteria import judge as judge
 from experiments.dynamics.figure import draw as draw
 from experiments.dynamics.figure import table as table
 from experiments.dynamics.figure import waterfalls
-from experiments.dynamics.training import Plan, measured
+from experiments.dynamics.training import Cell, Settings, measured
 
 APART = ("depth",)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(lab.Options):
+class Config(lab.Options, Settings):
     """Options."""
 
     depths: tuple[int, ...] = (50,)
     """Weighted layers: a stem, pairs of 3x3 convolutions, a dense head; even numbers from 6."""
-    width: int = 16
-    """Channels."""
-    batch_size: int = 32
-    """Images in a batch; each step has a batch of its own."""
-    first: int = 10
-    """First steps, of gradient descent without momentum, at least 2."""
-    learning_rate: float = 0.1
-    """Of the first steps, and of the first one of training."""
-    seeds: int = 5
-    """How many take the first steps; each has initial values and an order of data of its own."""
-    steps: int = 150
-    """Steps of training with momentum, from the initial values."""
-    runs: int = 3
-    """How many train: the first of the seeds."""
-    watch: int = 5
-    """Steps of training between those of which layers are kept."""
-    decay: float = 0.01
-    """Weight decay of the residual network with batch norm that is trained a second time."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """Networks of one kind and depth."""
-
-    network: str
-    plan: Plan
-
-    def __str__(self) -> str:
-        return f"{self.network}, {self.plan.depth} layers"
 
 
 def cells(config: Config) -> list[Cell]:
@@ -110,9 +80,8 @@ def cells(config: Config) -> list[Cell]:
     if config.runs > config.seeds:
         raise ValueError(f"runs={config.runs} must be at most seeds={config.seeds}")
     data.batch_indices(len(data.digits("train")[0]), config.batch_size, seed=0, step=0)
-    given = {field.name: getattr(config, field.name, 0) for field in dataclasses.fields(Plan)}
     return [
-        Cell(network, Plan(**given | {"depth": depth}))
+        lab.cell_of(Cell, config, network=network, depth=depth)
         for depth in config.depths
         for network in networks.NETWORKS
     ]
@@ -127,8 +96,7 @@ def measure(cell: Cell) -> Columns:
     branch, its factor, the classifier; or "trunk", whose ``signal`` is the norm of the gradient by
     activations.
     """
-    found = joined(list(measured(cell.network, cell.plan)))
-    return found | {"depth": np.full(len(found["step"]), cell.plan.depth)}
+    return lab.beside(lab.joined(list(measured(cell))), depth=cell.depth)
 
 
 def complete(columns: Columns) -> Columns:

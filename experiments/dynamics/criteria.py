@@ -3,21 +3,9 @@
 import numpy as np
 
 from convjax import lab
-from convjax.lab import Columns, Criterion, array, digits, pick, that
-from experiments.dynamics.networks import (
-    AWAKE,
-    DECAYED,
-    HE,
-    LAYERS,
-    NORMED,
-    PLAIN,
-    SILENT,
-    TRUNK,
-    TWIN,
-    UNFORESEEN,
-    VANISHED,
-    ZERO,
-)
+from convjax.lab import Columns, Criterion, digits, pick, that
+from experiments.dynamics import networks
+from experiments.dynamics.networks import DECAYED, HE, LAYERS, NORMED, PLAIN, SILENT, TWIN
 from experiments.dynamics.training import FIRST, INITIAL, SCALED, TRAINED
 
 EXACTLY = 1e-6
@@ -30,7 +18,7 @@ def layers(
 ) -> np.ndarray:
     """Return a column of a network's equal layers as (seeds, steps, layers)."""
     rows = pick(columns, phase=phase, network=network, role=role)
-    found = array(rows, name, "seed", "step", "position", "role")
+    found = lab.array(rows, name, "seed", "step", "position", "role")
     return found.reshape(*found.shape[:2], -1)
 
 
@@ -43,8 +31,8 @@ def log_ranges(columns: Columns, network: str, phase: str = FIRST) -> np.ndarray
 
 def along_trunk(columns: Columns, network: str) -> np.ndarray:
     """Return ln of the injected gradient's norm over that at the end as (seeds, places)."""
-    rows = pick(columns, phase=INITIAL, network=network, role=TRUNK)
-    logs = array(rows, "gradient_log_norm", "seed", "position")
+    rows = pick(columns, phase=INITIAL, network=network, role=networks.TRUNK)
+    logs = lab.array(rows, "gradient_log_norm", "seed", "position")
     return logs - logs[:, -1:]
 
 
@@ -57,32 +45,41 @@ def judge_ranges(columns: Columns) -> list[Criterion]:
     """Return the criteria for the range of the networks with batch norm."""
     plain, twin = log_ranges(columns, PLAIN), log_ranges(columns, TWIN)
     trained = log_ranges(columns, PLAIN, TRAINED)
-    initial, after = np.exp(np.median(plain[:, :2], axis=0))
-    later, seeds = np.exp(np.median(plain[:, 1:].max(axis=1))), len(plain)
+
+    def smaller(claim, one, other, told, of="seeds"):
+        return that(
+            claim, (one < other).all(), f"{told} (median)", f"smaller in all {len(one)} {of}"
+        )
+
+    def typical(logs):
+        return digits(np.exp(np.median(logs)))
+
+    initial, after, later = plain[:, 0], plain[:, 1], plain[:, 1:]
     return [
-        that(
+        smaller(
             "plain, batch norm: the range falls after step 1",
-            bool((plain[:, 1] < plain[:, 0]).all()),
-            f"{digits(initial)} to {digits(after)} (median)",
-            f"smaller in all {seeds} seeds",
+            after,
+            initial,
+            f"{typical(initial)} to {typical(after)}",
         ),
-        that(
+        smaller(
             "and stays below its initial value in the first steps",
-            bool((plain[:, 1:] < plain[:, :1]).all()),
-            f"at most {digits(later)} (median)",
-            f"smaller in all {seeds} seeds",
+            later,
+            plain[:, :1],
+            f"at most {typical(later.max(1))}",
         ),
-        that(
+        smaller(
             "and all through training",
-            bool((trained[:, 1:] < trained[:, :1]).all()),
-            f"at most {digits(np.exp(np.median(trained[:, 1:].max(axis=1))))} (median)",
-            f"smaller in all {len(trained)} runs",
+            trained[:, 1:],
+            trained[:, :1],
+            f"at most {typical(trained[:, 1:].max(1))}",
+            "runs",
         ),
-        that(
+        smaller(
             "residual, batch norm: its initial range is below the plain one's",
-            bool((twin[:, 0] < plain[:, 0]).all()),
-            f"{digits(np.exp(np.median(twin[:, 0])))} (median)",
-            f"smaller in all {seeds} seeds",
+            twin[:, 0],
+            initial,
+            typical(twin[:, 0]),
         ),
     ]
 
@@ -90,7 +87,11 @@ def judge_ranges(columns: Columns) -> list[Criterion]:
 def judge_lengths(columns: Columns) -> list[Criterion]:
     """Return the criteria for the lengths of weights that a norm follows."""
     slopes = np.concatenate([inverse(columns, name).ravel() for name in (*NORMED, DECAYED)])
-    shorter, larger, same = (decay_ratios(columns, name) for name in ("weight", "gradient", ""))
+    shorter, larger = (decay_ratios(columns, name) for name in ("weight", "gradient"))
+    same = np.median(np.prod([shorter, larger], axis=0), axis=(1, 2))
+    shorter, larger = (np.median(ratios, axis=(1, 2)) for ratios in (shorter, larger))
+    held = (shorter < 1) & (larger > 1) & (abs(np.log(same)) < np.log(larger))
+    shown = [digits(float(np.median(ratios)), 2) for ratios in (shorter, larger, same)]
     return [
         lab.within(
             "steps are orthogonal to weights before a norm: 1 - |W'|^2 / (|W|^2 + |step|^2)",
@@ -108,15 +109,9 @@ def judge_lengths(columns: Columns) -> list[Criterion]:
         ),
         that(
             "so that decay, which shortens them, raises gradients over training",
-            bool(
-                (shorter < 1).all()
-                and (larger > 1).all()
-                and (abs(np.log(same)) < np.log(larger)).all()
-            ),
-            f"|W| x{digits(float(np.median(shorter)), 2)}, "
-            f"|gradient| x{digits(float(np.median(larger)), 2)}, "
-            f"their product x{digits(float(np.median(same)), 2)}",
-            f"|W| below x1, |gradient| above, product nearer to it, in all {len(shorter)} runs",
+            held.all(),
+            "|W| x{}, |gradient| x{}, their product x{}".format(*shown),
+            f"|W| below x1, |gradient| above, product nearer to it, in all {len(held)} runs",
         ),
     ]
 
@@ -124,8 +119,7 @@ def judge_lengths(columns: Columns) -> list[Criterion]:
 def off_orthogonal(columns: Columns) -> float:
     """Return 1 - |W'|^2 / (|W|^2 + |step|^2) where it is furthest from 0."""
     weights, updates = (layers(columns, FIRST, PLAIN, name) for name in ("weight", "update"))
-    summed = weights[:, :-1] ** 2 + updates[:, :-1] ** 2
-    off = 1 - weights[:, 1:] ** 2 / summed
+    off = 1 - weights[:, 1:] ** 2 / (weights[:, :-1] ** 2 + updates[:, :-1] ** 2)
     return float(off.flat[np.abs(off).argmax()])
 
 
@@ -133,48 +127,39 @@ def inverse(columns: Columns, network: str) -> np.ndarray:
     """Return the slope of ln|gradient| against ln|W| of every layer and seed that was scaled."""
     rows = pick(columns, phase=SCALED, network=network, role="first", step=0)
     axes = ("seed", "position", "factor")
-    x, y = (np.log(array(rows, name, *axes)) for name in ("weight", "gradient"))
+    x, y = (np.log(lab.array(rows, name, *axes)) for name in ("weight", "gradient"))
     x, y = (values - values.mean(2, keepdims=True) for values in (x, y))
     return (x * y).sum(2) / (x * x).sum(2)
 
 
 def decay_ratios(columns: Columns, name: str) -> np.ndarray:
-    """Return a norm with decay over that without, by run.
+    """Return a norm with decay over that without, as (runs, steps, layers).
 
-    It is the median of the first convolutions of the units, which a norm follows, and of the second
-    half of the steps. The name "" is that of the product of weight and gradient.
+    Of the first convolutions of the units, which a norm follows, in the second half of the steps.
     """
-    found = []
-    for network in (DECAYED, TWIN):
-        both = {
-            kind: layers(columns, TRAINED, network, kind, "first")
-            for kind in ("weight", "gradient")
-        }
-        values = both[name] if name else both["weight"] * both["gradient"]
-        found.append(values[:, values.shape[1] // 2 :])
-    return np.median(found[0] / found[1], axis=(1, 2))
+    with_, without = (layers(columns, TRAINED, of, name, "first") for of in (DECAYED, TWIN))
+    return (with_ / without)[:, with_.shape[1] // 2 :]
 
 
 def judge_silent(columns: Columns) -> list[Criterion]:
     """Return the criteria for the branches of scale zero."""
-    made = [judge_pattern(columns, network) for network in SILENT]
-    first = pick(columns, phase=FIRST)
-    zero = first["gradient"] == 0
-    still = int(np.sum(zero & np.isin(first["network"], SILENT) & (first["step"] >= AWAKE)))
-    asleep = int(np.sum(zero & (first["network"] == HE) & (first["step"] == 0)))
+    first, awake, silent = pick(columns, phase=FIRST), networks.AWAKE, ", ".join(SILENT)
+    zero = pick(first | {"zero": first["gradient"] == 0}, zero=True)
+    still = int((np.isin(zero["network"], SILENT) & (zero["step"] >= awake)).sum())
+    asleep = len(pick(zero, network=HE, step=0)["step"])
     uneven = max(float(np.abs(along_trunk(columns, network)).max()) for network in SILENT)
     grown = along_trunk(columns, HE)[:, 0]
     return [
-        *made,
+        *(judge_pattern(columns, network) for network in SILENT),
         that(
-            f"{', '.join(SILENT)}: in the first steps no gradient is zero from {AWAKE} on",
+            f"{silent}: in the first steps no gradient is zero from {awake} on",
             still == 0,
             f"{still} zeros",
             "0",
         ),
         that("He, for comparison: none is zero at step 0", asleep == 0, f"{asleep} zeros", "0"),
         lab.within(
-            f"{', '.join(SILENT)}: ln of the gradient's norm is the same at every unit, initially",
+            f"{silent}: ln of the gradient's norm is the same at every unit, initially",
             uneven,
             0.0,
             absolute=EXACTLY,
@@ -182,7 +167,7 @@ def judge_silent(columns: Columns) -> list[Criterion]:
         ),
         that(
             "He, for comparison: it is not",
-            bool((grown > np.log(2)).all()),
+            (grown > np.log(2)).all(),
             f"x{digits(np.exp(np.median(grown)))} to the stem (median)",
             "above x2 in all seeds",
         ),
@@ -192,11 +177,11 @@ def judge_silent(columns: Columns) -> list[Criterion]:
 def judge_pattern(columns: Columns, network: str) -> Criterion:
     """Return whether a network's zeros are those of its construction."""
     states = pick(columns, phase=FIRST, network=network)["state"]
-    wrong = {state: int((states == state).sum()) for state in (VANISHED, UNFORESEEN)}
-    zeros = int((states == ZERO).sum())
+    expected = (networks.ZERO, networks.VANISHED, networks.UNFORESEEN)
+    zeros, others, missing = (int((states == state).sum()) for state in expected)
     return that(
         f"{network}: gradients are zero where and when the construction says so, only there",
-        sum(wrong.values()) == 0 and zeros > 0,
-        f"{zeros} zeros by construction; {wrong[VANISHED]} others, {wrong[UNFORESEEN]} missing",
+        others == missing == 0 < zeros,
+        f"{zeros} zeros by construction; {others} others, {missing} missing",
         "0 others, 0 missing",
     )

@@ -1,6 +1,7 @@
 """The figure, a waterfall for each network, and the printed table."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -8,20 +9,9 @@ from rich.table import Table
 
 from convjax import lab, plots
 from convjax.lab import Columns, digits, pick
+from experiments.dynamics import networks
 from experiments.dynamics.criteria import along_trunk, layers, log_ranges
-from experiments.dynamics.networks import (
-    AWAKE,
-    DECAYED,
-    HE,
-    LAYERS,
-    NETWORKS,
-    PLAIN,
-    ROLES,
-    SILENT,
-    TWIN,
-    WAKES,
-    ZERO,
-)
+from experiments.dynamics.networks import DECAYED, HE, NETWORKS, PLAIN, ROLES, SILENT, TWIN
 from experiments.dynamics.training import FIRST, TRAINED
 
 # There are seven colours; the plain network without norm, which does not learn, is in the table.
@@ -30,45 +20,30 @@ SHOWN = (PLAIN, TWIN, HE, *SILENT, DECAYED)
 
 def draw(columns: Columns) -> Figure:
     """Draw the first steps in the upper row, the zeros and training in the lower ones."""
-    panel = plots.Panel
-    layer, step = "convolution, from the stem", "step"
-    weights = "gradient / the last one's"
+
+    def panel(title, across, up, series, yscale: Any = "log", level=None):
+        return plots.Panel(title, across, up, list(series), yscale=yscale, level=level)
+
+    ranges = ((name, np.exp(log_ranges(columns, name))) for name in (PLAIN, TWIN))
+    ranges = (_line(name, np.arange(found.shape[1]), found) for name, found in ranges)
+    losses = (_line(name, *watched(columns, name)) for name in SHOWN)
+    layer, weights = "convolution, from the stem", "gradient / the last one's"
+    initial, later = (_layers(columns, step) for step in (0, 1))
+    trunks, shares, normed = _trunks(columns), _shares(columns), "weights before a norm"
+    lengths, gradients = (_over_training(columns, name) for name in ("weight", "gradient"))
+    late, largest = _trained_ranges(columns), "largest / smallest gradient"
     return plots.panels(
         "Gradients in the first steps and over training",
         [
-            panel("range over layers", step, "largest / smallest", _ranges(columns), yscale="log"),
-            panel("weights, initially", layer, weights, _layers(columns, 0), yscale="log"),
-            panel("weights, after 1 step", layer, weights, _layers(columns, 1), yscale="log"),
-            panel(
-                "activations, initially",
-                "unit",
-                "gradient / the end's",
-                _trunks(columns),
-                yscale="log",
-                level=1.0,
-            ),
-            panel("parameters of the units", step, "share with gradient 0", _shares(columns)),
-            panel("training", step, "loss", _losses(columns), yscale="log"),
-            panel(
-                "weights before a norm",
-                step,
-                "|W|, median layer",
-                _over_training(columns, "weight", (TWIN, DECAYED)),
-            ),
-            panel(
-                "weights before a norm",
-                step,
-                "gradient, median layer",
-                _over_training(columns, "gradient", (TWIN, DECAYED)),
-                yscale="log",
-            ),
-            panel(
-                "weights, over training",
-                step,
-                "largest / smallest gradient",
-                _trained_ranges(columns),
-                yscale="log",
-            ),
+            panel("range over layers", "step", "largest / smallest", ranges),
+            panel("weights, initially", layer, weights, initial),
+            panel("weights, after 1 step", layer, weights, later),
+            panel("activations, initially", "unit", "gradient / the end's", trunks, level=1.0),
+            panel("parameters of the units", "step", "share with gradient 0", shares, "linear"),
+            panel("training", "step", "loss", losses),
+            panel(normed, "step", "|W|, median layer", lengths, "linear"),
+            panel(normed, "step", "gradient, median layer", gradients),
+            panel("weights, over training", "step", largest, late),
         ],
     )
 
@@ -90,100 +65,74 @@ def waterfalls(columns: Columns) -> Iterator[tuple[str, Figure]]:
         yield "_".join(network.replace(",", "").lower().split()), figure
 
 
-def _spread(label: str, x, y: np.ndarray) -> plots.Series:
-    """Return the median over the first axis, with whiskers over all of it."""
-    low, middle, high = y.min(axis=0), np.median(y, axis=0), y.max(axis=0)
-    return plots.Series(label, x, middle, low=low, high=high, joined=True)
+def _line(label: str, x: np.ndarray, values: np.ndarray) -> plots.Series:
+    return lab.series(label, x, values, middle=np.median, joined=True)
 
 
-def _ranges(columns: Columns) -> list[plots.Series]:
-    found = {name: np.exp(log_ranges(columns, name)) for name in (PLAIN, TWIN)}
-    return [_spread(name, np.arange(y.shape[1]), y) for name, y in found.items()]
-
-
-def _layers(columns: Columns, step: int) -> list[plots.Series]:
-    made = []
+def _layers(columns: Columns, step: int) -> Iterator[plots.Series]:
     for name in (PLAIN, TWIN):
         logs = np.log(layers(columns, FIRST, name, "gradient")[:, step])
         middle = np.exp(np.mean(logs - logs[:, -1:], axis=0))
-        made.append(plots.Series(name, 1 + np.arange(len(middle)), middle, joined=True))
-    return made
+        yield plots.Series(name, 1 + np.arange(len(middle)), middle, joined=True)
 
 
-def _trunks(columns: Columns) -> list[plots.Series]:
-    made = []
+def _trunks(columns: Columns) -> Iterator[plots.Series]:
     for i, name in enumerate((HE, *SILENT)):
         middle = np.exp(np.mean(along_trunk(columns, name), axis=0))
         # Three networks lie on one line: every third place each, so that all can be seen.
-        places = (
-            np.arange(len(middle)) if name == HE else np.arange(i - 1, len(middle), len(SILENT))
-        )
-        made.append(plots.Series(name, places, middle[places], joined=name == HE))
-    return made
+        start, apart = (0, 1) if name == HE else (i - 1, len(SILENT))
+        places = np.arange(start, len(middle), apart)
+        yield plots.Series(name, places, middle[places], joined=name == HE)
 
 
-def _shares(columns: Columns) -> list[plots.Series]:
-    steps = np.unique(pick(columns, phase=FIRST)["step"])[: AWAKE + 2]
-    made = []
+def _shares(columns: Columns) -> Iterator[plots.Series]:
+    steps = np.unique(pick(columns, phase=FIRST)["step"])[: networks.AWAKE + 2]
     for i, name in enumerate((HE, *SILENT)):
-        rows = pick(columns, phase=FIRST, network=name, role=(*LAYERS, "factor"))
-        zero = rows["gradient"] == 0
-        asleep = np.array([WAKES.get(name, {}).get(role, 0) for role in rows["role"]])
-        measured = [zero[rows["step"] == step].mean() for step in steps]
-        expected = [(step < asleep[rows["step"] == step]).mean() for step in steps]
-        shifted = steps + 0.06 * (i - 1.5)
-        made.append(plots.Series(name, shifted, measured, expected=expected))
-    return made
+        rows = pick(columns, phase=FIRST, network=name, role=(*networks.LAYERS, "factor"))
+        zero, asleep = rows["gradient"] == 0, rows["step"] < networks.wakes(rows)
+        measured, expected = (
+            [share[rows["step"] == step].mean() for step in steps] for share in (zero, asleep)
+        )
+        yield plots.Series(name, steps + 0.06 * (i - 1.5), measured, expected=expected)
 
 
-def _losses(columns: Columns) -> list[plots.Series]:
-    found = {name: losses(columns, name) for name in SHOWN}
-    return [_spread(name, *pair) for name, pair in found.items()]
-
-
-def losses(columns: Columns, network: str) -> tuple[np.ndarray, np.ndarray]:
+def watched(columns: Columns, network: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the watched steps of training, and their losses as (seeds, steps)."""
     rows = pick(columns, phase=TRAINED, network=network, role="classifier")
     return np.unique(rows["step"]), lab.array(rows, "loss", "seed", "step")
 
 
-def _over_training(columns: Columns, name: str, networks: tuple[str, ...]) -> list[plots.Series]:
-    made = []
-    for network in networks:
-        steps = losses(columns, network)[0]
+def _over_training(columns: Columns, name: str) -> Iterator[plots.Series]:
+    for network in (TWIN, DECAYED):
         found = np.median(layers(columns, TRAINED, network, name, "first"), axis=2)
-        made.append(_spread(network, steps, found))
-    return made
+        yield _line(network, watched(columns, network)[0], found)
 
 
-def _trained_ranges(columns: Columns) -> list[plots.Series]:
-    made = []
+def _trained_ranges(columns: Columns) -> Iterator[plots.Series]:
     for network in SHOWN:
-        steps, _ = losses(columns, network)
+        steps, _ = watched(columns, network)
         logs = np.median(log_ranges(columns, network, TRAINED), axis=0)
         kept = np.isfinite(logs)
-        made.append(plots.Series(network, steps[kept], np.exp(logs[kept]), joined=True))
-    return made
+        yield plots.Series(network, steps[kept], np.exp(logs[kept]), joined=True)
 
 
 def table(columns: Columns) -> Table:
     """Return ranges before some of the first steps and at the end, and what is zero."""
-    first = np.unique(pick(columns, phase=FIRST)["step"])
-    trained = losses(columns, PLAIN)[0]
-    early = sorted({0, 1, 2, int(first.max())})
+    early = sorted({0, 1, 2, int(pick(columns, phase=FIRST)["step"].max())})
     rows = []
     for name in (*NETWORKS, DECAYED):
-        gaps = ("",) * len(early)
+        gaps = [""] * len(early)
         if name != DECAYED:
             values = layers(columns, FIRST, name, "gradient")
             gaps = [_range(values[:, step]) for step in early]
         late = _range(layers(columns, TRAINED, name, "gradient")[:, -1])
-        loss = np.median(losses(columns, name)[1][:, -1])
+        loss = np.median(watched(columns, name)[1][:, -1])
         rows.append((name, *gaps, late, digits(float(loss), 3)))
         if name in SILENT:
             asleep = [_asleep(columns, name, step) for step in early]
-            rows.append((f"  {ZERO}", *asleep, "", ""))
-    heads = ("network", *(f"step {step}" for step in early), f"trained {trained[-1]}", "loss")
+            rows.append((f"  {networks.ZERO}", *asleep, "", ""))
+    trained = watched(columns, PLAIN)[0][-1]
+    heads = ("network", *(f"step {step}" for step in early), f"trained {trained}", "loss")
     title = "Largest / smallest weight gradient over the layers; medians over the seeds"
     return lab.plain_table(title, heads, rows)
 
@@ -197,5 +146,5 @@ def _range(gradients: np.ndarray) -> str:
 
 
 def _asleep(columns: Columns, network: str, step: int) -> str:
-    rows = pick(columns, phase=FIRST, network=network, step=step, state=ZERO)
+    rows = pick(columns, phase=FIRST, network=network, step=step, state=networks.ZERO)
     return ", ".join(role for role in ROLES if role in rows["role"]) or "none"

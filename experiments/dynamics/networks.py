@@ -78,6 +78,12 @@ def unit(name: str, width: int, units: int, rngs: nnx.Rngs) -> nn.Residual:
     return nn.Residual(nn.Chain(branch))
 
 
+def wakes(columns: Columns) -> np.ndarray:
+    """Return of every row the first step before which its parameter has a gradient."""
+    pairs = zip(columns["network"].tolist(), columns["role"].tolist(), strict=True)
+    return np.array([WAKES.get(network, {}).get(role, 0) for network, role in pairs])
+
+
 def states(columns: Columns) -> np.ndarray:
     """Say of every row what its parameter's gradient does, and whether its construction says so.
 
@@ -85,11 +91,6 @@ def states(columns: Columns) -> np.ndarray:
       FLOWS; ZERO by construction; VANISHED where it is zero though nothing makes it so; UNFORESEEN
       where it is not though it should be; nothing for rows that are of no parameter.
     """
-    zero = columns["gradient"] == 0
-    wakes = [
-        WAKES.get(network, {}).get(role, 0)
-        for network, role in zip(columns["network"], columns["role"], strict=True)
-    ]
-    asleep = columns["step"] < np.array(wakes)
+    zero, asleep = columns["gradient"] == 0, columns["step"] < wakes(columns)
     found = np.where(asleep, np.where(zero, ZERO, UNFORESEEN), np.where(zero, VANISHED, FLOWS))
     return np.where(np.isnan(columns["gradient"]), "", found)

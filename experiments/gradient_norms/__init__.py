@@ -30,33 +30,18 @@ import numpy as np
 from flax import nnx
 
 from convjax import data, gradflow, lab, plots, train
-from convjax.lab import Classifier, Columns, joined
+from convjax.lab import Classifier, Columns
 from experiments.gradient_norms.criteria import judge as judge
+from experiments.gradient_norms.growth import AXES
 from experiments.gradient_norms.growth import table as table
-
-AXES = tuple(field.name for field in dataclasses.fields(Classifier))
 
 draw = plots.gradient_norms
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(lab.Options):
-    """Options; those that take several values span a grid."""
+class Settings:
+    """What all networks see, and how they are trained."""
 
-    depths: tuple[int, ...] = (8, 20, 56, 110)
-    """Weighted layers: a stem, pairs of 3x3 convolutions, a dense head; so even numbers from 6."""
-    widths: tuple[int, ...] = (8,)
-    """Channels."""
-    norms: tuple[str, ...] = ("none", "batch")
-    """Norms: none, batch, group, layer."""
-    shortcuts: tuple[str, ...] = ("none", "identity")
-    """Shortcuts: none (the plain network), identity (the residual one), scaled, gated."""
-    activations: tuple[str, ...] = ("relu",)
-    """Activations: relu, tanh, gelu, and others that convjax.nn.ACTIVATIONS names."""
-    inits: tuple[str, ...] = ("he",)
-    """Initialisers of the kernels: he, lecun, glorot, and others of convjax.nn.initializers."""
-    convs: tuple[Literal["dense", "separable"], ...] = ("dense",)
-    """Convolutions of the stack."""
     seeds: int = 3
     """How many: 0, 1, …; each has initial values and an order of the data of its own."""
     steps: int = 10
@@ -76,29 +61,44 @@ class Config(lab.Options):
 
 
 @dataclasses.dataclass(frozen=True)
-class Networks:
+class Config(lab.Options, Settings):
+    """Options; those that take several values span a grid."""
+
+    depths: tuple[int, ...] = (8, 20, 56, 110)
+    """Weighted layers: a stem, pairs of 3x3 convolutions, a dense head; so even numbers from 6."""
+    widths: tuple[int, ...] = (8,)
+    """Channels."""
+    norms: tuple[str, ...] = ("none", "batch")
+    """Norms: none, batch, group, layer."""
+    shortcuts: tuple[str, ...] = ("none", "identity")
+    """Shortcuts: none (the plain network), identity (the residual one), scaled, gated."""
+    activations: tuple[str, ...] = ("relu",)
+    """Activations: relu, tanh, gelu, and others that convjax.nn.ACTIVATIONS names."""
+    inits: tuple[str, ...] = ("he",)
+    """Initialisers of the kernels: he, lecun, glorot, and others of convjax.nn.initializers."""
+    convs: tuple[Literal["dense", "separable"], ...] = ("dense",)
+    """Convolutions of the stack."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Networks(Settings):
     """Networks of one kind, what they see and how they are trained: a cell of the study."""
 
     kind: Classifier
-    seeds: int
-    steps: int
-    data: str
-    batch_size: int
-    learning_rate: float
-    momentum: float
-    clip: float
-    everything: bool
 
     def __str__(self) -> str:
-        kind = self.kind
         usual = {"activation": "relu", "init": "he", "conv": "dense"}
-        more = [f"{k}={getattr(kind, k)}" for k, v in usual.items() if getattr(kind, k) != v]
-        named = [f"{k}={getattr(kind, k)}" for k in ("norm", "shortcut", "width", "depth")]
-        return " ".join(named + more)
+        named = {name: getattr(self.kind, name) for name in ("norm", "shortcut", "width", "depth")}
+        named |= {k: found for k, v in usual.items() if (found := getattr(self.kind, k)) != v}
+        return " ".join(f"{name}={value}" for name, value in named.items())
 
     def examples(self) -> tuple[np.ndarray, np.ndarray]:
         """Return all images, and their labels."""
         return {"digits": data.digits, "gaussian": data.gaussian}[self.data]()
+
+    def all_seeds(self) -> lab.Seeds:
+        """Return the networks of every seed."""
+        return lab.Seeds(self.kind.network, *self.examples(), batch_size=self.batch_size)
 
     @property
     def recipe(self) -> train.Recipe:
@@ -125,16 +125,12 @@ def cells(config: Config) -> list[Networks]:
     lab.check_least(config, widths=1, seeds=1, steps=0, momentum=0)
     lab.check_positive(config, "learning_rate", "clip")
     lab.check_depths(config.depths)
-    same = {name: getattr(config, name) for name in FIELDS}
     values = itertools.product(*(getattr(config, f"{axis}s") for axis in AXES))
-    found = [Networks(Classifier(*one), **same) for one in values]
+    found = [lab.cell_of(Networks, config, kind=Classifier(*one)) for one in values]
     for one in found:
         nnx.eval_shape(lambda kind=one.kind: kind.network(nnx.Rngs(0)))
     data.batch_indices(len(found[0].examples()[0]), config.batch_size, seed=0, step=0)
     return found
-
-
-FIELDS = tuple(field.name for field in dataclasses.fields(Networks) if field.name != "kind")
 
 
 def group(networks: Networks) -> Hashable:
@@ -147,20 +143,18 @@ def measure(networks: Networks) -> Columns:
 
     Both measurements see the first batch of a seed's order, which no step has seen.
     """
-    images, labels = networks.examples()
-    seeds, trainer, measured = programs(group(networks))
+    seeds, trainer, profile = programs(group(networks))
     if networks.kind.init != "he":
-        seeds = lab.Seeds(networks.kind.network, images, labels, batch_size=networks.batch_size)
+        seeds = networks.all_seeds()
     tables = []
     for seed in range(networks.seeds):
         net = seeds.draw(seed)
-        first = data.batch_indices(len(images), networks.batch_size, seed=seed, step=0)
         for step in sorted({0, networks.steps}):
             if step and trainer is not None:
                 net, _ = trainer.fit(net, seed, first=1)
-            profile = measured(nnx.state(net), images[first], labels[first])
-            tables.append(rows(networks, profile, seed=seed, step=step))
-    return joined(tables)
+            found = profile(net, *seeds.batch(seed))
+            tables.append(rows(networks, found, seed=seed, step=step))
+    return lab.joined(tables)
 
 
 @functools.lru_cache(maxsize=4)
@@ -169,21 +163,18 @@ def programs(networks: Any) -> tuple[lab.Seeds, lab.Trainer | None, Callable[...
 
     Once it is drawn, a network does not tell by which initialiser.
     """
-    images, labels = networks.examples()
-    kind, count = networks.kind, networks.batch_size
-    seeds = lab.Seeds(kind.network, images, labels, batch_size=count)
-    size = int(np.prod(images.shape[1:-1])) * count * kind.width * kind.depth * networks.seeds
+    seeds = networks.all_seeds()
+    batch = seeds.batch(0)
+    size = batch[0].size * networks.kind.width * networks.kind.depth * networks.seeds
 
-    def measured(state, images, labels):
-        net = nnx.merge(seeds.graphdef, state)
-        profile = gradflow.profile(net, images, loss=lab.cross_entropy, targets=labels, train=True)
-        return profile if networks.everything else along_trunk(profile)
+    def profile(net, images, labels):
+        found = gradflow.profile(net, images, loss=lab.cross_entropy, targets=labels, train=True)
+        return found if networks.everything else along_trunk(found)
 
     trainer = None
     if networks.steps:
         trainer = seeds.trainer(networks.recipe, level=level(3 * networks.steps * size))
-    given = nnx.state(seeds.draw(0)), images[:count], labels[:count]
-    return seeds, trainer, lab.compiled(measured, *given, level=level(2 * size))
+    return seeds, trainer, seeds.program(profile, *batch, level=level(2 * size))
 
 
 def level(size: int) -> int | None:
@@ -211,13 +202,10 @@ def rows(networks: Networks, profile: gradflow.Profile, **place: int) -> Columns
         profile.check()
     except ValueError as error:
         failure = str(error)
-    same = dataclasses.asdict(networks.kind) | place
     names = ("data", "batch_size", "learning_rate", "momentum", "clip")
-    same |= {name: getattr(networks, name) for name in names}
-    same |= {"loss": float(profile.loss), "failure": failure}
+    same = dataclasses.asdict(networks.kind) | {name: getattr(networks, name) for name in names}
     table = profile.table()
     # Places of the trunk: the stem's output 0, then the units'; all else is -1.
     trunk = {"stem": 0} | {f"body/{i}": i + 1 for i in range(networks.kind.units)}
-    position = np.array([trunk.get(path, -1) for path in table["path"].tolist()])
-    filled = {name: np.full(len(position), value) for name, value in same.items()}
-    return {**filled, "position": position, **table}
+    table["position"] = np.array([trunk.get(path, -1) for path in table["path"].tolist()])
+    return lab.beside(table, loss=float(profile.loss), failure=failure, **same, **place)

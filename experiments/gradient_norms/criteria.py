@@ -19,10 +19,15 @@ KINDS = {
 
 def judge(columns: Columns) -> list[Criterion]:
     """Return what can be judged of the deepest networks; nothing, where they are too small."""
-    criteria = []
     widths = sorted({width for width in columns["width"].tolist() if width >= WIDE})
+    criteria = []
     for width in widths:
-        found = _deepest(pick(columns, width=width, **USUAL))
+        rows = pick(columns, width=width, **USUAL)
+        depth = max(rows["depth"].tolist(), default=0)
+        if depth < DEEP:
+            continue
+        every = growths(pick(rows, depth=depth), ["norm", "shortcut", "depth", "step"])
+        found = {(one.key["norm"], one.key["shortcut"], one.key["step"]): one for one in every}
         named = f"width {width}: " if len(widths) > 1 else ""
         criteria += [*_laws(named, found), *_least(named, found), *_tamed(named, found)]
     return criteria
@@ -31,28 +36,17 @@ def judge(columns: Columns) -> list[Criterion]:
 _Found = dict[tuple[str, str, int], Growth]
 
 
-def _deepest(columns: Columns) -> _Found:
-    """Return the deepest networks of every kind by norm, shortcut and step."""
-    depth = max(columns["depth"].tolist(), default=0)
-    if depth < DEEP:
-        return {}
-    by = ["norm", "shortcut", "depth", "step"]
-    rows = growths(pick(columns, depth=depth), by)
-    return {(r.key["norm"], r.key["shortcut"], r.key["step"]): r for r in rows}
-
-
 def _laws(named: str, found: _Found) -> list[Criterion]:
     criteria = []
     for kind, (name, expected) in KINDS.items():
         if (row := found.get((*kind, 0))) is None:
             continue
-        mean = float(np.mean(row.factors)) if row.factors else np.nan
+        mean = np.mean(row.factors) if row.fits else np.nan
         law = "power law" if expected == GROWS else "exponential"
-        grown = mean < 1 if expected == FADES else mean > 1
         criteria.append(
             that(
                 f"{named}{name}, {row.key['depth']} layers, at initialization: {expected}",
-                grown and row.law == law,
+                (mean < 1 if expected == FADES else mean > 1) and row.law == law,
                 row.failure or f"x{mean:.3f} a layer, {row.law}",
                 f"{'below' if expected == FADES else 'above'} 1, {law}",
             )
@@ -61,10 +55,10 @@ def _laws(named: str, found: _Found) -> list[Criterion]:
 
 
 def _least(named: str, found: _Found) -> list[Criterion]:
-    rows = [found.get((*kind, 0)) for kind in KINDS]
-    if any(row is None or row.failure for row in rows):
+    rows = [row for kind in KINDS if (row := found.get((*kind, 0))) and not row.failure]
+    if len(rows) < len(KINDS):
         return []
-    _, residual, normed, both = (row.first - row.last for row in rows if row is not None)
+    _, residual, normed, both = (row.grown for row in rows)
     return [
         that(
             f"{named}shortcuts and batch norm together grow less than either alone",
@@ -76,16 +70,15 @@ def _least(named: str, found: _Found) -> list[Criterion]:
 
 
 def _tamed(named: str, found: _Found) -> list[Criterion]:
-    first = found.get(("none", "identity", 0))
-    trained = [row for key, row in found.items() if key[:2] == ("none", "identity") and key[2]]
-    if first is None or not trained or trained[0].key["step"] < TAMED:
+    rows = {step: row for (*kind, step), row in found.items() if kind == ["none", "identity"]}
+    first, step = rows.get(0), max(rows, default=0)
+    if first is None or step < TAMED:
         return []
-    row = trained[0]
     return [
         that(
-            f"{named}residual: {row.key['step']} steps of training take growth from the gradient",
-            row.first - row.last < first.first - first.last,
-            row.failure or f"ln of the ratio {row.first - row.last:.1f}",
-            f"below {first.first - first.last:.1f}, that at initialization",
+            f"{named}residual: {step} steps of training take growth from the gradient",
+            rows[step].grown < first.grown,
+            rows[step].failure or f"ln of the ratio {rows[step].grown:.1f}",
+            f"below {first.grown:.1f}, that at initialization",
         )
     ]

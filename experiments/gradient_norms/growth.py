@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections import Counter
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -23,27 +24,36 @@ CAPTION = (
 
 @dataclasses.dataclass(frozen=True)
 class Growth:
-    """What one network's seeds say at one step; logarithms are natural.
+    """What one network's seeds say at one step.
 
     Attributes:
       key: the network's configuration and the step.
       first: log gradient norm at the stem's output, mean over seeds.
       last: the same at the last unit's.
-      factors: growth per layer travelled back, one for each seed.
-      law: which fit is better for most seeds.
-      power: exponent of the power law, mean over seeds.
-      r2: explained share of the variance, by the exponential and by the power law.
+      fits: of every seed's logarithms; none where there are none.
       failure: why there is nothing to say, or "".
     """
 
     key: dict[str, Any]
     first: float = np.nan
     last: float = np.nan
-    factors: tuple[float, ...] = ()
-    law: str = ""
-    power: float = np.nan
-    r2: tuple[float, float] = (np.nan, np.nan)
+    fits: tuple[gradflow.Growth, ...] = ()
     failure: str = ""
+
+    @property
+    def grown(self) -> float:
+        """Log of the ratio of the first to the last."""
+        return self.first - self.last
+
+    @property
+    def factors(self) -> np.ndarray:
+        """Growth per layer travelled back, one for each seed."""
+        return np.exp([fit.rate / Classifier.convs_per_unit for fit in self.fits])
+
+    @property
+    def law(self) -> str:
+        """Which fit is better for most seeds."""
+        return Counter(fit.law for fit in self.fits).most_common(1)[0][0] if self.fits else ""
 
 
 def growths(columns: Columns, by: list[str]) -> list[Growth]:
@@ -61,21 +71,9 @@ def _growth(key: dict[str, Any], rows: Columns) -> Growth:
     logs = lab.array(rows, "gradient_log_norm", "seed", "position")
     first, last = float(logs[:, 0].mean()), float(logs[:, -1].mean())
     try:
-        fits = [gradflow.growth(log) for log in logs]
+        return Growth(key, first, last, tuple(gradflow.growth(log) for log in logs))
     except ValueError as error:
         return Growth(key, first, last, failure=f"no fit: {error}")
-    return Growth(
-        key,
-        first,
-        last,
-        factors=tuple(float(np.exp(fit.rate / Classifier.convs_per_unit)) for fit in fits),
-        law=Counter(fit.law for fit in fits).most_common(1)[0][0],
-        power=float(np.mean([fit.power for fit in fits])),
-        r2=(
-            float(np.mean([fit.exponential_r2 for fit in fits])),
-            float(np.mean([fit.power_r2 for fit in fits])),
-        ),
-    )
 
 
 def table(columns: Columns) -> Table:
@@ -94,24 +92,24 @@ def table(columns: Columns) -> Table:
 
 
 def _cells(one: Growth) -> tuple[str, ...]:
-    ends = (_number(one.first), _number(one.last), _number(one.first - one.last))
+    ends = (_number(one.first), _number(one.last), _number(one.grown))
     if one.failure:
         return (*ends, "", one.failure, "")
-    law = f"power {-one.power:+.2f}" if one.law == "power law" else one.law
+    power, *explained = (
+        np.mean([getattr(fit, name) for fit in one.fits])
+        for name in ("power", "exponential_r2", "power_r2")
+    )
     factor = f"x{np.mean(one.factors):.3f}"
-    if len(one.factors) > 1:
+    if len(one.fits) > 1:
         factor += f" ± {np.std(one.factors, ddof=1):.3f}"
-    return (*ends, factor, law, "{:.2f} {:.2f}".format(*one.r2))
+    law = f"power {-power:+.2f}" if one.law == "power law" else one.law
+    return (*ends, factor, law, "{:.2f} {:.2f}".format(*explained))
 
 
 def _number(log: float) -> str:
     """Write exp(log) with two digits, even where no float can hold it."""
-    if not np.isfinite(log):
-        return "" if np.isnan(log) else "0" if log < 0 else "inf"
-    if abs(log) < np.log(100):
+    if np.isnan(log):
+        return ""
+    if abs(log) < np.log(100) or np.isinf(log):
         return f"{np.exp(log):.2g}"
-    exponent, mantissa = divmod(log / np.log(10), 1)
-    digits = round(10**mantissa, 1)
-    if digits >= 10:
-        digits, exponent = 1.0, exponent + 1
-    return f"{digits}e{int(exponent):+03d}"
+    return f"{np.exp(log) if abs(log) < 700 else Decimal(log).exp():.1e}"
