@@ -2,13 +2,13 @@
 
     python -m experiments cifar --depths 20 --folder cifar-10-batches-bin
 
-For whoever has the data and a GPU: ``--folder`` holds the files of CIFAR-10's binary version, as
-``cifar-10-batches-bin`` does. By default everything is as section 4.2 of the paper has it: depths
-20, 32, 44, 56, 110 and 1202; 3x3 convolutions of 16, 32 and 64 channels, batch norm, no dropout,
-shortcuts without parameters (option A: every second place, zeros for the channels), He's
-initialisation; 64,000 steps of 128 images by SGD with momentum 0.9, not Nesterov's; learning rate
-0.1, divided by 10 at 32,000 and 48,000; weight decay 1e-4 on everything; 4 pixels of padding, a
-random cut, a random flip; the mean of every pixel subtracted; one view to test on; float32.
+For whoever has the data and a GPU: ``--folder`` holds the files of CIFAR-10's binary version. By
+default everything is as section 4.2 of the paper has it: depths 20, 32, 44, 56, 110 and 1202; 3x3
+convolutions of 16, 32 and 64 channels, batch norm, no dropout, shortcuts without parameters (option
+A: every second place, zeros for the channels), He's initialisation; 64,000 steps of 128 images by
+SGD with momentum 0.9, not Nesterov's; learning rate 0.1, divided by 10 at 32,000 and 48,000; weight
+decay 1e-4 on everything; 4 pixels of padding, a random cut, a random flip; the mean of every pixel
+subtracted; one view to test on; float32.
 
 What the paper leaves open, or does in another way:
 
@@ -21,18 +21,15 @@ What the paper leaves open, or does in another way:
 - Brightness lies in [0, 1] rather than in [0, 255]: the norm behind the first convolution takes any
   factor out.
 - The schedule was found on a split of 45,000 and 5,000 images; ``--validation 5000`` trains on the
-  former and tests on the latter, drawn at random. Without it all 50,000 are trained on.
+  former and tests on the latter, chosen at random. Without it all 50,000 are trained on.
 - ResNet-1202 computes activations again in the backward pass (``remat`` "sqrt"), to save memory.
 
 ``--config experiments/configs/cifar_short.toml`` is another schedule, of 5.4e15 FLOP, meant to
-reach 94 % on one modern GPU in a minute or two. It takes what ``train.Recipe`` can express of
-airbench's settings. It has NOT been measured: neither data nor GPU were at hand.
+reach 94 % on one modern GPU in a minute or two: what ``train.Recipe`` can express of airbench's
+settings. It has NOT been measured: neither data nor GPU were at hand.
 
-Every option of ``train`` that is a field of ``train.Recipe`` is one here; what departs from the
-paper is named, and then the published error is shown but not judged. A run has a folder in that of
-the results, resnetDEPTH-SEED, which keeps what that of ``train`` keeps, and the same command goes
-on where a run was stopped. ``--depths 20 56 --seeds 5`` trains five of each, one after the other in
-this process, or as ``--runner`` says.
+Options and folders of runs, resnetDEPTH-SEED, are as those of ``train``. What departs from the
+paper is named, and then the published error is shown but not judged.
 
 Pass, for each depth: every loss is finite and the mean loss falls; by the paper's settings, the
 test error at the end, in the mean of the runs, is within 0.5 points of the published one, for
@@ -56,7 +53,7 @@ from typing import Any, Literal
 from rich.table import Table
 
 from convjax import data, lab
-from convjax.lab import Columns, Criterion, check_several, within
+from convjax.lab import Columns, Criterion
 from convjax.lab import train as training
 
 FAMILY = "resnet20_cifar"
@@ -79,7 +76,7 @@ class Settings(training.Training):
     folder: Path = Path("cifar-10-batches-bin")
     """Where the files of CIFAR-10's binary version lie."""
     validation: int = 0
-    """training.Training images that are held out and tested on in the place of the test images."""
+    """Training images that are held out and tested on in the place of the test images."""
     whole: training.Flag = True
     """Whether the files must hold the 10,000 images that they have in the archive."""
     crop: int = 4
@@ -91,11 +88,9 @@ class Settings(training.Training):
     reach: float | None = None
     """Test accuracy that the run must reach, between 0 and 1, for the verdict."""
     batch_size: int = 128
-    """Images in a step, over all devices."""
     steps: int = 64_000
     """How many to take."""
     options: tuple[str, ...] | None = ("momentum=0.9",)
-    """Further arguments of the optimiser."""
     schedule: str = "steps"
     """What becomes of the learning rate: constant, linear, cosine, steps."""
     boundaries: tuple[int, ...] = (32_000, 48_000)
@@ -105,19 +100,14 @@ class Settings(training.Training):
     warmup_from: float = WARMUP_FROM
     """Share of the learning rate at which that begins."""
     weight_decay: float = 1e-4
-    """How strongly weights are drawn to 0."""
     decayed: str = "all"
     """Which: kernels, all."""
     remat: str | None = None
     """What the backward pass computes again: none, unit, sqrt; without it, sqrt of depth 1202."""
     watch: int = 500
-    """Steps between two that log the norms of every layer; 0 logs none and draws no waterfall."""
     dispatch: int = 100
-    """Steps that one call into the device takes."""
     test_every: int = 2000
-    """Steps between tests; 0 tests at the end only."""
     checkpoint_every: int = 2000
-    """Steps between checkpoints; 0 writes one at the end only."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +143,7 @@ def cells(config: Config) -> list[Run]:
       ValueError: files that are missing or damaged, an option out of range, a folder of another
         run.
     """
-    check_several(config, "depths")
+    lab.check_several(config, "depths")
     if config.reach is not None and not 0 <= config.reach <= 1:
         raise lab.UsageError(f"reach = {config.reach} must lie between 0 and 1.")
     every = [
@@ -168,7 +158,7 @@ def cells(config: Config) -> list[Run]:
 
 
 def measure(run: Run) -> Columns:
-    """Train, or go on, in the folder ``run.out``; return what ``convjax.lab.train``  makes.
+    """Train, or go on, in the folder ``run.out``; return what ``convjax.lab.train`` makes.
 
     Raises:
       Diverged: the loss or the gradient left its range.
@@ -249,49 +239,33 @@ def judge(columns: Columns) -> list[Criterion]:
     """Return the criteria of any run; by the paper's settings, the published error too."""
     made = training.finite_and_falling(columns)
     if not training.fact(columns, "departures"):
-        several = len(training.accuracies(columns)) > 1
-        made.append(
-            within(
-                f"test error of ResNet-{training.fact(columns, 'depth'):.0f}, %"
-                f"{', mean of the runs' if several else ''}",
-                error(columns),
-                float(training.fact(columns, "published")),
-                absolute=TOLERANCE,
-                why="Table 6",
-            )
-        )
+        mean = ", mean of the runs" if len(training.accuracies(columns)) > 1 else ""
+        claim = f"test error of ResNet-{training.fact(columns, 'depth'):.0f}, %{mean}"
+        published = float(training.fact(columns, "published"))
+        allowed: dict[str, Any] = {"absolute": TOLERANCE, "why": "Table 6"}
+        made.append(lab.within(claim, error(columns), published, **allowed))
     return [*made, *training.accuracy_reached(columns)]
 
 
 def error(columns: Columns) -> float:
-    """Return the test error in per cent, in the mean of the training."""
+    """Return the test error in per cent, in the mean of the runs."""
     return float(100 * (1 - training.accuracies(columns).mean()))
 
 
 def table(columns: Columns) -> Table:
     """Return our error beside the published ones, and what ``train`` shows."""
     ours, depth = error(columns), int(training.fact(columns, "depth"))
-    spread = training.accuracies(columns).std() * 100
-    told = f"{ours:.2f}" + (f" ± {spread:.2f}" if len(training.accuracies(columns)) > 1 else "")
-    rows = [
-        (
-            f"ResNet-{n}",
-            told if n == depth else "",
-            f"{PUBLISHED[n]:.2f}" if n in PUBLISHED else "",
-            f"{ours - PUBLISHED[n]:+.2f}" if n == depth and n in PUBLISHED else "",
-        )
-        for n in sorted({*PUBLISHED, depth})
-    ]
-    theirs = "not by" if training.fact(columns, "departures") else "by"
-    title = f"Test error on CIFAR-10, %, {theirs} the paper's settings"
+    every = training.accuracies(columns)
+    told = f"{ours:.2f}" + (f" ± {every.std() * 100:.2f}" if len(every) > 1 else "")
+    rows = []
+    for n in sorted({*PUBLISHED, depth}):
+        theirs, own = PUBLISHED.get(n), n == depth
+        away = f"{ours - theirs:+.2f}" if theirs and own else ""
+        rows.append((f"ResNet-{n}", told if own else "", f"{theirs:.2f}" if theirs else "", away))
+    by = "not by" if training.fact(columns, "departures") else "by"
+    title = f"Test error on CIFAR-10, %, {by} the paper's settings"
     beside = lab.plain_table(title, ("network", "ours", "He et al. 2015", "difference"), rows)
     for column in beside.columns[1:]:
         column.justify = "right"
-    return training.stacked(
-        [
-            beside,
-            training.scores(columns),
-            training.speed(columns),
-            *training.layers(columns),
-        ]
-    )
+    shown = (training.scores(columns), training.speed(columns), *training.layers(columns))
+    return training.stacked([beside, *shown])

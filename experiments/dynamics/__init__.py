@@ -3,10 +3,10 @@
     python -m experiments dynamics
 
 Handwritten digits, deep networks of equal units: plain and residual, with batch norm and without,
-SkipInit, ReZero and Fixup. Two phases. In the first ten steps of plain gradient descent the norms
-of every layer's gradient, step and weights are taken before every step; then, from the start again,
-over a training with momentum 0.9 at a rate that falls to zero as a cosine, at every fifth. Both are
-what ``convjax.train`` watches. A waterfall of each network shows gradients by layer and step.
+SkipInit, ReZero and Fixup. In the first ten steps of plain gradient descent the norms of every
+layer's gradient, step and weights are taken before every step; then, from the start again, at every
+fifth step of a training with momentum 0.9 at a rate that falls to zero as a cosine. A waterfall of
+each network shows gradients by layer and step.
 
 Batch norm: a plain network and its residual twin. "Range" is the largest over the smallest norm of
 a weight gradient, over the equal 3x3 convolutions between stem and head. Initially the plain
@@ -28,15 +28,14 @@ three whose branches are zero at initialization, so that every unit is the ident
 
 - SkipInit (De and Smith 2020): a learned factor, initially 0, ends each branch.
 - ReZero (Bachlechner et al. 2020): the same, on a branch that ends in its activation.
-- Fixup (Zhang et al. 2019): the last convolution of each branch and the classifier are 0, the
-  first convolution is scaled by L^(-1/(2m-2)), and a learned factor, initially 1, ends each branch.
-  Fixup's scalar biases are left out.
+- Fixup (Zhang et al. 2019), without its scalar biases: the last convolution of each branch and the
+  classifier are 0, the first convolution is scaled by L^(-1/(2m-2)), and a learned factor,
+  initially 1, ends each branch.
 
 Pass: the norm of the gradient is the same at every unit, exactly, for a cotangent injected after
 the last one (with Fixup's zero classifier the loss itself sends none); in the first steps parameter
-gradients are zero exactly where and when the construction says so, and nowhere else; from step 2 on
-none is. Such zeros are called "zero by construction": they are not vanishing gradients. Gradients
-of networks without norm are clipped to norm 1, for the sake of He's.
+gradients are zero exactly where and when the construction says so ("zero by construction"); from
+step 2 on none is. Gradients of networks without norm are clipped to norm 1, for the sake of He's.
 
 Takes about five minutes of processor time. For a look at it in about one:
 ``--depths 10 --width 8 --seeds 1 --runs 1 --steps 20``.

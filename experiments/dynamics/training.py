@@ -156,9 +156,10 @@ def _table(
     role: str, path: str, steps: np.ndarray, values: dict[str, Any], start: int = 0
 ) -> Columns:
     """Return a row for each step and place; ``position`` counts places from ``start``."""
-    values = {kind: np.reshape(found, (len(steps), -1)) for kind, found in values.items()}
+    shape = (len(steps), -1)
+    values = {k: np.asarray(found, np.float64).reshape(shape) for k, found in values.items()}
     step, place = (index.ravel() for index in np.indices(next(iter(values.values())).shape))
     names = np.array([path.replace("*", str(i)) for i in place.tolist()])
     table = lab.beside({"step": steps[step], "position": place + start, "path": names}, role=role)
     table |= lab.beside(table, **dict.fromkeys(QUANTITIES, np.nan))
-    return table | {kind: found.ravel().astype(np.float64) for kind, found in values.items()}
+    return table | {kind: found.ravel() for kind, found in values.items()}

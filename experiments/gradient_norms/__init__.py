@@ -127,8 +127,9 @@ def cells(config: Config) -> list[Networks]:
     lab.check_depths(config.depths)
     values = itertools.product(*(getattr(config, f"{axis}s") for axis in AXES))
     found = [lab.cell_of(Networks, config, kind=Classifier(*one)) for one in values]
-    for one in found:
-        nnx.eval_shape(lambda kind=one.kind: kind.network(nnx.Rngs(0)))
+    shallow = (dataclasses.replace(one.kind, depth=config.depths[0]) for one in found)
+    for kind in dict.fromkeys(shallow):
+        nnx.eval_shape(lambda kind=kind: kind.network(nnx.Rngs(0)))
     data.batch_indices(len(found[0].examples()[0]), config.batch_size, seed=0, step=0)
     return found
 

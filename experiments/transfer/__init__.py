@@ -12,23 +12,19 @@ few examples of each, in three ways:
 
 The digits come twice: in the middle of an empty border, where two examples tell much of a class;
 and anywhere in it, where few examples do not tell that the place means nothing, and pretraining
-does. Every seed has a pretrained network and examples of its own; the three ways share
-the examples, the batches, the number of steps and the classifier's first values. Momentum behind a
-clip, at a rate that falls to zero as a cosine; no augmentation. The rates are the best on average
-of 0.03, 0.1 and 0.3 for each way, found by such runs; three times as many steps change an accuracy
-by 0.05 at the most. A third of every class is for testing.
+does. The three ways share the examples, the batches, the number of steps and the classifier's first
+values. Momentum behind a clip, at a rate that falls to zero as a cosine; no augmentation. The rates
+are the best on average of 0.03, 0.1 and 0.3 for each way, found by such runs; three times as many
+steps change an accuracy by 0.05 at the most. A third of every class is for testing.
 --images takes any folder of class folders, --weights a file of weights in place of pretraining.
 
 Measured: test accuracy; ``gradflow.profile`` on the first batch, before the first step, with batch
 statistics where the network is trained and running statistics where it is frozen; and how far each
-layer has gone in the end, |dW| / |W|, to which a way's rate contributes. Layers are the leaves with
-a kernel. Under frozen features the profile tells what gradient would come to a layer's output; its
-parameters are given none.
+layer has gone in the end, |dW| / |W|, to which a way's rate contributes. Under frozen features the
+profile tells what gradient would come to a layer's output; its parameters are given none.
 
-Sentences of course texts get a verdict each, by one rule. A number is taken from every seed under
-each condition; it speaks for the sentence, or against it, where its mean is beyond two standard
-errors and most seeds have its sign. A sentence holds if all conditions speak for it; in some, if
-some do; fails if none does and one speaks against it; and is not decided here if none speaks.
+Sentences of course texts get a verdict each, as in ``claims``; a number speaks for one, or against
+it, where its mean over seeds is beyond two standard errors and most seeds have its sign.
 
 Pass: pretraining has learned its classes (0.9 of their test images); both ways that train the whole
 network fit their examples (0.95 of them, by running statistics, at the worst); and with the fewest
@@ -42,13 +38,14 @@ Takes about a minute and a half on two cores. For a look at it in half a minute:
 import dataclasses
 from collections.abc import Hashable
 
+from flax import nnx
+
 from convjax import lab
-from convjax.lab import Columns, stack
 from experiments.transfer import task as tasks
 from experiments.transfer.criteria import judge as judge
 from experiments.transfer.figure import draw as draw
-from experiments.transfer.settings import Run, Settings, contents, learner, read
-from experiments.transfer.tables import table as table
+from experiments.transfer.figure import table as table
+from experiments.transfer.settings import Run, Settings, contents, maker, read
 from experiments.transfer.trial import EMPTY, loaded, rows
 
 DIGITS_SHIFTS = (0, 2)
@@ -72,16 +69,17 @@ def cells(config: Config) -> list[Run]:
       ValueError: an option that cannot be done, weights that do not fit, a folder without images.
     """
     check(config)
-    task = read(config)
+    settings = lab.cell_of(Settings, config)
+    task = read(settings)
     tasks.check_examples(task, config.budgets)
-    target = learner(config, len(task.target), task.images.shape[-1])
+    make = maker(settings, len(task.target), task.images.shape[-1])
+    nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
     if config.weights is not None:
-        loaded(config.weights, target)
+        loaded(config.weights, make(rngs=nnx.Rngs(0)))
     shifts = config.shifts or ((0,) if config.images else DIGITS_SHIFTS)
-    settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(Settings)}
-    same = {"border": max(shifts), "contents": contents(config, task)}
+    hashed = contents(settings, task)
     return [
-        Run(**settings, **same, shift=shift, seed=seed)
+        Run(settings, hashed, max(shifts), shift, seed)
         for shift in shifts
         for seed in range(config.seeds)
     ]
@@ -106,7 +104,7 @@ def group(run: Run) -> Hashable:
     return dataclasses.replace(run, shift=0, seed=0)
 
 
-def measure(run: Run) -> Columns:
+def measure(run: Run) -> lab.Columns:
     """Return one row for every accuracy and for every layer, of every way and budget.
 
     ``kind`` says which: "pretrained", the ``accuracy`` on the classes pretrained on; "accuracy" on
@@ -114,5 +112,5 @@ def measure(run: Run) -> Columns:
     the first step's gradients and of the way that the weights went. What does not apply is NaN, the
     gradient of a frozen parameter too.
     """
-    place = {"shift": run.shift, "seed": run.seed}
-    return stack([EMPTY | row | place for row in rows(run)])
+    found = lab.stack([EMPTY | row for row in rows(run)])
+    return lab.beside(found, shift=run.shift, seed=run.seed)

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from convjax.lab import Columns, array, pick
+from convjax import lab
+from convjax.lab import Columns, pick
 from convjax.lab.rules import AGAINST, FOR, NEITHER, Claim, Evidence
 from experiments.transfer.trial import FROZEN, SCRATCH, TUNED
 
@@ -30,13 +31,18 @@ def of(
 ) -> np.ndarray:
     """Return one number for each seed, in the order of the seeds."""
     rows = pick(columns, kind="accuracy", method=method, shift=shift, budget=budget)
-    return array(rows, name, "seed")
+    return lab.array(rows, name, "seed")
+
+
+def gain(columns: Columns, one: str, other: str, shift: int, budget: int) -> np.ndarray:
+    """Return the accuracy of one way less that of another, by seed."""
+    return of(columns, one, shift, budget) - of(columns, other, shift, budget)
 
 
 def per_layer(columns: Columns, method: str, shift: int, budget: int, name: str) -> np.ndarray:
     """Return one number for each seed and layer."""
     rows = pick(columns, kind="layer", method=method, shift=shift, budget=budget)
-    return array(rows, name, "seed", "position")
+    return lab.array(rows, name, "seed", "position")
 
 
 def error(values: np.ndarray) -> float:
@@ -46,34 +52,32 @@ def error(values: np.ndarray) -> float:
 
 def sentences(columns: Columns) -> list[Claim]:
     """Return the sentences, each with its evidence."""
+    conditions = list(itertools.product(shifts(columns), budgets(columns)))
 
     def each(number: Callable[..., np.ndarray], least: float = 0.0) -> list[Evidence]:
-        conditions = itertools.product(shifts(columns), budgets(columns))
         return [evidence(_named(columns, *one), number(*one), least) for one in conditions]
 
-    def better(one: str, other: str) -> list[Evidence]:
-        return each(lambda *at: of(columns, one, *at) - of(columns, other, *at))
-
-    def went(method: str, shift: int, budget: int) -> np.ndarray:
-        return per_layer(columns, method, shift, budget, "log_movement")[:, :-1]
-
     def later_less_earlier(*at: int) -> np.ndarray:
-        tuned = went(TUNED, *at)
-        half = tuned.shape[1] // 2
-        return tuned[:, -half:].mean(1) - tuned[:, :half].mean(1)
+        went = per_layer(columns, TUNED, *at, name="log_movement")[:, :-1]
+        half = went.shape[1] // 2
+        return went[:, -half:].mean(1) - went[:, :half].mean(1)
 
     said = (
         (
             "Transfer learning needs fewer examples: fine-tuning beats training from scratch.",
-            better(TUNED, SCRATCH),
+            each(lambda *at: gain(columns, TUNED, SCRATCH, *at)),
             "test accuracy of the one less that of the other",
         ),
         (
             "Frozen features of a pretrained network beat training from scratch.",
-            better(FROZEN, SCRATCH),
+            each(lambda *at: gain(columns, FROZEN, SCRATCH, *at)),
             "likewise",
         ),
-        ("Fine-tuning beats frozen features.", better(TUNED, FROZEN), "likewise"),
+        (
+            "Fine-tuning beats frozen features.",
+            each(lambda *at: gain(columns, TUNED, FROZEN, *at)),
+            "likewise",
+        ),
         (
             "The fewer the examples, the more fine-tuning gains over training from scratch.",
             _fading(columns),
@@ -118,11 +122,11 @@ def _fading(columns: Columns) -> list[Evidence]:
     fewest, most = budgets(columns)[0], budgets(columns)[-1]
     if fewest == most:
         return []
-    found = []
-    for shift in shifts(columns):
-        gains = [
-            of(columns, TUNED, shift, n) - of(columns, SCRATCH, shift, n) for n in (fewest, most)
-        ]
-        name = _named(columns, shift, f"{fewest} vs {most}")
-        found.append(evidence(name, gains[0] - gains[1]))
-    return found
+    ends = {
+        shift: [gain(columns, TUNED, SCRATCH, shift, n) for n in (fewest, most)]
+        for shift in shifts(columns)
+    }
+    return [
+        evidence(_named(columns, shift, f"{fewest} vs {most}"), few - many)
+        for shift, (few, many) in ends.items()
+    ]

@@ -3,15 +3,14 @@
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from convjax import data, models
-from convjax.lab import pictures
+from convjax import data, lab, models
 from experiments.transfer import task as tasks
-from experiments.transfer.learning import Learner
 
 NETWORK, WIDTH = "resnet20_cifar", 8
 
@@ -54,62 +53,48 @@ class Settings:
     head_rate: float = 0.3
     """Of a classifier on frozen features."""
 
-    @property
-    def longest(self) -> int:
-        """The most steps of any training: all are one program."""
-        return max(self.steps, 0 if self.weights else self.pretrain_steps)
-
 
 @dataclasses.dataclass(frozen=True)
-class Run(Settings):
+class Run:
     """One network that is pretrained, and all that is transferred from it: a cell of the study.
 
     Attributes:
-      shift: pixels by which images may lie off the centre.
-      border: pixels around them, the largest shift of the study, so that all are one program.
-      seed: of all initial values, examples and orders.
+      settings: of all runs.
       contents: hash of the user's pictures and weights, as they were when the study began.
+      border: pixels around the images, the largest shift of the study, so that all are one program.
+      shift: pixels by which images may lie off the centre.
+      seed: of all initial values, examples and orders.
     """
 
-    shift: int = 0
-    border: int = 0
-    seed: int = 0
-    contents: str = ""
+    settings: Settings
+    contents: str
+    border: int
+    shift: int
+    seed: int
 
     def __str__(self) -> str:
         return f"shift {self.shift}, seed {self.seed}"
 
 
+# Seeds follow each other in one process, and see the same pictures.
+@functools.lru_cache(maxsize=1)
 def read(settings: Settings) -> tasks.Task:
     """Return the images, and the classes divided.
 
     Raises:
       ValueError: a folder without class folders, classes that cannot be divided so.
     """
-    images = (settings.images, settings.network, settings.reference, settings.size)
-    source = None if settings.weights else settings.pretrain_classes
-    return _read(*images, source, settings.target_classes)
-
-
-# Seeds follow each other in one process, and see the same pictures.
-@functools.lru_cache(maxsize=1)
-def _read(
-    folder: Path | None,
-    network: str,
-    reference: str,
-    size: int | None,
-    source: tuple[str, ...] | None,
-    target: tuple[str, ...],
-) -> tasks.Task:
-    if folder is None:
+    if settings.images is None:
         images, labels = data.digits()
         classes = tuple(map(str, range(10)))
     else:
-        found = pictures(folder, network, reference=reference, size=size)
+        how: dict[str, Any] = {"reference": settings.reference, "size": settings.size}
+        found = lab.pictures(settings.images, settings.network, **how)
         images, labels, classes = found.images, found.labels, found.classes
         if labels is None:
-            raise ValueError(f"{str(folder)!r} has no class folders.")
-    return tasks.make(images, labels, classes, source=source, target=target)
+            raise ValueError(f"{str(settings.images)!r} has no class folders.")
+    source = None if settings.weights else settings.pretrain_classes
+    return tasks.make(images, labels, classes, source=source, target=settings.target_classes)
 
 
 def contents(settings: Settings, task: tasks.Task) -> str:
@@ -122,8 +107,8 @@ def contents(settings: Settings, task: tasks.Task) -> str:
     return found.hexdigest()[:16]
 
 
-def learner(settings: Settings, classes: int, channels: int) -> Learner:
-    """Return the network with an output for each of ``classes``."""
+def maker(settings: Settings, classes: int, channels: int) -> Callable[..., Any]:
+    """Return what makes the network with an output for each of ``classes``, of any ``rngs``."""
     options: dict[str, Any] = {"num_classes": classes, "in_features": channels}
     if settings.reference != "torch":
         options["reference"] = settings.reference
@@ -132,9 +117,4 @@ def learner(settings: Settings, classes: int, channels: int) -> Learner:
         width = WIDTH
     if width is not None:
         options["width"] = int(width) if float(width).is_integer() else width
-    return _learner(settings.network, tuple(options.items()))
-
-
-@functools.lru_cache(maxsize=4)
-def _learner(network: str, options: tuple[tuple[str, Any], ...]) -> Learner:
-    return Learner(lambda rngs: models.create(network, rngs=rngs, **dict(options)))
+    return functools.partial(models.create, settings.network, **options)

@@ -1,5 +1,6 @@
 """Experiments are compiled quickly: their tests look at what is measured, not at how fast."""
 
+import jax
 import pytest
 
 from tests.nn.conftest import compiling_quickly
@@ -9,4 +10,11 @@ from tests.nn.conftest import compiling_quickly
 def compiled_quickly():
     """Compile quickly, for the fixtures of a whole module as well."""
     with compiling_quickly():
+        yield
+
+
+@pytest.fixture(scope="module")
+def promotion():
+    """Promote types as the command does: Optax's cosine multiplies an integer with a float."""
+    with jax.numpy_dtype_promotion("standard"):
         yield

@@ -23,16 +23,7 @@ FEW = ["--whole", "False", "--depths", "8", "--network", "width=2", "--steps", "
 FEW += ["--boundaries", "2", "3", "--batch-size", "8", "--watch", "2", "--dispatch", "2"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Compile quickly; and promote as optax's schedules need it."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    promotion = jax.config.jax_numpy_dtype_promotion
-    jax.config.update("jax_disable_most_optimizations", True)
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-    jax.config.update("jax_numpy_dtype_promotion", promotion)
+pytestmark = pytest.mark.usefixtures("promotion")
 
 
 @pytest.fixture(scope="module")
@@ -47,36 +38,22 @@ def folder(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("depth", [20, 32, 44, 56])
-def test_the_recipe_is_the_papers(depth):
+@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110, 1202])
+def test_the_recipe_is_the_papers_and_the_deepest_begin_slowly(depth):
     config = completed(Run(depth=depth))
     recipe = recipe_of(config)
     assert (recipe.steps, recipe.boundaries, config.batch_size) == (64_000, (32_000, 48_000), 128)
     rate = train.schedule_of(recipe)
-    for step, expected in {
-        **{0: 0.1, 31_999: 0.1, 32_000: 0.01},
-        **{47_999: 0.01, 48_000: 0.001, 63_999: 0.001},
-    }.items():
+    rates = {400: 0.1, 31_999: 0.1, 32_000: 0.01, 47_999: 0.01, 48_000: 0.001, 63_999: 0.001}
+    rates |= {0: 0.01, 200: 0.055} if depth > 100 else {0: 0.1}
+    for step, expected in rates.items():
         assert float(rate(step)) == pytest.approx(expected, rel=1e-5), step
     assert (recipe.optimiser, recipe.options) == ("sgd", {"momentum": 0.9})
     assert (recipe.weight_decay, recipe.decayed) == (1e-4, "all")
     assert (recipe.label_smoothing, recipe.average, recipe.clip) == (0, 0, None)
-    assert recipe.precision == "float32"
-    assert (config.crop, config.flip, config.standardise, config.validation) == (
-        *(4, True, "pixels"),
-        0,
-    )
-    assert not departures(config)
-
-
-@pytest.mark.parametrize("depth", [110, 1202])
-def test_the_deepest_begin_slowly(depth):
-    config = completed(Run(depth=depth))
-    rate = train.schedule_of(recipe_of(config))
-    steps = {0: 0.01, 200: 0.055, 400: 0.1, 31_999: 0.1, 32_000: 0.01, 48_000: 0.001}
-    for step, expected in steps.items():
-        assert float(rate(step)) == pytest.approx(expected, rel=1e-5), step
-    assert recipe_of(config).remat == ("sqrt" if depth == 1202 else "none")
+    assert (recipe.precision, recipe.remat) == ("float32", "sqrt" if depth == 1202 else "none")
+    augmented = (config.crop, config.flip, config.standardise, config.validation)
+    assert augmented == (4, True, "pixels", 0)
     assert not departures(config)
 
 

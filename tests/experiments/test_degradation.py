@@ -20,12 +20,7 @@ DEPTHS, SEEDS, STEPS = (20, 56), 3, 40
 TINY = {"width": 2, "steps": 5, "seeds": 2, "batch_size": 4, "lesions": 9}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def promotion():
-    """Optax's cosine multiplies an integer with a float."""
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
-    yield
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
+pytestmark = pytest.mark.usefixtures("promotion")
 
 
 def moved(twin, depth):

@@ -1,5 +1,3 @@
-import dataclasses
-import functools
 import itertools
 import re
 
@@ -9,64 +7,31 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convjax import data, gradflow, lab
-from convjax.lab import Seeds, joined, pick
+from convjax import gradflow, lab
+from convjax.lab import pick
 from experiments import dynamics
 from experiments.dynamics import Config, networks
 from experiments.dynamics import training as measuring
 from experiments.dynamics.criteria import along_trunk, judge_pattern, off_orthogonal
 from experiments.dynamics.networks import DECAYED, FIXUP, HE, NETWORKS, PLAIN, TWIN, ZERO
-from experiments.dynamics.training import FIRST, INITIAL, SCALED, TRAINED, Plan
+from experiments.dynamics.training import FIRST, INITIAL, SCALED, TRAINED, Cell
 
-UNITS, DEPTH, WIDTH, BATCH = 2, 6, 3, 8
-PLAN = Plan(
-    depth=DEPTH, width=WIDTH, batch_size=BATCH, first=3, seeds=2, learning_rate=0.1, steps=4,
-    runs=2, watch=2, decay=0.1,
-)  # fmt: skip
+UNITS = 2
+PLAN = {"width": 3, "batch_size": 8, "first": 3, "seeds": 2, "steps": 4, "runs": 2, "watch": 2}
+PLAN |= {"decay": 0.1, "learning_rate": 0.1}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def promotion():
-    """Optax's cosine multiplies an integer with a float."""
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
-    yield
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
+pytestmark = pytest.mark.usefixtures("promotion")
 
 
-class Kept(Seeds):
-    """Seeds that can be asked for the first trainer that was made of them."""
-
-    first = None
-
-    def trainer(self, recipe):
-        made = super().trainer(recipe)
-        self.first = self.first or made
-        return made
-
-
-@functools.cache
-def measured(name):
-    """Measure a network once; return the tables, and the first trainer."""
-    kept = []
-
-    def seeds(*args, **options):
-        kept.append(Kept(*args, **options))
-        return kept[0]
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(measuring, "Seeds", seeds)
-        return tuple(measuring.measured(name, PLAN)), kept[0].first
+def cell(network):
+    return Cell(network=network, depth=2 + 2 * UNITS, **PLAN)
 
 
 @pytest.fixture(scope="module")
 def tiny():
     """Return a real table of two networks, twins of the others."""
-    tables = [table for name in (TWIN, FIXUP) for table in measured(name)[0]]
-    return dynamics.complete(joined(tables) | {"depth": np.full(sum(map(rows, tables)), DEPTH)})
-
-
-def rows(table):
-    return len(table["step"])
+    return dynamics.complete(lab.joined([dynamics.measure(cell(name)) for name in (TWIN, FIXUP)]))
 
 
 def test_every_phase_seed_step_and_parameter_has_its_rows(tiny):
@@ -109,24 +74,21 @@ def test_what_theory_says_of_any_size_holds_at_a_tiny_one(tiny):
         np.testing.assert_allclose(twice["weight"], 4 * half["weight"], rtol=1e-5)
     # The first convolutions alone: what the second ones make is added to the trunk.
     first = pick(tiny, network=TWIN, role="first")
-    assert abs(off_orthogonal(first | {"network": np.full(len(first["step"]), PLAIN)})) < 1e-5
+    assert abs(off_orthogonal(lab.beside(first, network=PLAIN))) < 1e-5
 
 
 def test_watched_signals_are_the_profile_initially_and_later(tiny):
-    images, labels = data.digits("train")
-    trainer = measured(TWIN)[1]
-    seeds = trainer.seeds
+    one = cell(TWIN)
+    seeds = lab.Seeds(one.make, *measuring.data.digits("train"), batch_size=one.batch_size)
+    trainer = seeds.trainer(measuring.first_steps(one))
     nets = {0: seeds.draw(1), 2: trainer.fit(seeds.draw(1), 1, steps=2)[0]}
 
-    @jax.jit
-    def profiled(state, images, labels):
-        net = nnx.merge(seeds.graphdef, state)
+    def profiled(net, images, labels):
         return gradflow.profile(net, images, loss=lab.cross_entropy, targets=labels, train=True)
 
+    profiled = seeds.program(profiled, *seeds.batch(1))
     for step, net in nets.items():
-        order = data.batch_indices(len(images), BATCH, seed=1, step=step)
-        batch = jnp.asarray(images[order]), jnp.asarray(labels[order])
-        profile = profiled(nnx.state(net), *batch)
+        profile = profiled(net, *seeds.batch(1, step))
         rows = pick(tiny, network=TWIN, phase=FIRST, seed=1, step=step)
         np.testing.assert_allclose(rows["loss"], profile.loss, rtol=1e-5)
         trunk = pick(rows, role=networks.TRUNK)
@@ -135,12 +97,11 @@ def test_watched_signals_are_the_profile_initially_and_later(tiny):
         np.testing.assert_allclose(trunk["signal"], expected, rtol=1e-4)
         for role in ("stem", "first", "last", "classifier"):
             path, _, parameter = networks.ROLES[role].rpartition("/")
-            unit = profile[path]
-            for kind, norms in {
-                "weight": unit.parameters, "gradient": unit.parameter_gradients
-            }.items():  # fmt: skip
-                found = pick(rows, role=role)[kind]
-                np.testing.assert_allclose(found, np.ravel(norms[parameter].norm), rtol=1e-4)
+            unit, found = profile[path], pick(rows, role=role)
+            for kind, norms in (
+                ("weight", unit.parameters), ("gradient", unit.parameter_gradients)
+            ):  # fmt: skip
+                np.testing.assert_allclose(found[kind], np.ravel(norms[parameter].norm), rtol=1e-4)
     moved = [jax.tree.leaves(nnx.state(net, nnx.Param)) for net in nets.values()]
     assert not any(np.allclose(a, b) for a, b in zip(*moved, strict=True) if a.ndim > 1)
 
@@ -160,13 +121,13 @@ def test_the_branches_are_silent_and_initialised_as_their_papers_say():
 
 
 def test_the_recipes_are_those_that_the_criteria_need():
-    first = measuring.first_steps(PLAIN, PLAN)
+    first = measuring.first_steps(cell(PLAIN))
     assert (first.options, first.weight_decay, first.schedule) == ({}, 0.0, "constant")
     assert first.clip is None
-    assert measuring.first_steps(HE, PLAN).clip == 1.0
-    assert measuring.training(DECAYED, PLAN).weight_decay == 0.1
-    assert measuring.training(TWIN, PLAN).weight_decay == 0.0
-    assert measuring.training(DECAYED, PLAN).clip is measuring.training(TWIN, PLAN).clip is None
+    assert measuring.first_steps(cell(HE)).clip == 1.0
+    decayed, twin = (measuring.training(name, cell(TWIN)) for name in (DECAYED, TWIN))
+    assert (decayed.weight_decay, twin.weight_decay) == (0.1, 0.0)
+    assert decayed.clip is twin.clip is None
 
 
 EMPTY = dict.fromkeys(
@@ -209,7 +170,7 @@ def synthetic(
     for network, seed, factor, unit in itertools.product(of, range(2), (0.5, 1, 2), range(3)):
         add(network, SCALED, seed, 0, "first", unit, factor=factor,
             weight=3 * factor, gradient=(1 + unit) * float(factor) ** power)  # fmt: skip
-    return dynamics.complete(lab.stack(rows) | {"depth": np.full(len(rows), 50)})
+    return dynamics.complete(lab.beside(lab.stack(rows), depth=50))
 
 
 def test_the_criteria_hold_where_everything_is_as_it_should_be():
@@ -271,7 +232,7 @@ def test_the_figures_and_the_table_are_made_from_the_columns_alone():
 
 def test_each_depth_is_judged_and_drawn_by_itself(monkeypatch):
     deep, shallow = synthetic(after=2.1), synthetic()
-    both = joined([shallow | {"depth": shallow["depth"] * 0 + 20}, deep])
+    both = lab.joined([lab.beside(shallow, depth=20), deep])
     fallen = [c.claim for c in lab.criteria(lab.experiment(dynamics), both) if not c.holds]
     assert len(fallen) == 2 and all(claim.startswith("depth 50: ") for claim in fallen)
     monkeypatch.setattr(dynamics, "waterfalls", lambda table: [("fixup", len(table["step"]))])
@@ -308,19 +269,12 @@ def test_a_wrong_option_is_refused_before_anything_is_compiled(option, message):
         dynamics.cells(Config(**option))
 
 
-def test_real_tables_are_judged_drawn_and_tabled(tiny, monkeypatch):
-    def real(name, plan):
-        assert plan == PLAN
+def test_real_tables_are_judged_drawn_and_tabled(tiny):
+    tables = []
+    for name in NETWORKS:
         twin = TWIN if name in (*networks.NORMED, networks.BARE) else FIXUP
-        for table in measured(twin)[0]:
-            label = DECAYED if table["network"][0] == DECAYED else name
-            if label != DECAYED or name == TWIN:
-                yield table | {"network": np.full(len(table["step"]), label)}
-
-    monkeypatch.setattr(dynamics, "measured", real)
-    config = {field.name: getattr(PLAN, field.name) for field in dataclasses.fields(PLAN)}
-    config = Config(depths=(config.pop("depth"),), **config)
-    whole = lab.measure_all(lab.experiment(dynamics), config)
+        tables.append(lab.beside(pick(tiny, network=twin), network=name))
+    whole = dynamics.complete(lab.joined([*tables, pick(tiny, network=DECAYED)]))
     assert len(dynamics.judge(whole)) == 14
     assert len(dynamics.draw(whole).axes) == 9
     assert dynamics.table(whole).row_count == len(NETWORKS) + 1 + len(networks.SILENT)

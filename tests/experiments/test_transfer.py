@@ -17,9 +17,8 @@ from experiments import __main__ as entry
 from experiments import transfer
 from experiments.transfer import Config, learning, settings, trial
 from experiments.transfer import task as tasks
-from experiments.transfer.learning import Learner
+from experiments.transfer.figure import worth
 from experiments.transfer.sentences import sentences
-from experiments.transfer.tables import worth
 from experiments.transfer.trial import FROZEN, METHODS, SCRATCH, TUNED
 
 TINY = Config(budgets=(1, 3), seeds=2, steps=3, pretrain_steps=4, batch_size=4, shifts=(0, 1))
@@ -38,13 +37,13 @@ def small(config, classes, channels):
             head=nn.Chain(pool=nn.GlobalPool("avg"), dense=nn.Dense(5, classes, rngs=rngs)),
         )
 
-    return Learner(make)
+    return make
 
 
 @pytest.fixture(scope="module")
 def columns():
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(trial, "learner", small)
+        patched.setattr(trial, "maker", small)
         return lab.measure_all(lab.experiment(transfer), TINY)
 
 
@@ -91,23 +90,21 @@ def test_the_three_ways_begin_where_they_should(columns):
 
 
 def test_training_on_frozen_features_is_training_with_a_freeze():
-    learner = small(Config(), 3, 1)
     random = np.random.default_rng(0)
     images = jnp.asarray(random.standard_normal((10, 8, 6, 1), np.float32))
     labels = jnp.asarray(random.integers(0, 3, 10, np.int32))
     order = random.integers(0, 10, (5, 4)).astype(np.int32)
-    start = learner.draw(0)
-    classifier, values = learner.classifier(start)
-    features = jnp.asarray(learner.features(start, images))
-    ours = learning.fit(classifier, values, features, labels, order, rate=0.3, steps=5, seed=0)
+    net = small(None, 3, 1)(nnx.Rngs(0))
+    features = jnp.asarray(learning.evaluated(learning.features, net, images))
+    classifier = net["head"]["dense"]
+    ours = learning.fit(classifier, features, labels, order, rate=0.3, steps=5, seed=0)
 
-    net = learner.network(start)
     how = {"optimiser": learning.falling(0.3, 5), "frozen": models.freeze(net, up_to="head/pool")}
     recipe = train.Recipe(steps=5)
     state, step = train.start(net, recipe, **how), jax.jit(train.make_step(net, recipe, **how))
     for chosen in order:
         state, _ = step(state, images[chosen], labels[chosen])
-    whole = learning.with_classifier(start, ours)[0]
+    whole = nnx.state(learning.with_classifier(net, ours), nnx.Param)
     for path, one in nnx.to_flat_state(whole):
         other = functools.reduce(lambda node, name: node[name], path, state.params)
         np.testing.assert_allclose(one[...], other, rtol=1e-4, atol=1e-6, err_msg=str(path))
@@ -135,13 +132,12 @@ def test_weights_take_the_place_of_pretraining(tmp_path, capsys, monkeypatch):
     net = shallow(width=3, in_features=1, rngs=nnx.Rngs(7))
     file = tmp_path / "net.safetensors"
     models.save(net, file)
-    target = settings.learner(Config(width=3), 5, 1)  # five classes, the file has ten
-    params, _ = trial.loaded(file, target)
-    np.testing.assert_array_equal(
-        params["stage2"]["first"]["branch"]["conv1"]["kernel"][...],
-        net["stage2"]["first"].branch["conv1"].kernel[...],
-    )
-    assert params["head"]["dense"]["kernel"].shape == (12, 5)
+    # Five classes, the file has ten.
+    target = settings.maker(settings.Settings(width=3), 5, 1)(rngs=nnx.Rngs(0))
+    found = trial.loaded(file, target)
+    ours, theirs = (one["stage2"]["first"].branch["conv1"].kernel[...] for one in (found, net))
+    np.testing.assert_array_equal(ours, theirs)
+    assert found["head"]["dense"].kernel[...].shape == (12, 5)
 
     def refused(*given):
         with pytest.raises(SystemExit) as stopped, lab.speaking_plainly():
@@ -185,7 +181,7 @@ def test_any_folder_and_any_weights(tmp_path, capsys):
 
 def test_a_folder_of_class_folders_is_a_task(tmp_path):
     fill(tmp_path)
-    config = Config(images=tmp_path, target_classes=("fox", "cat"))
+    config = settings.Settings(images=tmp_path, target_classes=("fox", "cat"))
     task = settings.read(config)
     assert task.images.shape == (23, 32, 32, 3)
     assert (task.source, task.target) == ((1, 2), (3, 0))
@@ -193,10 +189,10 @@ def test_a_folder_of_class_folders_is_a_task(tmp_path):
     assert settings.read(dataclasses.replace(config, size=20)).images.shape == (23, 20, 20, 3)
     with pytest.raises(ValueError, match="class 'cat' has 3 images left"):
         tasks.check_examples(task, (2, 4))
-    given = settings.read(Config(images=tmp_path, weights=tmp_path))
+    given = settings.read(settings.Settings(images=tmp_path, weights=tmp_path))
     assert (given.source, given.target) == ((), (0, 1, 2, 3))
     with pytest.raises(ValueError, match="has no class folders"):
-        settings.read(Config(images=tmp_path / "dog"))
+        settings.read(settings.Settings(images=tmp_path / "dog"))
 
 
 def task_of(images, classes=4, per_class=9):
@@ -333,7 +329,7 @@ def test_a_cell_knows_the_pictures_and_the_weights(tmp_path):
     assert [(one.shift, one.seed, one.border) for one in before] == [(0, 0, 0), (0, 1, 0)]
     assert len({transfer.group(one) for one in before}) == 1
     Image.new("RGB", (40, 50)).save(tmp_path / "fox" / "0.png")
-    settings._read.cache_clear()
+    settings.read.cache_clear()
     after = transfer.cells(dataclasses.replace(config, budgets=(1, 2)))
     assert before[0].contents != after[0].contents
     digits = transfer.cells(Config())

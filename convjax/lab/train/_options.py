@@ -60,12 +60,6 @@ class Training(OfRecipe):
     """How strongly weights are pulled to 0."""
     remat: str | None = None
     """What the backward pass computes again, to save memory: none, unit, sqrt."""
-    watch: int = 10
-    """Steps between two that log the norms of every layer; 0 logs none and draws no waterfall."""
-    test_every: int = 100
-    """Steps between tests; 0 tests at the end only."""
-    checkpoint_every: int = 100
-    """Steps between checkpoints; 0 writes one at the end only."""
     freeze_up_to: str | None = None
     """Path of a unit that is not trained, nor what comes before it, such as stage2."""
     frozen_statistics: Literal["frozen", "moving"] = "frozen"
