@@ -52,14 +52,23 @@ class Seeds:
         return nnx.merge(self.graphdef, self._draw(jax.random.key(seed)))
 
     def batch(self, seed: int, step: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Return the images and labels of one step, in the order of a seed."""
+        """Return the images and labels of one step, in the order of a seed; the first step is 0."""
         order = data.batch_indices(len(self.images), self.batch_size, seed=seed, step=step)
         return self.images[order], self.labels[order]
 
     def program(
         self, function: Callable[..., Any], *arguments: Any, level: int | None = 0
     ) -> Callable[..., Any]:
-        """Compile ``function(net, *arguments)``; for arguments and level see ``compiled``."""
+        """Compile what is measured of networks of this structure.
+
+        Args:
+          function: ``function(net, *arguments)``.
+          *arguments: arrays of the shapes that it will be called with, or their shapes.
+          level: of LLVM's effort, as in ``compiled``.
+
+        Returns:
+          The compiled function; it is called in the same way.
+        """
 
         def split(state, *arguments):
             return function(nnx.merge(self.graphdef, state), *arguments)

@@ -27,8 +27,7 @@ Takes about three minutes of processor time. For a look at it in less than one:
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -85,13 +84,16 @@ def measure(cell: Cell) -> lab.Columns:
     "without_layer_…", with the unit or layer that is taken out; "correlation", "cka", "branch",
     with the unit; "whole_…" and "test_accuracy".
     """
-    return lab.stack(list(rows(cell, trained(cell))))
+    return table_of(cell, trained(cell))
 
 
-def rows(cell: Cell, found: Sequence[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each number that was found, seed by seed."""
-    for seed, quantities in enumerate(found):
-        for quantity, values in quantities.items():
-            same = {"twin": cell.twin, "depth": cell.depth, "seed": seed, "quantity": quantity}
-            for number, value in enumerate(values.tolist()):
-                yield same | {"number": number, "value": value}
+def table_of(cell: Cell, found: Sequence[dict[str, np.ndarray]]) -> lab.Columns:
+    """Return the rows of what was found, seed by seed."""
+    tables = (
+        lab.beside(
+            {"value": values, "number": np.arange(len(values))}, seed=seed, quantity=quantity
+        )
+        for seed, quantities in enumerate(found)
+        for quantity, values in quantities.items()
+    )
+    return lab.beside(lab.joined(list(tables)), twin=cell.twin, depth=cell.depth)

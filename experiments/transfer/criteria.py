@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from convjax import lab
 from convjax.lab import Columns, Criterion, digits, pick, that
-from experiments.transfer.sentences import ERRORS, budgets, error, gain, of, shifts
+from experiments.transfer.sentences import ERRORS, accuracies, budgets, error, shifts
 from experiments.transfer.trial import SCRATCH, TUNED
 
 PRETRAINED, FITTED = 0.9, 0.95
@@ -12,9 +13,9 @@ PRETRAINED, FITTED = 0.9, 0.95
 def judge(columns: Columns) -> list[Criterion]:
     """Return whether the networks learned what they were shown, and whether that helped."""
     criteria = []
-    every, learned = shifts(columns), pick(columns, kind="pretrained")
+    learned = pick(columns, kind="pretrained")
     if learned["accuracy"].size:
-        medians = [float(np.median(pick(learned, shift=n)["accuracy"])) for n in every]
+        medians = np.median(lab.array(learned, "accuracy", "shift", "seed"), axis=1)
         criteria.append(
             that(
                 "pretraining has learned its classes: median accuracy on their test images",
@@ -24,11 +25,7 @@ def judge(columns: Columns) -> list[Criterion]:
             )
         )
     for method in (SCRATCH, TUNED):
-        worst = min(
-            float(np.median(of(columns, method, shift, n, "train_accuracy")))
-            for shift in every
-            for n in budgets(columns)
-        )
+        worst = np.median(accuracies(columns, "train_accuracy")[method], axis=-1).min()
         criteria.append(
             that(
                 f"{method} fits its examples: median accuracy on them, the worst",
@@ -37,14 +34,15 @@ def judge(columns: Columns) -> list[Criterion]:
                 f"at least {FITTED}",
             )
         )
-    fewest, hardest = budgets(columns)[0], every[-1]
-    gained = gain(columns, TUNED, SCRATCH, hardest, fewest)
-    among = f", shift {hardest}" if len(every) > 1 else ""
+    among = f", shift {shifts(columns)[-1]}" if len(shifts(columns)) > 1 else ""
+    of = accuracies(columns)
+    gain = (of[TUNED] - of[SCRATCH])[-1, 0]
     criteria.append(
         that(
-            f"{fewest} examples a class{among}: fine-tuning beats training from scratch",
-            gained.mean() > ERRORS * error(gained),
-            f"{gained.mean():+.3f} ± {error(gained):.3f} (s.e.)",
+            f"{budgets(columns)[0]} examples a class{among}: "
+            "fine-tuning beats training from scratch",
+            gain.mean() > ERRORS * error(gain),
+            f"{gain.mean():+.3f} ± {error(gain):.3f} (s.e.)",
             f"more than {ERRORS:g} s.e. above 0",
         )
     )

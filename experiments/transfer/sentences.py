@@ -1,14 +1,14 @@
 """What course texts say of transfer learning, and what the numbers of a run say of that."""
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from convjax import lab
 from convjax.lab import Columns, pick
 from convjax.lab.rules import AGAINST, FOR, NEITHER, Claim, Evidence
-from experiments.transfer.trial import FROZEN, SCRATCH, TUNED
+from experiments.transfer.trial import FROZEN, METHODS, SCRATCH, TUNED
 
 ERRORS = 2.0
 """Standard errors beyond which a number speaks."""
@@ -26,66 +26,61 @@ def shifts(columns: Columns) -> list[int]:
     return np.unique(pick(columns, kind="accuracy")["shift"]).tolist()
 
 
-def of(
-    columns: Columns, method: str, shift: int, budget: int, name: str = "accuracy"
-) -> np.ndarray:
-    """Return one number for each seed, in the order of the seeds."""
-    rows = pick(columns, kind="accuracy", method=method, shift=shift, budget=budget)
-    return lab.array(rows, name, "seed")
+def accuracies(columns: Columns, name: str = "accuracy") -> dict[str, np.ndarray]:
+    """Return by way one number for each shift, number of examples, and seed."""
+    rows = {method: pick(columns, kind="accuracy", method=method) for method in METHODS}
+    return {way: lab.array(found, name, "shift", "budget", "seed") for way, found in rows.items()}
 
 
-def gain(columns: Columns, one: str, other: str, shift: int, budget: int) -> np.ndarray:
-    """Return the accuracy of one way less that of another, by seed."""
-    return of(columns, one, shift, budget) - of(columns, other, shift, budget)
+def layers(columns: Columns, method: str, name: str) -> np.ndarray:
+    """Return one number for each shift, number of examples, seed and layer."""
+    rows = pick(columns, kind="layer", method=method)
+    return lab.array(rows, name, "shift", "budget", "seed", "position")
 
 
-def per_layer(columns: Columns, method: str, shift: int, budget: int, name: str) -> np.ndarray:
-    """Return one number for each seed and layer."""
-    rows = pick(columns, kind="layer", method=method, shift=shift, budget=budget)
-    return lab.array(rows, name, "seed", "position")
-
-
-def error(values: np.ndarray) -> float:
-    """Return the standard error of the mean."""
-    return float(np.std(values, ddof=1) / np.sqrt(len(values)))
+def error(values: np.ndarray) -> np.ndarray:
+    """Return the standard error of the mean over seeds, the last axis."""
+    return np.std(values, axis=-1, ddof=1) / np.sqrt(values.shape[-1])
 
 
 def sentences(columns: Columns) -> list[Claim]:
     """Return the sentences, each with its evidence."""
-    conditions = list(itertools.product(shifts(columns), budgets(columns)))
+    of, counts = accuracies(columns), budgets(columns)
+    went = layers(columns, TUNED, "log_movement")[..., :-1]
+    half = went.shape[-1] // 2
+    gain, fewest, most = of[TUNED] - of[SCRATCH], counts[0], counts[-1]
+    fading = gain[:, :1] - gain[:, -1:] if most > fewest else gain[:, :0]
 
-    def each(number: Callable[..., np.ndarray], least: float = 0.0) -> list[Evidence]:
-        return [evidence(_named(columns, *one), number(*one), least) for one in conditions]
-
-    def later_less_earlier(*at: int) -> np.ndarray:
-        went = per_layer(columns, TUNED, *at, name="log_movement")[:, :-1]
-        half = went.shape[1] // 2
-        return went[:, -half:].mean(1) - went[:, :half].mean(1)
+    def each(
+        values: np.ndarray, names: Sequence[Any] = counts, least: float = 0.0
+    ) -> list[Evidence]:
+        found = []
+        for shift, row in zip(shifts(columns), values, strict=True):
+            among = f"shift {shift}, " if len(values) > 1 else ""
+            for name, seeds in zip(names, row, strict=False):
+                found.append(evidence(f"{among}{name} a class", seeds, least))
+        return found
 
     said = (
         (
             "Transfer learning needs fewer examples: fine-tuning beats training from scratch.",
-            each(lambda *at: gain(columns, TUNED, SCRATCH, *at)),
+            each(gain),
             "test accuracy of the one less that of the other",
         ),
         (
             "Frozen features of a pretrained network beat training from scratch.",
-            each(lambda *at: gain(columns, FROZEN, SCRATCH, *at)),
+            each(of[FROZEN] - of[SCRATCH]),
             "likewise",
         ),
-        (
-            "Fine-tuning beats frozen features.",
-            each(lambda *at: gain(columns, TUNED, FROZEN, *at)),
-            "likewise",
-        ),
+        ("Fine-tuning beats frozen features.", each(of[TUNED] - of[FROZEN]), "likewise"),
         (
             "The fewer the examples, the more fine-tuning gains over training from scratch.",
-            _fading(columns),
+            each(fading, [f"{fewest} vs {most}"]),
             "the gain with the fewest examples less that with the most",
         ),
         (
             "Fine-tuning changes the late layers more than the early, general ones.",
-            each(later_less_earlier, LEAST),
+            each(went[..., -half:].mean(-1) - went[..., :half].mean(-1), least=LEAST),
             "mean ln |dW|/|W| of the later half of the layers less that of the earlier, "
             "classifier aside",
         ),
@@ -108,25 +103,6 @@ class OfSeeds(Evidence):
 
 def evidence(condition: str, support: np.ndarray, least: float = 0.0) -> Evidence:
     """Return what a number says whose mean must be beyond its errors, and beyond the least."""
-    wide = error(support)
+    wide = float(error(support))
     shown = f"{support.mean():+.3f} ± {wide:.3f}"
     return OfSeeds(condition, support, shown, margin=max(ERRORS * wide, least))
-
-
-def _named(columns: Columns, shift: int, budget: int | str) -> str:
-    among = f"shift {shift}, " if len(shifts(columns)) > 1 else ""
-    return f"{among}{budget} a class"
-
-
-def _fading(columns: Columns) -> list[Evidence]:
-    fewest, most = budgets(columns)[0], budgets(columns)[-1]
-    if fewest == most:
-        return []
-    ends = {
-        shift: [gain(columns, TUNED, SCRATCH, shift, n) for n in (fewest, most)]
-        for shift in shifts(columns)
-    }
-    return [
-        evidence(_named(columns, shift, f"{fewest} vs {most}"), few - many)
-        for shift, (few, many) in ends.items()
-    ]

@@ -48,21 +48,17 @@ class Task:
           most: pixels, along each axis; the same images always lie at the same places.
           border: pixels on every side, of the images' least value; at least as many.
         """
-        count, height, width, channels = self.images.shape
-        shape = (count, height + 2 * border, width + 2 * border, channels)
-        canvas = np.full(shape, self.images.min(), self.images.dtype)
-        places = np.random.default_rng(0).integers(-most, most, (count, 2), endpoint=True) + border
-        for image, (top, left), bed in zip(self.images, places, canvas, strict=True):
-            bed[top : top + height, left : left + width] = image
-        return canvas
+        wide = [(0, 0), (border, border), (border, border), (0, 0)]
+        canvases = np.pad(self.images, wide, constant_values=self.images.min())
+        moves = np.random.default_rng(0).integers(-most, most, (len(canvases), 2), endpoint=True)
+        moved = (np.roll(one, by, (0, 1)) for one, by in zip(canvases, moves, strict=True))
+        return np.stack(list(moved))
 
     def few(self, count: int, *, seed: int) -> np.ndarray:
         """Choose ``count`` images of every target class; a larger choice holds the smaller ones."""
-        chosen = []
-        for one in self.target:
-            random = np.random.default_rng([seed, one])
-            chosen.append(random.permutation(self.pool([one]))[:count])
-        return np.concatenate(chosen)
+        pools = {one: self.pool([one]) for one in self.target}
+        orders = {one: np.random.default_rng([seed, one]) for one in self.target}
+        return np.concatenate([orders[one].permutation(pools[one])[:count] for one in pools])
 
 
 def make(
@@ -86,7 +82,7 @@ def make(
     Raises:
       ValueError: a name that is no class, fewer than two classes on a side, one on both.
     """
-    from_ = () if source is None else _places("pretrain_classes", source, classes)
+    from_ = _places("pretrain_classes", source or (), classes)
     to = _places("target_classes", target, classes)
     if source is not None and not from_:
         from_ = tuple(i for i in range(len(classes)) if i not in to)
@@ -95,13 +91,17 @@ def make(
     if both := [classes[i] for i in from_ if i in to]:
         raise ValueError(f"{both[0]!r} is in both pretrain_classes and target_classes")
     for option, found in (("pretrain_classes", from_), ("target_classes", to)):
-        if len(found) < 2 and not (source is None and option == "pretrain_classes"):
+        if len(found) < 2 and (source is not None or found is to):
             named = ", ".join(classes[i] for i in found) or "none"
+            every = ", ".join(classes)
             raise ValueError(
-                f"{option} needs at least two classes, and has {named}; there are "
-                f"{', '.join(classes)}."
+                f"{option} needs at least two classes, and has {named}; there are {every}."
             )
-    return Task(images, labels, classes, from_, to, _held_out(labels))
+    test = np.zeros(len(labels), bool)
+    for one in np.unique(labels).tolist():
+        of = np.random.default_rng([0, one]).permutation(np.flatnonzero(labels == one))
+        test[of[: -(-len(of) // HELD_OUT)]] = True
+    return Task(images, labels, classes, from_, to, test)
 
 
 def _places(option: str, names: Sequence[str], classes: Sequence[str]) -> tuple[int, ...]:
@@ -111,15 +111,6 @@ def _places(option: str, names: Sequence[str], classes: Sequence[str]) -> tuple[
     if len(set(names)) < len(names):
         raise ValueError(f"{option}={list(names)} names one class twice")
     return tuple(classes.index(name) for name in names)
-
-
-def _held_out(labels: np.ndarray) -> np.ndarray:
-    test = np.zeros(len(labels), bool)
-    for one in np.unique(labels):
-        random = np.random.default_rng([0, int(one)])
-        of = random.permutation(np.flatnonzero(labels == one))
-        test[of[: -(-len(of) // HELD_OUT)]] = True
-    return test
 
 
 def check_examples(task: Task, budgets: Sequence[int]) -> None:

@@ -1,6 +1,6 @@
 """One seed: a network pretrained, and the three ways of learning the target classes from it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,26 +29,31 @@ EMPTY |= dict.fromkeys(("accuracy", "train_accuracy", *MEASURED, "log_movement")
 
 def rows(run: Run) -> Iterator[dict[str, Any]]:
     """Yield what pretraining came to, and every way with every number of examples."""
-    task = read(run.settings)
-    trial = Trial(run, task, jnp.asarray(task.shifted(run.shift, border=run.border)))
-    fresh = maker(run.settings, len(task.target), task.images.shape[-1])(
-        rngs=nnx.Rngs(FRESH + run.seed)
-    )
-    if run.settings.weights is None:
-        net, accuracy = trial.pretrained()
-        yield {"kind": "pretrained", "accuracy": accuracy}
+    how, task = run.settings, read(run.settings)
+    images = jnp.asarray(task.shifted(run.shift, border=run.border))
+    target = Lesson(run, images, task.target)
+    fresh = target.make(rngs=nnx.Rngs(FRESH + run.seed))
+    if how.weights is None:
+        source = Lesson(run, images, task.source)
+        order = source.batches(task.pool(task.source), how.pretrain_steps)
+        net = source.make(rngs=nnx.Rngs(run.seed))
+        net = source.fit(net, images, order, how.pretrain_rate, how.pretrain_steps)
+        yield {"kind": "pretrained", "accuracy": source.accuracy(net, source.test)}
     else:
-        net = loaded(run.settings.weights, fresh)
+        net = loaded(how.weights, fresh)
     transferred = learning.with_backbone(fresh, net)
-    for budget in run.settings.budgets:
+    for budget in how.budgets:
         few = task.few(budget, seed=run.seed)
-        order = trial.batches(few, run.settings.steps)
+        order = target.batches(few, how.steps)
         for method in METHODS:
             start = fresh if method == SCRATCH else transferred
-            end = trial.trained(method, start, few, order)
+            end = trained(method, target, start, few, order)
             same = {"method": method, "budget": budget}
-            yield same | {"kind": "accuracy", **trial.accuracies(end, few)}
-            for row in trial.layers(method, start, end, order[0]):
+            scores = {"accuracy": target.test, "train_accuracy": few}
+            scores = {name: target.accuracy(end, which) for name, which in scores.items()}
+            yield same | {"kind": "accuracy", **scores}
+            batch = images[order[0]], target.labels[order[0]]
+            for row in layers(start, end, *batch, frozen=method == FROZEN):
                 yield same | {"kind": "layer", **row}
 
 
@@ -59,72 +64,61 @@ def loaded(weights: Path, net: nnx.Module) -> Any:
     return net
 
 
-class Trial:
-    """What one seed learns.
+class Lesson:
+    """Some of a task's classes, as one seed learns them.
 
     Args:
-      run: how to train, and the seed of examples, order and classifier.
-      task: classes and images.
+      run: how to train, and the seed of the order.
       images: the task's, shifted.
+      classes: those to be learned.
     """
 
-    def __init__(self, run: Run, task: tasks.Task, images: Any):
-        self.run, self.how, self.task, self.images = run, run.settings, task, images
-        self.labels = jnp.asarray(task.numbered(task.target))
-        self.test = task.pool(task.target, test=True)
+    def __init__(self, run: Run, images: Any, classes: Sequence[int]):
+        task = read(run.settings)
+        self.run, self.images = run, images
+        self.labels = jnp.asarray(task.numbered(classes))
+        self.test = task.pool(classes, test=True)
+        self.make = maker(run.settings, len(classes), images.shape[-1])
 
     def batches(self, pool: np.ndarray, steps: int) -> np.ndarray:
         """Return the images of every batch; all trainings are one program, as long as any."""
-        longest = max(self.how.steps, 0 if self.how.weights else self.how.pretrain_steps)
-        size = self.how.batch_size
-        return tasks.batches(pool, steps=steps, size=size, longest=longest, seed=self.run.seed)
+        how = self.run.settings
+        longest = max(how.steps, 0 if how.weights else how.pretrain_steps)
+        given: dict[str, int] = {"size": how.batch_size, "longest": longest, "seed": self.run.seed}
+        return tasks.batches(pool, steps=steps, **given)
 
-    def pretrained(self) -> tuple[Any, float]:
-        """Return a network trained on the source classes, and its test accuracy."""
-        task, steps = self.task, self.how.pretrain_steps
-        net = maker(self.how, len(task.source), self.images.shape[-1])(rngs=nnx.Rngs(self.run.seed))
-        labels = task.numbered(task.source)
-        order = self.batches(task.pool(task.source), steps)
-        how: dict[str, Any] = {"rate": self.how.pretrain_rate, "steps": steps}
-        net = learning.fit(net, self.images, jnp.asarray(labels), order, **how, seed=self.run.seed)
-        test = task.pool(task.source, test=True)
-        found = learning.evaluated(learning.outputs, net, self.images[test]).argmax(-1)
-        return net, float((found == labels[test]).mean())
+    def fit(self, net: Any, images: Any, order: np.ndarray, rate: float, steps: int) -> Any:
+        """Return the network after training; its images may be features."""
+        how: dict[str, Any] = {"rate": rate, "steps": steps, "seed": self.run.seed}
+        return learning.fit(net, images, self.labels, order, **how)
 
-    def trained(self, method: str, start: Any, few: np.ndarray, order: np.ndarray) -> Any:
-        """Return the network that a way ends with."""
-        how = self.how
-        rate = {SCRATCH: how.learning_rate, FROZEN: how.head_rate, TUNED: how.tuning_rate}[method]
-        given: dict[str, Any] = {"rate": rate, "steps": how.steps, "seed": self.run.seed}
-        if method != FROZEN:
-            return learning.fit(start, self.images, self.labels, order, **given)
-        found = learning.evaluated(learning.features, start, self.images[few])
-        features = np.zeros((len(self.images), found.shape[-1]), found.dtype)
-        features[few] = found
-        classifier = start["head"]["dense"]
-        classifier = learning.fit(classifier, jnp.asarray(features), self.labels, order, **given)
-        return learning.with_classifier(start, classifier)
+    def accuracy(self, net: Any, which: np.ndarray) -> float:
+        """Return the share of images that are named rightly."""
+        named = learning.evaluated(learning.outputs, net, self.images[which]).argmax(-1)
+        return float((named == np.asarray(self.labels)[which]).mean())
 
-    def accuracies(self, end: Any, few: np.ndarray) -> dict[str, float]:
-        """Return the shares of test images, and of the examples, that are named rightly."""
-        seen = np.concatenate([self.test, few])
-        named = learning.evaluated(learning.outputs, end, self.images[seen]).argmax(-1)
-        right, count = named == np.asarray(self.labels)[seen], len(self.test)
-        return {
-            "accuracy": float(right[:count].mean()),
-            "train_accuracy": float(right[count:].mean()),
-        }
 
-    def layers(
-        self, method: str, start: Any, end: Any, first: np.ndarray
-    ) -> Iterator[dict[str, Any]]:
-        """Yield every layer's gradient at the first batch, and how far it went in the end."""
-        batch, frozen = (self.images[first], self.labels[first]), method == FROZEN
-        measured = lab.layers(learning.profile(start, *batch, train=not frozen))
-        ratios = gradflow.update_ratios(start, end).by_unit()
-        gone = dict(zip(ratios.paths, ratios.log_ratio.tolist(), strict=True))
-        for i, path in enumerate(measured["path"].tolist()):
-            found = {name: float(measured[name][i]) for name in MEASURED}
-            if frozen and path != "head/dense":
-                found["parameter_gradient_log_norm"] = np.nan  # it is computed, and not used
-            yield {"position": i, "path": path, "log_movement": gone[path], **found}
+def trained(method: str, lesson: Lesson, start: Any, few: np.ndarray, order: np.ndarray) -> Any:
+    """Return the network that a way ends with."""
+    how = lesson.run.settings
+    if method != FROZEN:
+        rate = how.learning_rate if method == SCRATCH else how.tuning_rate
+        return lesson.fit(start, lesson.images, order, rate, how.steps)
+    found = learning.evaluated(learning.features, start, lesson.images[few])
+    features = jnp.zeros((len(lesson.images), found.shape[-1]), found.dtype).at[few].set(found)
+    classifier = lesson.fit(start["head"]["dense"], features, order, how.head_rate, how.steps)
+    return learning.with_classifier(start, classifier)
+
+
+def layers(
+    start: Any, end: Any, images: Any, labels: Any, *, frozen: bool
+) -> Iterator[dict[str, Any]]:
+    """Yield every layer's gradient at the first batch, and how far it went in the end."""
+    measured = lab.layers(learning.profile(start, images, labels, train=not frozen))
+    ratios = gradflow.update_ratios(start, end).by_unit()
+    gone = dict(zip(ratios.paths, ratios.log_ratio.tolist(), strict=True))
+    for i, path in enumerate(measured["path"].tolist()):
+        found = {name: float(measured[name][i]) for name in MEASURED}
+        if frozen and path != "head/dense":
+            found["parameter_gradient_log_norm"] = np.nan  # it is computed, and not used
+        yield {"position": i, "path": path, "log_movement": gone[path], **found}

@@ -18,6 +18,11 @@ LEAST = {
     | {"bias_variance": 0},
     "batch_norm_explosion": {"batch_sizes": 4, "depths": 1, "discard": 0, "width": 1, "seeds": 2},
     "theory": {"depths": 4, "width": 2, "batch_size": 4, "seeds": 2},
+    "degradation": {"width": 1, "seeds": 1, "steps": 1, "batch_size": 2, "lesions": 2},
+    "dynamics": {"width": 1, "seeds": 1, "batch_size": 2, "first": 2, "runs": 1, "watch": 1},
+    "gradient_norms": {"widths": 1, "seeds": 1, "steps": 0, "momentum": 0},
+    "transfer": {"seeds": 2, "pretrain_steps": 1, "steps": 1, "batch_size": 2, "budgets": 1}
+    | {"shifts": 0},
 }
 REFUSED = {
     "convolution_audit": [
@@ -59,6 +64,45 @@ REFUSED = {
         ({"networks": ("plane",)}, "did you mean 'plain'"),
         ({"networks": ()}, "networks=[] must hold at least one value"),
         ({"depths": (4, 5)}, "depths=[4, 5] must be even"),
+    ],
+    "degradation": [
+        ({"depths": (20, 57)}, "depths=[20, 57]: 57 is not 6n + 2"),
+        ({"depths": (2, 20)}, "2 is not 6n"),
+        ({"depths": (20, 20)}, "must rise"),
+        ({"depths": (20,)}, "depths=[20] must be two or more"),
+        ({"batch_size": 1438}, "batch_size=1438 must be at most 1437, the images of training"),
+        ({"lesions": 1438}, "lesions=1438 must be at most 1437, the images of training"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0 must be greater than 0"),
+    ],
+    "dynamics": [
+        ({"depths": (50, 9)}, "depths=[50, 9]: 9 cannot be built"),
+        ({"depths": (50, 50)}, "depths=[50, 50] must hold at least one value, none twice"),
+        ({"steps": 9}, "steps=9 must be at least 10"),
+        ({"runs": 6}, "runs=6 must be at most seeds=5"),
+        ({"batch_size": 5000}, "batch_size=5000 must lie between 1 and the 1437 examples"),
+        ({"decay": 0.0}, "decay=0.0 must be greater than 0"),
+    ],
+    "gradient_norms": [
+        ({"depths": (9,)}, "6, 8, 10, …; the nearest would be 8 or 10"),
+        ({"depths": (4,)}, "depths=[4]: 4 cannot be built"),
+        ({"depths": (8, 8)}, "depths=[8, 8] must hold at least one value, none twice"),
+        ({"norms": ("btach",)}, "norm: name='btach' is not known; did you mean 'batch'"),
+        ({"norms": ()}, "norms=[] must hold at least one value"),
+        ({"shortcuts": ("residual",)}, "shortcut='residual' is not known"),
+        ({"activations": ("rely",)}, "function='rely' is not known; did you mean 'relu'"),
+        ({"learning_rate": -1.0}, "learning_rate=-1.0 must be greater than 0"),
+        ({"batch_size": 5000}, "batch_size=5000 must lie between 1 and the 1797 examples"),
+    ],
+    "transfer": [
+        ({"tuning_rate": 0.0}, "tuning_rate=0.0 must be greater than 0"),
+        ({"budgets": (5, 2)}, "budgets=[5, 2] must rise"),
+        ({"budgets": (2, 500)}, "class '5' has 121 images left"),
+        ({"pretrain_classes": ("0", "ten")}, "the class 'ten' is not known"),
+        ({"pretrain_classes": ("0",)}, "pretrain_classes needs at least two classes, and has 0"),
+        ({"pretrain_classes": ("0", "1"), "target_classes": ("1", "2")}, "'1' is in both"),
+        ({"target_classes": ("4", "4")}, "names one class twice"),
+        ({"network": "resnet2_cifar"}, "did you mean"),
+        ({"weights": "a.pth", "pretrain_classes": ("0", "1")}, "leave out pretrain_classes"),
     ],
 }
 
