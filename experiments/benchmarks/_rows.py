@@ -3,9 +3,9 @@
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from convjax import lab
 
@@ -24,21 +24,16 @@ IMAGES = (
     ("cifar_resnet", 32, 16),
 )
 # The same with kernel, stride and padding.
-MAX_POOLS = (
-    ("resnet50", 112, 64, 3, 2, 1),
-    ("legacy_xception", 147, 128, 3, 2, 1),
-    ("legacy_xception", 37, 728, 3, 2, 1),
-    ("inception_v3", 35, 288, 3, 2, 0),
+POOLS = (
+    ("max_pool", "resnet50", 112, 64, 3, 2, 1),
+    ("max_pool", "legacy_xception", 147, 128, 3, 2, 1),
+    ("max_pool", "legacy_xception", 37, 728, 3, 2, 1),
+    ("max_pool", "inception_v3", 35, 288, 3, 2, 0),
+    ("avg_pool", "inception_v3", 35, 256, 3, 1, 1),
+    ("avg_pool", "inception_v3", 17, 768, 3, 1, 1),
 )
-AVG_POOLS = (("inception_v3", 35, 256, 3, 1, 1), ("inception_v3", 17, 768, 3, 1, 1))
 GLOBAL_POOLS = (("resnet50", 7, 2048), ("mobilenetv1_100", 7, 1024), ("cifar_resnet", 8, 64))
 ACTIVATIONS = ("relu", "relu6", "gelu", "silu")
-NAMES = {
-    "batch_norm": "batch norm",
-    "max_pool": "max pool",
-    "avg_pool": "average pool",
-    "global_avg_pool": "global average pool",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,31 +58,27 @@ class Spec:
     @property
     def kind(self) -> Kind:
         """The group whose geometric mean this counts in."""
-        if self.what == "conv":
-            if self.feature_group_count > 1:
-                alone = self.feature_group_count == self.in_features
-                return "depthwise" if alone else "grouped"
-            return "pointwise" if self.kernel_size == (1, 1) else "dense"
-        if self.what == "activation":
-            return "activation"
-        return "norm" if self.what == "batch_norm" else "pool"
+        if self.what != "conv":
+            other: dict[str, Kind] = {"activation": "activation", "batch_norm": "norm"}
+            return other.get(self.what, "pool")
+        if self.feature_group_count > 1:
+            return "depthwise" if self.feature_group_count == self.in_features else "grouped"
+        return "pointwise" if self.kernel_size == (1, 1) else "dense"
 
     @property
     def text(self) -> str:
         """The layer as people write it."""
         image = f"{self.batch}x{self.height}x{self.width}x{self.in_features}"
-        window = f"{_pair(self.kernel_size, 'x', whole=True)} /{_pair(self.strides, 'x')}"
-        if self.what == "conv":
-            dilated = self.kernel_dilation != (1, 1)
-            groups = self.feature_group_count
-            return (
-                f"{image} -> {self.out_features}, {window}"
-                + (f", dilation {_pair(self.kernel_dilation, 'x')}" if dilated else "")
-                + (f", {groups} groups" if groups > 1 else "")
-            )
-        if self.what in ("max_pool", "avg_pool"):
-            return f"{image}, {NAMES[self.what]} {window}"
-        return f"{image}, {self.name or NAMES[self.what]}"
+        window = f"{self.kernel_size[0]}x{self.kernel_size[1]} /{_pair(self.strides)}"
+        if self.what != "conv":
+            name = self.name or self.what.replace("avg", "average").replace("_", " ")
+            return f"{image}, {name} {window}" if self.what[3:] == "_pool" else f"{image}, {name}"
+        text = f"{image} -> {self.out_features}, {window}"
+        if self.kernel_dilation != (1, 1):
+            text += f", dilation {_pair(self.kernel_dilation)}"
+        if self.feature_group_count > 1:
+            text += f", {self.feature_group_count} groups"
+        return text
 
     @property
     def kernel_shape(self) -> tuple[int, ...]:
@@ -95,22 +86,13 @@ class Spec:
         return (*self.kernel_size, self.in_features // self.feature_group_count, self.out_features)
 
     @property
-    def output_size(self) -> Pair:
+    def output_size(self) -> tuple[int, ...]:
         """Height and width of the output."""
         if self.what == "global_avg_pool":
             return (1, 1)
-        sizes = [
-            (n + 2 * p - d * (k - 1) - 1) // s + 1
-            for n, k, s, p, d in zip(
-                (self.height, self.width),
-                self.kernel_size,
-                self.strides,
-                self.padding,
-                self.kernel_dilation,
-                strict=True,
-            )
-        ]
-        return sizes[0], sizes[1]
+        window = (self.kernel_size, self.strides, self.padding, self.kernel_dilation)
+        sides = zip((self.height, self.width), *window, strict=True)
+        return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sides)
 
     def flops(self, backward: bool) -> int:
         """Two for each product of a convolution; three times as many with both gradients."""
@@ -133,13 +115,15 @@ class Spec:
         return numbers * (2 if self.dtype == "bfloat16" else 4) * (2 if backward else 1)
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A computation and where it stands."""
+def _pair(pair: Pair) -> str:
+    return "x".join(dict.fromkeys(map(str, pair)))
+
+
+class Row(NamedTuple):
+    """A computation, where it stands, and how often; 0 where nobody counted."""
 
     network: str
     count: int
-    """How often the network has it; 0 where nobody counted."""
     spec: Spec
 
     @property
@@ -150,41 +134,36 @@ class Row:
 
 def rows(batch_size: int, dtype: str) -> list[Row]:
     """Return every row, convolutions first."""
-    layers = json.loads(Path(__file__).with_name("layers.json").read_text(encoding="utf-8"))
-    return [parse(layer, batch_size, dtype) for layer in layers] + _others(batch_size, dtype)
-
-
-def parse(layer: dict[str, Any], batch_size: int, dtype: str) -> Row:
-    """Return the row of an entry of ``layers.json``."""
-    fields: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in layer.items()
-        if name not in ("network", "count")
-    }
-    network = layer["network"]
-    batch = batch_size * SMALL.get(network, 1)
-    return Row(network, layer["count"], Spec("conv", batch, dtype=dtype, **fields))
-
-
-def _others(batch_size: int, dtype: str) -> list[Row]:
-    def row(network: str, what: str, size: int, channels: int, **more: Any) -> Row:
+    made = []
+    for entry in _entries():
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in entry.items()
+        }
+        network, count = fields.pop("network"), fields.pop("count")
         batch = batch_size * SMALL.get(network, 1)
-        return Row(network, 0, Spec(what, batch, size, size, channels, channels, **more))
-
-    made = [row(net, "batch_norm", n, c, dtype=dtype) for net, n, c in IMAGES]
-    for what, pools in (("max_pool", MAX_POOLS), ("avg_pool", AVG_POOLS)):
-        for net, n, c, k, s, p in pools:
-            slide = {"kernel_size": (k, k), "strides": (s, s), "padding": (p, p)}
-            made.append(row(net, what, n, c, dtype=dtype, **slide))
-    made += [row(net, "global_avg_pool", n, c, dtype=dtype) for net, n, c in GLOBAL_POOLS]
-    for name in ACTIVATIONS:
-        made += [row(net, "activation", n, c, dtype=dtype, name=name) for net, n, c in IMAGES]
+        made.append(Row(network, count, Spec(batch=batch, dtype=dtype, **fields)))
     return made
 
 
-def _pair(pair: Pair, between: str, *, whole: bool = False) -> str:
-    same = pair[0] == pair[1] and not whole
-    return str(pair[0]) if same else between.join(map(str, pair))
+def _entries() -> Iterator[dict[str, Any]]:
+    for layer in json.loads(Path(__file__).with_name("layers.json").read_text(encoding="utf-8")):
+        yield {"what": "conv", **layer}
+
+    def other(what: str, network: str, size: int, channels: int, **more: Any) -> dict[str, Any]:
+        image = {"height": size, "width": size, "in_features": channels, "out_features": channels}
+        return {"what": what, "network": network, "count": 0, **image, **more}
+
+    for image in IMAGES:
+        yield other("batch_norm", *image)
+    for what, network, size, channels, k, s, p in POOLS:
+        window = {"kernel_size": (k, k), "strides": (s, s), "padding": (p, p)}
+        yield other(what, network, size, channels, **window)
+    for image in GLOBAL_POOLS:
+        yield other("global_avg_pool", *image)
+    for name in ACTIVATIONS:
+        for image in IMAGES:
+            yield other("activation", *image, name=name)
 
 
 def choose(
@@ -193,16 +172,16 @@ def choose(
     """Return the rows of some networks, or of all if none is named, that are of some kinds.
 
     Raises:
-      UsageError: if a network is unknown, the batch empty, or no row is left.
+      ValueError: if a network is unknown, the batch empty, or no row is left.
     """
     if batch < 1:
-        raise lab.UsageError("--batch-size must be 1 or more.")
+        raise ValueError(f"batch_size={batch} must be at least 1")
     every = rows(batch, dtype)
     known = {row.network for row in every}
     for name in networks:
         if name not in known:
-            raise lab.UsageError(lab.unknown("network", name, known))
+            raise ValueError(lab.unknown("network", name, known))
     chosen = [r for r in every if r.network in (networks or known) and r.spec.kind in kinds]
     if not chosen:
-        raise lab.UsageError("none of these networks has layers of these kinds; choose others.")
+        raise ValueError("none of these networks has layers of these kinds; choose others.")
     return chosen

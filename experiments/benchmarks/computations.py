@@ -23,23 +23,17 @@ def inputs(spec: Spec) -> tuple[jax.Array, ...]:
     elif spec.what == "batch_norm":
         shapes += [(spec.in_features,)] * 2
     keys = jax.random.split(jax.random.key(spec.seed), len(shapes))
-    return tuple(
-        jax.random.normal(key, shape, spec.dtype) for key, shape in zip(keys, shapes, strict=True)
-    )
+    drawn = zip(keys, shapes, strict=True)
+    return tuple(jax.random.normal(key, shape, spec.dtype) for key, shape in drawn)
 
 
-def by_convjax(spec: Spec) -> Function:
-    """Return the computation by the public functions of convjax."""
-    pads = [(p, p) for p in spec.padding]
+def by_convjax(spec: Spec, lowering: str | None = None) -> Function:
+    """Return the computation by the public functions of convjax; a convolution by a form."""
+    slide: dict[str, Any] = {"strides": spec.strides, "padding": [(p, p) for p in spec.padding]}
     if spec.what == "conv":
-        return lambda x, w: ops.conv(
-            x,
-            w,
-            strides=spec.strides,
-            padding=pads,
-            kernel_dilation=spec.kernel_dilation,
-            feature_group_count=spec.feature_group_count,
-        )
+        slide |= {"kernel_dilation": spec.kernel_dilation, "lowering": lowering}
+        slide["feature_group_count"] = spec.feature_group_count
+        return lambda x, w: ops.conv(x, w, **slide)
     if spec.what == "batch_norm":
         return lambda x, scale, bias: ops.normalize(x, *ops.batch_moments(x), scale, bias)
     if spec.what == "global_avg_pool":
@@ -47,7 +41,7 @@ def by_convjax(spec: Spec) -> Function:
     if spec.what == "activation":
         return nn.ACTIVATIONS[spec.name]
     pool = {"max_pool": ops.max_pool, "avg_pool": ops.avg_pool}[spec.what]
-    return lambda x: pool(x, spec.kernel_size, strides=spec.strides, padding=pads)
+    return lambda x: pool(x, spec.kernel_size, **slide)
 
 
 def by_lax(spec: Spec) -> Function:
@@ -76,9 +70,14 @@ def compiled(
         y, pull = jax.vjp(function, *arguments)
         return y, *pull(cotangent)
 
-    y = jax.eval_shape(function, *arguments)
-    cotangent = jax.random.normal(jax.random.key(1), y.shape, y.dtype)
+    cotangent = cotangent_of(function, arguments)
     return lambda: both(cotangent, *arguments)
+
+
+def cotangent_of(function: Function, arguments: tuple[jax.Array, ...]) -> jax.Array:
+    """Return random numbers in the shape of the function's result."""
+    y = jax.eval_shape(function, *arguments)
+    return jax.random.normal(jax.random.key(1), y.shape, y.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

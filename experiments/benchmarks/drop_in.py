@@ -4,32 +4,33 @@
 
 Builds MobileNet's body of ``flax.nnx.Conv`` and ``flax.nnx.BatchNorm``, once as Flax has it and
 once with ``conv_general_dilated=convjax.ops.conv_general_dilated``, and times the gradient of its
-loss, both alternating. Saves the times as JSON.
+loss, both alternating.
 
 Takes about a minute on two cores.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from rich.table import Table
 
-from convjax import lab, ops, study
-from experiments.benchmarks import _report
+from convjax import ops
+from experiments.benchmarks import _report, benchmark
 from experiments.benchmarks.timing import alternate, median
 
 # Howard et al. 2017, "MobileNets", table 1: features and stride of every separable convolution.
 UNITS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2))
 UNITS += ((1024, 1),)
-STEM = "bench_drop_in"
+main = partial(benchmark.run, __name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(lab.CommandOptions):
+class Config(benchmark.Options):
     """Options."""
 
     batch_size: int = 16
@@ -38,12 +39,6 @@ class Config(lab.CommandOptions):
     """Their height and width."""
     units: int = len(UNITS)
     """How many of the separable convolutions."""
-    repeats: int = 7
-    """Runs of each; the median counts."""
-    keep_memory: bool = True
-    """Whether the process keeps the memory that it frees (convjax.study.keep_memory)."""
-    out: Path = Path("results/bench-drop-in")
-    """Folder for the numbers; it is made if it is not there."""
 
 
 class MobileNet(nnx.Module):
@@ -52,21 +47,14 @@ class MobileNet(nnx.Module):
     def __init__(self, units: int, rngs: nnx.Rngs, **options: Any):
         features = 32
         self.stem = nnx.Conv(3, features, (3, 3), strides=2, rngs=rngs, **options)
+        options |= {"use_bias": False, "rngs": rngs}
         layers: list[Any] = []
         for outputs, stride in UNITS[:units]:
-            depthwise = nnx.Conv(
-                features,
-                features,
-                (3, 3),
-                strides=stride,
-                feature_group_count=features,
-                use_bias=False,
-                rngs=rngs,
-                **options,
-            )
-            pointwise = nnx.Conv(features, outputs, (1, 1), use_bias=False, rngs=rngs, **options)
-            layers += [depthwise, nnx.BatchNorm(features, rngs=rngs), jax.nn.relu]
-            layers += [pointwise, nnx.BatchNorm(outputs, rngs=rngs), jax.nn.relu]
+            depthwise = {"strides": stride, "feature_group_count": features, **options}
+            layers.append(nnx.Conv(features, features, (3, 3), **depthwise))
+            layers += [nnx.BatchNorm(features, rngs=rngs), jax.nn.relu]
+            layers.append(nnx.Conv(features, outputs, (1, 1), **options))
+            layers += [nnx.BatchNorm(outputs, rngs=rngs), jax.nn.relu]
             features = outputs
         self.body = nnx.Sequential(*layers)
 
@@ -75,32 +63,15 @@ class MobileNet(nnx.Module):
         return jnp.mean(self.body(self.stem(x)), (1, 2))
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the benchmark from the command line and return the exit code."""
-    about, _, _ = (__doc__ or "").partition("\n")
-    config = lab.parse(Config, argv, command="python -m experiments bench-drop-in", about=about)
-    if config.keep_memory:
-        study.keep_memory()
-    lab.use_platform(config.platform)
-    with lab.refusing():
-        study.check_writable(config.out)
-    samples = alternate(
-        {
-            "Flax": gradient(config),
-            "Flax with convjax": gradient(config, conv_general_dilated=ops.conv_general_dilated),
-        },
-        repeats=config.repeats,
-    )
-    seconds = {name: median(times) for name, times in samples.items()}
-    lines = [[name, _report.milliseconds(time)] for name, time in seconds.items()]
-    title = f"Gradient of MobileNetV1, batch {config.batch_size}, {config.size}x{config.size}"
-    _report.console().print(_report.table(title, ["", "ms"], lines))
-    first, second = seconds.values()
-    print(f"{_report.number(first / second)} times as fast")
-    path = config.out / f"{STEM}.json"
-    _report.save_json(path, rows=[{"seconds": seconds, "samples": samples}], config=config)
-    print(path)
-    return 0
+def measure(config: Config) -> dict[str, Any]:
+    """Return one row: medians and samples by name."""
+    functions = {
+        "Flax": gradient(config),
+        "Flax with convjax": gradient(config, conv_general_dilated=ops.conv_general_dilated),
+    }
+    samples = alternate(functions, repeats=config.repeats)
+    medians = {name: median(times) for name, times in samples.items()}
+    return {"rows": [{"seconds": medians, "samples": samples}]}
 
 
 def gradient(config: Config, **options: Any) -> Callable[[], Any]:
@@ -117,3 +88,14 @@ def gradient(config: Config, **options: Any) -> Callable[[], Any]:
         return jax.grad(loss)(params)
 
     return lambda: compute(params, x)
+
+
+def tables(found: dict[str, Any], config: Config) -> Iterator[Table | str]:
+    """Yield both times and their ratio."""
+    (row,) = found["rows"]
+    seconds = row["seconds"]
+    title = f"Gradient of MobileNetV1, batch {config.batch_size}, {config.size}x{config.size}"
+    columns = ("", lambda name: name), ("ms", lambda name: _report.milliseconds(seconds[name]))
+    yield _report.table(title, seconds, *columns)
+    first, second = seconds.values()
+    yield f"{_report.number(first / second)} times as fast"

@@ -14,14 +14,13 @@ import jax
 
 from convjax import lab
 
-APPLICATIONS = {
-    "mobilenet_v1": "MobileNet",
-    "mobilenet_v2": "MobileNetV2",
-    "resnet_50": "ResNet50",
-    "xception": "Xception",
+# Keras's name, the least size of images that it takes, and what is not as by default.
+APPLICATIONS: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "mobilenet_v1": ("MobileNet", 32, {"dropout": 0.0}),
+    "mobilenet_v2": ("MobileNetV2", 32, {}),
+    "resnet_50": ("ResNet50", 32, {}),
+    "xception": ("Xception", 71, {}),
 }
-EXTRAS: dict[str, dict[str, Any]] = {"mobilenet_v1": {"dropout": 0.0}}
-LEAST_SIZE = {"mobilenet_v1": 32, "mobilenet_v2": 32, "resnet_50": 32, "xception": 71}
 
 
 def import_keras() -> Any:
@@ -48,9 +47,9 @@ def import_keras() -> Any:
 
 def check_size(name: str, size: int) -> None:
     """Refuse images that Keras finds too small for a network."""
-    least = LEAST_SIZE.get(name, 1)
+    _, least, _ = APPLICATIONS.get(name, ("", 1, {}))
     if size < least:
-        raise lab.UsageError(
+        raise ValueError(
             f"Keras's {name} takes images from {least}x{least}, not {size}x{size}; choose a larger "
             "--size, or leave keras out of --versus."
         )
@@ -62,31 +61,24 @@ def network(name: str, size: int) -> Any:
     Args:
       name: a key of ``APPLICATIONS``, or ``"resnet_56"``.
       size: height and width of the images, which ``check_size`` allows.
-
-    Raises:
-      UsageError: there is no Keras on JAX.
     """
     keras = import_keras()
     if name == "resnet_56":
         return resnet_cifar(9, size)
-    return getattr(keras.applications, APPLICATIONS[name])(
-        weights=None,
-        input_shape=(size, size, 3),
-        classes=1000,
-        classifier_activation=None,
-        **EXTRAS.get(name, {}),
-    )
+    application, _, others = APPLICATIONS[name]
+    options = {"weights": None, "classes": 1000, "classifier_activation": None, **others}
+    return getattr(keras.applications, application)(input_shape=(size, size, 3), **options)
 
 
 def resnet_cifar(n: int, size: int, num_classes: int = 10) -> Any:
     """Return the residual network for CIFAR of depth 6n + 2 (He et al. 2015, section 4.2)."""
-    layers = import_keras().layers
+    keras = import_keras()
+    layers = keras.layers
 
     def conv(x: Any, features: int, strides: int = 1) -> Any:
-        if strides != 1:
-            # As in the paper; "same" would pad on one side only.
-            x = layers.ZeroPadding2D(1)(x)
-        padding = "same" if strides == 1 else "valid"
+        padding = "same"
+        if strides != 1:  # as in the paper; "same" would pad on one side only
+            x, padding = layers.ZeroPadding2D(1)(x), "valid"
         x = layers.Conv2D(features, 3, strides, padding, use_bias=False)(x)
         return layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
 
@@ -94,7 +86,7 @@ def resnet_cifar(n: int, size: int, num_classes: int = 10) -> Any:
         y = conv(layers.ReLU()(conv(x, features, strides)), features)
         if extra := features - x.shape[-1]:
             x = x[:, ::strides, ::strides]
-            x = import_keras().ops.pad(x, ((0, 0), (0, 0), (0, 0), (0, extra)))
+            x = keras.ops.pad(x, ((0, 0), (0, 0), (0, 0), (0, extra)))
         return layers.ReLU()(y + x)
 
     images = layers.Input((size, size, 3))
@@ -103,13 +95,13 @@ def resnet_cifar(n: int, size: int, num_classes: int = 10) -> Any:
         for i in range(n):
             x = unit(x, features, 2 if i == 0 and features > 16 else 1)
     logits = layers.Dense(num_classes)(layers.GlobalAveragePooling2D()(x))
-    return import_keras().Model(images, logits)
+    return keras.Model(images, logits)
 
 
 def training(
-    name: str, size: int, *, learning_rate: float, momentum: float
-) -> tuple[Callable[..., Any], Any]:
-    """Return a training step, by the stateless functions that Keras has for JAX, and its state.
+    name: str, size: int, learning_rate: float, momentum: float
+) -> tuple[Callable[..., Any], Callable[..., Any], Any]:
+    """Return loss and update by the stateless functions that Keras has for JAX, and the state.
 
     Args:
       name: as in ``network``.
@@ -118,7 +110,8 @@ def training(
       momentum: of the same.
 
     Returns:
-      ``step(state, images, labels) -> (state, loss)``, to be compiled, and the first state.
+      ``loss(params, rest, images, labels) -> (loss, rest)``, ``update(params, gradients, moving) ->
+      (params, moving)``, and the first ``(params, rest, moving)``.
     """
     keras = import_keras()
     net = network(name, size)
@@ -130,13 +123,8 @@ def training(
         logits, rest = net.stateless_call(params, rest, images, training=True)
         return cross_entropy(labels, logits), rest
 
-    def step(state: Any, images: jax.Array, labels: jax.Array) -> tuple[Any, jax.Array]:
-        params, rest, moving = state
-        (value, rest), gradients = jax.value_and_grad(loss, has_aux=True)(
-            params, rest, images, labels
-        )
-        params, moving = optimiser.stateless_apply(moving, gradients, params)
-        return (params, rest, moving), value
+    def update(params: Any, gradients: Any, moving: Any) -> tuple[Any, Any]:
+        return optimiser.stateless_apply(moving, gradients, params)
 
     groups = (net.trainable_variables, net.non_trainable_variables, optimiser.variables)
-    return step, tuple([v.value for v in variables] for variables in groups)
+    return loss, update, tuple([v.value for v in variables] for variables in groups)

@@ -2,20 +2,17 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import jax
 from flax import nnx
 
-from convjax import models, nn
+from convjax import lab, models, nn
 
-
-def _of(name: str) -> Callable[..., nn.Chain]:
-    return partial(models.create, name)
-
-
-mobilenet_v1 = _of("mobilenetv1_100")
-mobilenet_v2 = _of("mobilenetv2_100")
-resnet_50 = _of("resnet50")
-xception = _of("legacy_xception")
+mobilenet_v1 = partial(models.create, "mobilenetv1_100")
+mobilenet_v2 = partial(models.create, "mobilenetv2_100")
+resnet_50 = partial(models.create, "resnet50")
+xception = partial(models.create, "legacy_xception")
 
 
 def resnet_56(*, num_classes: int = 10, rngs: nnx.Rngs) -> nn.Chain:
@@ -35,3 +32,20 @@ def written_out(net: nn.Chain) -> nn.Chain:
         return written_out(unit) if isinstance(unit, nn.Chain) else unit
 
     return nn.Chain({name: of(unit) for name, unit in net.items()})
+
+
+def loss_of(graphdef: Any, change: Callable[[Any], Any] = lambda net: None) -> Callable[..., Any]:
+    """Return ``loss(params, rest, images, labels) -> (mean cross-entropy, rest)`` in train mode.
+
+    Args:
+      graphdef: of a network, which was split into it, its parameters and the rest.
+      change: is called with the network first.
+    """
+
+    def loss(params: Any, rest: Any, images: jax.Array, labels: jax.Array) -> tuple[Any, Any]:
+        net = nnx.merge(graphdef, params, rest, copy=True)
+        change(net)
+        value = lab.cross_entropy(net(images, train=True), labels)
+        return value, nnx.split(net, nnx.Param, ...)[2]
+
+    return loss

@@ -4,33 +4,31 @@
 
 Runs a study of cells that take no time, in this process and in the processes of the local runner,
 each into a folder of its own; then the same again, where all is there; then reads all into one
-table. Prints the median of the rounds beside its target, where it has one, and saves all as JSON.
-What the local runner takes contains the start of its processes.
+table. What the local runner takes contains the start of its processes.
 
 Takes about three minutes on two cores.
 """
 
+import collections
 import dataclasses
-import os
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
+from rich.table import Table
 
 from convjax import lab, study
-from convjax.lab import Columns
-from experiments.benchmarks import _report
-from experiments.benchmarks.timing import median
+from experiments.benchmarks import _report, benchmark
+from experiments.benchmarks.timing import median, seconds
 
-STEM = "bench_study"
 A_CELL, LOADING = 5e-3, 5.0  # seconds
+main = partial(benchmark.run, __name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(lab.CommandOptions):
+class Config(benchmark.Options):
     """Options."""
 
     cells: int = 10_000
@@ -38,9 +36,6 @@ class Config(lab.CommandOptions):
     workers: int | None = None
     """Processes of the local runner; without it, one for each processor core."""
     repeats: int = 3
-    """Rounds; the median counts."""
-    out: Path = Path("results/bench-study")
-    """Folder for the numbers, and for the studies meanwhile; it is made if it is not there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,47 +47,35 @@ class Cell:
     norm: str = "batch"
 
 
-def measure(cell: Cell) -> Columns:
+def measure_cell(cell: Cell) -> lab.Columns:
     """Return a small table at once."""
     layers = np.arange(4)
     return {"layer": layers, "norm": 0.5 * layers, "name": np.array([cell.norm] * 4)}
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the benchmark from the command line and return the exit code."""
-    about, _, _ = (__doc__ or "").partition("\n")
-    config = lab.parse(Config, argv, command="python -m experiments bench-study", about=about)
-    lab.use_platform(config.platform)
-    with lab.refusing():
-        for name in ("cells", "repeats"):
-            if getattr(config, name) < 1:
-                raise ValueError(f"{name}={getattr(config, name)} must be at least 1")
-        study.check_writable(config.out)
-        local = study.Local(config.workers, platform=config.platform)
-        loads = [os.getloadavg()[0]]
-        rows = measured(config, local)
-    loads.append(os.getloadavg()[0])
-    report(rows, config.cells, local.workers, loads)
-    path = config.out / f"{STEM}.json"
-    _report.save_json(path, rows=rows, config=config, workers=local.workers, loads=loads)
-    print(path)
-    return 0
+def check(config: Config) -> None:
+    """Refuse what makes no study."""
+    lab.check_least(config, cells=1)
+    local(config)
 
 
-def measured(config: Config, local: study.Runner) -> list[dict[str, Any]]:
+def local(config: Config) -> study.Local:
+    """Return the local runner."""
+    return study.Local(config.workers, platform=config.platform)
+
+
+def measure(config: Config) -> dict[str, Any]:
     """Return a row for each comparison: the seconds of every round, and the target."""
-    runners = {"in this process": study.Here(), "by the local runner": local}
-    names = list(runners)
-    found: dict[str, list[float]] = {}
+    there = local(config)
+    runners = [("in this process", study.Here()), ("by the local runner", there)]
+    taken: dict[str, list[float]] = collections.defaultdict(list)
     for i in range(config.repeats):
-        for name in names[i % 2 :] + names[: i % 2]:
-            for what, seconds in once(name, runners[name], config):
-                found.setdefault(what, []).append(seconds)
+        for name, runner in runners[:: (-1) ** i]:
+            for what, one in once(name, runner, config):
+                taken[what].append(one)
     targets = {"by the local runner": A_CELL * config.cells, "read into one table": LOADING}
-    return [
-        {"what": what, "seconds": seconds, "target": targets.get(what)}
-        for what, seconds in found.items()
-    ]
+    rows = [{"what": w, "seconds": s, "target": targets.get(w)} for w, s in taken.items()]
+    return {"workers": there.workers, "rows": rows}
 
 
 def once(name: str, runner: study.Runner, config: Config) -> Iterator[tuple[str, float]]:
@@ -101,40 +84,27 @@ def once(name: str, runner: study.Runner, config: Config) -> Iterator[tuple[str,
     with tempfile.TemporaryDirectory(dir=config.out) as folder:
 
         def run() -> None:
-            ran = study.run(measure, cells, folder, runner=runner, watch=study.Silent())
+            ran = study.run(measure_cell, cells, folder, runner=runner, watch=study.Silent())
             if ran.finished < len(cells):
                 raise RuntimeError(f"cells failed: {ran.failed}")
 
-        yield name, taken(run)
-        yield "again, where all is there", taken(run)
-        yield "read into one table", taken(lambda: study.load(folder))
+        yield name, seconds(run)
+        yield "again, where all is there", seconds(run)
+        yield "read into one table", seconds(lambda: study.load(folder))
 
 
-def taken(function: Callable[[], Any]) -> float:
-    """Return the seconds of a call."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+def tables(found: dict[str, Any], config: Config) -> Iterator[Table]:
+    """Yield the medians of the rounds, and the targets."""
 
+    def target(row: dict[str, Any]) -> str:
+        told = _report.verdict(median(row["seconds"]), row["target"])
+        return told and f"{row['target'] / config.cells * 1e3:g} ms, {told}"
 
-def report(
-    rows: Sequence[dict[str, Any]], cells: int, workers: int, loads: Sequence[float]
-) -> None:
-    """Print the table, and how busy the machine was."""
-    lines = []
-    for row in sorted(rows, key=lambda row: row["target"] is None):
-        seconds, target = median(row["seconds"]), row["target"]
-        verdict = "" if target is None else "met" if seconds <= target else "missed"
-        lines.append(
-            [
-                row["what"],
-                _report.number(seconds),
-                _report.milliseconds(seconds / cells),
-                "" if target is None else f"{target:g} s, {target / cells * 1e3:g} ms {verdict}",
-            ]
-        )
-    console = _report.console()
-    title = f"A study of {cells} cells that do nothing, {workers} processes"
-    console.print(_report.table(title, ["", "s", "ms a cell", "target"], lines))
-    busy = " and ".join(f"{load:.1f}" for load in loads)
-    console.print(f"Load of the machine at the beginning and the end: {busy}.")
+    yield _report.table(
+        f"A study of {config.cells} cells that do nothing, {found['workers']} processes",
+        found["rows"],
+        ("", lambda row: row["what"]),
+        ("s", lambda row: median(row["seconds"])),
+        ("ms a cell", lambda row: _report.milliseconds(median(row["seconds"]) / config.cells)),
+        ("target (ms a cell, s)", target),
+    )

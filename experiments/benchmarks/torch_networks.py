@@ -50,26 +50,18 @@ def build(name: str, batch: int, size: int, layout: str, seed: int) -> Callable[
 
 def network(name: str) -> Any:
     """Return a network with initial values."""
-    if name == "resnet_56":
-        return resnet_cifar(9)
-    return import_timm().create_model(TIMM[name])
-
-
-_libraries: list[Any] = []
+    return resnet_cifar(9) if name == "resnet_56" else import_timm().create_model(TIMM[name])
 
 
 def import_timm() -> Any:
     """Import timm, also where torchvision, which it needs, was not built for this torch."""
     try:
         import timm  # pyright: ignore[reportMissingImports]
-    except RuntimeError as error:
-        if "torchvision::" not in str(error) or _libraries:
-            raise
+    except RuntimeError:
         # torchvision describes operators that its library has not brought; no network uses them.
-        library = torch.library.Library("torchvision", "DEF")
-        for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float threshold) -> Tensor")
-        _libraries.append(library)
+        for name in ("torchvision::nms", "torchvision::qnms"):
+            schema = "(Tensor dets, Tensor scores, float threshold) -> Tensor"
+            torch.library.define(name, schema)
         for module in [m for m in sys.modules if m.partition(".")[0] in ("timm", "torchvision")]:
             del sys.modules[module]
         import timm  # pyright: ignore[reportMissingImports]
@@ -81,29 +73,30 @@ class Unit(nn.Module):
 
     def __init__(self, in_features: int, features: int, stride: int):
         super().__init__()
-        self.conv1 = nn.Conv2d(in_features, features, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(features)
-        self.conv2 = nn.Conv2d(features, features, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(features)
+        self.branch = nn.Sequential(
+            *conv(in_features, features, stride), nn.ReLU(inplace=True), *conv(features, features)
+        )
         self.stride, self.extra = stride, features - in_features
 
     def forward(self, x: Any) -> Any:
         """Add branch and shortcut."""
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        y = self.bn2(self.conv2(y))
+        y = self.branch(x)
         if self.extra:
             x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
         return F.relu(y + x, inplace=True)
 
 
+def conv(in_features: int, features: int, stride: int = 1) -> tuple[Any, Any]:
+    """Return a 3x3 convolution and its norm."""
+    kernel = nn.Conv2d(in_features, features, 3, stride, 1, bias=False)
+    return kernel, nn.BatchNorm2d(features)
+
+
 def resnet_cifar(n: int, num_classes: int = 10) -> Any:
     """Return the residual network for CIFAR of depth 6n + 2 (He et al. 2015, section 4.2)."""
-    layers = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)]
-    features = 16
-    for out_features in (16, 32, 64):
-        for i in range(n):
-            stride = 2 if i == 0 and out_features != features else 1
-            layers.append(Unit(features, out_features, stride))
-            features = out_features
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, num_classes)]
-    return nn.Sequential(*layers)
+    layers = [*conv(3, 16), nn.ReLU(inplace=True)]
+    for i in range(3 * n):
+        halved = i in (n, 2 * n)
+        features = 16 * 2 ** (i // n)
+        layers.append(Unit(features // 2 if halved else features, features, 2 if halved else 1))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, num_classes))

@@ -4,35 +4,34 @@
 
 Runs ``train.fit`` in pieces, and in the pauses between them, when nothing is under way, the bare
 compiled step as often on one batch: with few and with many steps a dispatch, with the norms of
-every layer watched, with images augmented, with checkpoints. Prints the median of the ratios beside
-its target, where it has one, and saves all of them as JSON.
+every layer watched, with images augmented, with checkpoints.
 
 Takes about twelve minutes on two cores, most of it ResNet-20 with the larger batch.
 """
 
 import dataclasses
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
+from rich.table import Table
 
-from convjax import data, lab, models, study, train
-from experiments.benchmarks import _report
-from experiments.benchmarks.timing import median
+from convjax import data, models, train
+from experiments.benchmarks import _report, benchmark
+from experiments.benchmarks.timing import comparison, pairs, seconds
 
-STEM = "bench_train"
 TARGET = 1.03
 Pairs = list[tuple[float, float]]
+main = partial(benchmark.run, __name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(lab.CommandOptions):
+class Config(benchmark.Options):
     """Options."""
 
     batch_sizes: tuple[int, ...] = (128, 32)
@@ -43,12 +42,6 @@ class Config(lab.CommandOptions):
     """Steps of a piece with the small network on digits."""
     dispatches: tuple[int, ...] = (1, 10, 20)
     """Steps a dispatch; the last is that of the other comparisons."""
-    repeats: int = 7
-    """Pieces of each comparison; the median counts."""
-    keep_memory: bool = True
-    """Whether the process keeps the memory that it frees (convjax.study.keep_memory)."""
-    out: Path = Path("results/bench-train")
-    """Folder for the numbers; it is made if it is not there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,23 +110,9 @@ class InPauses:
         """Keep what was measured."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the benchmark from the command line and return the exit code."""
-    about, _, _ = (__doc__ or "").partition("\n")
-    config = lab.parse(Config, argv, command="python -m experiments bench-train", about=about)
-    if config.keep_memory:
-        study.keep_memory()
-    lab.use_platform(config.platform)
-    with lab.refusing():
-        study.check_writable(config.out)
-    loads = [os.getloadavg()[0]]
-    rows = [row for case in cases(config) for row in measured(case, config)]
-    loads.append(os.getloadavg()[0])
-    report(rows, loads)
-    path = config.out / f"{STEM}.json"
-    _report.save_json(path, rows=rows, config=config, loads=loads)
-    print(path)
-    return 0
+def measure(config: Config) -> dict[str, Any]:
+    """Return the rows of every network."""
+    return {"rows": [row for case in cases(config) for row in measured(case, config)]}
 
 
 def cases(config: Config) -> Iterator[Case]:
@@ -154,28 +133,31 @@ def cases(config: Config) -> Iterator[Case]:
 
 def measured(case: Case, config: Config) -> Iterator[dict[str, Any]]:
     """Yield the rows of one network."""
-    last = config.dispatches[-1]
     same = Same(*next(case.source.once()))
     plain, watched, always = (bare(case, same, watch=watch) for watch in (0, 10, 1))
 
-    def loop(what: str, target: float | None, **options: Any) -> dict[str, Any]:
-        source = options.pop("source", same)
-        pairs = in_pauses(case, config, source, plain, {"dispatch": last, **options})
-        return row(case, what, pairs, target)
+    def row(what: str, timed: Pairs, target: float | None = None) -> dict[str, Any]:
+        return {"case": case.name} | comparison(what, timed, target, steps=case.steps)
+
+    def fit(source: train.Source = same, **options: Any) -> Pairs:
+        options = {"dispatch": config.dispatches[-1]} | options
+        return in_pauses(case, config.repeats, source, plain, **options)
+
+    def beside(function: Callable[[], Any]) -> Pairs:
+        return pairs(function, plain, config.repeats)
 
     for dispatch in config.dispatches:
-        yield loop(f"fit, {dispatch} a dispatch / the bare step", TARGET, dispatch=dispatch)
-    pairs = alternating(watched, plain, config.repeats)
-    yield row(case, "step with watch=10 / the bare step", pairs, TARGET)
-    pairs = alternating(always, plain, config.repeats)
-    yield row(case, "step with watch=1 / the bare step", pairs)
-    yield loop("fit with watch=10 / the bare step", TARGET, watch=10)
-    yield loop("fit with augmented data / the bare step", None, source=case.source)
+        yield row(f"fit, {dispatch} a dispatch / the bare step", fit(dispatch=dispatch), TARGET)
+    yield row("step with watch=10 / the bare step", beside(watched), TARGET)
+    yield row("step with watch=1 / the bare step", beside(always))
+    yield row("fit with watch=10 / the bare step", fit(watch=10), TARGET)
+    yield row("fit with augmented data / the bare step", fit(case.source))
     what = f"fit, a checkpoint in {case.steps} steps / the bare step"
-    yield loop(what, None, checkpoint_every=case.steps)
-    yield row(case, "Checkpoints.save, calling it / a step", saving(case, config, plain))
-    pairs = alternating(lambda: case.source.inputs(0, case.steps), plain, config.repeats)
-    yield row(case, "inputs on the host / the bare step", pairs)
+    yield row(what, fit(checkpoint_every=case.steps))
+    what = "Checkpoints.save, calling it / a step"
+    yield row(what, saving(case, config.repeats, plain))
+    inputs = beside(lambda: case.source.inputs(0, case.steps))
+    yield row("inputs on the host / the bare step", inputs)
 
 
 def bare(case: Case, same: Same, *, watch: int) -> Callable[[], None]:
@@ -196,19 +178,15 @@ def bare(case: Case, same: Same, *, watch: int) -> Callable[[], None]:
 
 def recipe_of(case: Case, pieces: int, **options: Any) -> train.Recipe:
     """Return a recipe of so many pieces that cannot diverge."""
-    shared = {"learning_rate": 0.01, "schedule": "constant"}
-    return train.Recipe(steps=case.steps * pieces, **{**shared, **options})
+    calm: Any = {"learning_rate": 0.01, "schedule": "constant"}
+    return train.Recipe(steps=case.steps * pieces, **calm, **options)
 
 
 def in_pauses(
-    case: Case,
-    config: Config,
-    source: train.Source,
-    plain: Callable[[], None],
-    options: Mapping[str, Any],
+    case: Case, repeats: int, source: train.Source, plain: Callable[[], None], **options: Any
 ) -> Pairs:
     """Return the seconds of every piece of a run, and of the bare steps in the pause after it."""
-    recipe = recipe_of(case, config.repeats + 1, test_every=case.steps, **options)
+    recipe = recipe_of(case, repeats + 1, test_every=case.steps, **options)
     observer = InPauses(plain)
     images, labels = next(case.source.once())
     with tempfile.TemporaryDirectory() as folder:
@@ -217,67 +195,18 @@ def in_pauses(
     return observer.pairs
 
 
-def alternating(first: Callable[[], Any], second: Callable[[], Any], repeats: int) -> Pairs:
-    """Return the seconds of both in turn, after one run of each that is not counted."""
-    first()
-    second()
-    return [(seconds(first), seconds(second)) for _ in range(repeats)]
-
-
-def saving(case: Case, config: Config, plain: Callable[[], None]) -> Pairs:
+def saving(case: Case, repeats: int, plain: Callable[[], None]) -> Pairs:
     """Return what a call of ``save`` takes, times the steps of a piece, and the piece between."""
     state = train.start(case.net, recipe_of(case, 1))
-    pairs: Pairs = []
+    timed: Pairs = []
     with tempfile.TemporaryDirectory() as folder, train.Checkpoints(folder) as checkpoints:
-        for step in range(config.repeats + 1):
+        for step in range(repeats + 1):
             saved = seconds(lambda step=step: checkpoints.save(step, state))
-            pairs.append((saved * case.steps, seconds(plain)))
-    return pairs[1:]
+            timed.append((saved * case.steps, seconds(plain)))
+    return timed[1:]
 
 
-def seconds(function: Callable[[], Any]) -> float:
-    """Return how long a call takes."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
-def row(case: Case, what: str, pairs: Pairs, target: float | None = None) -> dict[str, Any]:
-    """Return a row: medians of one step, the median of the ratios, and their range."""
-    first, second = (median(times) / case.steps for times in zip(*pairs, strict=True))
-    ratios = sorted(one / other for one, other in pairs)
-    return {
-        "case": case.name,
-        "what": what,
-        "first_s": first,
-        "second_s": second,
-        "ratio": median(ratios),
-        "least": ratios[0],
-        "most": ratios[-1],
-        "target": target,
-    }
-
-
-def report(rows: Sequence[Mapping[str, Any]], loads: Sequence[float]) -> None:
-    """Print a table for each network, and how busy the machine was."""
-    console = _report.console()
-    columns = ["first / second, one step", "first (ms)", "second (ms)", "ratio", "range", "target"]
-    for case in dict.fromkeys(row["case"] for row in rows):
-        lines = [
-            [
-                row["what"],
-                _report.milliseconds(row["first_s"]),
-                _report.milliseconds(row["second_s"]),
-                f"{row['ratio']:.3f}",
-                f"{row['least']:.3f} to {row['most']:.3f}",
-                f"{row['target']} {'met' if row['ratio'] <= row['target'] else 'missed'}"
-                if row["target"]
-                else "",
-            ]
-            for row in rows
-            if row["case"] == case
-        ]
-        console.print(_report.table(case, columns, lines))
-        console.print()
-    busy = " and ".join(f"{load:.1f}" for load in loads)
-    console.print(f"Load of the machine at the beginning and the end: {busy}.")
+def tables(found: dict[str, Any], config: Config) -> Iterator[Table]:
+    """Yield a table for each network; times are of one step."""
+    for case in dict.fromkeys(row["case"] for row in found["rows"]):
+        yield _report.comparisons(case, [row for row in found["rows"] if row["case"] == case])

@@ -16,8 +16,7 @@ from flax import nnx
 
 import convjax
 from convjax import nn, ops
-from experiments import __main__ as entry
-from experiments.benchmarks import _models_figure, models, networks
+from experiments.benchmarks import models, networks
 from experiments.benchmarks.models import CASES, Case
 from tests.nn.conftest import quick_compilation as quick_compilation
 
@@ -215,124 +214,70 @@ def test_the_lowering_is_asked_for_while_the_step_is_traced(monkeypatch):
     monkeypatch.setattr(ops, "default_lowering", default_lowering, raising=False)
     monkeypatch.setattr(ops, "conv", recording)
     start = split(TINY)
-    for name, expected in (("lax", ("lax",)), ("auto", ())):
+    for name, expected in (("lax", ("lax",)), ("auto", ("auto",))):
         seen.clear()
         models.convjax_training(TINY, start, name)
         assert seen == {expected}
 
 
-def test_main_without_anyone_to_compare_with(tiny, tmp_path, capsys):
-    command = ["bench-models", "--networks", "tiny", "--repeats", "2", "--batch-size", "3"]
-    assert entry.main([*command, "--versus", "--out", str(tmp_path)]) == 0
-    said = capsys.readouterr()
-    assert "Tiny" in said.out and "3x6x6" in said.out
-    assert re.search(r"\[1/1\] Tiny: .*done", said.err)
-    written = json.loads((tmp_path / "bench_models.json").read_text())
-    (row,) = written["rows"]
+def test_main_without_anyone_to_compare_with(tiny, bench, tmp_path):
+    options = ["--networks", "tiny", "--repeats", "2", "--batch-size", "3", "--versus"]
+    kept, printed = bench("models", *options)
+    assert "Tiny" in printed.out and "3x6x6" in printed.out
+    assert re.search(r"\[1/1\] Tiny: .*done", printed.err)
+    (row,) = kept["rows"]
     assert row["network"] == "tiny" and row["batch"] == 3 and row["ratios"] == {}
     assert row["seconds"]["convjax"] == np.median(row["samples"]["convjax"]) > 0
     assert len(row["samples"]["convjax"]) == 2
-    assert written["config"]["repeats"] == 2 and "jax" in written["environment"]
-    assert [path.name for path in tmp_path.iterdir()] == ["bench_models.json"]
+    assert kept["config"]["repeats"] == 2 and kept["keras"] is None
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["bench_models.json"]
 
 
 # Answers as torch_peer.py does, with times of its own.
 PEER = """
 import json, sys
+print(json.dumps({"torch": "9.9"}), flush=True)
 for line in sys.stdin:
-    asked, answer = json.loads(line), {"ok": True}
-    if asked["do"] == "versions":
-        answer = {"torch": "9.9"}
-    if asked["do"] == "prepare":
-        assert asked["spec"] == {
-            "what": "network", "name": "tiny", "batch": 5, "size": 6, "seed": 0
-        }
-    if asked["do"] == "time":
-        answer = {"seconds": asked["count"] * {"contiguous": 40.0, "channels_last": 20.0}[
-            asked["layout"]
-        ]}
-    print(json.dumps(ANSWER or answer), flush=True)
+    asked = json.loads(line)
+    assert asked["spec"] == {"what": "network", "name": "tiny", "batch": 5, "size": 6, "seed": 0}
+    each = {"contiguous": 40.0, "channels_last": 20.0}[asked["layout"]]
+    print(json.dumps({"seconds": asked["count"] * each}), flush=True)
 """
 
 
-@pytest.fixture
-def interpreter(tmp_path):
-    """Return a function that makes an interpreter which runs a script, whatever it is told to."""
-
-    def make(answer="None"):
-        path = tmp_path / "python"
-        path.write_text(f"#!{sys.executable}\n{PEER.replace('ANSWER', answer)}")
-        path.chmod(0o755)
-        return str(path)
-
-    return make
-
-
-def test_main_takes_the_faster_memory_format_and_draws(tiny, tmp_path, interpreter, capsys):
-    out = tmp_path / "out"
-    command = ["bench-models", "--networks", "tiny", "--versus", "torch", "--repeats", "3"]
-    assert entry.main([*command, "--torch-python", interpreter(), "--out", str(out)]) == 0
-    assert "20000" in capsys.readouterr().out
-    written = json.loads((out / "bench_models.json").read_text())
-    (row,) = written["rows"]
-    assert written["environment"]["torch"] == {"torch": "9.9"}
-    assert written["keras"] is None
+def test_main_takes_the_faster_memory_format_and_draws(tiny, bench, interpreter, tmp_path):
+    options = ["--networks", "tiny", "--versus", "torch", "--repeats", "3", "--torch-python"]
+    kept, printed = bench("models", *options, interpreter(PEER))
+    assert "20000" in printed.out
+    (row,) = kept["rows"]
+    assert kept["environment"]["torch"] == {"torch": "9.9"}
     assert row["best_of_torch"] == "PyTorch channels_last"
     assert row["seconds"]["PyTorch"] == 20
     assert row["ratios"] == {"PyTorch": row["seconds"]["convjax"] / 20}
-    assert {path.suffix for path in out.iterdir()} == {".json", ".png", ".svg"}
-
-
-def refused(argv, capsys):
-    with pytest.raises(SystemExit) as stop:
-        entry.main(["bench-models", *argv])
-    assert stop.value.code == 2
-    said = " ".join(capsys.readouterr().err.split())
-    assert "Traceback" not in said
-    return said
-
-
-def test_a_network_that_pytorch_refuses_is_the_users_affair(tiny, tmp_path, interpreter, capsys):
-    answer = '({"error": "no timm"} if asked["do"] == "time" else None)'
-    argv = ["--networks", "tiny", "--versus", "torch", "--torch-python", interpreter(answer)]
-    said = refused([*argv, "--out", str(tmp_path)], capsys)
-    assert "PyTorch cannot train Tiny (no timm); leave torch out of --versus." in said
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".json", ".png", ".svg"}
 
 
 @pytest.mark.parametrize(
-    "argv, message",
+    "options, message",
     [
         (["--networks", "resnet50"], "network 'resnet50' is not known; did you mean 'resnet_50'"),
         (["--networks"], "networks is empty"),
-        (["--repeats", "0"], "repeats = 0 is too small"),
-        (["--batch-size", "-1"], "batch_size = -1 is too small"),
-        (["--size", "0"], "size = 0 is too small"),
+        (["--batch-size", "-1"], "batch_size=-1 must be at least 1"),
+        (["--size", "0"], "size=0 must be at least 1"),
         (["--networks", "xception", "--size", "3", "--versus"], "Xception: "),
     ],
 )
-def test_bad_options_are_refused(argv, message, tmp_path, capsys):
-    assert message in refused([*argv, "--out", str(tmp_path)], capsys)
+def test_bad_options_are_refused(options, message, refused):
+    assert message in refused("models", *options)
 
 
-def test_no_keras_is_said_before_anything_is_measured(monkeypatch, capsys):
+def test_no_keras_and_keras_on_another_backend_are_refused(monkeypatch, refused):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     monkeypatch.setitem(sys.modules, "keras", None)
-    assert "keras is missing. Install keras, or leave keras out" in refused([], capsys)
-
-
-def test_keras_on_another_backend_is_refused(monkeypatch, capsys):
+    assert "keras is missing. Install keras, or leave keras out" in refused("models")
     config = types.SimpleNamespace(backend=lambda: "tensorflow")
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
     monkeypatch.setitem(sys.modules, "keras", types.SimpleNamespace(config=config))
-    assert "Keras computes with tensorflow here" in refused([], capsys)
-
-
-def test_the_figure_has_a_bar_for_every_ratio():
-    found = {"A": {"lax": 0.5, "PyTorch": 2.0}, "B": {"lax": 0.25}}
-    (axes,) = _models_figure.bars(found).axes
-    ends = sorted(bar.get_x() + bar.get_width() for bar in axes.patches)
-    assert ends == [0.25, 0.5, 2.0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["A", "B"]
+    assert "Keras computes with tensorflow here" in refused("models")
 
 
 def test_size_and_batch_are_overridden():

@@ -8,7 +8,6 @@ import pytest
 from flax import nnx
 
 from convjax import models, nn
-from experiments import __main__ as entry
 from experiments.benchmarks import keras_networks, networks
 from experiments.benchmarks import models as bench
 from experiments.benchmarks.models import Case
@@ -39,13 +38,13 @@ def resnet_8(*, rngs):
     return networks.written_out(models.resnet_cifar(8, rngs=rngs))
 
 
-def at_birth():
+def at_initialization():
     return nnx.merge(*jax.jit(lambda: nnx.split(resnet_8(rngs=nnx.Rngs(0))))())
 
 
 @pytest.mark.later
 def test_a_step_of_keras_is_a_step_of_ours(keras, monkeypatch):
-    ours = at_birth()
+    ours = at_initialization()
     case = Case("resnet_8", "ResNet-8", resnet_8, 10, 3)
     theirs = keras_networks.resnet_cifar(1, case.size)
     layers = [layer for layer in theirs.layers if layer.weights]
@@ -66,11 +65,8 @@ def test_keras_has_mobilenet_with_the_same_parameters(keras):
     assert net.output_shape == (None, 1000)
 
 
-def test_keras_says_which_images_are_too_small(keras, capsys):
-    with pytest.raises(SystemExit) as stop:
-        entry.main(["bench-models", "--networks", "xception", "--size", "70"])
-    assert stop.value.code == 2
-    said = " ".join(capsys.readouterr().err.split())
+def test_keras_says_which_images_are_too_small(keras, refused):
+    said = refused("models", "--networks", "xception", "--size", "70")
     assert "Keras's xception takes images from 71x71, not 70x70" in said
 
 
@@ -86,7 +82,7 @@ def torch_networks():
 def test_resnet_in_torch_is_ours(torch_networks):
     import torch
 
-    ours = at_birth()
+    ours = at_initialization()
     theirs = torch_networks.resnet_cifar(1)
     kinds = (torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.Linear)
     layers = [module for module in theirs.modules() if isinstance(module, kinds)]

@@ -1,3 +1,5 @@
+"""bench-ops and bench-forms: the layers, their computations, and PyTorch's process."""
+
 import json
 import sys
 
@@ -6,31 +8,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from convjax import lab
-from experiments import __main__ as entry
-from experiments.benchmarks import _peer, _report, _results, _rows, computations, ops, timing
+from convjax import lab, ops
+from experiments.benchmarks import _peer, _results, _rows, computations, forms, timing
+from experiments.benchmarks import ops as bench_ops
 from experiments.benchmarks._rows import Row, Spec
 
-TINY = ["bench-ops", "--networks", "digits_stack", "--kinds", "dense", "--batch-size", "1"]
-ONCE = [*TINY, "--repeats", "1"]
-
+TINY = ["--networks", "digits_stack", "--kinds", "dense", "--batch-size", "1", "--repeats", "1"]
 # Answers as torch_peer.py does; what it times is made up, contiguous at half of channels_last.
 FAKE = """
-import json, os, sys
+import json, sys
 print("loading", file=sys.stderr)
+print(json.dumps({"torch": "0.0", "threads": 1}), flush=True)
 for line in sys.stdin:
     asked = json.loads(line)
-    answer = {"ok": True}
-    if asked["do"] == "versions":
-        answer = {"torch": "0.0", "threads": 1}
-    if asked["do"] == "prepare" and asked["spec"]["what"] == "refused":
+    each = 0.02 if asked["layout"] == "channels_last" else 0.01
+    answer = {"seconds": each * asked["count"] * (3 if asked["backward"] else 1)}
+    if asked["spec"]["what"] == "refused":
         answer = {"error": "no such thing"}
-    if asked["do"] == "prepare" and asked["spec"]["what"] == "fatal":
+    if asked["spec"]["what"] == "fatal":
         print("out of memory", file=sys.stderr)
         sys.exit(1)
-    if asked["do"] == "time":
-        each = 0.02 if asked["layout"] == "channels_last" else 0.01
-        answer = {"seconds": each * asked["count"] * (3 if asked["backward"] else 1)}
     print(json.dumps(answer), flush=True)
 """
 WHATS = {
@@ -51,80 +48,6 @@ def small(name):
     return Spec(**{"what": name, **size, **WHATS[name]})
 
 
-@pytest.fixture
-def interpreter(tmp_path):
-    """Return what makes an interpreter that runs a script of the test's, whatever it is told to."""
-
-    def make(script):
-        path = tmp_path / "python"
-        path.write_text(f"#!{sys.executable}\n{script}")
-        path.chmod(0o755)
-        return str(path)
-
-    return make
-
-
-class FakeTimer:
-    """Takes as long as it is told, and keeps a record."""
-
-    def __init__(self, seconds, name="", log=None):
-        self.seconds, self.name, self.log = seconds, name, [] if log is None else log
-
-    def time(self, count):
-        self.log.append((self.name, count))
-        return self.seconds * count
-
-
-def refused(argv, capsys):
-    with pytest.raises(SystemExit) as stop:
-        entry.main(argv)
-    assert stop.value.code == 2
-    return " ".join(capsys.readouterr().err.split())
-
-
-def test_functions_take_turns_in_a_rotating_order_after_one_run_unmeasured():
-    log = []
-    timers = {name: FakeTimer(1, name, log) for name in "abc"}
-    samples = timing.alternate(timers, repeats=4)
-    assert "".join(name for name, _ in log) == "abc" + "abc" + "bca" + "cab" + "abc"
-    assert samples == {name: [1.0] * 4 for name in "abc"}
-
-
-def test_short_functions_run_until_a_sample_is_long_enough():
-    timer = FakeTimer(1e-4)
-    samples = timing.alternate({"short": timer}, repeats=3, min_seconds=0.005)
-    assert samples["short"] == pytest.approx([1e-4] * 3)
-    counts = [count for _, count in timer.log]
-    assert counts[:2] == [1, 1] and len(set(counts[-3:])) == 1
-    assert 50 <= counts[-1] <= 100
-
-
-@pytest.mark.parametrize(("seconds", "rounds"), [(0.9, 7), (1.5, 4), (20.0, 3)])
-def test_slow_functions_leave_early_but_not_before_the_third_round(seconds, rounds):
-    timers = {"slow": FakeTimer(seconds), "fast": FakeTimer(0.1)}
-    samples = timing.alternate(timers, repeats=7, slow_seconds=1.0)
-    assert (len(samples["slow"]), len(samples["fast"])) == (rounds, 7)
-    assert len(timing.alternate({"slow": FakeTimer(20)}, repeats=1)["slow"]) == 1
-
-
-def test_functions_of_this_process_are_timed_to_their_end():
-    calls = []
-
-    def function():
-        calls.append(1)
-        return jnp.ones(3) * 2
-
-    (seconds,) = timing.alternate({"f": function}, repeats=1, min_seconds=1e-3)["f"]
-    assert 0 < seconds < 1
-    assert len(calls) >= 2
-
-
-def test_means():
-    assert timing.geometric_mean([0.5, None, 8.0]) == pytest.approx(2)
-    assert timing.geometric_mean([None]) is None
-    assert timing.median([5.0, 1.0, 2.0]) == 2
-
-
 def test_every_layer_is_read_and_small_images_come_in_larger_batches():
     every = _rows.rows(8, "float32")
     convs = [row for row in every if row.spec.what == "conv"]
@@ -133,11 +56,16 @@ def test_every_layer_is_read_and_small_images_come_in_larger_batches():
     small_images = {row.network for row in every if row.spec.batch == 64}
     assert small_images == {"cifar_resnet", "digits_stack"}
     assert {row.spec.batch for row in every} == {8, 64}
-    texts = {row.text for row in every}
-    assert "resnet50 8x56x56x64 -> 64, 3x3 /1" in texts
-    assert "mobilenetv1_100 8x112x112x64 -> 64, 3x3 /2, 64 groups" in texts
-    assert "resnet50 8x112x112x64, max pool 3x3 /2" in texts
-    assert "cifar_resnet 64x32x32x16, gelu" in texts
+    assert {row.text for row in every} >= {
+        "resnet50 8x56x56x64 -> 64, 3x3 /1",
+        "mobilenetv1_100 8x112x112x64 -> 64, 3x3 /2, 64 groups",
+        "resnet50 8x112x112x64, max pool 3x3 /2",
+        "inception_v3 8x17x17x768, average pool 3x3 /1",
+        "resnet50 8x7x7x2048, global average pool",
+        "cifar_resnet 64x32x32x16, batch norm",
+        "cifar_resnet 64x32x32x16, gelu",
+    }
+    assert small("dilated").text == "2x9x7x4 -> 4, 3x3 /1, dilation 2x1"
 
 
 @pytest.mark.parametrize(
@@ -157,7 +85,7 @@ def test_kinds_of_convolutions(kernel, groups, kind):
 @every_what
 def test_output_flops_and_bytes_are_those_of_the_arrays(name):
     spec = small(name)
-    arguments = computations.inputs(spec)
+    arguments = jax.eval_shape(lambda: computations.inputs(spec))
     y = jax.eval_shape(computations.by_convjax(spec), *arguments)
     assert y.size == 2 * np.prod(spec.output_size) * spec.out_features
     arrays = arguments[:1] if spec.what == "batch_norm" else arguments
@@ -182,7 +110,10 @@ def test_convjax_and_lax_are_given_the_same_to_do(name):
             np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-def test_the_bound_is_the_longer_of_memory_and_arithmetic():
+def test_the_machine_is_measured_and_the_bound_is_the_longer_of_memory_and_arithmetic():
+    measured = computations.machine("float32", repeats=1)
+    assert 1e8 < measured.bytes_per_s < 1e13
+    assert 1e8 < measured.flops_per_s < 1e15
     spec = small("conv")
     slow_memory = computations.Machine(bytes_per_s=1.0, flops_per_s=1e12)
     slow_arithmetic = computations.Machine(bytes_per_s=1e12, flops_per_s=1.0)
@@ -190,78 +121,42 @@ def test_the_bound_is_the_longer_of_memory_and_arithmetic():
     assert slow_arithmetic.bound(spec, False) == spec.flops(False)
 
 
-def test_the_machine_is_measured():
-    measured = computations.machine("float32", repeats=1)
-    assert 1e8 < measured.bytes_per_s < 1e13
-    assert 1e8 < measured.flops_per_s < 1e15
-
-
 def test_a_result_takes_medians_and_the_faster_layout():
     samples = {"convjax": [3.0, 1.0, 2.0], "channels_last": [1.0], "contiguous": [0.5, 0.5, 9.0]}
     row = Row("net", 1, small("conv"))
-    result = _results.Result(row, {"f": samples, "fb": {"convjax": [6.0]}}, {"f": 1.0, "fb": 3.0})
-    assert result.ratio("torch", "f") == 4
-    assert result.ratio("torch", "fb") is None and result.ratio("lax", "f") is None
-    assert result.worst("torch") == 4 and result.worst("lax") == 0
-    assert result.of_bound("f") == 0.5
+    both = {"f": samples, "fb": {"convjax": [6.0]}}
+    result = bench_ops.result(row, both, {"f": 1.0, "fb": 3.0})
+    assert result["seconds"]["f"] == {"convjax": 2.0, "lax": None, "torch": 0.5}
+    assert _results.ratio(result, "f", "convjax", "torch") == 4
+    assert _results.ratio(result, "fb", "convjax", "torch") is None
+    assert _results.worst(result, "torch") == 4 and _results.worst(result, "lax") == 0
+    assert _results.of_bound(result, "f") == 0.5
 
 
-@pytest.mark.parametrize(
-    ("value", "text"), [(None, "-"), (0.001234, "0.00123"), (1.0, "1.00"), (123.4, "123"), (0, "0")]
-)
-def test_numbers_have_three_significant_digits(value, text):
-    assert _report.number(value) == text
-
-
-def test_the_figure_has_a_dot_a_ratio_and_a_bar_at_the_mean():
-    panels = {
-        "forward": {"dense": {"lax": [0.5, 2.0], "PyTorch": [1.0, 4.0]}},
-        "both": {"dense": {"PyTorch": [3.0]}, "norm": {"PyTorch": [0.1]}},
-    }
-    figure = _report.ratios("title", panels)
-    assert [axes.get_title() for axes in figure.axes] == ["forward", "both"]
-    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["dense", "norm"]
-    drawn = {
-        (line.get_marker(), *np.round(np.asarray(line.get_xdata(), float), 6))
-        for line in figure.axes[0].lines
-        if line.get_marker() in ("o", "|")
-    }
-    assert drawn == {("o", 0.5, 2.0), ("|", 1.0), ("o", 1.0, 4.0), ("|", 2.0)}
-    legend = [t.get_text() for t in figure.legends[0].get_texts()]
-    assert legend == ["PyTorch", "lax", "geometric mean"]
-
-
-def test_convjax_alone(tmp_path, capsys):
-    assert entry.main([*ONCE, "--versus", "--all", "--out", str(tmp_path)]) == 0
-    printed = capsys.readouterr()
+def test_convjax_alone(bench, tmp_path):
+    kept, printed = bench("ops", *TINY, "--versus", "--all")
     assert "digits_stack 8x8x8x16 -> 16, 3x3 /1" in printed.out
     assert "[2/2]" in printed.err
-    written = json.loads((tmp_path / "bench_ops.json").read_text())
-    assert [row["spec"]["in_features"] for row in written["rows"]] == [16, 32]
-    for row in written["rows"]:
+    assert [row["spec"]["in_features"] for row in kept["rows"]] == [16, 32]
+    for row in kept["rows"]:
         assert row["seconds"]["fb"]["convjax"] > 0 and row["seconds"]["f"]["torch"] is None
         assert row["bound_seconds"]["fb"] > 0
-    assert {"jax", "device_kind"} <= set(written["environment"])
-    assert written["environment"]["torch"] is None
-    assert written["config"]["batch_size"] == 1
-    assert not (tmp_path / "bench_ops.png").exists()
+    assert "device_kind" in kept["environment"] and kept["environment"]["torch"] is None
+    assert kept["config"]["batch_size"] == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["bench_ops.json"]
 
 
-def test_against_lax_and_a_peer(tmp_path, capsys, interpreter):
-    out = tmp_path / "out"
-    python = interpreter(FAKE)
-    assert entry.main([*ONCE, "--torch-python", python, "--out", str(out)]) == 0
-    printed = capsys.readouterr().out
-    assert "Geometric means" in printed and "Worst against PyTorch" in printed
-    assert max(map(len, printed.splitlines())) <= 130
-    written = json.loads((out / "bench_ops.json").read_text())
-    for row in written["rows"]:
+def test_against_lax_and_a_peer(bench, interpreter, tmp_path):
+    kept, printed = bench("ops", *TINY, "--torch-python", interpreter(FAKE))
+    assert "Geometric means" in printed.out and "Worst against PyTorch" in printed.out
+    assert max(map(len, printed.out.splitlines()[:-3])) <= 130
+    for row in kept["rows"]:
         assert row["seconds"]["f"]["torch"] == pytest.approx(0.01)
         assert row["seconds"]["fb"]["torch"] == pytest.approx(0.03)
         assert row["seconds"]["fb"]["lax"] > 0
         assert set(row["samples"]["f"]) == {"convjax", "lax", "channels_last", "contiguous"}
-    assert written["environment"]["torch"] == {"torch": "0.0", "threads": 1}
-    assert (out / "bench_ops.png").stat().st_size > 10_000
+    assert kept["environment"]["torch"] == {"torch": "0.0", "threads": 1}
+    assert (tmp_path / "out/bench_ops.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
@@ -275,11 +170,11 @@ def test_against_lax_and_a_peer(tmp_path, capsys, interpreter):
     ],
 )
 def test_an_interpreter_that_will_not_do_is_refused_before_anything_is_measured(
-    script, why, interpreter, tmp_path, capsys, monkeypatch
+    script, why, interpreter, tmp_path, refused, monkeypatch
 ):
-    monkeypatch.setattr(ops, "machine", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(bench_ops, "machine", lambda *_: pytest.fail("measured"))
     python = str(tmp_path / "missing") if script is None else interpreter(script)
-    text = refused([*ONCE, "--torch-python", python, "--out", str(tmp_path)], capsys)
+    text = refused("ops", *TINY, "--torch-python", python)
     assert "give --torch-python the path" in text and python in text
     assert why in text
 
@@ -296,43 +191,34 @@ def test_without_pytorch_there_is_one_line_and_no_peer(monkeypatch, capsys):
 
 
 def test_a_peer_hands_on_refusals_and_its_last_words(interpreter):
-    with _peer.TorchPeer(interpreter(FAKE)) as peer:
-        with pytest.raises(RuntimeError, match="no such thing"):
-            peer.prepare({"what": "refused"})
-        peer.prepare({"what": "conv"})
-        assert peer.timer("contiguous", backward=True).time(2) == pytest.approx(0.06)
-        with pytest.raises(RuntimeError, match="out of memory"):
-            peer.prepare({"what": "fatal"})
-        with pytest.raises(RuntimeError, match="out of memory"):
-            peer.release()
+    with _peer.torch_peer(interpreter(FAKE)) as peer:
+        with pytest.raises(lab.UsageError, match="no such thing"):
+            peer.timers({"what": "refused"}, False)["contiguous"](1)
+        assert peer.timers({"what": "conv"}, True)["contiguous"](2) == pytest.approx(0.06)
+        for _ in range(2):
+            with pytest.raises(lab.UsageError, match="out of memory"):
+                peer.timers({"what": "fatal"}, False)["contiguous"](1)
 
 
 def test_a_peer_that_stays_is_ended(interpreter, monkeypatch):
     monkeypatch.setattr(_peer, "GRACE_S", 0.2)
-    with _peer.TorchPeer(interpreter(FAKE + "import time; time.sleep(60)")) as peer:
-        process = peer._process
+    with _peer.torch_peer(interpreter(FAKE + "import time; time.sleep(60)")) as peer:
+        process = peer.process
     assert process.returncode is not None and process.returncode < 0
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("name", "options", "told"),
     [
-        (["--networks", "resnet5"], "did you mean"),
-        (["--networks", "digits_stack", "--kinds", "pointwise"], "none of these networks"),
-        (["--repeats", "0"], "1 or more"),
-        (["--lowering", "nonsense"], "lowering"),
+        ("ops", ["--networks", "resnet5"], "did you mean 'resnet50'"),
+        ("ops", ["--networks", "digits_stack", "--kinds", "pointwise"], "none of these networks"),
+        ("ops", ["--batch-size", "0"], "batch_size=0 must be at least 1"),
+        ("ops", ["--lowering", "nonsense"], "lowering"),
+        ("forms", ["--networks", "resnet5"], "did you mean 'resnet50'"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(options, told, tmp_path, capsys):
-    argv = ["bench-ops", *options, "--versus", "--out", str(tmp_path)]
-    assert told in refused(argv, capsys)
-
-
-def test_auto_needs_no_context():
-    with ops.lowering("auto"):
-        pass
-    with pytest.raises((lab.UsageError, ValueError)), ops.lowering("nonsense"):
-        pytest.fail("accepted")
+def test_what_cannot_be_measured_is_refused(name, options, told, refused):
+    assert told in refused(name, *options)
 
 
 @every_what
@@ -343,10 +229,8 @@ def test_pytorch_is_given_the_same_to_do(name, layout):
 
     spec = small(name)
     as_told = json.loads(json.dumps(vars(spec)))
-    function, tensors = torch_peer.PREPARE[spec.what](
-        as_told, torch_peer.Draw(layout, spec.dtype, spec.seed)
-    )
-    y = function(*tensors)
+    tensors = torch_peer.inputs(as_told, layout)
+    y = torch_peer.function_of(as_told)(*tensors)
     cotangent = torch_peer.torch.randn_like(y)
     gradients = torch_peer.torch.autograd.grad(y, tensors, cotangent)
     arrays = [to_jax(t, kernel=i == 1) for i, t in enumerate(tensors)]
@@ -367,19 +251,44 @@ def to_jax(tensor, *, kernel=False):
 
 def test_pytorch_times_itself_in_a_process_of_its_own():
     pytest.importorskip("torch")
-    with _peer.TorchPeer(sys.executable) as peer:
+    with _peer.torch_peer(sys.executable) as peer:
         assert peer.versions["threads"] >= 1
         for name in ("conv", "batch_norm", "gelu"):
-            peer.prepare(vars(small(name)))
-            timers = {
-                f"{layout} {backward}": peer.timer(layout, backward=backward)
-                for layout in _peer.LAYOUTS
-                for backward in (False, True)
-            }
-            samples = timing.alternate(timers, repeats=1, min_seconds=1e-4)
-            assert all(0 < s < 10 for of_one in samples.values() for s in of_one)
-        with pytest.raises(RuntimeError, match="nonsense"):
-            peer.prepare({"what": "nonsense"})
-        peer.release()
-        with pytest.raises(RuntimeError, match="nothing is prepared"):
-            peer.timer("contiguous").time(1)
+            for backward in (False, True):
+                timers = peer.timers(vars(small(name)), backward)
+                samples = timing.alternate({}, repeats=1, min_seconds=1e-4, elsewhere=timers)
+                assert all(0 < s < 10 for of_one in samples.values() for s in of_one)
+        with pytest.raises(lab.UsageError, match="nonsense"):
+            peer.timers(vars(small("conv")) | {"what": "nonsense"}, False)["contiguous"](1)
+
+
+@pytest.mark.parametrize(
+    ("groups", "able"),
+    [(1, {"auto", "lax", "taps", "winograd"}), (4, {"auto", "lax", "shift"})],
+    ids=["dense", "depthwise"],
+)
+def test_the_forms_measured_are_those_that_serve(groups, able):
+    window = {"kernel_size": (3, 3), "padding": (1, 1), "feature_group_count": groups}
+    spec = Spec("conv", 2, 6, 5, 4, 4, **window)
+    assert {name for name in ops.LOWERINGS if forms.serves(spec, name)} == able
+
+
+def test_each_direction_is_one_of_the_three():
+    spec = Spec("conv", 2, 6, 5, 4, 4, kernel_size=(3, 3), padding=(1, 1))
+    x, kernel = computations.inputs(spec)
+    g = jax.random.normal(jax.random.key(2), x.shape)
+    forward, to_x, to_kernel = (
+        forms.one_way(spec, "lax", direction)(x, kernel, g) for direction in forms.DIRECTIONS
+    )
+    products = [jnp.vdot(a, b) for a, b in ((forward, g), (x, *to_x), (kernel, *to_kernel))]
+    np.testing.assert_allclose(products, [products[0]] * 3, rtol=1e-4)
+
+
+def test_forms_says_what_auto_loses(bench):
+    options = ["--networks", "digits_stack", "--kinds", "depthwise", "--batch-size", "1"]
+    kept, printed = bench("forms", *options, "--repeats", "1")
+    assert [row["direction"] for row in kept["rows"]] == list(forms.DIRECTIONS)
+    for row in kept["rows"]:
+        assert set(row["seconds"]) == {"auto", "lax", "shift"}
+        assert row["loss"] == row["seconds"]["auto"] / min(row["seconds"].values())
+    assert "auto / fastest" in printed.out
