@@ -57,26 +57,29 @@ def judge_losses(columns: Columns) -> list[Criterion]:
         {twin: [take(columns, twin, depth) for depth in (deep, shallow)] for twin in TWINS}
         for take in (last, area)
     )
-    grown = {twin: more - less for twin, (more, less) in areas.items()}
+    grown = [np.subtract(*areas[twin]) for twin in (RESIDUAL, PLAIN)]
+    both = [ends[RESIDUAL][0], ends[PLAIN][0]]
     return [
-        _more(f"plain: {deep} layers end at a higher training loss than {shallow}", *ends[PLAIN]),
+        _apart(
+            "higher",
+            f"plain: {deep} layers end at a higher training loss than {shallow}",
+            *ends[PLAIN],
+        ),
         that(
             "residual: they do not",
             np.median(np.subtract(*ends[RESIDUAL])) <= LOSS,
             _medians(*ends[RESIDUAL]),
             f"at most {LOSS} higher",
         ),
-        _less(
-            f"{deep} layers: the residual network ends lower than the plain one",
-            ends[RESIDUAL][0],
-            ends[PLAIN][0],
+        _apart(
+            "lower", f"{deep} layers: the residual network ends lower than the plain one", *both
         ),
-        _more(
-            f"area, plain: {deep} layers have the higher mean loss over all steps", *areas[PLAIN]
+        _apart(
+            "higher",
+            f"area, plain: {deep} layers have the higher mean loss over all steps",
+            *areas[PLAIN],
         ),
-        _less(
-            "area: what depth adds is less in the residual network", grown[RESIDUAL], grown[PLAIN]
-        ),
+        _apart("less", "area: what depth adds is less in the residual network", *grown),
     ]
 
 
@@ -84,16 +87,11 @@ def _medians(one: np.ndarray, other: np.ndarray, *, count: int = 3) -> str:
     return " against ".join(digits(float(np.median(values)), count) for values in (one, other))
 
 
-def _more(claim: str, one: np.ndarray, other: np.ndarray) -> Criterion:
-    told = _medians(one, other)
-    return that(claim, np.median(one - other) > LOSS, told, f"higher by more than {LOSS}")
-
-
-def _less(
-    claim: str, one: np.ndarray, other: np.ndarray, by: float = LOSS, count: int = 3
+def _apart(
+    word: str, claim: str, one: np.ndarray, other: np.ndarray, *, by: float = LOSS, count: int = 3
 ) -> Criterion:
-    told = _medians(one, other, count=count)
-    return that(claim, np.median(other - one) > by, told, f"lower by more than {by}")
+    away = np.median(one - other) * (1 if word == "higher" else -1)
+    return that(claim, away > by, _medians(one, other, count=count), f"{word} by more than {by}")
 
 
 def judge_lesions(columns: Columns) -> list[Criterion]:
@@ -126,7 +124,8 @@ def judge_lesions(columns: Columns) -> list[Criterion]:
             f"{np.median((kept > SMALL).sum(1)):.0f} of {kept.shape[1]}",
             f"at most {SMALL}",
         ),
-        _less(
+        _apart(
+            "less",
             f"{shallow} layers: without one unit, residual networks lose less than plain ones",
             *(np.median(lost(columns, twin, shallow), 1) for twin in (RESIDUAL, PLAIN)),
             by=SMALL,

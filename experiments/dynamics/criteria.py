@@ -86,7 +86,7 @@ def judge_ranges(columns: Columns) -> list[Criterion]:
 
 def judge_lengths(columns: Columns) -> list[Criterion]:
     """Return the criteria for the lengths of weights that a norm follows."""
-    slopes = np.concatenate([inverse(columns, name).ravel() for name in (*NORMED, DECAYED)])
+    slopes = np.concatenate([inverse(columns, name).ravel() for name in NORMED])
     shorter, larger = (decay_ratios(columns, name) for name in ("weight", "gradient"))
     same = np.median(np.prod([shorter, larger], axis=0), axis=(1, 2))
     shorter, larger = (np.median(ratios, axis=(1, 2)) for ratios in (shorter, larger))

@@ -12,7 +12,7 @@ PLAIN, TWIN, BARE = "plain, batch norm", "residual, batch norm", "plain, no norm
 DECAYED = "residual, batch norm, decay"
 HE, SKIPINIT, REZERO, FIXUP = "residual, no norm", "SkipInit", "ReZero", "Fixup"
 NETWORKS = (PLAIN, TWIN, BARE, HE, SKIPINIT, REZERO, FIXUP)
-NORMED = (PLAIN, TWIN)
+NORMED = (PLAIN, TWIN, DECAYED)
 SILENT = (SKIPINIT, REZERO, FIXUP)
 
 TRUNK = "trunk"

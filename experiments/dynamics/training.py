@@ -69,41 +69,31 @@ def measured(cell: Cell) -> Iterator[Columns]:
     for seed in range(cell.seeds):
         found = trainer.fit(seeds.draw(seed), seed)[1]
         yield rows(found, network=cell.network, phase=FIRST, seed=seed)
-    for label in (cell.network, *([DECAYED] if cell.network == networks.TWIN else [])):
+    for label in (cell.network, DECAYED) if cell.network == networks.TWIN else (cell.network,):
         trainer = seeds.trainer(training(label, cell))
         for seed in range(cell.runs):
             net, found = trainer.fit(seeds.draw(seed), seed)
             yield rows(found, every=cell.watch, network=label, phase=TRAINED, seed=seed)
-            for factor in FACTORS if label in (*NORMED, DECAYED) else ():
+            for factor in FACTORS if label in NORMED else ():
                 found = trainer.fit(scaled(net, factor), seed, steps=1)[1]
                 yield rows(found, network=label, phase=SCALED, seed=seed, factor=factor)
 
 
 def first_steps(cell: Cell) -> train.Recipe:
     """Return plain gradient descent, watched at every step; one more, for the last one's norms."""
-    return train.Recipe(
-        steps=cell.first + 1,
-        options={},
-        learning_rate=cell.learning_rate,
-        schedule="constant",
-        weight_decay=0.0,
-        clip=None if cell.network in NORMED else CLIP,
-        watch=1,
-        dispatch=cell.first + 1,
-    )
+    how = {"schedule": "constant", "watch": 1, "dispatch": cell.first + 1}
+    return _recipe(cell, cell.network, steps=cell.first + 1, options={}, **how)
 
 
 def training(label: str, cell: Cell) -> train.Recipe:
     """Return gradient descent with momentum, at a rate that falls to zero."""
-    return train.Recipe(
-        steps=cell.steps,
-        options={"momentum": 0.9},
-        learning_rate=cell.learning_rate,
-        weight_decay=cell.decay if label == DECAYED else 0.0,
-        clip=None if label in (*NORMED, DECAYED) else CLIP,
-        watch=cell.watch,
-        dispatch=min(20, cell.steps),
-    )
+    how = {"watch": cell.watch, "dispatch": min(20, cell.steps)}
+    return _recipe(cell, label, steps=cell.steps, options={"momentum": 0.9}, **how)
+
+
+def _recipe(cell: Cell, label: str, **how: Any) -> train.Recipe:
+    decay, clip = cell.decay if label == DECAYED else 0.0, None if label in NORMED else CLIP
+    return train.Recipe(learning_rate=cell.learning_rate, weight_decay=decay, clip=clip, **how)
 
 
 def scaled(net: Any, factor: float) -> Any:
@@ -131,14 +121,7 @@ def initial(seeds: lab.Seeds, cell: Cell) -> Iterator[Columns]:
 
 
 def rows(metrics: Any, *, every: int = 1, factor: float = 1.0, **same: Any) -> Columns:
-    """Return what was watched, a row for each step, and parameter or place in the trunk.
-
-    Args:
-      metrics: of ``Trainer.fit``.
-      every: steps between those that are kept.
-      factor: of weights before a norm.
-      **same: by column, what is the same in all rows.
-    """
+    """Return what was watched, a row for each step kept, and parameter or place in the trunk."""
     kept = np.arange(0, len(metrics["loss"]), every)
     layers = metrics["layers"]
     tables = [

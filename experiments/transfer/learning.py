@@ -44,16 +44,9 @@ def fit(
     steps: int,
     seed: int,
 ) -> Any:
-    """Train a network by clipped gradients with momentum, at a rate that falls to zero.
+    """Return a network, or a classifier of features, after training by ``falling``.
 
-    Args:
-      net: it is not changed; or a classifier, whose images are features.
-      images: all images.
-      labels: their classes.
-      batches: which images there are in each batch, a row for each step and perhaps more rows.
-      rate: the learning rate of the first step.
-      steps: how many.
-      seed: of dropout.
+    ``batches`` says which images there are in each, a row for each step and perhaps more rows.
     """
     source, optimiser = Batches(images, labels, batches), falling(rate, steps)
     longest, graphdef = len(batches), nnx.split(net, nnx.Param, ...)[0]

@@ -42,11 +42,9 @@ class Task:
         return number[self.labels]
 
     def shifted(self, most: int, *, border: int) -> np.ndarray:
-        """Return the images in a border, each off the centre by up to ``most`` pixels, at random.
+        """Return the images in a border, off the centre by up to ``most`` pixels along each axis.
 
-        Args:
-          most: pixels, along each axis; the same images always lie at the same places.
-          border: pixels on every side, of the images' least value; at least as many.
+        The same images always lie at the same places; the border has the images' least value.
         """
         wide = [(0, 0), (border, border), (border, border), (0, 0)]
         canvases = np.pad(self.images, wide, constant_values=self.images.min())
@@ -71,13 +69,8 @@ def make(
 ) -> Task:
     """Divide classes and images.
 
-    Args:
-      images: all there are.
-      labels: their classes.
-      classes: the classes' names.
-      source: names of those to pretrain on; none named means the first half; None means that
-        nothing is pretrained.
-      target: names of those to transfer to; none named means all others.
+    No source named means the first half, and None that nothing is pretrained; no target named means
+    all others.
 
     Raises:
       ValueError: a name that is no class, fewer than two classes on a side, one on both.

@@ -65,13 +65,7 @@ def loaded(weights: Path, net: nnx.Module) -> Any:
 
 
 class Lesson:
-    """Some of a task's classes, as one seed learns them.
-
-    Args:
-      run: how to train, and the seed of the order.
-      images: the task's, shifted.
-      classes: those to be learned.
-    """
+    """Some of a task's classes, as one seed learns them."""
 
     def __init__(self, run: Run, images: Any, classes: Sequence[int]):
         task = read(run.settings)

@@ -181,7 +181,7 @@ def synthetic(
         for unit, role in layers:
             add(network, TRAINED, seed, step, role, unit,
                 gradient=np.exp(-steep * unit) * larger, weight=3.0 * shorter)  # fmt: skip
-    of = (*networks.NORMED, DECAYED)
+    of = networks.NORMED
     for network, seed, factor, unit in itertools.product(of, range(2), (0.5, 1, 2), range(3)):
         add(network, SCALED, seed, 0, "first", unit, factor=factor,
             weight=3 * factor, gradient=(1 + unit) * float(factor) ** power)  # fmt: skip
