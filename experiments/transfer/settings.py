@@ -93,6 +93,9 @@ def read(settings: Settings) -> tasks.Task:
         images, labels, classes = found.images, found.labels, found.classes
         if labels is None:
             raise ValueError(f"{str(settings.images)!r} has no class folders.")
+    for option in ("pretrain_classes", "target_classes"):
+        if getattr(settings, option):
+            lab.check_known(settings, **{option: classes})
     source = None if settings.weights else settings.pretrain_classes
     return tasks.make(images, labels, classes, source=source, target=settings.target_classes)
 

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from convjax import lab
-
 HELD_OUT = 3
 """Of every class one image in three is for testing."""
 
@@ -73,10 +71,9 @@ def make(
     all others.
 
     Raises:
-      ValueError: a name that is no class, fewer than two classes on a side, one on both.
+      ValueError: fewer than two classes on a side, one on both.
     """
-    from_ = _places("pretrain_classes", source or (), classes)
-    to = _places("target_classes", target, classes)
+    from_, to = (tuple(map(classes.index, names or ())) for names in (source, target))
     if source is not None and not from_:
         from_ = tuple(i for i in range(len(classes)) if i not in to)
         from_ = from_ if to else from_[: len(classes) // 2]
@@ -84,7 +81,7 @@ def make(
     if both := [classes[i] for i in from_ if i in to]:
         raise ValueError(f"{both[0]!r} is in both pretrain_classes and target_classes")
     for option, found in (("pretrain_classes", from_), ("target_classes", to)):
-        if len(found) < 2 and (source is not None or found is to):
+        if len(found) < 2 and (source is not None or option == "target_classes"):
             named = ", ".join(classes[i] for i in found) or "none"
             every = ", ".join(classes)
             raise ValueError(
@@ -95,15 +92,6 @@ def make(
         of = np.random.default_rng([0, one]).permutation(np.flatnonzero(labels == one))
         test[of[: -(-len(of) // HELD_OUT)]] = True
     return Task(images, labels, classes, from_, to, test)
-
-
-def _places(option: str, names: Sequence[str], classes: Sequence[str]) -> tuple[int, ...]:
-    for name in names:
-        if name not in classes:
-            raise ValueError(lab.unknown(f"in {option}, the class", name, classes))
-    if len(set(names)) < len(names):
-        raise ValueError(f"{option}={list(names)} names one class twice")
-    return tuple(classes.index(name) for name in names)
 
 
 def check_examples(task: Task, budgets: Sequence[int]) -> None:
