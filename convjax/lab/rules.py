@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from rich.table import Table
 
 from convjax.lab._criteria import digits
+from convjax.lab._tables import plain_table
 
 HOLDS, FAILS, OPEN = "holds", "fails", "not decided here"
 ONLY = "holds only if"
@@ -126,3 +128,26 @@ def versus(condition: str, ours: np.ndarray, other: np.ndarray, **given: float) 
     if ours.size:
         shown = f"{digits(float(np.median(ours)), 3)} against {digits(float(np.median(other)), 3)}"
     return Evidence(condition, ours - other, shown, **given)
+
+
+def table(title: str, claims: Sequence[Claim]) -> Table:
+    """Return every claim with its verdict, what was measured, and what decides.
+
+    Args:
+      title: above the table.
+      claims: in the order of the rows.
+
+    Example:
+      >>> from convjax.lab import rules
+      >>> found = [rules.exact("whole numbers", 0.0)]
+      >>> made = rules.table("Said", [rules.Claim("1", "it is linear", found, "0, exactly")])
+      >>> [next(column.cells) for column in made.columns][2:]
+      ['holds', 'whole numbers: off by 0', '0, exactly']
+    """
+    heads = ("", "claim", "verdict", "measured", "what decides it")
+    rows = [(one.number, one.text, one.verdict, one.shown, one.rule) for one in claims]
+    made = plain_table(title, heads, rows)
+    made.show_lines = made.expand = True
+    for column, ratio in zip(made.columns, (None, 5, 4, 7, 4), strict=True):
+        column.ratio = ratio
+    return made

@@ -30,32 +30,24 @@ Takes about three minutes on two cores. For a look at it in less than one:
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
+from rich.table import Table
 
 from convjax import lab
-from convjax.lab import (
-    Columns,
-    Criterion,
-    check_least,
-    check_several,
-    digits,
-    joined,
-    pick,
-    stack,
-    that,
-)
+from convjax.lab import Columns, Criterion, digits, pick, that
 from convjax.lab.rules import Claim, finite, least_agreement
+from convjax.lab.rules import table as table_of
 from experiments import separable
-from experiments.claims import convolutions, shortcuts
+from experiments.claims import shortcuts
 from experiments.claims.figure import draw as draw
-from experiments.claims.figure import table as table
 from experiments.claims.networks import PLAIN, RESIDUAL, Recipe, halves
 from experiments.claims.parts import Convolutions, Initial, Taught, row
+from experiments.separable.sentences import sentences
 
-BIRTHS = (("none", "lecun"), ("none", "he"), ("batch", "he"))
+INITIAL = (("none", "lecun"), ("none", "he"), ("batch", "he"))
 TRAINED = 0.8
 AGREE = 0.5
 
@@ -92,14 +84,10 @@ Cell = Convolutions | Initial | Taught
 
 
 def cells(config: Config) -> list[Cell]:
-    """Return what is measured, the deepest networks first: no processor is left with the longest.
-
-    Raises:
-      ValueError: an option that cannot be done.
-    """
+    """Return what is measured; first the deepest, that none is left with the longest alone."""
     check(config)
-    recipe = Recipe(config.steps, config.batch_size, config.learning_rate, config.checks)
     twins, seeds = (PLAIN, RESIDUAL), config.seeds
+    recipe = Recipe(config.steps, config.batch_size, config.learning_rate, config.checks)
     return [
         *(Convolutions(part) for part in separable.cells(_separable(config))),
         *(
@@ -110,7 +98,7 @@ def cells(config: Config) -> list[Cell]:
         ),
         *(
             Initial(twin, norm, config.depths[-1], init, seeds)
-            for norm, init in BIRTHS
+            for norm, init in INITIAL
             for twin in twins
         ),
     ]
@@ -122,7 +110,7 @@ def measure(cell: Cell) -> Columns:
     ``kind`` says what a row is about: those of ``separable``; "birth", "step" and "curve" of
     training, "looked". ``number`` is a place, step, check or unit.
     """
-    return stack(list(cell.rows()))
+    return lab.stack(list(cell.rows()))
 
 
 def complete(columns: Columns) -> Columns:
@@ -131,22 +119,17 @@ def complete(columns: Columns) -> Columns:
     A row of kind "claim" is a condition of a claim with the median of its support, the claim's
     verdict beside it.
     """
-    return joined([columns, stack(list(_of_claims(columns)))])
+    return lab.joined([columns, lab.stack(list(_of_claims(columns)))])
 
 
 def check(config: Config) -> None:
     """Refuse what cannot be run, before anything is."""
-    least = 2 + 2 * lab.Classifier.convs_per_unit
-    for depth in config.depths:
-        if depth < least or (depth - 2) % lab.Classifier.convs_per_unit:
-            raise ValueError(
-                f"depths={list(config.depths)}: {depth} cannot be built; a stem, pairs of "
-                f"convolutions and a head make {least}, {least + 2}, {least + 4}, …"
-            )
+    lab.check_depths(config.depths)
     if len(config.depths) < 2 or sorted(set(config.depths)) != list(config.depths):
         raise ValueError(f"depths={list(config.depths)} must be two or more, rising")
-    check_several(config, "norms")
-    check_least(config, seeds=1, width=1, batch_size=2, checks=2)
+    lab.check_several(config, "norms")
+    lab.check_least(config, seeds=1, width=1, batch_size=2, checks=2)
+    lab.check_positive(config, "learning_rate")
     images = len(halves()[0][0])
     if config.batch_size > images:
         raise ValueError(
@@ -154,8 +137,6 @@ def check(config: Config) -> None:
         )
     if config.steps < config.checks or config.steps % config.checks:
         raise ValueError(f"steps={config.steps} must be a multiple of checks={config.checks}")
-    if not config.learning_rate > 0:
-        raise ValueError(f"learning_rate={config.learning_rate} must be positive")
     separable.check(_separable(config))
 
 
@@ -173,68 +154,55 @@ def _separable(config: Config) -> separable.Config:
 
 def claims(columns: Columns) -> list[Claim]:
     """Return every sentence with its evidence, from the numbers alone."""
-    return [*convolutions.claims(columns), *shortcuts.claims(columns)]
+    return [*sentences(columns | {"topic": columns["kind"]}), *shortcuts.claims(columns)]
 
 
 def _of_claims(columns: Columns) -> Iterator[dict[str, Any]]:
     for claim in claims(columns):
+        name, verdict = f"{claim.number} {claim.text}", claim.verdict
         for i, one in enumerate(claim.evidence):
-            yield row(
-                "claim",
-                f"{claim.number} {claim.text}",
-                one.condition,
-                one.median,
-                number=i,
-                verdict=claim.verdict,
-            )
+            yield row("claim", name, one.condition, one.median, number=i, verdict=verdict)
 
 
 def judge(columns: Columns) -> list[Criterion]:
     """Say whether the run's verdicts mean anything; what they are is not judged."""
     every = claims(columns)
     lacking = [claim.number for claim in every if not finite(claim)]
-    made = [
+    values = pick(columns, kind=("step", "curve", "birth"))["value"]
+    bad = int(np.sum(~np.isfinite(values)))
+    share, number = min((least_agreement(claim), claim.number) for claim in every)
+    return [
         that(
             "every claim has a verdict from finite numbers",
             not lacking,
             f"{len(every) - len(lacking)} of {len(every)}" + "".join(f", not {n}" for n in lacking),
             "all",
         ),
-        _no_nan(columns),
-        _seeds_agree(every),
+        that("losses, accuracies and gradients are finite", bad == 0, f"{bad} are not", "0"),
+        that(
+            "where a condition decides, most seeds or rounds agree with it",
+            share > AGREE,
+            f"{share:.0%} at least (claim {number})",
+            f"above {AGREE:.0%}",
+        ),
+        *_judge_shallowest(columns),
     ]
-    shallow = _shallowest(columns)
-    if shallow is not None:
-        made.append(shallow)
-    return made
 
 
-def _no_nan(columns: Columns) -> Criterion:
-    losses = pick(columns, kind=("step", "curve", "birth"))["value"]
-    bad = int(np.sum(~np.isfinite(losses)))
-    return that("losses, accuracies and gradients are finite", bad == 0, f"{bad} are not", "0")
-
-
-def _seeds_agree(every: Sequence[Claim]) -> Criterion:
-    share, number = min((least_agreement(claim), claim.number) for claim in every)
-    return that(
-        "where a condition decides, most seeds or rounds agree with it",
-        share > AGREE,
-        f"{share:.0%} at least (claim {number})",
-        f"above {AGREE:.0%}",
-    )
-
-
-def _shallowest(columns: Columns) -> Criterion | None:
-    pairs = [pair for pair in shortcuts.pairs(columns) if pair[0] == "batch"]
-    if not pairs:
-        return None
-    depth = min(depth for _, depth in pairs)
-    ends = shortcuts.end(columns, "batch", depth, "train_accuracy")
+def _judge_shallowest(columns: Columns) -> Iterator[Criterion]:
+    depths = [depth for norm, depth in shortcuts.pairs(columns) if norm == "batch"]
+    if not depths:
+        return
+    ends = shortcuts.end(columns, ("batch", min(depths)), "train_accuracy")
     least = min(float(np.median(end)) for end in ends)
-    return that(
-        f"twins of {depth} layers with batch norm trained: training accuracy",
+    yield that(
+        f"twins of {min(depths)} layers with batch norm trained: training accuracy",
         least >= TRAINED,
         f"{digits(least, 3)} at least (median)",
         f"{TRAINED} or more",
     )
+
+
+def table(columns: Columns) -> Table:
+    """Return every claim with its verdict, what was measured, and what decides."""
+    return table_of("What course texts say, and what a run says of it", claims(columns))

@@ -1,68 +1,40 @@
-"""What claims shows: the table of verdicts, and the figure."""
+"""The figure of claims: the twins after training, without a unit, and at initialization."""
+
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich import box
-from rich.table import Table
 
 from convjax import plots
-from convjax.lab import Columns, pick
-from experiments.claims import convolutions, shortcuts
+from convjax.lab import Columns, pick, series
+from experiments.claims import shortcuts
 from experiments.claims.networks import PLAIN, RESIDUAL
 
-HEADS = ("", "claim", "verdict", "measured", "what decides it")
-
-
-def table(columns: Columns) -> Table:
-    """Return every claim with its verdict, what was measured, and what decides."""
-    made = Table(
-        title="What course texts say, and what a run says of it",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-        show_lines=True,
-    )
-    for head, ratio in zip(HEADS, (None, 5, 4, 7, 4), strict=True):
-        made.add_column(head, ratio=ratio)
-    made.expand = True
-    for claim in [*convolutions.claims(columns), *shortcuts.claims(columns)]:
-        made.add_row(claim.number, claim.text, claim.verdict, claim.shown, claim.rule)
-    return made
+MIDDLE: dict[str, Any] = {"middle": np.median, "joined": True}
 
 
 def draw(columns: Columns) -> Figure:
     """Draw training loss and test accuracy by depth, lesions, and gradients at initialization."""
     panel = plots.Panel
     last = int(pick(columns, kind="birth")["depth"].max())
+    losses, accuracies = (_by_depth(columns, name) for name in ("train_loss", "test_accuracy"))
     return plots.panels(
         "Plain and residual twins: trained on the digits, and at initialization",
         [
-            panel(
-                "after training",
-                "layers",
-                "training loss",
-                _by_depth(columns, "train_loss"),
-                yscale="log",
-            ),
-            panel(
-                "after training",
-                "layers",
-                "test accuracy",
-                _by_depth(columns, "test_accuracy"),
-            ),
+            panel("after training", "layers", "training loss", losses, yscale="log"),
+            panel("after training", "layers", "test accuracy", accuracies),
             panel(
                 "one unit taken out, of the deepest that trained",
                 "place of the unit, as a share of depth",
                 "accuracy lost",
-                _lesions(columns),
+                list(_lesions(columns)),
             ),
             panel(
                 f"at initialization, {last} layers",
                 "units travelled back",
                 "|g_l|² / |g_L|²",
-                _births(columns),
+                list(_initial(columns)),
                 yscale="log",
                 level=1.0,
             ),
@@ -72,61 +44,44 @@ def draw(columns: Columns) -> Figure:
 
 
 def _label(twin: str, norm: str, init: str = "he") -> str:
-    """Name a network; without a norm, of He's initialisation, by its shortcuts alone."""
+    """Name a network; without a norm, of He's initializer, by its shortcuts alone."""
     parts = (twin, "BN" if norm == "batch" else "", "LeCun" if init == "lecun" else "")
     return " ".join(filter(None, parts))
 
 
-def _by_depth(columns: Columns, quantity: str) -> list[plots.Series]:
-    made = []
-    every = shortcuts.pairs(columns)
-    for norm in dict.fromkeys(norm for norm, _ in every):
-        depths = sorted(depth for name, depth in every if name == norm)
-        ends = [shortcuts.end(columns, norm, depth, quantity) for depth in depths]
-        for i, twin in enumerate((PLAIN, RESIDUAL)):
-            values = np.array([end[i] for end in ends])
-            label = _label(twin, norm)
-            low, middle, high = values.min(1), np.median(values, 1), values.max(1)
-            made.append(plots.Series(label, depths, middle, low, high, joined=True))
-    return made
-
-
-def _lesions(columns: Columns) -> list[plots.Series]:
-    """Return the deepest networks of each kind of which most seeds trained."""
-    made = []
+def _kinds(columns: Columns) -> Iterator[tuple[str, str, list[int]]]:
+    """Yield norm, twin and depths of the networks that were trained."""
     every = shortcuts.pairs(columns)
     for norm in dict.fromkeys(norm for norm, _ in every):
         for twin in (PLAIN, RESIDUAL):
-            fit = [
-                depth
-                for name, depth in every
-                if name == norm and shortcuts.fits(columns, (norm, depth), twin).mean() > 0.5
-            ]
-            if not fit:
-                continue
-            made.append(_lesion(columns, norm, twin, max(fit)))
-    return made
+            yield norm, twin, [depth for name, depth in every if name == norm]
 
 
-def _lesion(columns: Columns, norm: str, twin: str, depth: int) -> plots.Series:
-    looked = ("looked", twin, norm)
-    whole = shortcuts.found(columns, *looked, "whole_accuracy", depth)
-    lost = whole - shortcuts.found(columns, *looked, "without_accuracy", depth)
-    lost = lost[shortcuts.fits(columns, (norm, depth), twin)]
-    place = (np.arange(lost.shape[1]) + 0.5) / lost.shape[1]
-    label = _label(twin, norm)
-    return plots.Series(label, place, np.median(lost, 0), lost.min(0), lost.max(0), joined=True)
-
-
-def _births(columns: Columns) -> list[plots.Series]:
+def _by_depth(columns: Columns, quantity: str) -> list[plots.Series]:
     made = []
-    rows = pick(columns, kind="birth")
-    cases = zip(
-        rows["name"].tolist(), rows["norm"].tolist(), rows["quantity"].tolist(), strict=True
-    )
-    for twin, norm, init in dict.fromkeys(cases):
-        logs = shortcuts.found(rows, "birth", twin, norm, init, int(rows["depth"][0]))
-        ratios, back = np.exp(logs), np.arange(logs.shape[1])[::-1]
-        low, middle, high = ratios.min(0), np.median(ratios, 0), ratios.max(0)
-        made.append(plots.Series(_label(twin, norm, init), back, middle, low, high, joined=True))
+    for norm, twin, depths in _kinds(columns):
+        curves = (
+            shortcuts.found(columns, "curve", twin, (norm, depth), quantity) for depth in depths
+        )
+        values = np.stack([curve[:, -1] for curve in curves], axis=1)
+        made.append(series(_label(twin, norm), depths, values, **MIDDLE))
     return made
+
+
+def _lesions(columns: Columns) -> Iterator[plots.Series]:
+    """Yield the deepest networks of each kind of which most seeds trained."""
+    for norm, twin, depths in _kinds(columns):
+        pairs = [(norm, depth) for depth in depths]
+        fit = [pair for pair in pairs if shortcuts.fits(columns, pair, twin).mean() > 0.5]
+        if fit:
+            lost = shortcuts.lost(columns, fit[-1], twin)
+            place = (np.arange(lost.shape[1]) + 0.5) / lost.shape[1]
+            yield series(_label(twin, norm), place, lost, **MIDDLE)
+
+
+def _initial(columns: Columns) -> Iterator[plots.Series]:
+    for init, pair in shortcuts.stacks(columns):
+        for twin in (PLAIN, RESIDUAL):
+            logs = shortcuts.found(columns, "birth", twin, pair, init)
+            back = np.arange(logs.shape[1])[::-1]
+            yield series(_label(twin, pair[0], init), back, np.exp(logs), **MIDDLE)

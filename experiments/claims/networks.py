@@ -1,7 +1,7 @@
 """Networks of claims: plain and residual twins, at initialization and after training."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ CLIP, MOMENTUM = 1.0, 0.9
 # Enough for a mean over images; a lesion runs all of them once for every unit.
 LOOKED_AT = 200
 # At initialization there is a body alone, on noise: no border, no head, and a large batch.
-BIRTH_BATCH, BIRTH_SIZE, BIRTH_WIDTH = 16, 8, 32
+INITIAL_BATCH, INITIAL_SIZE, INITIAL_WIDTH = 16, 8, 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ def halves() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarra
     return (images[seen], labels[seen]), (images[unseen], labels[unseen])
 
 
-def cell(twin: str, norm: str, depth: int, width: int) -> lab.Classifier:
+def classifier(twin: str, norm: str, depth: int, width: int) -> lab.Classifier:
     """Return a classifier, one of a pair of twins that differ in the shortcuts alone."""
     return lab.Classifier(norm, SHORTCUTS[twin], width, "relu", "he", "dense", depth)
 
@@ -65,7 +65,7 @@ def at_initialization(twin: str, norm: str, init: str, depth: int, seeds: int) -
         weights, signal, cotangent = jax.random.split(key, 3)
         net = models.deep_stack(
             depth - 2,
-            BIRTH_WIDTH,
+            INITIAL_WIDTH,
             shortcut=SHORTCUTS[twin],
             norm=norm,
             init=init,
@@ -73,7 +73,7 @@ def at_initialization(twin: str, norm: str, init: str, depth: int, seeds: int) -
             padding="CIRCULAR",
             rngs=nnx.Rngs(weights),
         )
-        x = jax.random.normal(signal, (BIRTH_BATCH, BIRTH_SIZE, BIRTH_SIZE, BIRTH_WIDTH))
+        x = jax.random.normal(signal, (INITIAL_BATCH, INITIAL_SIZE, INITIAL_SIZE, INITIAL_WIDTH))
         profile = gradflow.profile(net, x, cotangent=cotangent, train=True)
         first, rest = profile["input"].gradient.log_norm, profile["*"].gradient.log_norm
         return 2 * (jnp.append(first, rest) - rest[-1])
@@ -82,28 +82,15 @@ def at_initialization(twin: str, norm: str, init: str, depth: int, seeds: int) -
     return np.asarray(jax.jit(lambda keys: jax.lax.map(one, keys))(keys), np.float64)
 
 
-@dataclasses.dataclass(frozen=True)
-class Programs:
-    """What is run with one network, compiled.
-
-    Attributes:
-      draw: ``draw(key) -> (params, rest)``.
-      fit: ``fit(params, rest, order, seen, unseen) -> (params, rest, losses, checks)``: the loss of
-        every step, and at every check what ``CHECKED`` names.
-      look: ``look(params, rest, images, labels) -> found``: features and lesions, by name.
-    """
-
-    draw: Callable[..., Any]
-    fit: Callable[..., Any]
-    look: Callable[..., dict[str, jax.Array]]
-
-
 CHECKED = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 
 
-def programs(of: lab.Classifier, recipe: Recipe) -> Programs:
-    """Return what is run with a network; each compiles at its first call."""
-    graphdef = structure(of)
+def fitting(graphdef: nnx.GraphDef, recipe: Recipe) -> Callable[..., Any]:
+    """Return ``fit(params, rest, order, seen, unseen) -> (params, rest, losses, checks)``.
+
+    That is the loss of every step, and at every check what ``CHECKED`` names. It is not
+    ``lab.Trainer``'s loop, which takes the same steps, as that one's loss rounds otherwise.
+    """
     schedule = optax.cosine_decay_schedule(recipe.learning_rate, recipe.steps)
     optimiser = optax.chain(optax.clip_by_global_norm(CLIP), optax.sgd(schedule, momentum=MOMENTUM))
 
@@ -137,42 +124,23 @@ def programs(of: lab.Classifier, recipe: Recipe) -> Programs:
         (params, rest, _), (losses, checks) = jax.lax.scan(interval, start, order)
         return params, rest, losses.ravel(), checks
 
-    def draw(key):
-        return nnx.split(of.network(nnx.Rngs(key)), nnx.Param, ...)[1:]
-
-    drawn = lab.compiled(draw, jax.eval_shape(jax.random.key, 0))
-    return Programs(drawn, jax.jit(fit), jax.jit(looker(of)))
+    return jax.jit(fit)
 
 
-def structure(of: lab.Classifier) -> nnx.GraphDef:
-    """Return a network's graph."""
-    return nnx.split(nnx.eval_shape(lambda: of.network(nnx.Rngs(0))), nnx.Param, ...)[0]
-
-
-def looker(of: lab.Classifier) -> Callable[..., dict[str, jax.Array]]:
-    """Return what looks into a trained network: its features along depth, and without a unit."""
-    graphdef = structure(of)
-
-    def look(params, rest, images, labels):
-        return looked(nnx.merge(graphdef, params, rest, copy=True), images, labels)
-
-    return look
-
-
-def trained(of: lab.Classifier, recipe: Recipe, seeds: int) -> list[dict[str, np.ndarray]]:
-    """Train a network seed by seed and return curves, features and lesions by name."""
+def trained(of: lab.Classifier, recipe: Recipe, seeds: int) -> Iterator[dict[str, np.ndarray]]:
+    """Train a network seed by seed; yield curves, features and lesions by name."""
     seen, unseen = halves()
-    run = programs(of, recipe)
-    results = []
+    every = lab.Seeds(of.network, *seen, batch_size=recipe.batch_size)
+    fit, some = fitting(every.graphdef, recipe), [array[:LOOKED_AT] for array in seen]
+
+    @jax.jit
+    def look(params, rest, images, labels):
+        return looked(nnx.merge(every.graphdef, params, rest), images, labels)
+
     for seed in range(seeds):
-        order = [
-            data.batch_indices(len(seen[0]), recipe.batch_size, seed=seed, step=step)
-            for step in range(recipe.steps)
-        ]
-        order = np.reshape(order, (recipe.checks, -1, recipe.batch_size))
-        params, rest = run.draw(jax.random.key(seed))
-        params, rest, losses, checks = run.fit(params, rest, order, seen, unseen)
-        looked = run.look(params, rest, *(array[:LOOKED_AT] for array in seen))
-        found = {"batch_loss": losses, **checks, **looked}
-        results.append({name: np.asarray(value, np.float64) for name, value in found.items()})
-    return results
+        order = every.source(seed).inputs(0, recipe.steps)["index"]
+        order = order.reshape(recipe.checks, -1, recipe.batch_size)
+        initial = nnx.split(every.draw(seed), nnx.Param, ...)[1:]
+        *state, losses, checks = fit(*initial, order, seen, unseen)
+        found = {"batch_loss": losses, **checks, **look(*state, *some)}
+        yield {name: np.asarray(value, np.float64) for name, value in found.items()}

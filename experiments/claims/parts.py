@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.claims.networks import CHECKED, Recipe, at_initialization, cell, trained
+from convjax import lab
+from experiments.claims.networks import CHECKED, Recipe, at_initialization, classifier, trained
 from experiments.separable.parts import Counts, Exact, Times, Training
 
 Row = dict[str, Any]
@@ -71,10 +72,9 @@ class Taught:
 
     def rows(self) -> Iterator[Row]:
         """Yield curves, features and lesions."""
-        kind = cell(self.twin, self.norm, self.depth, self.width)
-        every = trained(kind, self.recipe, self.seeds)
-        for name in every[0]:
-            values = np.stack([seed[name] for seed in every])
+        kind = classifier(self.twin, self.norm, self.depth, self.width)
+        every = lab.stack(list(trained(kind, self.recipe, self.seeds)))
+        for name, values in every.items():
             yield from _rows(KINDS.get(name, "looked"), self, name, values)
 
 

@@ -1,4 +1,4 @@
-"""Sentences 4a to 4f of claims: what residual connections do, from the table of claims."""
+"""Sentences 4a to 4f: what residual connections do, from the table of claims."""
 
 from collections.abc import Iterator
 
@@ -28,29 +28,40 @@ ALIKE = 0.1
 """Correlation, accuracy, or share of r2 that counts as none."""
 
 Pair = tuple[str, int]
+"""Norm and depth of a plain and a residual network."""
 
 
 def claims(columns: Columns) -> Iterator[Claim]:
     """Yield the sentences on shortcuts."""
+    every = pairs(columns)
     yield from _at_initialization(columns)
-    yield from _deeper(columns)
-    yield from _identity(columns)
-    yield _faster(columns)
-    yield _overfitting(columns)
-    yield _better(columns)
+    yield from _deeper(columns, every)
+    yield from _identity(columns, every)
+    yield _faster(columns, every)
+    yield Claim(
+        "4e",
+        "they reduce overfitting",
+        [versus(called(pair), *gaps(columns, pair), margin=GAP) for pair in every],
+        f"test less training loss at equal training loss: plain's higher by {GAP} nats",
+    )
+    yield Claim(
+        "4f",
+        "they perform better",
+        [_better(columns, pair) for pair in every],
+        f"test accuracy higher by {BETTER}, at the last step",
+    )
 
 
-def found(columns: Columns, kind: str, twin: str, norm: str, quantity: str, depth: int):
+def found(columns: Columns, kind: str, twin: str, pair: Pair, quantity: str) -> np.ndarray:
     """Return a quantity as (seeds, numbers): steps, checks, places or units."""
+    norm, depth = pair
     rows = pick(columns, kind=kind, name=twin, norm=norm, quantity=quantity, depth=depth)
     return array(rows, "value", "seed", "number")
 
 
-def twins(columns: Columns, kind: str, norm: str, quantity: str, depth: int):
+def twins(columns: Columns, kind: str, pair: Pair, quantity: str) -> tuple[np.ndarray, np.ndarray]:
     """Return a quantity of the plain and of the residual twin."""
-    plain, residual = (
-        found(columns, kind, twin, norm, quantity, depth) for twin in (PLAIN, RESIDUAL)
-    )
+    plain, residual = (found(columns, kind, twin, pair, quantity) for twin in (PLAIN, RESIDUAL))
     return plain, residual
 
 
@@ -70,19 +81,19 @@ def called(pair: Pair) -> str:
     return f"{named(pair[0])}, {pair[1]} layers"
 
 
-def births(columns: Columns) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return ln of squared gradients along the bodies of both twins, by norm and initialiser."""
+def stacks(columns: Columns) -> list[tuple[str, Pair]]:
+    """Return the initializer, norm and depth of every stack at initialization."""
     rows = pick(columns, kind="birth")
-    cases = zip(*(rows[axis].tolist() for axis in ("norm", "quantity", "depth")), strict=True)
-    return {
-        f"{init}, {named(norm)}": twins(columns, "birth", norm, init, depth)
-        for norm, init, depth in dict.fromkeys(cases)
-    }
+    cases = zip(*(rows[axis].tolist() for axis in ("quantity", "norm", "depth")), strict=True)
+    return [(init, (norm, depth)) for init, norm, depth in dict.fromkeys(cases)]
 
 
 def _at_initialization(columns: Columns) -> Iterator[Claim]:
-    every = births(columns)
-    depth = int(pick(columns, kind="birth")["depth"].max())
+    every = {
+        f"{init}, {named(pair[0])}": twins(columns, "birth", pair, init)
+        for init, pair in stacks(columns)
+    }
+    depth = max(depth for _, (_, depth) in stacks(columns))
     ends = {name: (plain[:, 0], res[:, 0]) for name, (plain, res) in every.items()}
     yield Claim(
         "4a1",
@@ -99,10 +110,7 @@ def _at_initialization(columns: Columns) -> Iterator[Claim]:
     yield Claim(
         "4a3",
         "residual connections bring the gradient nearer to the same size everywhere",
-        [
-            Evidence(name, abs(plain) - abs(res), f"{_e(plain)} to {_e(res)}", TWICE)
-            for name, (plain, res) in ends.items()
-        ],
+        [_nearer(name, *both) for name, both in ends.items()],
         "|ln ratio| falls by ln 2 or more",
     )
     yield Claim(
@@ -113,12 +121,16 @@ def _at_initialization(columns: Columns) -> Iterator[Claim]:
     )
 
 
-def _mitigated(name: str, plain: np.ndarray, residual: np.ndarray) -> Evidence:
-    if np.median(plain) >= -VANISHED:
-        shown = f"nothing vanishes ({_e(plain)} to {_e(residual)})"
-        return Evidence(name, np.zeros(len(plain)), shown, TWICE)
+def _nearer(name: str, plain: np.ndarray, residual: np.ndarray) -> Evidence:
     shown = f"{_e(plain)} to {_e(residual)}"
     return Evidence(name, np.abs(plain) - np.abs(residual), shown, TWICE)
+
+
+def _mitigated(name: str, plain: np.ndarray, residual: np.ndarray) -> Evidence:
+    nearer = _nearer(name, plain, residual)
+    if np.median(plain) < -VANISHED:
+        return nearer
+    return Evidence(name, np.zeros(len(plain)), f"nothing vanishes ({nearer.shown})", TWICE)
 
 
 def _law(name: str, plain: np.ndarray, residual: np.ndarray) -> Evidence:
@@ -135,19 +147,17 @@ def _e(logs: np.ndarray) -> str:
     return f"e^{np.median(logs):.1f}"
 
 
-def end(columns: Columns, norm: str, depth: int, quantity: str) -> tuple[np.ndarray, np.ndarray]:
+def end(columns: Columns, pair: Pair, quantity: str) -> tuple[np.ndarray, np.ndarray]:
     """Return what training of both twins ended with, seed by seed."""
-    plain, residual = twins(columns, "curve", norm, quantity, depth)
+    plain, residual = twins(columns, "curve", pair, quantity)
     return plain[:, -1], residual[:, -1]
 
 
-def _deeper(columns: Columns) -> Iterator[Claim]:
-    every = pairs(columns)
+def _deeper(columns: Columns, every: list[Pair]) -> Iterator[Claim]:
     *_, middle, deep = sorted({depth for _, depth in every})
-    norms = dict.fromkeys(norm for norm, _ in every)
     losses = {
-        norm: [end(columns, norm, depth, "train_loss") for depth in (middle, deep)]
-        for norm in norms
+        norm: [end(columns, (norm, depth), "train_loss") for depth in (middle, deep)]
+        for norm in dict.fromkeys(norm for norm, _ in every)
     }
     yield Claim(
         "4b1",
@@ -164,7 +174,7 @@ def _deeper(columns: Columns) -> Iterator[Claim]:
     yield Claim(
         "4b3",
         "shortcuts lower the training loss of deep networks",
-        [versus(called(pair), *end(columns, *pair, "train_loss"), margin=LOSS) for pair in every],
+        [versus(called(pair), *end(columns, pair, "train_loss"), margin=LOSS) for pair in every],
         f"plain twin's higher by {LOSS} nats",
     )
 
@@ -172,12 +182,11 @@ def _deeper(columns: Columns) -> Iterator[Claim]:
 def _no_worse(norm: str, middle: np.ndarray, deep: np.ndarray) -> Evidence:
     """Compare two depths; networks that did not train at either are equally bad, not no worse."""
     kept = np.minimum(middle, deep) <= COMPARABLE
-    shown = f"{digits(float(np.median(deep)), 3)} against {digits(float(np.median(middle)), 3)}"
+    shown = f"{_middle(deep, 3)} against {_middle(middle, 3)}"
     return Evidence(named(norm), (middle + LOSS - deep)[kept], shown)
 
 
-def _identity(columns: Columns) -> Iterator[Claim]:
-    every = pairs(columns)
+def _identity(columns: Columns, every: list[Pair]) -> Iterator[Claim]:
     yield Claim(
         "4c1",
         "they preserve features, more than plain networks do",
@@ -193,54 +202,54 @@ def _identity(columns: Columns) -> Iterator[Claim]:
     yield Claim(
         "4c3",
         "so that a residual network does without any one unit",
-        [_lesions(columns, pair)[1] for pair in every],
+        [_lesions(columns, pair, RESIDUAL) for pair in every],
         f"accuracy falls by less than {ALIKE} at the median unit",
     )
     yield Claim(
         "4c4",
         "where a plain network does not",
-        [_lesions(columns, pair)[0] for pair in every],
+        [_lesions(columns, pair, PLAIN) for pair in every],
         f"accuracy falls by more than {ALIKE} at the median unit",
     )
 
 
 def fits(columns: Columns, pair: Pair, twin: str) -> np.ndarray:
     """Say of every seed whether the network trained at all."""
-    norm, depth = pair
-    whole = found(columns, "looked", twin, norm, "whole_accuracy", depth)
-    return whole[:, 0] >= COMPARABLE
+    return found(columns, "looked", twin, pair, "whole_accuracy")[:, 0] >= COMPARABLE
 
 
 def _features(columns: Columns, pair: Pair) -> Evidence:
-    norm, depth = pair
-    plain, residual = twins(columns, "looked", norm, "correlation", depth)
+    plain, residual = twins(columns, "looked", pair, "correlation")
     kept = fits(columns, pair, RESIDUAL)
     return versus(called(pair), residual[kept, -1], plain[kept, -1], margin=ALIKE)
 
 
 def _corrections(columns: Columns, pair: Pair) -> Evidence:
-    norm, depth = pair
-    kept = fits(columns, pair, RESIDUAL)
-    share = np.median(found(columns, "looked", RESIDUAL, norm, "branch", depth)[kept], axis=1)
-    shown = digits(float(np.median(share)), 2) if share.size else "did not train"
-    return Evidence(called(pair), np.log(0.5) - np.log(share), shown)
+    shares = found(columns, "looked", RESIDUAL, pair, "branch")[fits(columns, pair, RESIDUAL)]
+    share = np.median(shares, axis=1)
+    return Evidence(called(pair), np.log(0.5) - np.log(share), _if_trained(share))
 
 
-def drops(columns: Columns, pair: Pair, twin: str) -> np.ndarray:
-    """Return the accuracy lost with the median unit, of the seeds that trained."""
-    norm, depth = pair
-    whole = found(columns, "looked", twin, norm, "whole_accuracy", depth)
-    without = found(columns, "looked", twin, norm, "without_accuracy", depth)
-    return np.median(whole - without, axis=1)[fits(columns, pair, twin)]
+def lost(columns: Columns, pair: Pair, twin: str) -> np.ndarray:
+    """Return the accuracy lost with each unit, (seeds, units), of the seeds that trained."""
+    whole, without = (
+        found(columns, "looked", twin, pair, f"{which}_accuracy") for which in ("whole", "without")
+    )
+    return (whole - without)[fits(columns, pair, twin)]
 
 
-def _lesions(columns: Columns, pair: Pair) -> list[Evidence]:
-    made = []
-    for twin, sign in ((PLAIN, 1.0), (RESIDUAL, -1.0)):
-        lost = drops(columns, pair, twin)
-        shown = digits(float(np.median(lost)), 2) if lost.size else "did not train"
-        made.append(Evidence(called(pair), sign * (lost - ALIKE), shown))
-    return made
+def _lesions(columns: Columns, pair: Pair, twin: str) -> Evidence:
+    falls = np.median(lost(columns, pair, twin), axis=1)
+    sign = 1.0 if twin == PLAIN else -1.0
+    return Evidence(called(pair), sign * (falls - ALIKE), _if_trained(falls))
+
+
+def _if_trained(values: np.ndarray) -> str:
+    return _middle(values, 2) if values.size else "did not train"
+
+
+def _middle(values: np.ndarray, count: int) -> str:
+    return digits(float(np.median(values)), count)
 
 
 def steps_to(losses: np.ndarray, target: float = TARGET) -> np.ndarray:
@@ -255,16 +264,16 @@ def steps_to(losses: np.ndarray, target: float = TARGET) -> np.ndarray:
     return np.where(reached.any(axis=1), reached.argmax(axis=1) + wide, never).astype(float)
 
 
-def _faster(columns: Columns) -> Claim:
+def _faster(columns: Columns, every: list[Pair]) -> Claim:
     made = []
-    for pair in pairs(columns):
-        losses = twins(columns, "step", pair[0], "batch_loss", pair[1])
+    for pair in every:
+        losses = twins(columns, "step", pair, "batch_loss")
         plain, residual = map(steps_to, losses)
         never = losses[0].shape[1] + 1
         kept = (plain < never) | (residual < never)
         support = np.log(plain[kept]) - np.log(residual[kept])
         times = [
-            digits(t, 3) if (t := float(np.median(steps))) < never else f"more than {never - 1}"
+            _middle(steps, 3) if np.median(steps) < never else f"more than {never - 1}"
             for steps in (plain, residual)
         ]
         made.append(Evidence(called(pair), support, " against ".join(times), SOONER))
@@ -281,10 +290,7 @@ def gaps(columns: Columns, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
 
     That loss is the lowest that both reach; seeds are left out where it is above ``COMPARABLE``.
     """
-    norm, depth = pair
-    train, test = (
-        twins(columns, "curve", norm, f"{split}_loss", depth) for split in ("train", "test")
-    )
+    train, test = (twins(columns, "curve", pair, f"{split}_loss") for split in ("train", "test"))
     # The lowest so far falls all the way, as interpolation wants it.
     fallen = [np.minimum.accumulate(losses, axis=1) for losses in train]
     targets = np.maximum(*(losses[:, -1] for losses in fallen))
@@ -296,22 +302,8 @@ def gaps(columns: Columns, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     return plain[kept], residual[kept]
 
 
-def _overfitting(columns: Columns) -> Claim:
-    return Claim(
-        "4e",
-        "they reduce overfitting",
-        [versus(called(pair), *gaps(columns, pair), margin=GAP) for pair in pairs(columns)],
-        f"test less training loss at equal training loss: plain's higher by {GAP} nats",
-    )
-
-
-def _better(columns: Columns) -> Claim:
-    made = []
-    for pair in pairs(columns):
-        plain, residual = end(columns, *pair, "test_accuracy")
-        # Networks that did not train differ by chance.
-        kept = np.maximum(plain, residual) >= COMPARABLE
-        made.append(versus(called(pair), residual[kept], plain[kept], margin=BETTER))
-    return Claim(
-        "4f", "they perform better", made, f"test accuracy higher by {BETTER}, at the last step"
-    )
+def _better(columns: Columns, pair: Pair) -> Evidence:
+    plain, residual = end(columns, pair, "test_accuracy")
+    # Networks that did not train differ by chance.
+    kept = np.maximum(plain, residual) >= COMPARABLE
+    return versus(called(pair), residual[kept], plain[kept], margin=BETTER)

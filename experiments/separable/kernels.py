@@ -1,6 +1,5 @@
 """Kernels as sums of columns times rows: what is exact, what random and trained ones lose."""
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +16,7 @@ BLOCKS = 3
 LEARNING_RATE = 0.01
 SHOWN = ("depthwise: change in its own", "1x1: not additive with ReLU between")
 ROUNDED = ("sobel by SVD", "sobel's error at rank 1")
-CURVE = ("train_loss", "test_loss", "test_accuracy")
+CURVE = ("test_accuracy", "test_loss", "train_loss")
 SOBEL = np.array([[1.0, 2.0, 1.0], [0.0, 0.0, 0.0], [-1.0, -2.0, -1.0]], np.float32)
 
 
@@ -106,25 +105,6 @@ def errors(kernel: jax.Array) -> np.ndarray:
     return np.linalg.norm(missed.reshape(len(missed), -1), axis=1) / np.linalg.norm(kernel)
 
 
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """What came of one network.
-
-    Attributes:
-      curve: after every epoch, the columns of ``CURVE``: losses and accuracy, running statistics.
-      born: its convolutions' kernels at initialization, by name.
-      kernels: the same after training.
-      truncated: test accuracy with every k x k kernel of rank 1, 2, …; empty where there is none.
-      parameters: how many it has.
-    """
-
-    curve: dict[str, np.ndarray]
-    born: dict[str, jax.Array]
-    kernels: dict[str, jax.Array]
-    truncated: list[float]
-    parameters: int
-
-
 def network(layer: str, width: int, k: int, rngs: nnx.Rngs) -> nn.Chain:
     """Return a small classifier: a stem, three blocks of that layer, a dense head.
 
@@ -153,8 +133,14 @@ def network(layer: str, width: int, k: int, rngs: nnx.Rngs) -> nn.Chain:
 
 def trained(
     layer: str, k: int, *, width: int, epochs: int, batch_size: int, seeds: int
-) -> Iterator[Trained]:
-    """Train one network on the digits, seed by seed, by Adam with a falling learning rate."""
+) -> Iterator[tuple[int, dict[tuple[str, str, str], Any]]]:
+    """Train networks of one layer on the digits, by Adam with a falling learning rate.
+
+    Yields:
+      Of every seed the number of parameters; and by topic, name and quantity: losses and accuracy
+      after every epoch, by running statistics; of full convolutions, the accuracy with all kernels
+      of rank 1, 2, …, and the kernels' errors at these ranks at initialization and trained.
+    """
     seen, unseen = data.digits("train"), data.digits("test")
     length = len(seen[0]) // batch_size
     every = lab.Seeds(lambda rngs: network(layer, width, k, rngs), *seen, batch_size=batch_size)
@@ -173,19 +159,24 @@ def trained(
 
     for seed in range(seeds):
         start, curve = every.draw(seed), []
-        net, born = start, nnx.state(start, nnx.Param)
+        net, initial = start, nnx.state(start, nnx.Param)
         for net, _ in trainer.stages(start, seed):
-            (train_loss, _), test = (evaluate(nnx.state(net), *split) for split in (seen, unseen))
-            curve.append(dict(zip(CURVE, (train_loss, *test), strict=True)))
+            (train_loss, _), (test_loss, test_accuracy) = (
+                evaluate(nnx.state(net), *split) for split in (seen, unseen)
+            )
+            curve.append((test_accuracy, test_loss, train_loss))
         params, rest = nnx.state(net, nnx.Param, ...)
-        cut = (truncated(params, rank) for rank in (range(1, k + 1) if layer == FULL else ()))
-        yield Trained(
-            lab.stack(curve),
-            windows(born),
-            windows(params),
-            [float(evaluate(nnx.merge_state(less, rest), *unseen)[1]) for less in cut],
-            sum(leaf.size for leaf in jax.tree.leaves(params)),
-        )
+        found: dict[Any, Any] = {
+            ("training", layer, quantity): values
+            for quantity, *values in zip(CURVE, *curve, strict=True)
+        }
+        if layer == FULL:
+            cut = (nnx.merge_state(truncated(params, rank), rest) for rank in range(1, k + 1))
+            accuracies = [evaluate(state, *unseen)[1] for state in cut]
+            found["accuracy", layer, "test_accuracy"] = accuracies
+            for age, of in (("random", initial), ("trained", params)):
+                found |= {("rank", age, unit): errors(w) for unit, w in windows(of).items()}
+        yield sum(leaf.size for leaf in jax.tree.leaves(params)), found
 
 
 def windows(params: nnx.State) -> dict[str, jax.Array]:

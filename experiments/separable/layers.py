@@ -30,6 +30,7 @@ COMPARED = {
 """What each is compared with."""
 
 DIRECTIONS = {"forward": False, "with gradients": True}
+PLACE = ("size", "channels", "kernel_size")
 COUNTS = ("multiply_adds", "parameters", "traffic_bytes")
 
 
@@ -42,39 +43,43 @@ class Case:
     channels: int
     kernel_size: int
 
+    @property
+    def place(self) -> dict[str, int]:
+        """Where it is measured."""
+        return {axis: getattr(self, axis) for axis in PLACE}
 
-def leaves(
-    layer: str, channels: int, k: int, rngs: nnx.Rngs, init: str = "he"
-) -> dict[str, nnx.Module]:
+
+def leaves(layer: str, channels: int, k: int, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
     """Return a layer's convolutions in order, k x k where they have a window."""
     narrow = channels // NARROWER
-    shared: dict[str, Any] = {"use_bias": False, "kernel_init": init, "rngs": rngs}
-    if layer == FULL:
-        return {"conv": nn.Conv(channels, channels, (k, k), **shared)}
-    if layer == SPLIT:
-        return {
-            "column": nn.Conv(channels, channels, (k, 1), **shared),
-            "row": nn.Conv(channels, channels, (1, k), **shared),
-        }
-    if layer == DEEP:
-        return {"depthwise": nn.DepthwiseConv(channels, (k, k), **shared)}
-    if layer == DEEP_SPLIT:
-        return {
-            "column": nn.DepthwiseConv(channels, (k, 1), **shared),
-            "row": nn.DepthwiseConv(channels, (1, k), **shared),
-        }
-    if layer == POINT:
-        return {"pointwise": nn.PointwiseConv(channels, channels, **shared)}
-    if layer == PAIR:
-        return {
-            "depthwise": nn.DepthwiseConv(channels, (k, k), **shared),
-            "pointwise": nn.PointwiseConv(channels, channels, **shared),
-        }
-    return {
-        "reduce": nn.PointwiseConv(channels, narrow, **shared),
-        "conv": nn.Conv(narrow, narrow, (k, k), **shared),
-        "expand": nn.PointwiseConv(narrow, channels, **shared),
+    shared: dict[str, Any] = {"use_bias": False, "kernel_init": "he", "rngs": rngs}
+
+    def conv(width: int, *window: int) -> nnx.Module:
+        return nn.Conv(width, width, window, **shared)
+
+    def depthwise(*window: int) -> nnx.Module:
+        return nn.DepthwiseConv(channels, window, **shared)
+
+    def pointwise(before: int, after: int) -> nnx.Module:
+        return nn.PointwiseConv(before, after, **shared)
+
+    made = {
+        FULL: lambda: {"conv": conv(channels, k, k)},
+        SPLIT: lambda: {"column": conv(channels, k, 1), "row": conv(channels, 1, k)},
+        DEEP: lambda: {"depthwise": depthwise(k, k)},
+        DEEP_SPLIT: lambda: {"column": depthwise(k, 1), "row": depthwise(1, k)},
+        POINT: lambda: {"pointwise": pointwise(channels, channels)},
+        PAIR: lambda: {
+            "depthwise": depthwise(k, k),
+            "pointwise": pointwise(channels, channels),
+        },
+        NECK: lambda: {
+            "reduce": pointwise(channels, narrow),
+            "conv": conv(narrow, k, k),
+            "expand": pointwise(narrow, channels),
+        },
     }
+    return made[layer]()
 
 
 def said(layer: str, channels: int, k: int) -> Fraction:
@@ -125,7 +130,7 @@ def timed(
     """
     ready = [
         {
-            f"{case} {direction}": (case, direction, _call(case, direction, batch_size))
+            (case, direction): _call(case, direction, batch_size)
             for case in group
             for direction in DIRECTIONS
         }
@@ -134,13 +139,12 @@ def timed(
     for calls in ready:
         # Ratios are taken round by round, so that a slow moment must not end a layer's rounds.
         samples = alternate(
-            {name: call for name, (*_, call) in calls.items()},
+            {str(key): call for key, call in calls.items()},
             repeats=repeats,
             min_seconds=0.01,
             slow_seconds=math.inf,
         )
-        for name, seconds in samples.items():
-            case, direction, _ = calls[name]
+        for (case, direction), seconds in zip(calls, samples.values(), strict=True):
             yield case, direction, seconds
 
 

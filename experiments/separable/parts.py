@@ -6,7 +6,6 @@ from typing import Any
 
 from experiments.benchmarks.computations import machine
 from experiments.separable import kernels, layers
-from experiments.separable.layers import FULL, Case
 
 FEW_CHANNELS = 8
 TRAINING_BATCH = 64
@@ -14,15 +13,9 @@ TRAINING_BATCH = 64
 
 def row(topic: str, name: str, quantity: str, value: float, **where: int) -> dict[str, Any]:
     """Return one row; what does not apply to it is 0."""
-    axes = dict.fromkeys(("size", "channels", "kernel_size", "number", "seed"), 0)
-    return (
-        {"topic": topic, "name": name, "quantity": quantity, "value": float(value)} | axes | where
-    )
-
-
-def place(case: Case) -> dict[str, int]:
-    """Return where a case was measured."""
-    return {"size": case.size, "channels": case.channels, "kernel_size": case.kernel_size}
+    axes = dict.fromkeys((*layers.PLACE, "number", "seed"), 0)
+    said = {"topic": topic, "name": name, "quantity": quantity, "value": float(value)}
+    return said | axes | where
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +36,7 @@ class Counts:
         narrow = layers.cases(self.sizes[:1], (FEW_CHANNELS,), (3,))
         for case in (case for group in (*groups, *narrow) for case in group):
             for quantity, value in layers.counted(case, self.batch_size).items():
-                yield row("counts", case.layer, quantity, value, **place(case))
+                yield row("counts", case.layer, quantity, value, **case.place)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +76,7 @@ class Times:
         groups = list(layers.cases(self.sizes, self.channels, self.kernel_sizes))
         for case, direction, seconds in layers.timed(groups, self.batch_size, self.repeats):
             for i, value in enumerate(seconds):
-                yield row("time", case.layer, direction, value, number=i, **place(case))
+                yield row("time", case.layer, direction, value, number=i, **case.place)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +93,7 @@ class Training:
         return f"training, {self.layer}, {self.kernel_size}x{self.kernel_size}"
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield curves, errors by rank, and accuracies by rank."""
+        """Yield sizes, curves, accuracies and errors by rank."""
         results = kernels.trained(
             self.layer,
             self.kernel_size,
@@ -109,16 +102,9 @@ class Training:
             batch_size=TRAINING_BATCH,
             seeds=self.seeds,
         )
-        for seed, result in enumerate(results):
+        for seed, (size, found) in enumerate(results):
             where = {"kernel_size": self.kernel_size, "seed": seed}
-            yield row("training", self.layer, "parameters", result.parameters, **where)
-            for quantity, curve in result.curve.items():
-                for epoch, value in enumerate(curve, 1):
-                    yield row("training", self.layer, quantity, value, number=epoch, **where)
-            for rank, value in enumerate(result.truncated, 1):
-                yield row("accuracy", self.layer, "test_accuracy", value, number=rank, **where)
-            if self.layer == FULL:
-                for age, found in (("random", result.born), ("trained", result.kernels)):
-                    for unit, kernel in found.items():
-                        for rank, value in enumerate(kernels.errors(kernel), 1):
-                            yield row("rank", age, unit, value, number=rank, **where)
+            yield row("training", self.layer, "parameters", size, **where)
+            for named, values in found.items():
+                for number, value in enumerate(values, 1):
+                    yield row(*named, value, number=number, **where)

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 
 from convjax.lab import Columns, array, pick
-from experiments.separable.layers import COMPARED, DIRECTIONS, FULL, NECK, said
+from experiments.separable.layers import COMPARED, DIRECTIONS, FULL, NECK, PLACE, said
 
 FORWARD = next(iter(DIRECTIONS))
 FOLLOWS = 1.25
@@ -15,9 +15,8 @@ ROUNDING = 1e-5
 def places(columns: Columns, layer: str, topic: str = "counts") -> list[dict[str, int]]:
     """Return where a layer was counted or timed: size, channels and kernel size."""
     rows = pick(columns, topic=topic, name=layer)
-    axes = ("size", "channels", "kernel_size")
-    found = dict.fromkeys(zip(*(rows[axis].tolist() for axis in axes), strict=True))
-    return [dict(zip(axes, one, strict=True)) for one in found]
+    found = dict.fromkeys(zip(*(rows[axis].tolist() for axis in PLACE), strict=True))
+    return [dict(zip(PLACE, one, strict=True)) for one in found]
 
 
 def count_ratios(
@@ -33,29 +32,34 @@ def count_ratios(
     return [value(layer, where) / value(COMPARED[layer], where) for where in at]
 
 
-def counts_hold(columns: Columns, layer: str) -> bool:
-    """Say whether products and weights are the share that texts give, everywhere, exactly."""
+def shares(at: list[dict[str, int]], layer: str) -> list[Fraction]:
+    """Return the share of products and weights that texts give, at some places."""
+    return [said(layer, where["channels"], where["kernel_size"]) for where in at]
+
+
+def off_in_counts(columns: Columns, layer: str) -> float:
+    """Return by how much products and weights are off the texts' share, at most; 0 is exact."""
     at = places(columns, layer)
-    expected = [said(layer, where["channels"], where["kernel_size"]) for where in at]
-    return all(
-        count_ratios(columns, layer, quantity, at) == expected
-        for quantity in ("multiply_adds", "parameters")
+    ratios = (count_ratios(columns, layer, q, at) for q in ("multiply_adds", "parameters"))
+    pairs = (pair for found in ratios for pair in zip(found, shares(at, layer), strict=True))
+    return max(abs(float(found - share)) for found, share in pairs)
+
+
+def seconds(columns: Columns, layer: str, direction: str, where: dict[str, int]) -> np.ndarray:
+    """Return the times of a layer at a place, by round."""
+    return array(
+        pick(columns, topic="time", name=layer, quantity=direction, **where), "value", "number"
     )
 
 
 def time_ratios(columns: Columns, layer: str, direction: str) -> np.ndarray:
     """Return the time over that of the layer it is compared with, (places, rounds)."""
-
-    def seconds(name: str, where: dict[str, int]) -> np.ndarray:
-        rows = pick(columns, topic="time", name=name, quantity=direction, **where)
-        return rows["value"][np.argsort(rows["number"])]
-
-    return np.array(
-        [
-            seconds(layer, where) / seconds(COMPARED[layer], where)
-            for where in places(columns, layer, "time")
-        ]
-    )
+    both = (layer, COMPARED[layer])
+    found = [
+        [seconds(columns, name, direction, where) for where in places(columns, layer, "time")]
+        for name in both
+    ]
+    return np.array(found[0]) / np.array(found[1])
 
 
 def off_by(columns: Columns, layer: str) -> np.ndarray:
@@ -70,20 +74,14 @@ def off_by(columns: Columns, layer: str) -> np.ndarray:
     return np.exp(np.abs(logs).mean(axis=0))
 
 
-def time_follows(columns: Columns, layer: str) -> bool:
-    """Say whether times are within a quarter of the ratios of products, in the mean."""
-    return bool(np.median(off_by(columns, layer)) <= FOLLOWS)
-
-
 def speeds(columns: Columns, layer: str) -> tuple[np.ndarray, np.ndarray]:
     """Return products for each byte that is moved, by place, and per second forward, by round."""
     per_byte, per_second = [], []
     for where in places(columns, layer, "time"):
         counts = pick(columns, topic="counts", name=layer, **where)
         of = dict(zip(counts["quantity"].tolist(), counts["value"].tolist(), strict=True))
-        times = pick(columns, topic="time", name=layer, quantity=FORWARD, **where)["value"]
         per_byte.append(of["multiply_adds"] / of["traffic_bytes"])
-        per_second.append(of["multiply_adds"] / times)
+        per_second.append(of["multiply_adds"] / seconds(columns, layer, FORWARD, where))
     return np.array(per_byte), np.array(per_second)
 
 
@@ -106,10 +104,14 @@ def windows(columns: Columns) -> list[int]:
 
 def last(columns: Columns, layer: str, quantity: str, k: int | None = None) -> np.ndarray:
     """Return what training ended with, seed by seed, at the first window if none is named."""
+    return curve(columns, layer, quantity, k)[:, -1]
+
+
+def curve(columns: Columns, layer: str, quantity: str, k: int | None = None) -> np.ndarray:
+    """Return a curve of training as (seeds, epochs), at the first window if none is named."""
     rows = pick(columns, topic="training", name=layer, quantity=quantity)
     rows = pick(rows, kernel_size=rows["kernel_size"].min() if k is None else k)
-    rows = pick(rows, number=rows["number"].max())
-    return rows["value"][np.argsort(rows["seed"])]
+    return array(rows, "value", "seed", "number")
 
 
 def at_equal_training_loss(columns: Columns) -> tuple[float, dict[str, np.ndarray]]:
@@ -129,10 +131,3 @@ def at_equal_training_loss(columns: Columns) -> tuple[float, dict[str, np.ndarra
         pairs = zip(fallen, np.log(test), strict=True)
         found[layer] = np.exp([np.interp(-np.log(target), x, y) for x, y in pairs])
     return target, found
-
-
-def curve(columns: Columns, layer: str, quantity: str) -> np.ndarray:
-    """Return a curve of training as (seeds, epochs), at the first window."""
-    rows = pick(columns, topic="training", name=layer, quantity=quantity)
-    rows = pick(rows, kernel_size=rows["kernel_size"].min())
-    return array(rows, "value", "seed", "number")

@@ -1,6 +1,3 @@
-import dataclasses
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,65 +10,13 @@ from convjax.lab.rules import AGAINST, FAILS, FOR, HOLDS, NEITHER, ONLY, OPEN, E
 from experiments import __main__ as entry
 from experiments import claims, separable
 from experiments.claims import Config, networks, parts, shortcuts
-from experiments.claims.networks import PLAIN, RESIDUAL, Recipe, cell
-from experiments.separable import parts as convs
-from experiments.separable.kernels import ROUNDED, SHOWN
-from experiments.separable.layers import (
-    DEEP,
-    DEEP_SPLIT,
-    DIRECTIONS,
-    FULL,
-    NECK,
-    PAIR,
-    POINT,
-    SPLIT,
-)
+from experiments.claims.networks import PLAIN, RESIDUAL, Recipe, classifier
+from experiments.separable.parts import Exact
+from tests.experiments import convolutions
 
 TINY = Config(depths=(6, 8), norms=("batch",), width=3, seeds=2, steps=4, checks=2, batch_size=8)
 DEPTHS, SEEDS, STEPS = (8, 20, 56), 3, 60
 CLIP = 0.2
-
-
-def convolutions(
-    *, slow=1.0, wait=1.0, rank=0.5, off=0.0, weights=1.0, neck=0.96, neck_loss=1.5, stuck=0.0
-):
-    """Make a table of separable in which times follow products; each argument plants a change."""
-    rows = []
-    shares = {FULL: 9.0, SPLIT: 6.0, POINT: 1.0, NECK: 9 / 16 + 1 / 2}
-    for channels in (64, 8):
-        products = {name: share * channels**2 for name, share in shares.items()}
-        products |= {DEEP: 9 * channels, DEEP_SPLIT: 6 * channels}
-        products |= {PAIR: products[DEEP] + products[POINT]}
-        at = {"size": 14, "channels": channels, "kernel_size": 3}
-        for name, count in products.items():
-            time = count * {PAIR: slow, POINT: wait, DEEP: wait**2}.get(name, 1.0)
-            rows.append(convs.row("counts", name, "multiply_adds", count, **at))
-            rows.append(convs.row("counts", name, "parameters", count * weights, **at))
-            rows.append(convs.row("counts", name, "traffic_bytes", 400 * channels, **at))
-            for direction in DIRECTIONS if channels == 64 else ():
-                for i, noise in enumerate((0.97, 1.0, 1.02)):
-                    rows.append(convs.row("time", name, direction, time * noise, number=i, **at))
-    zeros = ("sobel by hand", "1x1: f(3 x) - 3 f(x)", "1x1: f(x + y) - f(x) - f(y)")
-    zeros += ("1x1: change at other places", "1x1: 32x32x64 to 32x32x128")
-    zeros += ("1x1: two less the one they make", "depthwise: change in other channels")
-    rows += [convs.row("exact", name, "", off) for name in zeros]
-    rows += [convs.row("exact", name, "", 1e-7) for name in ROUNDED]
-    rows += [convs.row("exact", name, "", 3.0) for name in SHOWN]
-    at = {"kernel_size": 3, "number": 1}
-    rows += [convs.row("rank", age, "conv0", rank, **at) for age in ("random", "trained")]
-    rows.append(convs.row("accuracy", FULL, "test_accuracy", 0.9, **at))
-    for name, accuracy, times in ((FULL, 0.97, 1.0), (NECK, neck, neck_loss)):
-        for seed in range(SEEDS):
-            for epoch in (1, 2, 3):
-                train = stuck + 10.0**-epoch
-                at = {"kernel_size": 3, "number": epoch, "seed": seed}
-                for quantity, value in (
-                    ("train_loss", train),
-                    ("test_loss", times * (train + 0.1)),
-                    ("test_accuracy", accuracy),
-                ):
-                    rows.append(convs.row("training", name, quantity, value, **at))
-    return stack(rows)
 
 
 AS_TEXTS_SAY = {
@@ -87,27 +32,32 @@ AS_TEXTS_SAY = {
 }
 
 
-def planted(conv=None, **changes):
-    """Make a table in which texts are right of shortcuts; each argument plants another value."""
+def of_convolutions():
+    """Return the rows of the planted table of separable."""
+    found = convolutions.planted()
+    for values in zip(*(column.tolist() for column in found.values()), strict=True):
+        topic, *rest = values
+        yield claims.row(topic, **dict(zip(list(found)[1:], rest, strict=True)))
+
+
+def planted(**changes):
+    """Make a table in which texts are right; each argument plants another value of shortcuts."""
     values = AS_TEXTS_SAY | {name: AS_TEXTS_SAY[name] | new for name, new in changes.items()}
-    rows = []
-    for column in zip(*(c.tolist() for c in convolutions(**(conv or {})).values()), strict=True):
-        topic, *rest = column
-        rows.append(claims.row(topic, **dict(zip(list(convolutions())[1:], rest, strict=True))))
+    rows = list(of_convolutions())
     for twin in (PLAIN, RESIDUAL):
         for seed in range(SEEDS):
             jitter = 1 + 0.01 * (seed - 1)
-            _births(rows, values, twin, seed, jitter)
+            _initial(rows, values, twin, seed, jitter)
             for i, depth in enumerate(DEPTHS):
                 _trained(rows, values, twin, seed, jitter, i, depth)
     return stack(rows)
 
 
-def _births(rows, values, twin, seed, jitter):
+def _initial(rows, values, twin, seed, jitter):
     places = np.arange(9)
     end = values["logs"][twin] * jitter
     shape = (places[::-1] / 8, 1 - np.log1p(places) / np.log(9))[twin == RESIDUAL]
-    for norm, init in claims.BIRTHS:
+    for norm, init in claims.INITIAL:
         at = {"norm": norm, "depth": 56, "seed": seed}
         for place, log in enumerate(end * shape):
             rows.append(claims.row("birth", twin, init, log, number=place, **at))
@@ -163,45 +113,7 @@ def test_where_texts_are_right_they_are_told_so():
     }
     others = {"1b", "2b", "2f", "3f"}
     assert {number for number, verdict in found.items() if verdict != HOLDS} == others
-    assert found["1b"] == f"{ONLY} a kernel of rank 1 (Sobel)"
-    assert (
-        found["2b"].startswith(f"{ONLY} products, C = 64, k = 3 or time")
-        and "= 8" not in found["2b"]
-    )
-    assert found["2f"] == OPEN  # all are equally fast
-    assert found["3f"] == FAILS
     assert all(criterion.holds for criterion in claims.judge(SAID))
-
-
-@pytest.mark.parametrize(
-    ("conv", "number", "verdict"),
-    [
-        ({"rank": 0.0}, "1b", HOLDS),
-        ({"off": 1.0}, "2a", FAILS),
-        ({"off": 1.0}, "3a", FAILS),
-        ({"off": 1.0}, "3b", FAILS),
-        ({"off": 1.0}, "3c", f"{ONLY} with ReLU between they are not"),
-        ({"off": 1.0}, "1b", FAILS),
-        ({"slow": 3.0}, "2e", FAILS),
-        ({"wait": 2.0}, "2f", HOLDS),
-        ({"wait": 0.5}, "2f", FAILS),
-        ({"neck": 0.9}, "3e", FAILS),
-        ({"neck_loss": 0.5}, "3f", HOLDS),
-        ({"neck_loss": 0.99}, "3f", OPEN),
-        ({"neck_loss": 0.5, "stuck": 1.0}, "3f", OPEN),
-    ],
-)
-def test_sentences_on_convolutions_turn_with_their_numbers(conv, number, verdict):
-    assert verdicts(planted(conv))[number] == verdict
-
-
-def test_a_count_that_is_off_is_seen():
-    rows = convolutions()
-    wrong = (rows["name"] == PAIR) & (rows["quantity"] == "parameters")
-    rows["value"] = np.where(wrong, rows["value"] + 1, rows["value"])
-    rows["kind"] = rows.pop("topic")
-    found = {claim.number: claim.verdict for claim in claims.convolutions.claims(rows)}
-    assert (found["2d"], found["1a"]) == (FAILS, HOLDS)
 
 
 @pytest.mark.parametrize(
@@ -238,13 +150,9 @@ def test_a_count_that_is_off_is_seen():
     ],
 )
 def test_sentences_on_shortcuts_turn_with_their_numbers(change, wanted):
-    rows = stack_shortcuts(planted(**change))
+    rows = pick(planted(**change), kind=("birth", "step", "curve", "looked"))
     found = {claim.number: claim.verdict for claim in shortcuts.claims(rows)}
     assert {number: found[number] for number in wanted} == wanted
-
-
-def stack_shortcuts(columns):
-    return pick(columns, kind=("birth", "step", "curve", "looked"))
 
 
 def test_laws_are_told_apart():
@@ -328,37 +236,22 @@ def test_features_are_compared_as_in_float64():
 
 
 @pytest.fixture(scope="module")
-def quick():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    # Optax's cosine multiplies an integer with a float.
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
-    with pytest.MonkeyPatch.context() as patched:
-        for name, value in (("BIRTH_BATCH", 4), ("BIRTH_SIZE", 5), ("BIRTH_WIDTH", 3)):
-            patched.setattr(networks, name, value)
+def small():
+    """Measure little; Optax's cosine multiplies an integer with a float."""
+    with pytest.MonkeyPatch.context() as patched, jax.numpy_dtype_promotion("standard"):
+        for name, value in (("BATCH", 4), ("SIZE", 5), ("WIDTH", 3)):
+            patched.setattr(networks, f"INITIAL_{name}", value)
         patched.setattr(networks, "LOOKED_AT", 20)
         patched.setattr(networks, "CLIP", CLIP)
-        patched.setattr(networks, "programs", functools.cache(networks.programs))
         yield patched
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
-@dataclasses.dataclass(frozen=True)
-class Planted:
-    """A part of separable that is not measured."""
-
-    def rows(self):
-        found = convolutions()
-        for values in zip(*(column.tolist() for column in found.values()), strict=True):
-            yield dict(zip(found, values, strict=True))
 
 
 @pytest.fixture(scope="module")
-def tiny(quick):
-    quick.setattr(claims, "BIRTHS", (("batch", "he"),))
-    quick.setattr(separable, "cells", lambda config: [Planted()])
-    return lab.measure_all(lab.experiment(claims), TINY)
+def tiny(small):
+    small.setattr(claims, "INITIAL", (("batch", "he"),))
+    small.setattr(separable, "cells", lambda config: [])
+    columns = [claims.measure(cell) for cell in claims.cells(TINY)]
+    return claims.complete(lab.joined([stack(list(of_convolutions())), *columns]))
 
 
 @pytest.mark.later
@@ -367,51 +260,59 @@ def test_everything_measured_has_its_rows(tiny):
     assert set(tiny["kind"]) >= {"counts", "time", "birth", "step", "curve", "looked", "claim"}
     for depth, units in ((6, 2), (8, 3)):
         for twin in (PLAIN, RESIDUAL):
-            where = (twin, "batch")
-            assert shortcuts.found(tiny, "step", *where, "batch_loss", depth).shape == (2, 4)
-            assert shortcuts.found(tiny, "curve", *where, "test_loss", depth).shape == (2, 2)
-            without = shortcuts.found(tiny, "looked", *where, "without_loss", depth)
-            assert without.shape == (2, units)
-    born = shortcuts.found(tiny, "birth", RESIDUAL, "batch", "he", 8)
-    assert born.shape == (2, 4) and (born[:, -1] == 0).all()
+            where = (twin, ("batch", depth))
+            assert shortcuts.found(tiny, "step", *where, "batch_loss").shape == (2, 4)
+            assert shortcuts.found(tiny, "curve", *where, "test_loss").shape == (2, 2)
+            assert shortcuts.found(tiny, "looked", *where, "without_loss").shape == (2, units)
+    initial = shortcuts.found(tiny, "birth", RESIDUAL, ("batch", 8), "he")
+    assert initial.shape == (2, 4) and (initial[:, -1] == 0).all()
     assert np.isfinite(tiny["value"][tiny["kind"] != "claim"]).all()
-    two = shortcuts.found(tiny, "step", PLAIN, "batch", "batch_loss", 8)
+    two = shortcuts.found(tiny, "step", PLAIN, ("batch", 8), "batch_loss")
     assert not np.array_equal(two[0], two[1])
+    assert claims.table(tiny).row_count == 29 and len(claims.draw(tiny).axes) == 4
 
 
-def test_the_verdicts_are_beside_the_numbers(tiny):
-    rows = pick(tiny, kind="claim")
-    assert len(rows["name"]) == sum(len(claim.evidence) for claim in claims.claims(tiny))
+def test_the_verdicts_are_beside_the_numbers():
+    rows = pick(claims.complete(SAID), kind="claim")
+    assert len(rows["name"]) == sum(len(claim.evidence) for claim in claims.claims(SAID))
     assert (rows["verdict"] != "").all()
     assert rows["verdict"][rows["name"] == "3b it mixes linearly"].tolist() == [HOLDS]
 
 
-def test_the_figure_and_the_table_are_made_from_the_columns_alone(tiny):
-    for columns in (tiny, SAID):
-        figure = claims.draw(columns)
-        assert len(figure.axes) == 4
-        assert all(axes.lines for axes in figure.axes if axes.get_ylabel() != "accuracy lost")
-        printed = claims.table(columns)
-        assert printed.row_count == len(claims.claims(columns)) == 29
-    assert all(axes.lines for axes in figure.axes)
-
-
 @pytest.fixture(scope="module")
-def trained_once(quick):
-    """Train a residual network for four steps."""
-    of, recipe = cell(RESIDUAL, "batch", 8, 3), Recipe(4, 8, 0.1, 2)
-    run = networks.programs(of, recipe)
-    seen, unseen = networks.halves()
-    order = [data.batch_indices(len(seen[0]), 8, seed=7, step=step) for step in range(4)]
-    params, rest = run.draw(jax.random.key(3))
-    fitted = run.fit(params, rest, np.reshape(order, (2, 2, 8)), seen, unseen)
-    return of, run, (params, rest), order, fitted
+def trained_once(small):
+    """Train a residual network for four steps, and keep the state that it is looked into with."""
+    kept = {}
+    fitting = networks.fitting
+
+    def kept_fitting(graphdef, recipe):
+        fit = fitting(graphdef, recipe)
+
+        def kept_fit(params, rest, order, *split):
+            kept.update(graphdef=graphdef, start=(params, rest), order=order.reshape(4, 8))
+            kept["fitted"] = fit(params, rest, order, *split)
+            return kept["fitted"]
+
+        return kept_fit
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(networks, "fitting", kept_fitting)
+        cell = parts.Taught(RESIDUAL, "batch", 8, 3, Recipe(4, 8, 0.1, 2), seeds=1)
+        kept["rows"] = claims.measure(cell)
+    return kept
+
+
+def looked(trained_once, name):
+    (found,) = shortcuts.found(trained_once["rows"], "looked", RESIDUAL, ("batch", 8), name)
+    return found
 
 
 def test_training_is_gradient_descent_with_momentum_behind_a_clip(trained_once):
-    of, _, (params, rest), order, (moved, moved_rest, losses, checks) = trained_once
+    graphdef, order, (params, rest) = (trained_once[n] for n in ("graphdef", "order", "start"))
+    moved, moved_rest, losses, checks = trained_once["fitted"]
     seen, unseen = networks.halves()
-    graphdef = networks.structure(of)
+    expected = [data.batch_indices(len(seen[0]), 8, seed=0, step=step) for step in range(4)]
+    np.testing.assert_array_equal(order, expected)
 
     @jax.jit
     def loss_and_gradients(params, images, labels):
@@ -437,12 +338,9 @@ def test_training_is_gradient_descent_with_momentum_behind_a_clip(trained_once):
         assert norm > CLIP
     for found, expected in zip(jax.tree.leaves(moved), weights, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-4)
-    for part, (images, labels) in (
-        ("train", (seen[0][:599], seen[1][:599])),
-        ("test", unseen),
-    ):
-        net = nnx.merge(graphdef, moved, moved_rest)
-        logits = net(jnp.asarray(images), train=False)
+    run = jax.jit(lambda images: nnx.merge(graphdef, moved, moved_rest)(images, train=False))
+    for part, (images, labels) in (("train", [a[:599] for a in seen]), ("test", unseen)):
+        logits = run(images)
         loss = cross_entropy(logits, jnp.asarray(labels))
         np.testing.assert_allclose(checks[f"{part}_loss"][-1], loss, rtol=1e-4)
         right = np.mean(np.asarray(logits).argmax(-1) == labels)
@@ -452,27 +350,35 @@ def test_training_is_gradient_descent_with_momentum_behind_a_clip(trained_once):
 
 
 def test_a_lesion_takes_one_unit_out(trained_once):
-    of, run, _, _, (params, rest, *_) = trained_once
+    params, rest, *_ = trained_once["fitted"]
     (images, labels), _ = networks.halves()
-    images, labels = images[:20], labels[:20]
-    looked = run.look(params, rest, images, labels)
-    net = nnx.merge(networks.structure(of), params, rest)
-    start = net["stem"](jnp.asarray(images))
+    images, labels = jnp.asarray(images[:20]), jnp.asarray(labels[:20])
+    net = nnx.merge(trained_once["graphdef"], params, rest)
+    unit = jax.jit(lambda i, x: net["body"][i](x), static_argnums=0)
+    head = jax.jit(lambda x: cross_entropy(net["head"](x), labels))
+    start = net["stem"](images)
     for skipped in (None, 0, 1, 2):
         x = start
         for i in range(3):
-            before, x = x, x if i == skipped else net["body"][i](x)
+            before, x = x, x if i == skipped else unit(i, x)
             if skipped is None:
                 change = np.linalg.norm(x - before) / np.linalg.norm(before)
-                np.testing.assert_allclose(looked["branch"][i], change, rtol=1e-4)
+                np.testing.assert_allclose(looked(trained_once, "branch")[i], change, rtol=1e-4)
                 found = np.asarray(lesions.cosine(start, x))
-                np.testing.assert_allclose(looked["correlation"][i], found, rtol=1e-4)
-        loss = cross_entropy(net["head"](x), jnp.asarray(labels))
-        found = looked["whole_loss"][0] if skipped is None else looked["without_loss"][skipped]
-        np.testing.assert_allclose(found, loss, rtol=1e-4)
+                correlation = looked(trained_once, "correlation")[i]
+                np.testing.assert_allclose(correlation, found, rtol=1e-4)
+        whole, without = (looked(trained_once, f"{w}_loss") for w in ("whole", "without"))
+        found = whole[0] if skipped is None else without[skipped]
+        np.testing.assert_allclose(found, head(x), rtol=1e-4)
 
 
-def test_gradients_at_initialization_are_those_of_a_backward_pass(quick):
+def test_the_figure_and_the_table_are_made_from_the_columns_alone():
+    figure = claims.draw(SAID)
+    assert len(figure.axes) == 4 and all(axes.lines for axes in figure.axes)
+    assert claims.table(SAID).row_count == len(claims.claims(SAID)) == 29
+
+
+def test_gradients_at_initialization_are_those_of_a_backward_pass(small):
     found = networks.at_initialization(RESIDUAL, "none", "lecun", 6, 1)
     key = jax.random.split(jax.random.key(0), 1)[0]
     weights, signal, cotangent = jax.random.split(key, 3)
@@ -480,11 +386,14 @@ def test_gradients_at_initialization_are_those_of_a_backward_pass(quick):
     net = models.deep_stack(4, 3, **options, rngs=nnx.Rngs(weights)).unrolled()
     x = jax.random.normal(signal, (4, 5, 5, 3))
     g = jax.random.normal(cotangent, x.shape)
-    logs = [np.log(np.sum(np.square(g)))]
-    inputs = [x, net["0"](x)]
-    for unit in (net["1"], net["0"]):
-        g = jax.vjp(lambda x, unit=unit: unit(x), inputs.pop())[1](g)[0]
-        logs.append(np.log(np.sum(np.square(g))))
+
+    @jax.jit
+    def back(x, g):
+        between = net["0"](x)
+        inner = jax.vjp(net["1"], between)[1](g)[0]
+        return g, inner, jax.vjp(net["0"], x)[1](inner)[0]
+
+    logs = [np.log(np.sum(np.square(one))) for one in back(x, g)]
     np.testing.assert_allclose(found[0], np.array(logs[::-1]) - logs[0], atol=1e-4)
 
 
@@ -499,7 +408,7 @@ def test_the_digits_are_divided_in_two_thirds_and_one():
 
 def test_twins_differ_in_their_shortcuts_alone():
     plain, residual = (
-        nnx.eval_shape(lambda t=twin: cell(t, "batch", 6, 3).network(nnx.Rngs(0)))
+        nnx.eval_shape(lambda t=twin: classifier(t, "batch", 6, 3).network(nnx.Rngs(0)))
         for twin in (PLAIN, RESIDUAL)
     )
     assert plain["body"].unit.shortcut is None
@@ -522,7 +431,7 @@ def test_twins_differ_in_their_shortcuts_alone():
         ({"batch_size": 1200}, "batch_size=1200 must be at most 1198"),
         ({"checks": 1}, "checks=1 must be at least 2"),
         ({"steps": 12}, "steps=12 must be a multiple of checks=8"),
-        ({"learning_rate": 0.0}, r"learning_rate=0\.0 must be positive"),
+        ({"learning_rate": 0.0}, r"learning_rate=0\.0 must be greater than 0"),
         ({"channels": 6}, r"channels=\(6,\) must be multiples of 4"),
         ({"repeats": 0}, "repeats=0 must be at least 1"),
     ],
@@ -534,7 +443,7 @@ def test_a_wrong_option_is_refused_before_anything_is_computed(option, message, 
 
 
 def test_the_command_line_writes_the_verdicts_and_ends_well(tmp_path, monkeypatch, capsys):
-    cell = parts.Convolutions(convs.Exact())
+    cell = parts.Convolutions(Exact())
     monkeypatch.setattr(claims, "cells", lambda config: [cell])
     monkeypatch.setattr(claims, "complete", lambda columns: SAID)
     assert entry.main(["claims", "--runner", "here", "--out", str(tmp_path)]) == 0
