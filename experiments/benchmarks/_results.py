@@ -99,7 +99,7 @@ def row_table(title: str, results: Sequence[Result]) -> Table:
 
 
 def draw(results: Sequence[Result]) -> Figure | None:
-    """Draw convjax's time over the others', a dot a row."""
+    """Draw convjax's time over the others', by kind."""
 
     def found(kind: str, name: str, direction: str) -> list[float]:
         here = [result for result in results if result["kind"] == kind]

@@ -1,13 +1,13 @@
-"""What bench-ops measures: the layers of eight networks, from ``layers.json`` and from here."""
+"""The layers of eight networks, as ``layers.json`` has them, and the options that choose some."""
 
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from convjax import lab
+from experiments.benchmarks import benchmark
 
 Kind = Literal["depthwise", "pointwise", "dense", "grouped", "norm", "pool", "activation"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -15,25 +15,6 @@ Pair = tuple[int, int]
 
 # Networks of small images, measured in batches this many times as large.
 SMALL = {"cifar_resnet": 8, "digits_stack": 8}
-# Where norms and activations stand in the networks: height and width, channels.
-IMAGES = (
-    ("resnet50", 112, 64),
-    ("mobilenetv1_100", 56, 128),
-    ("mobilenetv1_100", 28, 256),
-    ("mobilenetv1_100", 14, 512),
-    ("cifar_resnet", 32, 16),
-)
-# The same with kernel, stride and padding.
-POOLS = (
-    ("max_pool", "resnet50", 112, 64, 3, 2, 1),
-    ("max_pool", "legacy_xception", 147, 128, 3, 2, 1),
-    ("max_pool", "legacy_xception", 37, 728, 3, 2, 1),
-    ("max_pool", "inception_v3", 35, 288, 3, 2, 0),
-    ("avg_pool", "inception_v3", 35, 256, 3, 1, 1),
-    ("avg_pool", "inception_v3", 17, 768, 3, 1, 1),
-)
-GLOBAL_POOLS = (("resnet50", 7, 2048), ("mobilenetv1_100", 7, 1024), ("cifar_resnet", 8, 64))
-ACTIVATIONS = ("relu", "relu6", "gelu", "silu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,53 +116,45 @@ class Row(NamedTuple):
 def rows(batch_size: int, dtype: str) -> list[Row]:
     """Return every row, convolutions first."""
     made = []
-    for entry in _entries():
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in entry.items()
-        }
-        network, count = fields.pop("network"), fields.pop("count")
-        batch = batch_size * SMALL.get(network, 1)
-        made.append(Row(network, count, Spec(batch=batch, dtype=dtype, **fields)))
+    for layer in json.loads(Path(__file__).with_name("layers.json").read_text(encoding="utf-8")):
+        network, count = layer.pop("network"), layer.pop("count", 0)
+        fields: dict[str, Any] = {"what": "conv", "dtype": dtype}
+        fields["batch"] = batch_size * SMALL.get(network, 1)
+        for name, value in layer.items():
+            fields[name] = tuple(value) if isinstance(value, list) else value
+        made.append(Row(network, count, Spec(**fields)))
     return made
 
 
-def _entries() -> Iterator[dict[str, Any]]:
-    for layer in json.loads(Path(__file__).with_name("layers.json").read_text(encoding="utf-8")):
-        yield {"what": "conv", **layer}
+@dataclasses.dataclass(frozen=True)
+class Options(benchmark.Options):
+    """Options of the benchmarks that measure layers."""
 
-    def other(what: str, network: str, size: int, channels: int, **more: Any) -> dict[str, Any]:
-        image = {"height": size, "width": size, "in_features": channels, "out_features": channels}
-        return {"what": what, "network": network, "count": 0, **image, **more}
-
-    for image in IMAGES:
-        yield other("batch_norm", *image)
-    for what, network, size, channels, k, s, p in POOLS:
-        window = {"kernel_size": (k, k), "strides": (s, s), "padding": (p, p)}
-        yield other(what, network, size, channels, **window)
-    for image in GLOBAL_POOLS:
-        yield other("global_avg_pool", *image)
-    for name in ACTIVATIONS:
-        for image in IMAGES:
-            yield other("activation", *image, name=name)
+    networks: tuple[str, ...] = ()
+    """Whose layers; without it, all of them."""
+    kinds: tuple[Any, ...] = KINDS
+    """Which kinds of layers."""
+    batch_size: int = 8
+    """Images in a batch; eight times as many for the networks of small images."""
+    slow_seconds: float = 1.0
+    """What takes longer than this is run less often, but three times at least."""
 
 
-def choose(
-    networks: Sequence[str], kinds: Sequence[Kind], batch: int, dtype: str = "float32"
-) -> list[Row]:
-    """Return the rows of some networks, or of all if none is named, that are of some kinds.
+def choose(config: Options, dtype: str = "float32") -> list[Row]:
+    """Return the rows of the networks and kinds that the options name.
 
     Raises:
-      ValueError: if a network is unknown, the batch empty, or no row is left.
+      UsageError: if a network is unknown, the batch empty, or no row is left.
     """
-    if batch < 1:
-        raise ValueError(f"batch_size={batch} must be at least 1")
-    every = rows(batch, dtype)
+    with lab.refusing():
+        lab.check_least(config, batch_size=1)
+    every = rows(config.batch_size, dtype)
     known = {row.network for row in every}
-    for name in networks:
+    for name in config.networks:
         if name not in known:
-            raise ValueError(lab.unknown("network", name, known))
-    chosen = [r for r in every if r.network in (networks or known) and r.spec.kind in kinds]
+            raise lab.UsageError(lab.unknown("network", name, known))
+    wanted = config.networks or known
+    chosen = [row for row in every if row.network in wanted and row.spec.kind in config.kinds]
     if not chosen:
-        raise ValueError("none of these networks has layers of these kinds; choose others.")
+        raise lab.UsageError("none of these networks has layers of these kinds; choose others.")
     return chosen

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -62,16 +63,14 @@ def compiled(
 ) -> Callable[[], Any]:
     """Return what is timed: the function, or with the gradient of sum(y g) for a fixed g."""
     if not backward:
-        forward = jax.jit(function)
-        return lambda: forward(*arguments)
+        return partial(jax.jit(function), *arguments)
 
     @jax.jit
     def both(cotangent: jax.Array, *arguments: jax.Array) -> tuple[jax.Array, ...]:
         y, pull = jax.vjp(function, *arguments)
         return y, *pull(cotangent)
 
-    cotangent = cotangent_of(function, arguments)
-    return lambda: both(cotangent, *arguments)
+    return partial(both, cotangent_of(function, arguments), *arguments)
 
 
 def cotangent_of(function: Function, arguments: tuple[jax.Array, ...]) -> jax.Array:
@@ -102,8 +101,7 @@ def machine(dtype: str, repeats: int = 5) -> Machine:
     vector = jnp.ones(length, dtype)
     matrix = jnp.ones((side, side), dtype)
     add, product = jax.jit(lambda x: x + 1), jax.jit(lambda x: x @ x)
-    samples = alternate(
-        {"add": lambda: add(vector), "product": lambda: product(matrix)}, repeats=repeats
-    )
+    timed = {"add": partial(add, vector), "product": partial(product, matrix)}
+    samples = alternate(timed, repeats=repeats)
     moved = 2 * length * np.dtype(vector.dtype).itemsize
     return Machine(moved / min(samples["add"]), 2 * side**3 / min(samples["product"]))

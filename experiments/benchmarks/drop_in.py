@@ -80,14 +80,10 @@ def gradient(config: Config, **options: Any) -> Callable[[], Any]:
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
     x = jax.random.normal(jax.random.key(1), (config.batch_size, config.size, config.size, 3))
 
-    @jax.jit
-    def compute(params: Any, x: jax.Array) -> Any:
-        def loss(params: Any) -> jax.Array:
-            return jnp.mean(jnp.square(nnx.merge(graphdef, params, rest, copy=True)(x)))
+    def loss(params: Any, x: jax.Array) -> jax.Array:
+        return jnp.mean(jnp.square(nnx.merge(graphdef, params, rest, copy=True)(x)))
 
-        return jax.grad(loss)(params)
-
-    return lambda: compute(params, x)
+    return partial(jax.jit(jax.grad(loss)), params, x)
 
 
 def tables(found: dict[str, Any], config: Config) -> Iterator[Table | str]:

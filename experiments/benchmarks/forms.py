@@ -22,7 +22,7 @@ from rich.table import Table
 
 from convjax import ops
 from experiments.benchmarks import _report, benchmark
-from experiments.benchmarks._rows import Spec, choose
+from experiments.benchmarks._rows import Options, Spec, choose
 from experiments.benchmarks.computations import by_convjax, cotangent_of, inputs
 from experiments.benchmarks.timing import alternate, geometric_mean, median
 
@@ -38,34 +38,18 @@ main = partial(benchmark.run, __name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(benchmark.Options):
+class Config(Options):
     """Options."""
 
-    networks: tuple[str, ...] = ()
-    """Whose layers; without it, all of them."""
     kinds: tuple[Literal["depthwise", "pointwise", "dense"], ...] = KINDS
-    """Which kinds of layers."""
-    batch_size: int = 8
-    """Images in a batch; eight times as many for the networks of small images."""
     repeats: int = 5
     slow_seconds: float = 0.2
-    """What takes longer than this is run less often, but three times at least."""
-
-
-def check(config: Config) -> None:
-    """Refuse layers that are not there."""
-    chosen(config)
-
-
-def chosen(config: Config) -> list[Spec]:
-    """Return the layers to measure, each once."""
-    rows = choose(config.networks, config.kinds, config.batch_size)
-    return list(dict.fromkeys(row.spec for row in rows))
 
 
 def measure(config: Config) -> dict[str, Any]:
     """Return the median of every form, one row for each layer and direction."""
-    specs = benchmark.one_by_one(chosen(config), lambda spec: spec.text)
+    every = list(dict.fromkeys(row.spec for row in choose(config)))
+    specs = benchmark.one_by_one(every, lambda spec: spec.text)
     return {"rows": [row for spec in specs for row in measured(spec, config)]}
 
 
@@ -75,10 +59,9 @@ def measured(spec: Spec, config: Config) -> Iterator[dict[str, Any]]:
     arrays = *arrays, cotangent_of(by_convjax(spec), arrays)
     able = [name for name in ops.LOWERINGS if serves(spec, name)]
     for direction in DIRECTIONS:
-        functions = {}
-        for name in able:
-            compute = jax.jit(one_way(spec, name, direction))
-            functions[name] = lambda compute=compute: compute(*arrays)
+        functions = {
+            name: partial(jax.jit(one_way(spec, name, direction)), *arrays) for name in able
+        }
         samples = alternate(functions, repeats=config.repeats, slow_seconds=config.slow_seconds)
         seconds = {name: median(times) for name, times in samples.items()}
         best = min(seconds, key=lambda name: (seconds[name], name))

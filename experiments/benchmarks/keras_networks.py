@@ -32,15 +32,13 @@ def import_keras() -> Any:
     os.environ["KERAS_BACKEND"] = "jax"
     try:
         keras = importlib.import_module("keras")
+        why = f"it computes with {keras.config.backend()}"
     except ModuleNotFoundError as error:
+        keras, why = None, f"{error.name} is missing"
+    if keras is None or keras.config.backend() != "jax":
         raise lab.UsageError(
-            f"Keras cannot be measured: {error.name} is missing. Install keras, or leave keras out "
-            "of --versus."
-        ) from error
-    if keras.config.backend() != "jax":
-        raise lab.UsageError(
-            f"Keras computes with {keras.config.backend()} here, and was to be measured on JAX; "
-            "leave keras out of --versus."
+            f"Keras cannot be measured on JAX here ({why}); install keras, or leave keras out of "
+            "--versus."
         )
     return keras
 
@@ -101,18 +99,7 @@ def resnet_cifar(n: int, size: int, num_classes: int = 10) -> Any:
 def training(
     name: str, size: int, learning_rate: float, momentum: float
 ) -> tuple[Callable[..., Any], Callable[..., Any], Any]:
-    """Return loss and update by the stateless functions that Keras has for JAX, and the state.
-
-    Args:
-      name: as in ``network``.
-      size: as in ``network``.
-      learning_rate: of stochastic gradient descent.
-      momentum: of the same.
-
-    Returns:
-      ``loss(params, rest, images, labels) -> (loss, rest)``, ``update(params, gradients, moving) ->
-      (params, moving)``, and the first ``(params, rest, moving)``.
-    """
+    """Return loss, update and state of a ``Training``, by Keras's stateless functions for JAX."""
     keras = import_keras()
     net = network(name, size)
     optimiser = keras.optimizers.SGD(learning_rate, momentum=momentum)

@@ -63,7 +63,7 @@ def measure(config: Config) -> dict[str, Any]:
                 where = jax.default_backend()
                 raise lab.UsageError(f"XLA tells nothing of its memory on {where}.")
             row = {"depth": depth, "remat": remat, "temporary": memory.temp_size_in_bytes}
-            row["result"] = memory.output_size_in_bytes
+            row |= {"result": memory.output_size_in_bytes}
             rows.append(row | ({"seconds": seconds[remat]} if seconds else {}))
     return {"rows": rows}
 
@@ -74,14 +74,11 @@ def timed(depth: int, config: Config) -> dict[str, list[float]]:
     size = config.timed_batch_size
     images = jax.random.normal(jax.random.key(1), (size, 32, 32, 3))
     labels = jnp.arange(size) % 10
-    steps = {remat: compiled(depth, remat, size) for remat in MODES}
-    return alternate(
-        {
-            name: lambda step=step: step(params, rest, images, labels)
-            for name, step in steps.items()
-        },
-        repeats=config.repeats,
-    )
+    steps = {
+        remat: partial(compiled(depth, remat, size), params, rest, images, labels)
+        for remat in MODES
+    }
+    return alternate(steps, repeats=config.repeats)
 
 
 def compiled(depth: int, remat: str, batch_size: int) -> Any:

@@ -131,6 +131,7 @@ def measured(case: Case, config: Config, peer: Peer | None) -> dict[str, Any]:
     if "keras" in config.versus:
         timed["Keras"] = keras_training(case)
     spec = {"what": "network", "name": case.name, "batch": case.batch, "size": case.size, "seed": 0}
+    spec |= {"learning_rate": LEARNING_RATE, "momentum": MOMENTUM}
     layouts = peer.timers(spec, backward=True) if peer else {}
     torch = {f"PyTorch {layout}": timer for layout, timer in layouts.items()}
     samples = alternate(timed, repeats=config.repeats, elsewhere=torch)
@@ -182,13 +183,7 @@ class Training:
 
 
 def convjax_training(case: Case, start: Any, lowering: str) -> Training:
-    """Return a network in training, its convolutions lowered as asked.
-
-    Args:
-      case: the network's batch.
-      start: the network, split into its graph, its parameters and the rest.
-      lowering: ``"auto"`` or ``"lax"``.
-    """
+    """Return a network, split into graph, parameters and rest, in training by a lowering."""
     graphdef, params, rest = start
     optimiser = optax.sgd(LEARNING_RATE, momentum=MOMENTUM)
 

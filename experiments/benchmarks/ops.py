@@ -28,7 +28,7 @@ from convjax import ops
 from experiments.benchmarks import _results, benchmark
 from experiments.benchmarks._peer import LAYOUTS, Peer, torch_peer
 from experiments.benchmarks._results import DIRECTIONS
-from experiments.benchmarks._rows import KINDS, Kind, Row, Spec, choose
+from experiments.benchmarks._rows import KINDS, Kind, Options, Row, Spec, choose
 from experiments.benchmarks.computations import by_convjax, by_lax, compiled, inputs, machine
 from experiments.benchmarks.timing import alternate, median
 
@@ -36,23 +36,16 @@ main = partial(benchmark.run, __name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(benchmark.Options):
+class Config(Options):
     """Options."""
 
-    networks: tuple[str, ...] = ()
-    """Only the layers of these networks; none is all."""
     kinds: tuple[Kind, ...] = KINDS
-    """Only these kinds of layers."""
     versus: tuple[Literal["lax", "torch"], ...] = ("lax", "torch")
     """Whom to compare with; nothing after it is nobody. lax takes about half of the time."""
-    batch_size: int = 8
-    """Images in a batch; of cifar_resnet and digits_stack, eight times as many."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of all arrays."""
     lowering: str = "auto"
     """How convjax lowers its convolutions."""
-    slow_seconds: float = 1.0
-    """What takes longer than this is run less often, but three times at least."""
     torch_python: str | None = None
     """Python that has torch and numpy; without it, this one, if it has them."""
     all: bool = False
@@ -60,20 +53,14 @@ class Config(benchmark.Options):
 
 
 def check(config: Config) -> None:
-    """Refuse layers and a lowering that are not there."""
-    chosen(config)
+    """Refuse a lowering that is not there."""
     with ops.default_lowering(config.lowering):
         pass
 
 
-def chosen(config: Config) -> list[Row]:
-    """Return the layers to measure."""
-    return choose(config.networks, config.kinds, config.batch_size, config.dtype)
-
-
 def measure(config: Config) -> dict[str, Any]:
     """Measure every distinct computation once, and return a result for every row."""
-    rows = chosen(config)
+    rows = choose(config, config.dtype)
     names: dict[Spec, str] = {}
     for row in rows:
         names.setdefault(row.spec, row.text)

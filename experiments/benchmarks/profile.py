@@ -20,11 +20,14 @@ import jax.numpy as jnp
 from flax import nnx
 from rich.table import Table
 
-from convjax import gradflow, lab, models, ops
+from convjax import gradflow, lab, models
 from experiments.benchmarks import _report, benchmark
+from experiments.benchmarks._rows import Spec
+from experiments.benchmarks.computations import by_convjax, by_lax
 from experiments.benchmarks.networks import loss_of
 from experiments.benchmarks.timing import comparison, pairs
 
+CONV = Spec("conv", 32, 32, 32, 16, 16, kernel_size=(3, 3), padding=(1, 1))
 main = partial(benchmark.run, __name__)
 
 
@@ -54,7 +57,7 @@ def measure(config: Config) -> dict[str, Any]:
         deep, shallow = (compile_profile(d, shortcut) for d in (config.deep, config.shallow))
         rows.append(comparison(compiling + shortcut, pairs(deep, shallow, few)))
     what = "gradient through a scan of six 3x3 convolutions, ops.conv / lax"
-    ours, theirs = (scanned_convolutions(conv) for conv in (ops.conv, by_lax))
+    ours, theirs = (scanned_convolutions(conv) for conv in (by_convjax(CONV), by_lax(CONV)))
     return {"rows": [*rows, comparison(what, pairs(ours, theirs, config.repeats))]}
 
 
@@ -70,7 +73,7 @@ def profile_and_gradient(batch_size: int) -> tuple[Callable[[], Any], Callable[[
     def profile() -> Any:
         return gradflow.profile(net, images, loss=lab.cross_entropy, targets=labels, train=True)
 
-    return profile, lambda: gradient(params, rest, images, labels)
+    return profile, partial(gradient, params, rest, images, labels)
 
 
 def compile_profile(depth: int, shortcut: str) -> Callable[[], None]:
@@ -90,12 +93,6 @@ def compile_profile(depth: int, shortcut: str) -> Callable[[], None]:
     return run
 
 
-def by_lax(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Return a convolution by ``jax.lax``."""
-    layout = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
-
-
 def scanned_convolutions(conv: Callable[..., jax.Array]) -> Callable[[], Any]:
     """Return the gradient through a scan of 3x3 convolutions."""
     x = jax.random.normal(jax.random.key(1), (32, 32, 32, 16))
@@ -104,8 +101,7 @@ def scanned_convolutions(conv: Callable[..., jax.Array]) -> Callable[[], Any]:
     def loss(x: jax.Array, kernels: jax.Array) -> jax.Array:
         return jnp.sum(jax.lax.scan(lambda x, k: (jnp.tanh(conv(x, k)), None), x, kernels)[0])
 
-    gradient = jax.jit(jax.grad(loss, (0, 1)))
-    return lambda: gradient(x, kernels)
+    return partial(jax.jit(jax.grad(loss, (0, 1))), x, kernels)
 
 
 def tables(found: dict[str, Any], config: Config) -> Iterator[Table]:

@@ -17,28 +17,34 @@ TIMM = {
     "resnet_50": "resnet50",
     "xception": "legacy_xception",
 }
-LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-# As in models.py, which this file cannot import.
-LEARNING_RATE = 0.001
-MOMENTUM = 0.9
 
 
-def build(name: str, batch: int, size: int, layout: str, seed: int) -> Callable[[], None]:
+def build(
+    memory_format: Any,
+    *,
+    name: str,
+    batch: int,
+    size: int,
+    seed: int,
+    learning_rate: float,
+    momentum: float,
+) -> Callable[[], None]:
     """Return one whole training step of a network on a batch of its own.
 
     Args:
+      memory_format: of images and kernels.
       name: a key of ``TIMM``, or ``"resnet_56"``.
       batch: number of images.
       size: their height and width.
-      layout: ``"channels_last"`` or ``"contiguous"``.
       seed: of the initial values and the images.
+      learning_rate: of stochastic gradient descent.
+      momentum: of the same.
     """
     torch.manual_seed(seed)
-    memory_format = LAYOUTS[layout]
     net = network(name).to(memory_format=memory_format).train()
     images = torch.randn(batch, 3, size, size).contiguous(memory_format=memory_format)
     labels = torch.arange(batch) % 10
-    optimiser = torch.optim.SGD(net.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
+    optimiser = torch.optim.SGD(net.parameters(), lr=learning_rate, momentum=momentum)
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)

@@ -71,12 +71,20 @@ def inputs(spec: dict[str, Any], layout: str) -> list[Any]:
     return [tensor.requires_grad_() for tensor in tensors]
 
 
-def runs(spec: dict[str, Any], layout: str, backward: bool) -> Callable[[], Any]:
-    """Return what is timed: forward without a graph, or forward and the gradient of sum(y g)."""
+@functools.lru_cache(maxsize=2 * len(LAYOUTS))
+def prepared(text: str, layout: str, backward: bool) -> Callable[[], Any]:
+    """Return what is timed: forward without a graph, or forward and the gradient of sum(y g).
+
+    Args:
+      text: the specification in JSON.
+      layout: a key of ``LAYOUTS``.
+      backward: whether with the gradient.
+    """
+    spec = json.loads(text)
     if spec["what"] == "network":
         # One whole training step, in a file of its own beside this one; it has no half.
-        networks = importlib.import_module("torch_networks")
-        return networks.build(spec["name"], spec["batch"], spec["size"], layout, spec["seed"])
+        del spec["what"]
+        return importlib.import_module("torch_networks").build(LAYOUTS[layout], **spec)
     function, arguments = function_of(spec), inputs(spec, layout)
 
     def forward() -> Any:
@@ -93,12 +101,6 @@ def runs(spec: dict[str, Any], layout: str, backward: bool) -> Callable[[], Any]
         return y, *torch.autograd.grad(y, arguments, cotangent)
 
     return both
-
-
-@functools.lru_cache(maxsize=2 * len(LAYOUTS))
-def prepared(spec: str, layout: str, backward: bool) -> Callable[[], Any]:
-    """Return what is timed, of a specification in JSON, with tensors that it keeps."""
-    return runs(json.loads(spec), layout, backward)
 
 
 def seconds(spec: dict[str, Any], layout: str, backward: bool, count: int) -> float:

@@ -77,7 +77,7 @@ class Same:
         return arrays["images"], arrays["labels"]
 
 
-class InPauses:
+class InPauses(train.Observer):
     """Times a run from test to test, and another function while it pauses; an observer.
 
     At a test nothing else is under way. The piece before the first one compiles and is left out.
@@ -92,9 +92,6 @@ class InPauses:
         self.began: float | None = None
         self.ended = 0.0
 
-    def begin(self, first: int, stop: int, batch_size: int) -> None:
-        """Wait for the first piece."""
-
     def record(self, rows: Sequence[Mapping[str, Any]], pace: train.Pace) -> None:
         """Note when a piece ends; at a test, let the other run."""
         now = time.perf_counter()
@@ -105,9 +102,6 @@ class InPauses:
         if self.began is not None:
             self.pairs.append((self.ended - self.began, taken))
         self.began = time.perf_counter()
-
-    def end(self) -> None:
-        """Keep what was measured."""
 
 
 def measure(config: Config) -> dict[str, Any]:

@@ -24,19 +24,17 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 HERE = Path(models.__file__).parent
 # Parameters as timm counts them, and He et al. for ResNet-56 (0.85 million); the name, and the size
-# of the image, under which layers.json lists a network's convolutions.
+# of the image, under which layers.json lists a network's convolutions; activations by the papers.
 PUBLISHED = {
-    "mobilenet_v1": (4_231_976, "mobilenetv1_100", 224),
-    "mobilenet_v2": (3_504_872, "mobilenetv2_100", 224),
-    "resnet_50": (25_557_032, "resnet50", 224),
-    "xception": (22_855_952, "legacy_xception", 299),
-    "resnet_56": (853_018, "cifar_resnet", 32),
+    "mobilenet_v1": (4_231_976, "mobilenetv1_100", 224, {"relu6": 27}),
+    "mobilenet_v2": (3_504_872, "mobilenetv2_100", 224, {"relu6": 35}),
+    "resnet_50": (25_557_032, "resnet50", 224, {"relu": 49}),
+    # Two in the stem; one before each separable convolution but the first and the last two, and one
+    # after each of those two.
+    "xception": (22_855_952, "legacy_xception", 299, {"relu": 2 + 31 + 2}),
+    "resnet_56": (853_018, "cifar_resnet", 32, {"relu": 55}),
 }
 every_network = pytest.mark.parametrize("name", PUBLISHED)
-
-
-def shapes(name):
-    return nnx.eval_shape(lambda: CASES[name].build(rngs=nnx.Rngs(0)))
 
 
 def count(net):
@@ -67,14 +65,20 @@ def tiny(monkeypatch):
     monkeypatch.setitem(CASES, "tiny", TINY)
 
 
-def test_every_network_is_known():
-    assert set(CASES) == set(PUBLISHED)
-
-
-@pytest.mark.every(2)
 @every_network
-def test_parameters_are_as_many_as_published(name):
-    assert count(shapes(name)) == PUBLISHED[name][0]
+def test_parameters_and_activations_are_those_of_the_published_network(name):
+    """No convolution has a bias, and no unit is scanned."""
+    assert set(CASES) == set(PUBLISHED)
+    net = nnx.eval_shape(lambda: CASES[name].build(rngs=nnx.Rngs(0)))
+    parameters, *_, activations = PUBLISHED[name]
+    assert count(net) == parameters
+    nodes = [visit.node for visit in nn.walk(net)]
+    assert not any(isinstance(node, nn.Repeat) for node in nodes)
+    convs = [n for n in nodes if isinstance(n, nn.Conv | nn.DepthwiseConv | nn.PointwiseConv)]
+    assert convs and all(conv.bias is None for conv in convs)
+    assert sum(isinstance(node, nn.Dense) and node.bias is not None for node in nodes) == 1
+    found = collections.Counter(node.name for node in nodes if isinstance(node, nn.Activation))
+    assert found == activations
 
 
 @pytest.mark.every(2)
@@ -101,13 +105,13 @@ def test_convolutions_are_those_of_the_published_network(name, monkeypatch):
     monkeypatch.setattr(ops, "conv", recording(ops.conv))
     monkeypatch.setattr(ops, "pointwise_conv", recording(pointwise))
     monkeypatch.setattr(ops, "depthwise_conv", recording(ops.depthwise_conv, depthwise=True))
-    _, network, size = PUBLISHED[name]
+    _, network, size, _ = PUBLISHED[name]
     image = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
     jax.eval_shape(lambda x: CASES[name].build(rngs=nnx.Rngs(0))(x, train=True), image)
 
     listed = collections.Counter()
     for row in json.loads((HERE / "layers.json").read_text()):
-        if row["network"] == network:
+        if row["network"] == network and "what" not in row:
             scalars = ("height", "width", "in_features", "out_features")
             pairs = [*row["kernel_size"], *row["strides"], *row["padding"]]
             entry = (*(row[key] for key in scalars), *pairs, row["feature_group_count"])
@@ -115,34 +119,6 @@ def test_convolutions_are_those_of_the_published_network(name, monkeypatch):
     if name == "resnet_56":  # the list leaves its stem out
         listed[(32, 32, 3, 16, 3, 3, 1, 1, 1, 1, 1)] += 1
     assert seen == listed
-
-
-@every_network
-def test_no_convolution_has_a_bias_and_no_unit_is_scanned(name):
-    net = shapes(name)
-    nodes = [visit.node for visit in nn.walk(net)]
-    assert not any(isinstance(node, nn.Repeat) for node in nodes)
-    convs = [n for n in nodes if isinstance(n, nn.Conv | nn.DepthwiseConv | nn.PointwiseConv)]
-    assert convs and all(conv.bias is None for conv in convs)
-    assert sum(isinstance(node, nn.Dense) and node.bias is not None for node in nodes) == 1
-
-
-def test_activations_are_those_of_the_papers():
-    found = {}
-    for name in PUBLISHED:
-        visits = nn.walk(shapes(name))
-        found[name] = collections.Counter(
-            visit.node.name for visit in visits if isinstance(visit.node, nn.Activation)
-        )
-    assert found == {
-        "mobilenet_v1": {"relu6": 27},
-        "mobilenet_v2": {"relu6": 35},
-        "resnet_50": {"relu": 49},
-        # Two in the stem; one before each separable convolution but the first and the last two,
-        # and one after each of those two.
-        "xception": {"relu": 2 + 31 + 2},
-        "resnet_56": {"relu": 55},
-    }
 
 
 def test_written_out_a_network_computes_the_same():
@@ -157,9 +133,12 @@ def test_written_out_a_network_computes_the_same():
     np.testing.assert_allclose(ours, right, atol=1e-5)
 
 
-def test_a_step_is_momentum_descent_on_the_mean_cross_entropy():
-    graphdef, params, rest = split(TINY)
-    training = models.convjax_training(TINY, (graphdef, params, rest), "auto")
+@pytest.mark.parametrize("lowering", ["auto", "lax"])
+def test_a_step_is_momentum_descent_on_the_mean_cross_entropy(lowering):
+    """It moves everything, and leaves the start as it was."""
+    start = split(TINY)
+    graphdef, params, rest = start
+    training = models.convjax_training(TINY, start, lowering)
     images, labels = training.batch
 
     @jax.jit
@@ -169,33 +148,19 @@ def test_a_step_is_momentum_descent_on_the_mean_cross_entropy():
         chosen = logs[jnp.arange(TINY.batch), labels]
         return -chosen.mean(), nnx.state(net, nnx.BatchStat)
 
-    moving = jax.tree.map(jnp.zeros_like, params)
+    moving, losses = jax.tree.map(jnp.zeros_like, params), []
     for _ in range(3):
         (value, rest), gradient = jax.value_and_grad(loss, has_aux=True)(params, rest)
         moving = jax.tree.map(lambda m, g: models.MOMENTUM * m + g, moving, gradient)
         params = jax.tree.map(lambda p, m: p - models.LEARNING_RATE * m, params, moving)
         state, found = training()
         np.testing.assert_allclose(found, value, rtol=1e-5)
-    for ours, right in zip(
-        jax.tree.leaves(state[:2]), jax.tree.leaves((params, rest)), strict=True
-    ):
-        np.testing.assert_allclose(ours, right, rtol=1e-4, atol=1e-6)
-
-
-def test_a_step_moves_everything_and_leaves_the_start_as_it_was():
-    start = split(TINY)
-    training = models.convjax_training(TINY, start, "auto")
-    losses = [float(training()[1]) for _ in range(5)]
+        losses.append(float(found))
     assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0]
-    before, after = (jax.tree.leaves(s) for s in (start[1:], training.state[:2]))
-    assert all((np.asarray(a) != np.asarray(b)).any() for a, b in zip(before, after, strict=True))
-
-
-def test_lax_trains_the_same_network():
-    start = split(TINY)
-    auto, lax = (models.convjax_training(TINY, start, name) for name in ("auto", "lax"))
-    for _ in range(2):
-        np.testing.assert_allclose(auto()[1], lax()[1], rtol=1e-5)
+    ours, right, before = (jax.tree.leaves(s) for s in (state[:2], (params, rest), start[1:]))
+    for one, other, first in zip(ours, right, before, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+        assert (np.asarray(one) != np.asarray(first)).any()
 
 
 def test_the_lowering_is_asked_for_while_the_step_is_traced(monkeypatch):
@@ -239,7 +204,8 @@ import json, sys
 print(json.dumps({"torch": "9.9"}), flush=True)
 for line in sys.stdin:
     asked = json.loads(line)
-    assert asked["spec"] == {"what": "network", "name": "tiny", "batch": 5, "size": 6, "seed": 0}
+    spec = {"what": "network", "name": "tiny", "batch": 5, "size": 6, "seed": 0}
+    assert asked["spec"] == {**spec, "learning_rate": 0.001, "momentum": 0.9}
     each = {"contiguous": 40.0, "channels_last": 20.0}[asked["layout"]]
     print(json.dumps({"seconds": asked["count"] * each}), flush=True)
 """
@@ -274,10 +240,10 @@ def test_bad_options_are_refused(options, message, refused):
 def test_no_keras_and_keras_on_another_backend_are_refused(monkeypatch, refused):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     monkeypatch.setitem(sys.modules, "keras", None)
-    assert "keras is missing. Install keras, or leave keras out" in refused("models")
+    assert "(keras is missing); install keras, or leave keras out" in refused("models")
     config = types.SimpleNamespace(backend=lambda: "tensorflow")
     monkeypatch.setitem(sys.modules, "keras", types.SimpleNamespace(config=config))
-    assert "Keras computes with tensorflow here" in refused("models")
+    assert "(it computes with tensorflow)" in refused("models")
 
 
 def test_size_and_batch_are_overridden():
