@@ -2,6 +2,7 @@
 
 from convjax import _room
 from convjax.gradflow import oracles as oracles
+from convjax.gradflow._along import along as along
 from convjax.gradflow._compare import Compared as Compared
 from convjax.gradflow._compare import Comparison as Comparison
 from convjax.gradflow._compare import compare as compare
@@ -12,6 +13,7 @@ from convjax.gradflow._correlation import line as line
 from convjax.gradflow._growth import Growth as Growth
 from convjax.gradflow._growth import growth as growth
 from convjax.gradflow._homogeneous import homogeneous as homogeneous
+from convjax.gradflow._lesions import lesions as lesions
 from convjax.gradflow._noise import NoiseScale as NoiseScale
 from convjax.gradflow._noise import noise_scale as noise_scale
 from convjax.gradflow._noise import noise_scale_from_norms as noise_scale_from_norms

@@ -5,7 +5,8 @@ import pytest
 from flax import nnx
 
 from convjax import data, lab, models, nn
-from convjax.lab import cross_entropy, lesions, pick, rules, stack
+from convjax.gradflow import _along as features
+from convjax.lab import cross_entropy, pick, rules, stack
 from convjax.lab.rules import AGAINST, FAILS, FOR, HOLDS, NEITHER, ONLY, OPEN, Evidence
 from experiments import __main__ as entry
 from experiments import claims, separable
@@ -228,11 +229,11 @@ def test_features_are_compared_as_in_float64():
     a, noise = np.random.default_rng(1).normal(size=(2, 7, 3, 2, 4)).astype(np.float32)
     b = 1e15 * (a + 0.5 * noise + 3)
     centred = [(x - x.mean(0)).ravel().astype(np.float64) for x in (a, b)]
-    np.testing.assert_allclose(lesions.cosine(a, b), np.corrcoef(*centred)[0, 1], rtol=1e-4)
-    np.testing.assert_allclose(lesions.cka(a, b), naive_cka(a, b), rtol=1e-4)
+    np.testing.assert_allclose(features.cosine(a, b), np.corrcoef(*centred)[0, 1], rtol=1e-4)
+    np.testing.assert_allclose(features.cka(a, b), naive_cka(a, b), rtol=1e-4)
     turned = a @ np.linalg.qr(noise[0, 0, :, :][[0, 1, 0, 1]] + np.eye(4))[0].astype(np.float32)
-    np.testing.assert_allclose(lesions.cka(a, turned), 1, rtol=1e-4)
-    assert abs(lesions.cosine(a, turned)) < 0.99
+    np.testing.assert_allclose(features.cka(a, turned), 1, rtol=1e-4)
+    assert abs(features.cosine(a, turned)) < 0.99
 
 
 @pytest.fixture(scope="module")
@@ -364,7 +365,7 @@ def test_a_lesion_takes_one_unit_out(trained_once):
             if skipped is None:
                 change = np.linalg.norm(x - before) / np.linalg.norm(before)
                 np.testing.assert_allclose(looked(trained_once, "branch")[i], change, rtol=1e-4)
-                found = np.asarray(lesions.cosine(start, x))
+                found = np.asarray(features.cosine(start, x))
                 correlation = looked(trained_once, "correlation")[i]
                 np.testing.assert_allclose(correlation, found, rtol=1e-4)
         whole, without = (looked(trained_once, f"{w}_loss") for w in ("whole", "without"))
