@@ -275,22 +275,16 @@ def jacobians(networks: lab.Ensemble) -> lab.Columns:
 
 
 class Left(NamedTuple):
-    """What is left of the gradient's energy in networks of one kind, by layers back from none.
-
-    With zero padding the circular twin, whose mean is 1, is the control variate; where its mean is
-    not 1, share and error are NaN.
-    """
+    """What is left of the gradient's energy in networks of one kind, by layers back from none."""
 
     kind: Stack
-    share: np.ndarray  # mean of |g|^2 / |g_L|^2 with zero padding
-    error: np.ndarray  # its standard error
-    circular: np.ndarray  # the same with circular padding
-    circular_error: np.ndarray
+    share: lab.Mean  # of |g|^2 / |g_L|^2 with zero padding
+    circular: lab.Mean  # the same with circular padding, the control variate of the other
 
     @property
     def gain(self) -> float:
         """Of a layer, with circular padding."""
-        return float(self.circular[-1] ** (1 / self.kind.layers))
+        return float(self.circular.mean[-1] ** (1 / self.kind.layers))
 
 
 def left(columns: lab.Columns, part: str) -> list[Left]:
@@ -306,47 +300,51 @@ def _left(kind: Stack, zeros: np.ndarray, circular: np.ndarray) -> Left:
     # What a network has more than others for its kernels' sake, its circular twin has as well.
     apart = circular - circular.mean(0)
     slope = (apart * zeros).sum(0) / np.maximum((apart**2).sum(0), 1e-300)
+    # Where the twins' mean is not 1, they are no control: NaN.
     known = np.nan if kind.kind == GENERIC else 1.0
-    means_and_errors = (
-        value
-        for of in (zeros - slope * (circular - known), circular)
-        for value in (of.mean(0), of.std(0, ddof=1) / np.sqrt(len(of)))
-    )
-    return Left(kind, *means_and_errors)
+    controlled = zeros - slope * (circular - known)
+    gains = kind.gain ** np.arange(kind.layers + 1)
+    return Left(kind, lab.Mean(kind, controlled, kind.theory), lab.Mean(kind, circular, gains))
 
 
-def spreads(columns: lab.Columns) -> dict[Stack, np.ndarray]:
-    """Return the relative variance of s^2 in networks of every kind of JACOBIAN."""
-    found = lab.by_kind(columns, Stack, "relative_variance")
-    return {kind: spread for kind, (spread,) in found if kind.part == JACOBIAN}
+def spreads(columns: lab.Columns, name: str = "relative_variance") -> list[lab.Mean]:
+    """Return the relative variance of s^2, or its mean, in networks of every kind of JACOBIAN."""
+    return [
+        lab.Mean(
+            kind,
+            values[:, 0],
+            1.0 if name == "mean_square" else oracles.jacobian_spread(kind.layers, kind.kind),
+        )
+        for kind, (values,) in lab.by_kind(columns, Stack, name)
+        if kind.part == JACOBIAN
+    ]
 
 
 def judge(columns: lab.Columns) -> list[lab.Criterion]:
     """Hold what is left, what a wrong fan does, and the spread of the Jacobian against theory."""
-    return [
-        *_by_layers(judge_padding, left(columns, PADDING)),
-        *_by_layers(judge_depthwise, left(columns, DEPTHWISE)),
-        *(
-            lab.within(
-                f"{kind.kind}, {kind.layers} layers: relative variance of s^2",
-                float(spread.mean()),
-                oracles.jacobian_spread(kind.layers, kind.kind),
-                relative=SPREAD_TOLERANCE,
-            )
-            for kind, spread in spreads(columns).items()
-        ),
+    spread = [
+        lab.within(
+            f"{row.kind.kind}, {row.kind.layers} layers: relative variance of s^2",
+            float(row.mean),
+            row.expected,
+            relative=SPREAD_TOLERANCE,
+        )
+        for row in spreads(columns)
     ]
+    padding, depthwise = (left(columns, part) for part in (PADDING, DEPTHWISE))
+    judged = [*_by_layers(judge_padding, padding), *_by_layers(judge_depthwise, depthwise)]
+    return [*judged, *spread]
 
 
 def _by_layers(
     judge_one: Callable[[list[Left]], list[lab.Criterion]], rows: Sequence[Left]
 ) -> list[lab.Criterion]:
     """Return the criteria of each depth; where there are several, each says of which."""
-    depths = dict.fromkeys(row.kind.layers for row in rows)
+    depths = lab.grouped(rows, "kind.layers")
     return [
         dataclasses.replace(one, claim=f"depth {layers}: {one.claim}") if len(depths) > 1 else one
-        for layers in depths
-        for one in judge_one([row for row in rows if row.kind.layers == layers])
+        for layers, ours in depths.items()
+        for one in judge_one(ours)
     ]
 
 
@@ -354,21 +352,19 @@ def judge_padding(rows: list[Left]) -> list[lab.Criterion]:
     """Return the criteria for the networks with zero padding."""
     criteria = []
     for row in rows:
-        kind, theory = row.kind, row.kind.theory
+        kind, (share, theory, error) = row.kind, (row.share.mean, row.kind.theory, row.share.error)
         linear, name = kind.kind == LINEAR, f"{kind.kind}, {kind.size}x{kind.size}"
         near = partial(lab.within, relative=PADDING_TOLERANCE)
-        held = near if linear else partial(lab.within_errors, error=row.error[-1])
+        held = near if linear else partial(lab.within_errors, error=error[-1])
         criteria += [
-            near(f"{name}: left by 1 layer", row.share[1], theory[1]),
-            held(f"{name}: left by {kind.layers} layers", row.share[-1], theory[-1]),
+            near(f"{name}: left by 1 layer", share[1], theory[1]),
+            held(f"{name}: left by {kind.layers} layers", share[-1], theory[-1]),
             _judge_twin(name, row),
         ]
         limit = math.log(oracles.padding_limit(kind.size))
         # Theory itself must have come to its limit by then.
         if linear and abs(_late(theory) / limit - 1) < 0.1 * PADDING_TOLERANCE:
-            criteria.append(
-                near(f"{name}: ln of what a late layer leaves", _late(row.share), limit)
-            )
+            criteria.append(near(f"{name}: ln of what a late layer leaves", _late(share), limit))
     return criteria
 
 
@@ -378,8 +374,9 @@ def judge_depthwise(rows: list[Left]) -> list[lab.Criterion]:
     for row in rows:
         kind, name = row.kind, f"separable, {row.kind.kind}"
         if kind.kind != GENERIC:
-            claim, theory = f"{name}: left by {kind.layers} layers", kind.theory[-1]
-            criteria.append(lab.within_errors(claim, row.share[-1], theory, row.error[-1]))
+            end = row.share.at(-1)
+            claim = f"{name}: left by {kind.layers} layers"
+            criteria.append(lab.within_errors(claim, end.mean, end.expected, end.error))
             criteria.append(_judge_twin(name, row))
         claim = f"{name}: gain of a layer"
         criteria.append(lab.within(claim, row.gain, kind.gain, relative=FAN_TOLERANCE))
@@ -389,8 +386,8 @@ def judge_depthwise(rows: list[Left]) -> list[lab.Criterion]:
 
 
 def _judge_twin(name: str, row: Left) -> lab.Criterion:
-    claim = f"{name}: the same with circular padding"
-    return lab.within_errors(claim, row.circular[-1], 1.0, row.circular_error[-1])
+    end = row.circular.at(-1)
+    return lab.within_errors(f"{name}: the same with circular padding", end.mean, 1.0, end.error)
 
 
 def _late(share: np.ndarray) -> float:
@@ -408,19 +405,22 @@ def draw(columns: lab.Columns) -> Figure:
     back, ratio = "layers travelled back", "mean |g_l|² / |g_L|²"
     shown = []
     for size in dict.fromkeys(row.kind.size for row in padding):
-        title = f"{size}x{size}, zero padding"
         rows = [row for row in [*padding, *depthwise] if row.kind.size == size]
         right = [row for row in rows if row.kind.kind != GENERIC]
-        series = [_zeros(row, start) for start, row in enumerate(right)]
         scale = "log" if min(row.kind.theory[-1] for row in rows) < 0.1 else "linear"
+        series = [_zeros(row, start) for start, row in enumerate(right)]
+        title = f"{size}x{size}, zero padding"
         shown.append(plots.Panel(title, back, ratio, series, yscale=scale))
-    title, circular = "depthwise kernels, circular padding", list(map(_circular, depthwise))
+    circular = [
+        plots.Series(_label(row), np.arange(row.kind.layers + 1), mean.mean, expected=mean.expected)
+        for row, mean in ((row, row.circular) for row in depthwise)
+    ]
+    title = "depthwise kernels, circular padding"
     shown.append(plots.Panel(title, back, ratio, circular, yscale="log"))
-    found, series = spreads(columns), []
-    for name in dict.fromkeys(kind.kind for kind in found):
-        values = {kind.layers: v[:, 0] for kind, v in found.items() if kind.kind == name}
-        theory = [oracles.jacobian_spread(layers, name) for layers in values]
-        series.append(lab.series(name, list(values), np.array([*values.values()]).T, theory))
+    series = [
+        lab.series(name, [row.kind.layers for row in rows], rows)
+        for name, rows in lab.grouped(spreads(columns), "kind.kind").items()
+    ]
     title, spread = "singular values s of the Jacobian, ReLU", "relative variance of s²"
     shown.append(plots.Panel(title, "layers", spread, series))
     title = "What convolutions do to the gradient at initialization"
@@ -436,14 +436,7 @@ def _deepest(rows: list[Left]) -> list[Left]:
 def _zeros(row: Left, start: int) -> plots.Series:
     # Every third layer, and other ones for other networks: on one another they would be hidden.
     some = np.arange(start, row.kind.layers + 1, 3)
-    share, error = row.share[some], WHISKERS * row.error[some]
-    low, high = np.maximum(share - error, 0.1 * share), share + error
-    return plots.Series(_label(row), some, share, low, high, row.kind.theory[some])
-
-
-def _circular(row: Left) -> plots.Series:
-    layers = np.arange(row.kind.layers + 1)
-    return plots.Series(_label(row), layers, row.circular, expected=row.kind.gain**layers)
+    return lab.series(_label(row), some, row.share.at(some), errors=WHISKERS, positive=True)
 
 
 def _label(row: Left) -> str:
@@ -452,28 +445,26 @@ def _label(row: Left) -> str:
 
 def table(columns: lab.Columns) -> Table:
     """Return everything measured beside theory."""
-    rows = []
+    rows: list[tuple[str, lab.Mean]] = []
     for row in [*left(columns, PADDING), *left(columns, DEPTHWISE)]:
-        kind, most = row.kind, row.kind.layers
-        for layers in (1, most) if kind.kind != GENERIC else ():
-            what = f"left by {layers} layer{'s' if layers > 1 else ''}"
-            found = (values[layers] for values in (kind.theory, row.share, row.error))
-            rows.append(_shown(kind, what, *found))
-        what, ends = (
-            f"the same, circular, {most} layers",
-            (row.circular[-1], row.circular_error[-1]),
+        most = row.kind.layers
+        for layers in (1, most) if row.kind.kind != GENERIC else ():
+            plural = "s" if layers > 1 else ""
+            rows.append((f"left by {layers} layer{plural}", row.share.at(layers)))
+        rows.append((f"the same, circular, {most} layers", row.circular.at(most)))
+    for pair in zip(spreads(columns, "mean_square"), spreads(columns), strict=True):
+        for what, row in zip(("mean", "spread"), pair, strict=True):
+            rows.append((f"{what} of s^2, {row.kind.layers} layers", row))
+    lines = [
+        (
+            row.kind.part,
+            row.kind.kind,
+            f"{row.kind.size}x{row.kind.size}",
+            what,
+            *(lab.digits(float(value)) for value in (row.expected, row.mean)),
+            lab.digits(float(row.error), 2),
         )
-        rows.append(_shown(kind, what, kind.gain**most, *ends))
-    for kind, found in lab.by_kind(columns, Stack, "mean_square", "relative_variance"):
-        if kind.part == JACOBIAN:
-            theory = 1.0, oracles.jacobian_spread(kind.layers, kind.kind)
-            for what, one, values in zip(("mean", "spread"), theory, found, strict=True):
-                ends = values.mean(), values.std(ddof=1) / math.sqrt(values.size)
-                rows.append(_shown(kind, f"{what} of s^2, {kind.layers} layers", one, *ends))
+        for what, row in rows
+    ]
     heads = ("part", "kind", "places", "what", "theory", "mean", "s.e.")
-    return lab.plain_table("Means over networks", heads, rows)
-
-
-def _shown(kind: Stack, what: str, theory: float, mean: float, error: float) -> tuple[str, ...]:
-    numbers = lab.digits(theory), lab.digits(mean), lab.digits(error, 2)
-    return (kind.part, kind.kind, f"{kind.size}x{kind.size}", what, *numbers)
+    return lab.plain_table("Means over networks", heads, lines)
