@@ -31,11 +31,20 @@ def known(monkeypatch):
 
 
 @pytest.fixture
-def quick(monkeypatch):
+def change(monkeypatch):
+    """Change the planted experiment."""
+
+    def changed(**functions):
+        made = dataclasses.replace(planted.EXPERIMENT, **functions)
+        monkeypatch.setattr(planted, "EXPERIMENT", made)
+
+    return changed
+
+
+@pytest.fixture
+def quick(change):
     """Draw nothing: for tests of what stands beside the figures."""
-    blank = lambda columns: plots.Sheet("blank", [], figsize=(1, 1))  # noqa: E731
-    changed = dataclasses.replace(planted.EXPERIMENT, draw=blank, also=lambda columns: {})
-    monkeypatch.setattr(planted, "EXPERIMENT", changed)
+    change(draw=lambda columns: plots.Sheet("blank", [], figsize=(1, 1)), also=lambda columns: {})
 
 
 def text_of(page):
@@ -144,14 +153,13 @@ def test_the_same_folder_gives_the_same_bytes(whole):
     assert write(folder) == page
 
 
-def test_a_long_series_is_thinned_with_both_ends_and_the_page_says_so(tmp_path, monkeypatch):
+def test_a_long_series_is_thinned_with_both_ends_and_the_page_says_so(tmp_path, change):
     x = np.arange(7001)
 
     def long(columns):
         return plots.panels("long", [plots.Panel("", "", "", [plots.Series("a", x, x + 0.5)])])
 
-    changed = dataclasses.replace(planted.EXPERIMENT, draw=long, apart=())
-    monkeypatch.setattr(planted, "EXPERIMENT", changed)
+    change(draw=long, apart=())
     planted.write(tmp_path / "planted")
     page = write(tmp_path / "planted")
     (series,) = json.loads(re.findall(r'json">(.*?)</script>', page)[0])["panels"][0]["series"]
@@ -194,29 +202,26 @@ def test_an_experiment_that_is_not_known_has_its_claims_and_a_sentence(tmp_path,
 
 
 @pytest.mark.parametrize("name", ["draw", "table", "also"])
-def test_what_cannot_be_drawn_is_a_sentence(tmp_path, monkeypatch, name):
+def test_what_cannot_be_drawn_is_a_sentence(tmp_path, change, name):
     def fail(columns):
         return columns["a column of <later> versions"]
 
-    changed = dataclasses.replace(planted.EXPERIMENT, **{name: fail, "apart": ()})
-    monkeypatch.setattr(planted, "EXPERIMENT", changed)
+    change(**{name: fail, "apart": ()})
     planted.write(tmp_path / "planted")
     text = text_of(write(tmp_path))
     assert "cannot be drawn from this file (KeyError: 'a column of <later> versions')" in text
     assert ("Norms of every layer" in text) == (name != "table")
 
 
-def test_columns_that_parts_need_may_be_missing(tmp_path, monkeypatch, quick):
+def test_columns_that_parts_need_may_be_missing(tmp_path, change, quick):
     planted.write(tmp_path / "planted")
-    changed = dataclasses.replace(planted.EXPERIMENT, apart=("width",))
-    monkeypatch.setattr(planted, "EXPERIMENT", changed)
+    change(apart=("width",))
     assert "(ValueError: by='width' is not a column" in text_of(write(tmp_path))
 
 
-def test_several_further_figures_are_a_choice(tmp_path, monkeypatch, quick):
+def test_several_further_figures_are_a_choice(tmp_path, change, quick):
     several = {name: plots.Sheet(name, [], figsize=(1, 1)) for name in ("at_birth", "later")}
-    changed = dataclasses.replace(planted.EXPERIMENT, also=lambda columns: several, apart=())
-    monkeypatch.setattr(planted, "EXPERIMENT", changed)
+    change(also=lambda columns: several, apart=())
     planted.write(tmp_path / "planted")
     parts = re.findall(r'class="part" data-part="([^"]*)"', write(tmp_path))
     assert parts == ["at birth", "later"]
@@ -355,8 +360,3 @@ def test_tables_of_the_terminal_become_tables_of_the_page():
     assert '<tr><td>[red]a &lt; b</td><td class="number">1.5</td></tr>' in page
     assert "<td>[0, 1]</td>" in page
     assert page.endswith("<p>and text</p>")
-
-
-def test_assets_are_with_the_code():
-    folder = Path(report.__file__).parent
-    assert all((folder / name).is_file() for name in ("chart.js", "page.js", "style.css"))

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from convjax import study
 from convjax.lab._columns import Columns
@@ -29,19 +29,12 @@ KINDS: dict[str, type | tuple[type, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """The table of an experiment.
-
-    Attributes:
-      path: of the file.
-      columns: the numbers.
-      about: what the file says of them.
-      experiment: the functions that show them; None where this version has no such experiment.
-    """
+    """The table of an experiment."""
 
     path: Path
     columns: Columns
-    about: dict[str, Any]
-    experiment: Experiment | None
+    about: dict[str, Any]  # what the file says of the numbers
+    experiment: Experiment | None  # shows them; None where this version has no such experiment
 
     @property
     def name(self) -> str:
@@ -70,43 +63,24 @@ class Measured:
         return self.about.get("environments", alone)
 
 
-@dataclasses.dataclass(frozen=True)
-class Unfinished:
-    """A study whose cells have not all been brought together in a table, or of which some failed.
-
-    Attributes:
-      folder: the study's.
-      name: the experiment's, or the measuring function's.
-      finished: how many cells have their result.
-      failed: how many cells failed.
-      failures: of the first of them, the configuration, the error and where it arose.
-      joined: whether there is a table, of other cells or of earlier ones.
-    """
+class Unfinished(NamedTuple):
+    """A study whose cells are not all in a table yet, or of which some failed."""
 
     folder: Path
-    name: str
-    finished: int
+    name: str  # the experiment's, or the measuring function's
+    finished: int  # cells
     failed: int
-    failures: list[tuple[str, str, str]]
-    joined: bool
+    failures: list[tuple[str, str, str]]  # of the first: configuration, error, where it arose
+    joined: bool  # whether there is a table, of other cells or of earlier ones
 
 
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """All that was found.
-
-    Attributes:
-      folder: where it was looked for.
-      measured: in the order in which the experiments are listed, then by path.
-      unfinished: by folder.
-      left_out: files that are no table of an experiment, and folders that cannot be read, with the
-        reason.
-    """
+class Found(NamedTuple):
+    """All that was found."""
 
     folder: Path
-    measured: list[Measured]
-    unfinished: list[Unfinished]
-    left_out: list[tuple[Path, str]]
+    measured: list[Measured]  # in the order in which the experiments are listed, then by path
+    unfinished: list[Unfinished]  # by folder
+    left_out: list[tuple[Path, str]]  # what is no table, or cannot be read, with the reason
 
 
 def search(folder: Path) -> Found:
@@ -157,20 +131,25 @@ def _measured(path: Path, files: Mapping[str, Path]) -> Measured:
     if not isinstance(about, dict) or "experiment" not in about:
         raise Foreign("a table, but not of an experiment")
     made = Measured(path, columns, about, experiment(str(about["experiment"]), files))
+    for what, said in _odd(made):
+        raise Foreign(f"it says of its {what} what no experiment says: {said!r:.60}")
+    return made
+
+
+def _odd(made: Measured) -> Iterator[tuple[str, Any]]:
+    """Yield what a table says of itself and cannot mean."""
     for name, kind in KINDS.items():
-        if name in about and not isinstance(about[name], kind):
-            raise Foreign(f"it says of its {name} what no experiment says: {about[name]!r:.60}")
-    tables = {"criteria": made.criteria, "environments": made.environments}
-    for name, entries in tables.items():
+        if name in made.about and not isinstance(made.about[name], kind):
+            yield name, made.about[name]
+    for name, entries in (("criteria", made.criteria), ("environments", made.environments)):
         if not all(isinstance(entry, dict) for entry in entries):
-            raise Foreign(f"it says of its {name} what no experiment says: {entries!r:.60}")
+            yield name, entries
     for entry in made.environments:
         hosts, cells = entry.get("hosts", []), entry.get("cells", 0)
         if not (isinstance(hosts, list) and all(isinstance(host, str) for host in hosts)):
-            raise Foreign(f"it says of its machines what no experiment says: {hosts!r:.60}")
+            yield "machines", hosts
         if not isinstance(cells, int):
-            raise Foreign(f"it says of its cells what no experiment says: {cells!r:.60}")
-    return made
+            yield "cells", cells
 
 
 def experiment(name: str, files: Mapping[str, Path]) -> Experiment | None:

@@ -1,15 +1,12 @@
 """One experiment on the page: its question, its figures part by part, its tables."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from matplotlib.figure import Figure
-
 from convjax import plots
-from convjax.lab._columns import Columns
 from convjax.lab._experiment import Experiment
 from convjax.lab._experiment import parts as parts_of
 from convjax.lab._outcome import figure_of
@@ -23,14 +20,7 @@ LARGEST = 2_000_000
 
 
 def section(measured: Measured, mark: str, facts: Html, home: Path) -> Html:
-    """Return everything of one experiment.
-
-    Args:
-      measured: its table.
-      mark: the section's name within the page.
-      facts: its claims, cells and device in one line.
-      home: the page's folder, from which links lead.
-    """
+    """Return everything of one experiment, marked so; links lead from the page's folder, home."""
     experiment = measured.experiment
     question, _, more = (experiment.about if experiment else "").strip().partition("\n")
     if experiment is None:
@@ -72,31 +62,41 @@ def attached(path: Path, home: Path) -> Html:
 
 def _parts(measured: Measured, experiment: Experiment, home: Path) -> Html:
     """Return figure and table of each part."""
-    try:
-        parts = parts_of(measured.columns, experiment.apart)
-    except Exception as error:  # whatever an older file lacks, the rest of the page is made
-        return _refused("The figure", error)
-    made = []
-    for name, columns in parts:
-        place = figure_of(experiment, measured.path.parent, name)
-        figure = _figure(measured, lambda c=columns: experiment.draw(c), place, name, home)
-        made.append((name, join(figure, _table(experiment, columns))))
-    return _choice(made)
+
+    def made() -> Html:
+        folder, shown = measured.path.parent, []
+        for name, columns in parts_of(measured.columns, experiment.apart):
+            place = figure_of(experiment, folder, name)
+            figure = _figure(measured, lambda c=columns: experiment.draw(c), place, name, home)
+            table = _tried("The table", lambda c=columns: printed(experiment.table(c)))
+            shown.append((name, join(figure, table)))
+        return _choice(shown)
+
+    return _tried("The figure", made)
 
 
 def _also(measured: Measured, experiment: Experiment, home: Path) -> Html:
     """Return the further figures."""
-    try:
-        figures: Mapping[str, Figure] = experiment.also(measured.columns)
-    except Exception as error:  # as above
-        return _refused("Further figures", error)
-    folder = measured.path.parent
-    return _choice(
-        [
+
+    def made() -> Html:
+        folder, figures = measured.path.parent, experiment.also(measured.columns)
+        shown = [
             (_spaced(name), _figure(measured, lambda f=figure: f, folder / name, "", home))
             for name, figure in figures.items()
         ]
-    )
+        return _choice(shown)
+
+    return _tried("Further figures", made)
+
+
+def _tried(what: str, make: Callable[[], Html]) -> Html:
+    """Return what is made; whatever an older file lacks for it, the rest of the page is made."""
+    try:
+        return make()
+    except Exception as error:
+        told = f"({type(error).__name__}: {error}): another version wrote it."
+        words = f"{what} cannot be drawn from this file {told} The command makes it anew."
+        return tag("p", words, class_="refused")
 
 
 def _choice(shown: list[tuple[str, Html]]) -> Html:
@@ -112,34 +112,32 @@ def _spaced(name: str) -> str:
 
 
 def _figure(measured: Measured, draw: Any, place: Path, part: str, home: Path) -> Html:
-    try:
+    def made() -> Html:
         figure = draw()
         sheet = figure if isinstance(figure, plots.Sheet) else None
         picture = _figures.address(_figures.picture(figure), "image/png")
-        data, csv = (_figures.data(sheet), _figures.table(sheet)) if sheet else ("", "")
-    except Exception as error:  # as above
-        return _refused("The figure", error)
-    title = sheet.title if sheet else _spaced(place.name)
-    image = tag("img", src=picture, alt=_alt(title, sheet))
-    saved = [tag("a", "Picture (PNG)", download=f"{place.name}.png", class_="picture")]
-    if csv:
-        address = _figures.address(csv.encode(), "text/csv")
-        name = f"{place.name}.csv"
-        saved.insert(0, tag("a", "Data of this figure (CSV)", href=address, download=name))
-    return tag(
-        "figure",
-        tag("h3", title, tag("span", f" · {part}", class_="of") if sheet and part else None),
-        tag("script", Html(data), type="application/json") if data else None,
-        _folded("Static picture", image, class_="static", open=True) if sheet else image,
-        tag(
-            "figcaption",
-            _thinned(sheet),
-            tag("ul", *(tag("li", one) for one in saved)),
-            command(measured.command),
-        ),
-        # Parts of one experiment are read alike: a series hidden in one is in the others.
-        data_group=link(measured.path, home) if data and part else None,
-    )
+        title = sheet.title if sheet else _spaced(place.name)
+        image = tag("img", src=picture, alt=_alt(title, sheet))
+        saved = [tag("a", "Picture (PNG)", download=f"{place.name}.png", class_="picture")]
+        data = None
+        if sheet:
+            csv = _figures.address(_figures.table(sheet).encode(), "text/csv")
+            words, name = "Data of this figure (CSV)", f"{place.name}.csv"
+            saved.insert(0, tag("a", words, href=csv, download=name))
+            data = tag("script", Html(_figures.data(sheet)), type="application/json")
+            image = _folded("Static picture", image, class_="static", open=True)
+        lines = tag("ul", *(tag("li", one) for one in saved))
+        return tag(
+            "figure",
+            tag("h3", title, tag("span", f" · {part}", class_="of") if sheet and part else None),
+            data,
+            image,
+            tag("figcaption", _thinned(sheet), lines, command(measured.command)),
+            # Parts of one experiment are read alike: a series hidden in one is in the others.
+            data_group=link(measured.path, home) if data and part else None,
+        )
+
+    return _tried("The figure", made)
 
 
 def command(text: str) -> Html:
@@ -160,22 +158,6 @@ def _thinned(sheet: plots.Sheet | None) -> Html | None:
     if not longest:
         return None
     return tag("p", f"Of up to {longest} points in a series, {_figures.MOST} are on this page.")
-
-
-def _table(experiment: Experiment, columns: Columns) -> Html:
-    try:
-        return printed(experiment.table(columns))
-    except Exception as error:  # as above
-        return _refused("The table", error)
-
-
-def _refused(what: str, error: Exception) -> Html:
-    return tag(
-        "p",
-        f"{what} cannot be drawn from this file ({type(error).__name__}: {error}): another version "
-        "wrote it. The command makes it anew.",
-        class_="refused",
-    )
 
 
 def _options(config: Any) -> Html | None:

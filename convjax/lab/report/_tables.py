@@ -51,7 +51,7 @@ def printed(shown: Any) -> Html:
     if isinstance(shown, Group):
         return join(*map(printed, shown.renderables))
     if isinstance(shown, str | Text):
-        return tag("p", _plain(shown))
+        return tag("p", _plain(shown)) if shown else Html()
     plain = Console(width=100, markup=False, emoji=False)
     with plain.capture() as captured:
         plain.print(shown)

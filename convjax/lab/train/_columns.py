@@ -4,11 +4,12 @@ The runs of a table are of one kind, and differ in their seeds.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from rich.console import Group
 from rich.table import Table
 
 from convjax import lab, plots, train
@@ -30,29 +31,20 @@ def columns(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Colu
       rows: as ``train.read_rows`` returns them.
       facts: numbers and text that hold for the whole run.
     """
-    paces = [
-        row.get("time", {}).get("images_per_second", math.nan)
-        for row in rows
-        if row["kind"] == "train"
-    ]
+    steps = [row.get("time", {}) for row in rows if row["kind"] == "train"]
+    paces = np.array([time.get("images_per_second", math.nan) for time in steps], float)
     parts = {
-        "train": train.step_columns(rows) | {"images_per_second": np.array(paces, float)},
+        "train": train.step_columns(rows) | {"images_per_second": paces},
         "test": train.step_columns(rows, "test"),
         "layer": train.layer_columns(rows),
-        "run": {"step": np.array([facts["steps"]])}
-        | {name: np.array([value]) for name, value in facts.items()},
+        "run": {name: np.array([v]) for name, v in {"step": facts["steps"], **facts}.items()},
     }
-    names = dict.fromkeys(name for part in parts.values() for name in part)
-    joined: Columns = {
-        "kind": np.repeat(list(parts), [len(part["step"]) for part in parts.values()])
-    }
-    for name in names:
+    counts = {kind: len(part["step"]) for kind, part in parts.items()}
+    joined: Columns = {"kind": np.repeat(list(parts), list(counts.values()))}
+    for name in dict.fromkeys(name for part in parts.values() for name in part):
         text = any(part[name].dtype.kind == "U" for part in parts.values() if name in part)
         missing = "" if text else np.nan
-        filled = [
-            part[name] if name in part else np.full(len(part["step"]), missing)
-            for part in parts.values()
-        ]
+        filled = [part.get(name, np.full(counts[kind], missing)) for kind, part in parts.items()]
         joined[name] = np.concatenate(filled)
     alike = {name: np.full(len(joined["kind"]), facts[name]) for name in AXES if name in facts}
     return joined | alike | {"step": joined["step"].astype(np.int64)}
@@ -83,15 +75,15 @@ def accuracies(columns: Columns) -> np.ndarray:
 def finite_and_falling(columns: Columns) -> list[Criterion]:
     """Return whether all was finite, and after an epoch whether the loss fell."""
     losses = by_run(columns, "train", "loss")
-    bad = int((~np.isfinite(losses)).sum())
+    bad, steps = int((~np.isfinite(losses)).sum()), losses.shape[1]
     made = [that("every loss is finite", bad == 0, f"{bad} of {losses.size} are not", "all")]
-    if losses.shape[1] >= max(20, _epoch(columns)):
-        tenth = losses.shape[1] // 10
-        first, last = (losses[:, of].mean(1) for of in _ends(tenth))
+    if steps >= max(20, _epoch(columns)):
+        tenth = steps // 10
+        first, last = losses[:, :tenth].mean(1), losses[:, -tenth:].mean(1)
         worst = int(np.argmax(last - first))
-        told = f"{lab.digits(first[worst])}, then {lab.digits(last[worst])}"
+        told = f"{lab.digits(first[worst])}, then {lab.digits(last[worst])}{_worst(losses)}"
         claim = "training: the last tenth's mean loss is lower"
-        made.append(that(claim, bool((last < first).all()), told + _worst(losses), "lower"))
+        made.append(that(claim, bool((last < first).all()), told, "lower"))
     return made
 
 
@@ -108,61 +100,46 @@ def _worst(runs: np.ndarray) -> str:
     return f" (the worst of {len(runs)} runs)" if len(runs) > 1 else ""
 
 
-def _ends(count: int) -> tuple[slice, slice]:
-    return slice(None, count), slice(-count, None)
-
-
 def _epoch(columns: Columns) -> int:
     return max(1, int(fact(columns, "examples") // fact(columns, "batch_size")))
 
 
-def table(columns: Columns) -> Table:
+def table(columns: Columns) -> Group:
     """Return the last losses and accuracies, the speed, and the layers that move most and least."""
     return stacked([scores(columns), speed(columns), *layers(columns)])
 
 
-def stacked(tables: Sequence[Table]) -> Table:
+def stacked(tables: Sequence[Table]) -> Group:
     """Return tables one below the other, as one."""
-    grid = Table.grid()
-    for i, inner in enumerate(tables):
-        if i:
-            grid.add_row("")
-        grid.add_row(inner)
-    return grid
+    first, *others = tables
+    return Group(first, *(part for table in others for part in ("", table)))
 
 
 def scores(columns: Columns) -> Table:
     """Return the last losses and accuracies; of several runs the mean, and the range."""
-    steps = by_run(columns, "train", "loss").shape[1]
-    last = _ends(min(_epoch(columns), steps))[1]
-    parts = {"training, mean of the last epoch": ("train", "", last), "test": ("test", "", -1)}
+    runs = len(facts(columns, "seed"))
+    parts = {"training, mean of the last epoch": ("train", "", -_epoch(columns))}
+    parts["test"] = ("test", "", -1)
     if fact(columns, "averaged"):
         parts["test, averaged weights"] = ("test", "average_", -1)
     rows = []
-    for told, (kind, before, of) in parts.items():
+    for told, (kind, before, since) in parts.items():
         loss, right = (
-            by_run(columns, kind, f"{before}{name}")[:, of].reshape(len(seeds(columns)), -1).mean(1)
+            by_run(columns, kind, f"{before}{name}")[:, since:].mean(1)
             for name in ("loss", "accuracy")
         )
-        row = (told, float(loss.mean()), float(100 * right.mean()))
-        ends = (float(100 * right.min()), float(100 * right.max())) if len(right) > 1 else ()
-        rows.append((*row, *ends))
-    several = len(seeds(columns)) > 1
+        ends = (float(100 * right.min()), float(100 * right.max())) if runs > 1 else ()
+        rows.append((told, float(loss.mean()), float(100 * right.mean()), *ends))
     return lab.plain_table(
         f"{fact(columns, 'network')} after {fact(columns, 'steps'):,.0f} steps of "
         f"{fact(columns, 'batch_size'):.0f} images{_of_runs(columns)}",
-        ("of", "loss", "accuracy %", *(("lowest", "highest") if several else ())),
+        ("of", "loss", "accuracy %", *(("lowest", "highest") if runs > 1 else ())),
         rows,
     )
 
 
-def seeds(columns: Columns) -> list[int]:
-    """Return the seeds of the runs."""
-    return facts(columns, "seed").tolist()
-
-
 def _of_runs(columns: Columns) -> str:
-    count = len(seeds(columns))
+    count = len(facts(columns, "seed"))
     return f", {count} runs" if count > 1 else ""
 
 
@@ -173,17 +150,15 @@ def speed(columns: Columns) -> Table:
     first = int(facts(columns, "first").max())
     since = f"from step {first}" if first else "from the first step"
     wall, processor = (
-        lab.digits(float(facts(columns, name).mean())) for name in ("seconds", "processor_seconds")
+        lab.digits(facts(columns, name).mean()) for name in ("seconds", "processor_seconds")
     )
-    return lab.plain_table(
-        f"Speed{', mean of the runs' if _of_runs(columns) else ''}",
-        ("of", "measured"),
-        [
-            ("images a second, median", f"{np.median(pace):,.0f}" if len(pace) else "not known"),
-            (f"wall time in s, {since}, compilation included", wall),
-            ("processor time in s", processor),
-        ],
-    )
+    rows = [
+        ("images a second, median", f"{np.median(pace):,.0f}" if len(pace) else "not known"),
+        (f"wall time in s, {since}, compilation included", wall),
+        ("processor time in s", processor),
+    ]
+    title = f"Speed{', mean of the runs' if _of_runs(columns) else ''}"
+    return lab.plain_table(title, ("of", "measured"), rows)
 
 
 def layers(columns: Columns) -> list[Table]:
@@ -191,15 +166,12 @@ def layers(columns: Columns) -> list[Table]:
     paths, ratios, gradients = ratios_of(columns)
     if not len(paths):
         return []
-    order = np.argsort(-ratios)
-    few = order if len(order) <= 2 * LAYERS_SHOWN else [*order[:LAYERS_SHOWN], *order[-3:]]
-    return [
-        lab.plain_table(
-            "Kernels that a step changes most and least (medians)",
-            ("layer", "|update| / |weights|", "|gradient|"),
-            [(str(paths[i]), float(ratios[i]), float(gradients[i])) for i in few],
-        )
-    ]
+    order = np.argsort(-ratios).tolist()
+    few = order if len(order) <= 2 * LAYERS_SHOWN else order[:LAYERS_SHOWN] + order[-LAYERS_SHOWN:]
+    title = "Kernels that a step changes most and least (medians)"
+    heads = ("layer", "|update| / |weights|", "|gradient|")
+    rows = [(str(paths[i]), float(ratios[i]), float(gradients[i])) for i in few]
+    return [lab.plain_table(title, heads, rows)]
 
 
 def ratios_of(columns: Columns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -224,54 +196,44 @@ def draw(columns: Columns) -> Figure:
     Of several runs the median is drawn, and the whole range.
     """
 
-    def training(name: str, scale: float = 1.0) -> plots.Series:
-        steps = by_run(columns, "train", "step")[0]
-        return _curve("training", steps, scale * by_run(columns, "train", name), _thinned)
+    def training(name: str, scale: float = 1.0) -> list[plots.Series]:
+        return [_curve("training", columns, "train", name, scale)]
 
     def learnt(name: str, scale: float = 1.0) -> list[plots.Series]:
-        beside = {"test": name}
+        tests = {"test": name}
         if fact(columns, "averaged"):
-            beside["test, averaged weights"] = f"average_{name}"
-        steps = by_run(columns, "test", "step")[0]
-        tests = {label: by_run(columns, "test", column) for label, column in beside.items()}
-        return [training(name, scale)] + [
-            _curve(label, steps, scale * values, lambda values: values)
-            for label, values in tests.items()
-        ]
+            tests["test, averaged weights"] = f"average_{name}"
+        others = [_curve(label, columns, "test", of, scale) for label, of in tests.items()]
+        return [*training(name, scale), *others]
 
-    panel = plots.Panel
+    def panel(title: str, axis: str, series: list[plots.Series], scale: Any = "linear") -> Any:
+        return plots.Panel(title, "step", axis, series, yscale=scale)
+
     drawn = [
-        panel("loss", "step", "cross-entropy, nats", learnt("loss"), yscale="log"),
-        panel("accuracy", "step", "%", learnt("accuracy", 100.0)),
-        panel("learning rate", "step", "rate", [training("learning_rate")]),
-        panel(
-            "gradient of all parameters", "step", "norm", [training("gradient_norm")], yscale="log"
-        ),
+        panel("loss", "cross-entropy, nats", learnt("loss"), "log"),
+        panel("accuracy", "%", learnt("accuracy", 100.0)),
+        panel("learning rate", "rate", training("learning_rate")),
+        panel("gradient of all parameters", "norm", training("gradient_norm"), "log"),
     ]
-    paths, ratios, gradients = ratios_of(columns)
-    if len(paths):
-        places = np.arange(len(paths))
-        for title, values in (("|update| / |weights|", ratios), ("|gradient|", gradients)):
+    paths, *found = ratios_of(columns)
+    for title, values in zip(("|update| / |weights|", "|gradient|"), found, strict=True):
+        if len(paths):
             seen = values > 0
-            points = plots.Series("training", places[seen], values[seen], joined=True)
-            drawn.append(
-                panel(f"{title}, median", "kernel, from input to output", title, [points], "linear")
-            )
+            places = np.arange(len(paths))[seen]
+            points = [plots.Series("training", places, values[seen], joined=True)]
+            axis = "kernel, from input to output"
+            drawn.append(plots.Panel(f"{title}, median", axis, title, points, "linear"))
     return plots.panels(f"Training of {fact(columns, 'network')}{_of_runs(columns)}", drawn)
 
 
-def _curve(
-    label: str, steps: np.ndarray, values: np.ndarray, thin: Callable[[np.ndarray], np.ndarray]
-) -> plots.Series:
-    """Return what became of a quantity, (runs, steps), over the steps."""
-    x, found = thin(steps), np.array([thin(run) for run in values])
-    if len(found) == 1:
-        return plots.Series(label, x, found[0], joined=True)
-    low, middle, high = found.min(0), np.median(found, 0), found.max(0)
-    return plots.Series(label, x, middle, low=low, high=high, joined=True)
-
-
-def _thinned(values: np.ndarray) -> np.ndarray:
-    """Return means over neighbouring steps, at most so many."""
-    bins = np.array_split(np.arange(len(values)), min(MOST_POINTS, len(values)))
-    return np.array([values[of].mean() for of in bins])
+def _curve(label: str, columns: Columns, kind: str, name: str, scale: float) -> plots.Series:
+    """Return what became of a quantity of all runs; of training, means over neighbouring steps."""
+    steps, values = by_run(columns, kind, "step")[0], scale * by_run(columns, kind, name)
+    if kind == "train":
+        bins = np.array_split(np.arange(len(steps)), min(MOST_POINTS, len(steps)))
+        steps = np.array([steps[of].mean() for of in bins])
+        values = np.stack([values[:, of].mean(1) for of in bins], axis=1)
+    if len(values) == 1:
+        return plots.Series(label, steps, values[0], joined=True)
+    low, middle, high = values.min(0), np.median(values, 0), values.max(0)
+    return plots.Series(label, steps, middle, low=low, high=high, joined=True)
