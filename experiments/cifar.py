@@ -50,7 +50,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.table import Table
+from rich.console import Group
 
 from convjax import data, lab
 from convjax.lab import Columns, Criterion
@@ -144,8 +144,6 @@ def cells(config: Config) -> list[Run]:
         run.
     """
     lab.check_several(config, "depths")
-    if config.reach is not None and not 0 <= config.reach <= 1:
-        raise lab.UsageError(f"reach = {config.reach} must lie between 0 and 1.")
     every = [
         completed(
             lab.cell_of(Run, config, depth=n, seed=seed, out=config.out / f"resnet{n}-{seed}")
@@ -211,7 +209,7 @@ def prepared(run: Run) -> Iterator[training.Subject]:
     }
     made = training.subject(FAMILY, run, read(run), facts=facts, preset={"depth": run.depth})
     told = f"not as in the paper: {'; '.join(apart)}" if apart else "settings: the paper's"
-    yield dataclasses.replace(made, remarks=(*made.remarks, told))
+    yield made._replace(remarks=(*made.remarks, told))
 
 
 @functools.lru_cache(maxsize=1)
@@ -252,7 +250,7 @@ def error(columns: Columns) -> float:
     return float(100 * (1 - training.accuracies(columns).mean()))
 
 
-def table(columns: Columns) -> Table:
+def table(columns: Columns) -> Group:
     """Return our error beside the published ones, and what ``train`` shows."""
     ours, depth = error(columns), int(training.fact(columns, "depth"))
     every = training.accuracies(columns)

@@ -88,22 +88,21 @@ def modules(folder: str | os.PathLike) -> list[tuple[Path, ast.Module, str]]:
 
 def asks(module: ast.Module) -> bool:
     """Tell whether a module asks a question, as far as can be seen without importing it."""
-    made = any(isinstance(node, ast.Assign) and binds(node, "Config") for node in module.body)
-    return made or (defines(module, "Config") and defines(module, "cells"))
+    names = bound(module)
+    return "Config" in names and ("cells" in names or isinstance(names["Config"], ast.Assign))
 
 
-def defines(module: ast.Module, name: str) -> bool:
-    """Tell whether a module binds a name at its top."""
-    return any(binds(node, name) for node in module.body)
-
-
-def binds(node: ast.stmt, name: str) -> bool:
-    """Tell whether a statement at the top of a module binds a name."""
-    if isinstance(node, ast.Assign):
-        return any(isinstance(one, ast.Name) and one.id == name for one in node.targets)
-    if isinstance(node, ast.ImportFrom):
-        return any(name == (alias.asname or alias.name) for alias in node.names)
-    return name == getattr(node, "name", None)
+def bound(module: ast.Module) -> dict[str, ast.stmt]:
+    """Return the statements at the top of a module by the names that they bind."""
+    found: dict[str, ast.stmt] = {}
+    for node in module.body:
+        names = [getattr(node, "name", "")]
+        if isinstance(node, ast.Assign):
+            names = [one.id for one in node.targets if isinstance(one, ast.Name)]
+        elif isinstance(node, ast.ImportFrom):
+            names = [alias.asname or alias.name for alias in node.names]
+        found |= dict.fromkeys(names, node)
+    return found
 
 
 def load(file: str | os.PathLike) -> ModuleType:

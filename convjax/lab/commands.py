@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from convjax.lab._checks import unknown
 from convjax.lab._experiment import experiment
-from convjax.lab._find import asks, defines, imported, load, modules, name_of_file, questions
+from convjax.lab._find import asks, bound, imported, load, modules, name_of_file, questions
 from convjax.lab._options import UsageError, refusing, speaking_plainly
 from convjax.lab._run import run
 
@@ -56,7 +56,7 @@ def of_folder(folder: Path, program: Sequence[str], before: str = "") -> dict[st
     """
     found = {}
     for path, module, about in modules(folder):
-        if path != Path(__file__) and (defines(module, "main") or asks(module)):
+        if path != Path(__file__) and ("main" in bound(module) or asks(module)):
             name = f"{before}{name_of_file(path)}"
             found[name] = Command(about, partial(_called, path, [*program, name]))
     return found

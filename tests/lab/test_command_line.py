@@ -1,16 +1,16 @@
 """The command line of a question: options over their file, refusals, interruption, listing."""
 
 import dataclasses
-import os
 import re
 import signal
 import subprocess
 import sys
+import types
 
 import pytest
 
 from convjax import lab, study
-from convjax.lab import _run
+from convjax.lab import _options, _run
 from experiments import __main__ as entry
 from tests.lab import planted
 
@@ -88,13 +88,16 @@ def test_a_wrong_word_is_refused_in_a_sentence(argv, message, tmp_path, capsys):
     assert re.search(message, refused(capsys, *argv, "--runner", "here"))
 
 
-def test_a_platform_that_is_not_there_is_refused():
-    command = [sys.executable, "-m", "experiments", "gradient-norms", "--runner", "here"]
-    command += ["--platform", "tpu"]
-    without = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=without)
-    assert done.returncode == 2
-    assert re.search("^error: platform 'tpu' was asked for, but JAX finds no such", done.stderr)
+def test_a_platform_that_is_not_there_is_refused(tmp_path, monkeypatch, capsys):
+    asked = []
+    without = types.SimpleNamespace(
+        config=types.SimpleNamespace(update=lambda *of: asked.append(of)),
+        devices=lambda: [types.SimpleNamespace(platform="cpu")],
+    )
+    monkeypatch.setattr(_options, "jax", without)
+    told = refused(capsys, "--runner", "here", "--platform", "gpu", "--out", str(tmp_path))
+    assert told.startswith("error: platform 'gpu' was asked for, but JAX finds no such")
+    assert asked == [("jax_platforms", "cuda"), ("jax_platforms", "rocm")]
 
 
 def test_experiments_are_listed_without_importing_them():

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 from convjax import lab
 from convjax.lab.inspect._subject import Request, measured, subject
@@ -14,9 +13,6 @@ KEEPS = False
 class Config(Request, lab.CommandOptions):
     """Options; the name may stand first, without its --name."""
 
-    out: Path = Path("results/inspect")
-    """Folder for the table and the figure; it is made if it is not there."""
-
 
 def cells(config: Config) -> list[Request]:
     """Return what is asked for.
@@ -24,11 +20,9 @@ def cells(config: Config) -> list[Request]:
     Raises:
       ValueError: an option out of its range.
     """
-    for option in ("batch", "size", "num_classes", "depth"):
-        value = getattr(config, option)
-        if value is not None and value < 1:
-            raise lab.UsageError(f"{option} = {value} is too small; it must be at least 1.")
-    return [Request(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Request)})]
+    given = [o for o in ("batch", "size", "num_classes", "depth") if getattr(config, o) is not None]
+    lab.check_least(config, **dict.fromkeys(given, 1))
+    return [lab.cell_of(Request, config)]
 
 
 def measure(request: Request) -> lab.Columns:

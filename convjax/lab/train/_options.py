@@ -19,16 +19,16 @@ Flag = Annotated[bool, tyro.conf.FlagConversionOff]
 MOMENTUM = {"momentum": 0.9, "nesterov": True}
 
 
-def _of_recipe() -> Any:
+def _of_recipe(**defaults: Any) -> Any:
     """Return the fields of ``train.Recipe`` as options, with what it says of each as help."""
     told = inspect.getdoc(train.Recipe) or ""
     told = told.partition("Attributes:\n")[2].partition("\nRaises:")[0]
     helps = dict(re.findall(r"^  (\w+): (.+(?:\n    .*)*)", told, re.MULTILINE))
-    fields = [
-        (field.name, Annotated[field.type, tyro.conf.arg(help=_plain(helps[field.name]))], field)
-        for field in dataclasses.fields(train.Recipe)
-    ]
-    made = [(name, kind, dataclasses.field(default=of.default)) for name, kind, of in fields]
+    made = []
+    for field in dataclasses.fields(train.Recipe):
+        kind = Annotated[field.type, tyro.conf.arg(help=_plain(helps[field.name]))]
+        default = defaults.get(field.name, field.default)
+        made.append((field.name, kind, dataclasses.field(default=default)))
     return dataclasses.make_dataclass("OfRecipe", made, frozen=True)
 
 
@@ -38,7 +38,7 @@ def _plain(text: str) -> str:
     return plain[0].upper() + plain[1:]
 
 
-OfRecipe = _of_recipe()
+OfRecipe = _of_recipe(weight_decay=5e-4, watch=10, test_every=100, checkpoint_every=100)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,22 +56,12 @@ class Training(OfRecipe):
     momentum=0.9 nesterov=true for sgd."""
     warmup: int | None = None
     """Steps over which the learning rate first rises."""
-    weight_decay: float = 5e-4
-    """How strongly weights are pulled to 0."""
     remat: str | None = None
     """What the backward pass computes again, to save memory: none, unit, sqrt."""
     freeze_up_to: str | None = None
     """Path of a unit that is not trained, nor what comes before it, such as stage2."""
     frozen_statistics: Literal["frozen", "moving"] = "frozen"
     """What becomes of the running statistics of the batch norms there: frozen, moving."""
-    watch: int = 10
-    """Steps between two that log the norms of every layer; 0 logs none and draws no waterfall."""
-    dispatch: int = 20
-    """Steps that one call into the device takes; a stream keeps the pictures of as many."""
-    test_every: int = 100
-    """Steps between tests; 0 tests at the end only."""
-    checkpoint_every: int = 100
-    """Steps between checkpoints; 0 writes one at the end only."""
     devices: int | None = None
     """How many share each batch; without it, one."""
     tensorboard: Flag = False

@@ -121,15 +121,10 @@ def check(config: Config) -> None:
         raise lab.UsageError(f"--data {config.data} needs --path, where it lies.")
     if config.data == "digits" and config.path is not None:
         raise lab.UsageError("the digits come with scikit-learn; leave --path out, or say --data.")
-    if config.size is not None and config.size < 1:
-        raise lab.UsageError(f"size = {config.size} is too small; it must be at least 1.")
+    least = {"size": 1, "devices": 1, "readers": 0}
+    lab.check_least(config, **{o: n for o, n in least.items() if getattr(config, o) is not None})
     if not 0 < config.share < 1:
         raise lab.UsageError(f"share = {config.share} must lie between 0 and 1.")
-    for option, least in (("devices", 1), ("readers", 0)):
-        if (value := getattr(config, option)) is not None and value < least:
-            raise lab.UsageError(f"{option} = {value} is too small; it must be at least {least}.")
-    if config.reach is not None and not 0 <= config.reach <= 1:
-        raise lab.UsageError(f"reach = {config.reach} must lie between 0 and 1.")
 
 
 def is_default(run: Run) -> bool:

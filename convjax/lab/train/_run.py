@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import nnx
 
@@ -21,25 +21,15 @@ from convjax.lab.train._columns import columns
 from convjax.lab.train._options import HARMLESS, Training, frozen_of, pairs, recipe_of
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Subject:
-    """What is trained.
-
-    Attributes:
-      name: of the network.
-      draw: returns the network, at initialization.
-      sets: the data.
-      recipe: how.
-      remarks: what was chosen, one sentence each.
-      facts: what the table says of the whole run beside: numbers and text.
-    """
+class Subject(NamedTuple):
+    """What is trained."""
 
     name: str
-    draw: Callable[[], nnx.Module]
+    draw: Callable[[], nnx.Module]  # at initialization
     sets: data.Sets
     recipe: train.Recipe
-    remarks: tuple[str, ...]
-    facts: dict[str, Any]
+    remarks: tuple[str, ...]  # what was chosen, one sentence each
+    facts: dict[str, Any]  # what the table says of the whole run beside: numbers and text
 
 
 def subject(
@@ -50,14 +40,7 @@ def subject(
     facts: dict[str, Any],
     preset: Mapping[str, Any] = MappingProxyType({}),
 ) -> Subject:
-    """Return a network of the zoo that takes these images, and how it is trained.
-
-    Args:
-      name: one of ``models.list()``.
-      run: what was asked for.
-      sets: the data; the network has their channels and classes.
-      facts: see ``Subject``.
-      preset: options of the network; those that were asked for override them.
+    """Return a network of the zoo for these images; what was asked for overrides the preset.
 
     Raises:
       ValueError: an unknown name or option, images too small for the network.
@@ -84,20 +67,15 @@ def subject(
     size = f"{total.parameters:,} parameters, {total.multiply_adds:,} multiply-adds an image"
     if frozen is not None:
         size += f"; {frozen.count['frozen']:,} parameters up to {run.freeze_up_to} stay as they are"
-    every = f"{recipe.steps:,} steps of {run.batch_size} images"
     epochs = recipe.steps * run.batch_size / sets.source.count
-    return Subject(
-        run.called,
-        draw,
-        sets,
-        recipe,
-        (
-            f"network: {run.called}, {size}",
-            f"data: {sets.told}",
-            f"run: {every}, {epochs:.1f} epochs, seed {run.seed}",
-        ),
-        {"network": run.called, "parameters": total.parameters, "seed": run.seed, **facts},
+    steps = f"{recipe.steps:,} steps of {run.batch_size} images, {epochs:.1f} epochs"
+    remarks = (
+        f"network: {run.called}, {size}",
+        f"data: {sets.told}",
+        f"run: {steps}, seed {run.seed}",
     )
+    known = {"network": run.called, "parameters": total.parameters, "seed": run.seed, **facts}
+    return Subject(run.called, draw, sets, recipe, remarks, known)
 
 
 class Place:
@@ -128,16 +106,13 @@ Prepared = Callable[[Any], AbstractContextManager[Subject]]
 
 
 def look_at(runs: Sequence[Training], config: Any, prepared: Prepared) -> None:
-    """Refuse what cannot be done, before anything is trained.
-
-    Args:
-      runs: all that is to be trained.
-      config: the options they come of.
-      prepared: lends what one of them trains.
+    """Refuse what cannot be done, before anything is trained; ``prepared`` lends what a run trains.
 
     Raises:
       ValueError: what ``subject`` and the data refuse, a folder of another run.
     """
+    if config.reach is not None and not 0 <= config.reach <= 1:
+        raise lab.UsageError(f"reach = {config.reach} must lie between 0 and 1.")
     # What is looked at takes its place on a device: where others train, it must not be theirs.
     lab.use_platform(config.platform if config.runner == "here" else "cpu")
     # The first of each kind; the very first comes last, whose data are at hand then.
@@ -150,10 +125,6 @@ def look_at(runs: Sequence[Training], config: Any, prepared: Prepared) -> None:
 
 def carried_out(run: Training, prepared: Prepared) -> Columns:
     """Train, or go on, in the folder ``run.out``; tell what is trained, and where it stops.
-
-    Args:
-      run: what is asked for.
-      prepared: lends what is trained.
 
     Raises:
       Diverged: see ``train.fit``.
@@ -204,19 +175,17 @@ def trained(what: Subject, run: Training, place: Place) -> Columns:
     rows = rows_of(folder)
     if not any(row["kind"] == "test" and row["step"] == what.recipe.steps for row in rows):
         rows.append(dict(fitted.test or {}))
-    return columns(
-        rows,
-        {
-            **what.facts,
-            "steps": what.recipe.steps,
-            "batch_size": run.batch_size,
-            "examples": what.sets.source.count,
-            "averaged": what.recipe.average > 0,
-            "first": place.first,
-            "seconds": time.perf_counter() - start,
-            "processor_seconds": time.process_time() - worked,
-        },
-    )
+    facts = {
+        **what.facts,
+        "steps": what.recipe.steps,
+        "batch_size": run.batch_size,
+        "examples": what.sets.source.count,
+        "averaged": what.recipe.average > 0,
+        "first": place.first,
+        "seconds": time.perf_counter() - start,
+        "processor_seconds": time.process_time() - worked,
+    }
+    return columns(rows, facts)
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
