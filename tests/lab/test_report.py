@@ -354,9 +354,13 @@ def test_tables_of_the_terminal_become_tables_of_the_page():
     made.add_column("number", justify="right")
     made.add_row("[red]a < b", "1.5")
     made.add_row("[0, 1]", "2")
-    page = printed(Group(made, "and text"))
+    page = printed(Group(made, "", "and text"))
     assert "<caption>A [bold] table</caption>" in page
     assert '<th scope="col">name</th><th scope="col" class="number">number</th>' in page
     assert '<tr><td>[red]a &lt; b</td><td class="number">1.5</td></tr>' in page
     assert "<td>[0, 1]</td>" in page
-    assert page.endswith("<p>and text</p>")
+    assert page.endswith("</div><p>and text</p>")
+    grid = Table.grid()
+    grid.add_row(made)
+    grid.add_row(made)
+    assert printed(grid) == printed(Group(made, made))

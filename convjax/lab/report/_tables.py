@@ -47,7 +47,9 @@ def table(
 def printed(shown: Any) -> Html:
     """Return as HTML what would be printed on the terminal: tables as tables, all else as text."""
     if isinstance(shown, Table):
-        return _of_rich(shown)
+        inside = [cell for column in shown.columns for cell in column.cells]
+        tables = any(isinstance(cell, Table) for cell in inside)
+        return join(*map(printed, inside)) if tables else _of_rich(shown)
     if isinstance(shown, Group):
         return join(*map(printed, shown.renderables))
     if isinstance(shown, str | Text):
