@@ -20,9 +20,9 @@ def branch(width, features, strides, rngs):
 def net():
     """A stem, two units by one program, one that changes the shape, and a head."""
     rngs = nnx.Rngs(0)
-    same = lambda rngs: nn.Residual(branch(3, 3, 1, rngs), activation="relu")  # noqa: E731
+    same = lambda rngs: nn.Residual(branch(3, 3, 1, rngs), activation=nn.Activation("relu"))  # noqa: E731
     wider = nn.Residual(
-        branch(3, 4, 2, rngs), nn.ZeroPadShortcut(3, 4, strides=2), activation="relu"
+        branch(3, 4, 2, rngs), nn.ZeroPadShortcut(3, 4, strides=2), activation=nn.Activation("relu")
     )
     return nn.Chain(
         stem=nn.Conv(2, 3, (3, 3), rngs=rngs),
