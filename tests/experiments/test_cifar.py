@@ -171,7 +171,7 @@ def test_of_several_runs_the_mean_is_judged_as_the_paper_has_it():
     apart = joined([both, joined([made(0.9, seed=s, depth=20, published=8.75) for s in (0, 1)])])
     claims = [(c.claim, c.holds) for c in lab.criteria(lab.experiment(cifar), apart)]
     assert ("depth 20: test error of ResNet-20, %, mean of the runs", False) in claims
-    told = [list(column.cells) for column in cifar.table(both).columns[0]._cells[0].columns]
+    told = [list(column.cells) for column in cifar.table(both).renderables[0].columns]
     assert "6.88 ± 0.70" in told[1]
 
 
