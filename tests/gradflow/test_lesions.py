@@ -11,7 +11,9 @@ from convjax._check import WrongTypeError
 
 
 def branch(width, features, strides, rngs):
-    parts = {"conv1": nn.Conv(width, features, (3, 3), strides=strides, rngs=rngs)}
+    parts: dict[str, nnx.Module] = {
+        "conv1": nn.Conv(width, features, (3, 3), strides=strides, rngs=rngs)
+    }
     parts["relu"] = nn.Activation("relu")
     return nn.Chain(parts | {"conv2": nn.Conv(features, features, (3, 3), rngs=rngs)})
 
