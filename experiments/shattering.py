@@ -43,6 +43,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from convjax import gradflow, lab, nn, plots
+from convjax.gradflow import oracles
 
 PAIR, LINE = "pair", "line"
 PAIR_KINDS, LINE_KINDS = ("plain", "centred", "residual"), ("plain", "residual")
@@ -82,17 +83,10 @@ class Config(lab.Options):
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
-    """One kind of network, and what goes through it.
+    """One kind of network, and what goes through it."""
 
-    Attributes:
-      probe: PAIR or LINE.
-      kind: "plain", "centred" or "residual"; those that lines go through have batch norm.
-      depth: layers.
-      width: features of every layer.
-    """
-
-    probe: str
-    kind: str
+    probe: str  # PAIR or LINE
+    kind: str  # "plain", "centred" or "residual"; those that lines go through have batch norm
     depth: int
     width: int
 
@@ -105,14 +99,14 @@ class Stack:
         return f"{self.label}, {self.depth} layers"
 
     @property
-    def expected(self) -> float:
+    def expected(self) -> float | None:
         """What the correlation of a pair should be."""
-        return gradflow.oracles.gradient_correlation(self.depth, self.kind)
+        return oracles.gradient_correlation(self.depth, self.kind) if self.probe == PAIR else None
 
     @property
-    def orthogonal(self) -> float:
+    def orthogonal(self) -> float | None:
         """What it would be if the inputs stayed orthogonal."""
-        return ORTHOGONAL[self.kind] ** self.depth
+        return ORTHOGONAL[self.kind] ** self.depth if self.probe == PAIR else None
 
     def network(self, rngs: nnx.Rngs) -> nn.Repeat:
         """Initialize one."""
@@ -136,16 +130,16 @@ class Stack:
 
 def centred(x: jax.Array) -> jax.Array:
     """Return the ReLU of a unit Gaussian, less its mean, in units of its standard deviation."""
-    deviation = math.sqrt(gradflow.oracles.CENTRED / 2)
+    deviation = math.sqrt(oracles.CENTRED / 2)
     return (jax.nn.relu(x) - 1 / math.sqrt(2 * math.pi)) / deviation
 
 
 @dataclasses.dataclass(frozen=True)
 class Probed(lab.Ensemble):
-    """Networks of one kind, and how many cotangents come back: a cell of the study.
+    """A cell of the study; its examples are orthogonal inputs, or those on a line.
 
     Attributes:
-      samples: cotangents for each network; its examples are orthogonal inputs, or those on a line.
+      samples: cotangents for each network.
     """
 
     samples: int = 1
@@ -155,12 +149,18 @@ class Probed(lab.Ensemble):
 
 
 def cells(config: Config) -> list[Probed]:
-    """Return what is measured, what pairs go through first.
-
-    Raises:
-      ValueError: an option that cannot be done.
-    """
-    check(config)
+    """Return what is measured, what pairs go through first."""
+    lab.check_least(config, depths=1, width=2, inputs=2, line_depths=2 * CONVS, line_width=2)
+    lab.check_least(config, points=4, samples=1, seeds=2, line_seeds=2)
+    if config.inputs > config.width:
+        raise ValueError(
+            f"inputs={config.inputs} cannot be orthogonal where width={config.width}; at most as "
+            "many as the width can"
+        )
+    if any(depth % CONVS for depth in config.line_depths):
+        raise ValueError(
+            f"line_depths={list(config.line_depths)} must be even: a branch has {CONVS} layers"
+        )
     seeds, line_seeds = config.seeds or PAIR_SEEDS, config.line_seeds or config.seeds or LINE_SEEDS
     return [
         Probed(Stack(probe, kind, depth, width), *many, config.samples)
@@ -173,32 +173,9 @@ def cells(config: Config) -> list[Probed]:
     ]
 
 
-def check(config: Config) -> None:
-    """Refuse options that cannot be done."""
-    lab.check_least(config, depths=1, width=2, inputs=2, line_depths=2 * CONVS)
-    lab.check_least(config, line_width=2, points=4, samples=1)
-    for option in ("seeds", "line_seeds"):
-        if getattr(config, option) is not None:
-            lab.check_least(config, **{option: 2})
-    if config.inputs > config.width:
-        raise ValueError(
-            f"inputs={config.inputs} cannot be orthogonal where width={config.width}; at most as "
-            "many as the width can"
-        )
-    if any(depth % CONVS for depth in config.line_depths):
-        raise ValueError(
-            f"line_depths={list(config.line_depths)} must be even: a branch has {CONVS} layers"
-        )
-
-
 def measure(probed: Probed) -> lab.Columns:
     """Return ``correlation``: of pairs, at position 0, or along a line, by lag in points."""
-
-    def every():
-        keys = jax.vmap(jax.random.key)(jnp.arange(probed.seeds))
-        return jax.lax.map(lambda key: probe(probed, key), keys)
-
-    found = lab.compiled(every, level=2)()
+    found = lab.map_seeds(lambda key: probe(probed, key), probed.seeds, level=2)
     if isinstance(found, gradflow.Line):
         found.correlation.check()
         values = found.autocorrelation
@@ -221,129 +198,117 @@ def probe(probed: Probed, key: jax.Array) -> gradflow.Correlation | gradflow.Lin
     return gradflow.correlation(kind.network(nnx.Rngs(weights)), x, **options)
 
 
-def of(columns: lab.Columns, probe: str) -> dict[Stack, np.ndarray]:
-    """Return the correlations in every kind of network, a row for each network."""
+def pairs(columns: lab.Columns) -> list[lab.Mean]:
+    """Return the correlation of pairs in every kind of network."""
     found = lab.by_kind(columns, Stack, "correlation")
-    return {kind: values for kind, (values,) in found if kind.probe == probe}
+    return [lab.Mean(kind, v[:, 0], kind.expected) for kind, (v,) in found if kind.probe == PAIR]
 
 
-def _by_kind(found: dict[Stack, np.ndarray]) -> dict[str, dict[Stack, np.ndarray]]:
-    """Return them by "plain", "centred" and "residual"."""
-    kinds = dict.fromkeys(one.kind for one in found)
-    return {kind: {s: v for s, v in found.items() if s.kind == kind} for kind in kinds}
+def lines(columns: lab.Columns) -> list[lab.Mean]:
+    """Return the autocorrelation by lag in every kind of network."""
+    found = lab.by_kind(columns, Stack, "correlation")
+    return [lab.Mean(kind, v, None) for kind, (v,) in found if kind.probe == LINE]
 
 
 def judge(columns: lab.Columns) -> list[lab.Criterion]:
     """Hold pairs against theory, and compare lines through plain and residual networks."""
     criteria = []
-    for kind, found in _by_kind(of(columns, PAIR)).items():
-        criteria += _judge_pairs(kind, {s: float(values.mean()) for s, values in found.items()})
-    neighbours = {(s.kind, s.depth): values[:, 1] for s, values in of(columns, LINE).items()}
-    for depth in sorted({depth for _, depth in neighbours if depth >= DEEP}):
-        plain, residual = (neighbours[kind, depth] for kind in LINE_KINDS)
-        below = int(np.sum(plain < residual))
-        criteria.append(
-            lab.that(
-                f"lines, {depth} layers: plain below residual, neighbours",
-                below == len(plain),
-                f"{plain.mean():.3f}, {residual.mean():.3f}; {below} of {len(plain)}",
-                "every network",
-            )
+    for rows in lab.grouped(pairs(columns), "kind.kind").values():
+        criteria += lab.worst(
+            lambda stack: f"{stack.kind}: pairs, {stack.depth} layers",
+            [row for row in rows if row.expected > RESOLVED],
+            relative=TOLERANCE,
         )
+        criteria += _nearer([row for row in rows if row.kind.depth > 1])
+    for depth, rows in sorted(lab.grouped(lines(columns), "kind.depth").items()):
+        if depth >= DEEP:
+            found = {row.kind.kind: row.values[:, 1] for row in rows}
+            plain, residual = (found[kind] for kind in LINE_KINDS)
+            below = int(np.sum(plain < residual))
+            criteria.append(
+                lab.that(
+                    f"lines, {depth} layers: plain below residual, neighbours",
+                    below == len(plain),
+                    f"{plain.mean():.3f}, {residual.mean():.3f}; {below} of {len(plain)}",
+                    "every network",
+                )
+            )
     return criteria
 
 
-def _judge_pairs(kind: str, means: dict[Stack, float]) -> list[lab.Criterion]:
-    criteria = []
-    held = [one for one in means if one.expected > RESOLVED]
-    if held:
-        worst = max(held, key=lambda one: abs(means[one] / one.expected - 1))
-        claim = f"{kind}: pairs, {worst.depth} layers (worst of {len(held)})"
-        criteria.append(lab.within(claim, means[worst], worst.expected, relative=TOLERANCE))
-    deep = [one for one in means if one.depth > 1]
-    if kind != "centred" and deep:
-        last = max(deep, key=lambda one: one.depth)
-        power = "2^-L" if kind == "plain" else "(3/4)^L"
-        criteria.append(
-            lab.that(
-                f"{kind}: nearer to theory than to {power}",
-                all(_nearer(means[one], one) for one in deep),
-                f"{last.depth} layers: {lab.digits(means[last])}",
-                f"{lab.digits(last.expected)}, not {lab.digits(last.orthogonal)}",
-            )
+def _nearer(deep: list[lab.Mean]) -> list[lab.Criterion]:
+    """Ask that means be nearer to theory, in logarithms, than to inputs that stay orthogonal."""
+    if not deep or deep[0].kind.kind == "centred":
+        return []
+    last = max(deep, key=lambda row: row.kind.depth)
+    power = "2^-L" if last.kind.kind == "plain" else "(3/4)^L"
+    return [
+        lab.that(
+            f"{last.kind.kind}: nearer to theory than to {power}",
+            all(r.mean > 0 and r.mean**2 > r.expected * r.kind.orthogonal for r in deep),
+            f"{last.kind.depth} layers: {lab.digits(last.mean)}",
+            f"{lab.digits(last.expected)}, not {lab.digits(last.kind.orthogonal)}",
         )
-    return criteria
-
-
-def _nearer(mean: float, kind: Stack) -> bool:
-    """Whether a mean is nearer to theory, in logarithms, than to inputs that stay orthogonal."""
-    return mean > 0 and mean**2 > kind.expected * kind.orthogonal
+    ]
 
 
 def draw(columns: lab.Columns) -> Figure:
     """Draw the pairs by depth, the autocorrelation by lag, and that of neighbours by depth."""
-    pairs, lines = _by_kind(of(columns, PAIR)), of(columns, LINE)
-    by_depth = [_by_depth(kind, found) for kind, found in pairs.items()]
-    if residual := pairs.get("residual"):
-        depths, values = [one.depth for one in residual], [one.orthogonal for one in residual]
-        by_depth.append(plots.Series("(3/4)^L", depths, expected=values))
-    neighbours = [
-        lab.series(
-            kind,
-            [one.depth for one in found],
-            np.stack([values[:, 1] for values in found.values()], axis=1),
-            joined=True,
-        )
-        for kind, found in _by_kind(lines).items()
+    by_depth = [
+        lab.series(kind, _depths(rows), rows, errors=3, positive=True)
+        for kind, rows in lab.grouped(pairs(columns), "kind.kind").items()
     ]
-    depths = sorted({kind.depth for kind in lines})
+    kept = [row.kind for row in pairs(columns) if row.kind.kind == "residual"]
+    if kept:
+        depths, orthogonal = ([getattr(k, name) for k in kept] for name in ("depth", "orthogonal"))
+        by_depth.append(plots.Series("(3/4)^L", depths, expected=orthogonal))
+    found = lines(columns)
+    neighbours = [
+        lab.series(kind, _depths(rows), np.stack([r.values[:, 1] for r in rows], 1), joined=True)
+        for kind, rows in lab.grouped(found, "kind.kind").items()
+    ]
     title, layers, what = "pairs of orthogonal inputs, ± 3 s.e.", "layers", "autocorrelation"
     shown = [
         plots.Panel(title, layers, "correlation", by_depth, yscale="log"),
         plots.Panel("lines, batch norm: neighbours", layers, what, neighbours, level=0.0),
     ]
+    depths = sorted(set(_depths(found)))
     for depth in sorted({depths[len(depths) // 3], depths[-1]}):
-        by_lag = [_by_lag(kind, values) for kind, values in lines.items() if kind.depth == depth]
+        by_lag = [
+            lab.series(row.kind.kind, some, row.at(some), joined=True)
+            for row in found
+            if row.kind.depth == depth
+            for some in [np.arange(min(row.values.shape[1], SHOWN_LAGS))]
+        ]
         title = f"lines, batch norm: {depth} layers"
         shown.append(plots.Panel(title, "lag in points", what, by_lag, level=0.0))
     title = "How alike the gradients at two inputs are, at initialization"
     return plots.panels(title, shown, columns=2)
 
 
-def _by_depth(kind: str, pairs: dict[Stack, np.ndarray]) -> plots.Series:
-    theory = np.array([one.expected for one in pairs])
-    means, errors = np.array([(found.mean(), _error(found)) for found in pairs.values()]).T
-    # A logarithmic axis has no place for a whisker's end below 0.
-    low, high = np.maximum(means - 3 * errors, theory / 100), means + 3 * errors
-    return plots.Series(kind, [one.depth for one in pairs], means, low, high, theory)
-
-
-def _by_lag(kind: Stack, values: np.ndarray) -> plots.Series:
-    some = np.arange(min(values.shape[1], SHOWN_LAGS))
-    return lab.series(kind.kind, some, values[:, some], joined=True)
-
-
-def _error(values: np.ndarray) -> float:
-    return float(values.std(ddof=1)) / math.sqrt(len(values))
+def _depths(rows: list[lab.Mean]) -> list[int]:
+    return [row.kind.depth for row in rows]
 
 
 def table(columns: lab.Columns) -> Table:
     """Return the correlation of pairs beside theory's, and of neighbours along lines."""
-    rows = []
-    for kind, values in [*of(columns, PAIR).items(), *of(columns, LINE).items()]:
-        # Neighbours on a line are at position 1, the one number of a pair at 0.
-        shown, theory, half = values[:, :2][:, -1], ("", "", ""), ""
-        if kind.probe == LINE:
-            half = f"{_half(values.mean(0)):.1f}"
-        else:
-            off = f"{float(values.mean()) / kind.expected - 1:+.1%}"
-            theory = (f"{kind.expected:.4f}", off, f"{kind.orthogonal:.4f}")
-        measured = (f"{shown.mean():.4f}", f"{_error(shown):.4f}")
-        rows.append((kind.probe, kind.label, str(kind.depth), *measured, *theory, half))
-    heads = ("inputs", "network", "layers", "correlation", "s.e.", "theory", "off by")
-    heads = (*heads, "if orthogonal", "1/2 at lag")
-    title = "Correlation of the gradients of pairs, and of neighbours on a line"
-    return lab.plain_table(title, heads, rows)
+    found = lines(columns)
+    half = {row.kind: f"{_half(row.mean):.1f}" for row in found}
+    return lab.formatted_table(
+        "Correlation of the gradients of pairs, and of neighbours on a line",
+        [
+            ("inputs", "kind.probe"),
+            ("network", "kind.label"),
+            ("layers", "kind.depth"),
+            ("correlation", "mean:.4f"),
+            ("s.e.", "error:.4f"),
+            ("theory", "expected:.4f"),
+            ("off by", "off:+.1%"),
+            ("if orthogonal", "kind.orthogonal:.4f"),
+            ("1/2 at lag", lambda row: half.get(row.kind, "")),
+        ],
+        [*pairs(columns), *(row.at(1) for row in found)],
+    )
 
 
 def _half(autocorrelation: np.ndarray) -> float:

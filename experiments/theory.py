@@ -20,7 +20,7 @@ Takes about 40 s of processor time, nearly all of it compilation.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,6 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from convjax import data, gradflow, lab, models, nn, plots
-from convjax.lab import Columns, Criterion
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "plain": {"shortcut": "none", "norm": "none"},
@@ -70,49 +69,40 @@ class Stack:
     network: str
     depth: int
 
-
-@dataclasses.dataclass(frozen=True)
-class Networks:
-    """A network, how often it is initialised, and what goes through it: a cell of the study."""
-
-    network: str
-    depth: int
-    width: int
-    seeds: int
-    batch_size: int
-    padding: str
-    data: str
-
     def __str__(self) -> str:
         return f"{self.network}, {self.depth} layers"
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks(lab.Ensemble):
+    """A network, how often it is initialised, and what goes through it: a cell of the study."""
+
+    width: int = 0
+    padding: str = ""
+    data: str = ""
 
     def make(self, rngs: nnx.Rngs) -> nn.Chain:
         """Return one: stem and stack."""
         stem = nn.Conv(1, self.width, (3, 3), use_bias=False, kernel_init="he", rngs=rngs)
-        which = NETWORKS[self.network]
-        body = models.deep_stack(self.depth, self.width, padding=self.padding, rngs=rngs, **which)
+        which = {**NETWORKS[self.kind.network], "padding": self.padding}
+        body = models.deep_stack(self.kind.depth, self.width, rngs=rngs, **which)
         return nn.Chain(stem=stem, body=body)
 
 
 def cells(config: Config) -> list[Networks]:
-    """Return what is measured: every network at every depth.
-
-    Raises:
-      ValueError: an option that cannot be done.
-    """
-    lab.check_several(config, "networks")
+    """Return what is measured: every network at every depth."""
+    lab.check_known(config, networks=NETWORKS)
     lab.check_least(config, depths=4, width=2, seeds=2, batch_size=4)
-    for name in config.networks:
-        if name not in NETWORKS:
-            raise ValueError(lab.unknown("network", name, NETWORKS))
     if any(depth % 2 for depth in config.depths):
         raise ValueError(f"depths={list(config.depths)} must be even: a unit has two convolutions")
-    same = (config.width, config.seeds, config.batch_size, config.padding, config.data)
-    return [Networks(name, depth, *same) for depth in config.depths for name in config.networks]
+    same = (config.seeds, config.batch_size, config.width, config.padding, config.data)
+    kinds = [Stack(name, depth) for depth in config.depths for name in config.networks]
+    return [Networks(kind, *same) for kind in kinds]
 
 
-def measure(networks: Networks) -> Columns:
+def measure(networks: Networks) -> lab.Columns:
     """Return one row for every seed and unit, with what is expected beside it."""
+    kind, seeds = networks.kind, networks.seeds
     source = {"digits": data.digits, "gaussian": data.gaussian}[networks.data]
     x = jnp.asarray(source()[0][: networks.batch_size])
 
@@ -121,45 +111,40 @@ def measure(networks: Networks) -> Columns:
         net = networks.make(nnx.Rngs(weights))
         return gradflow.profile(net, x, cotangent=cotangent, train=True)
 
-    keys = jax.random.split(jax.random.key(0), networks.seeds)
-    measured = jax.jit(lambda keys: jax.lax.map(profile, keys))(keys)
+    measured = lab.map_seeds(profile, seeds, keys=jax.random.split(jax.random.key(0), seeds))
     abstract = nnx.eval_shape(lambda: networks.make(nnx.Rngs(0)))
     prediction = gradflow.predict(abstract, np.asarray(x), train=True)
     comparison = gradflow.compare(measured, prediction)
     found = measured.table()
-    logs = found["gradient_log_norm"].reshape(networks.seeds, -1)
+    logs = found["gradient_log_norm"].reshape(seeds, -1)
     at = found["path"][: logs.shape[1]].tolist().index
-    units = ["stem", *(f"body/{i}" for i in range(networks.depth // 2))]
-    relative = logs[:, [*map(at, units)]] - logs[:, [at("")]]
-
-    def each(name: str) -> np.ndarray:
-        return np.tile([getattr(prediction[unit], name) for unit in units], (networks.seeds, 1))
-
-    rows = lab.as_rows(
-        Stack(networks.network, networks.depth),
-        gradient_log_norm=relative,
-        expected_log_norm=each("gradient_log_norm"),
-        scatter=each("gradient_scatter"),
-        slack=each("gradient_slack"),
+    units = ["stem", *(f"body/{i}" for i in range(kind.depth // 2))]
+    expected = [prediction[unit] for unit in units]
+    return lab.as_rows(
+        kind,
+        gradient_log_norm=logs[:, [*map(at, units)]] - logs[:, [at("")]],
+        expected_log_norm=[one.gradient_log_norm for one in expected],
+        scatter=[one.gradient_scatter for one in expected],
+        slack=[one.gradient_slack for one in expected],
+        units=len(comparison.units),
+        largest_z=np.nanmax(np.abs([(u.activation_z, u.gradient_z) for u in comparison.units])),
+        threshold=comparison.threshold,
+        first_departing=comparison.first or "",
     )
-    same = {
-        "units": len(comparison.units),
-        "largest_z": np.nanmax([np.abs([u.activation_z, u.gradient_z]) for u in comparison.units]),
-        "threshold": comparison.threshold,
-        "first_departing": comparison.first or "",
-    }
-    return rows | {name: np.full(relative.size, value) for name, value in same.items()}
 
 
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """What was measured of one network, and what is expected; seeds by units, the stem first."""
+class Found(NamedTuple):
+    """What was measured of one network, and what is expected: columns of the table."""
 
     kind: Stack
-    logs: np.ndarray
-    expected: np.ndarray
+    gradient_log_norm: np.ndarray  # relative to the output's: seeds by units, the stem first
+    expected_log_norm: np.ndarray
     scatter: np.ndarray
     slack: np.ndarray
+    largest_z: np.ndarray  # the same everywhere, as what follows
+    threshold: np.ndarray
+    units: np.ndarray
+    first_departing: np.ndarray
 
     @property
     def band(self) -> np.ndarray:
@@ -169,25 +154,21 @@ class Found:
     @property
     def inside(self) -> np.ndarray:
         """Which points lie in it."""
-        return np.abs(self.logs - self.expected) <= self.band + 1e-6
+        return np.abs(self.gradient_log_norm - self.expected_log_norm) <= self.band + 1e-6
 
 
-def found(columns: Columns) -> list[Found]:
+def found(columns: lab.Columns) -> list[Found]:
     """Return every network, in the order of the columns."""
-    names = ("gradient_log_norm", "expected_log_norm", "scatter", "slack")
-    return [Found(kind, *values) for kind, values in lab.by_kind(columns, Stack, *names)]
+    every = lab.by_kind(columns, Stack, *Found._fields[1:])
+    return [Found(kind, *values) for kind, values in every]
 
 
-def judge(columns: Columns) -> list[Criterion]:
+def judge(columns: lab.Columns) -> list[lab.Criterion]:
     """Ask that no unit departs, and that points lie in the band as often as they should."""
     criteria = []
     for one in found(columns):
-        name = one.kind.network
-        rows = lab.pick(columns, network=name)
-        largest, threshold, departing, units = (
-            rows[column][0] for column in ("largest_z", "threshold", "first_departing", "units")
-        )
-        share = float(one.inside[:, :-1].mean())
+        name, share = one.kind.network, float(one.inside[:, :-1].mean())
+        largest, threshold, units, departing = (values[0, 0] for values in one[-4:])
         criteria += [
             lab.that(
                 f"{name}: no unit departs from theory",
@@ -205,33 +186,32 @@ def judge(columns: Columns) -> list[Criterion]:
     return criteria
 
 
-def draw(columns: Columns) -> Figure:
+def draw(columns: lab.Columns) -> Figure:
     """Draw measured points over expected bands, one panel for each network."""
     x, y = "unit (0: the stem's output)", "gradient norm / that at the output"
     panels = []
     for one in found(columns):
-        at, middle, wide = np.arange(one.logs.shape[1]), one.expected[0], one.band[0]
-        band = (np.exp(middle + sign * wide) for sign in (0, -1, 1))
+        logs, at = one.gradient_log_norm, np.arange(one.scatter.shape[1])
+        band = (np.exp(one.expected_log_norm + sign * one.band)[0] for sign in (0, -1, 1))
         theory = "mean-field theory, two standard deviations"
-        shown = [plots.Series("one random initialization", at, np.exp(log)) for log in one.logs]
+        shown = [plots.Series("one random initialization", at, np.exp(log)) for log in logs]
         shown.append(plots.Series(theory, at, None, None, None, *band))
         panels.append(plots.Panel(one.kind.network, x, y, shown, yscale="log", level=1.0))
     title = "Gradient at initialization: measured, and as expected"
     return plots.panels(title, panels, columns=4)
 
 
-def table(columns: Columns) -> Table:
+def table(columns: lab.Columns) -> Table:
     """Return the gradient at the stem, measured and expected, one row for each network."""
-    rows = [
-        (
-            one.kind.network,
-            float(one.logs[:, 0].mean()),
-            float(one.expected[0, 0]),
-            float(one.logs[:, 0].std(ddof=1)),
-            float(one.scatter[0, 0]),
-            f"{one.inside.mean():.0%}",
-        )
-        for one in found(columns)
-    ]
-    heads = ("network", "log ratio", "expected", "its scatter", "expected", "in the band")
-    return lab.plain_table("Gradient norm at the stem over that at the output", heads, rows)
+    return lab.formatted_table(
+        "Gradient norm at the stem over that at the output",
+        [
+            ("network", "kind.network"),
+            ("log ratio", lambda one: f"{one.gradient_log_norm[:, 0].mean():.4g}"),
+            ("expected", lambda one: f"{one.expected_log_norm[0, 0]:.4g}"),
+            ("its scatter", lambda one: f"{one.gradient_log_norm[:, 0].std(ddof=1):.4g}"),
+            ("expected", lambda one: f"{one.scatter[0, 0]:.4g}"),
+            ("in the band", lambda one: f"{one.inside.mean():.0%}"),
+        ],
+        found(columns),
+    )

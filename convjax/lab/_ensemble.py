@@ -133,7 +133,8 @@ def as_rows(kind: Any, *, place: str = "position", **values: Any) -> Columns:
     shape = seeds, places = np.broadcast_shapes(*map(np.shape, values.values()))
     rows = dataclasses.asdict(kind) | {"seed": np.arange(seeds)[:, None], place: np.arange(places)}
     for name, value in values.items():
-        rows[name] = np.asarray(value, None if np.asarray(value).dtype.kind in "bU" else np.float64)
+        kept = np.asarray(value).dtype.kind in "biuU"
+        rows[name] = np.asarray(value, None if kept else np.float64)
     return {name: np.broadcast_to(value, shape).ravel() for name, value in rows.items()}
 
 

@@ -20,7 +20,7 @@ class Mean:
     Attributes:
       kind: of network.
       values: a row for each network: one number, or one for each place.
-      expected: what the mean should be, everywhere or at each place.
+      expected: what the mean should be, everywhere or at each place; None where theory is silent.
     """
 
     kind: Any
@@ -55,7 +55,7 @@ class Mean:
     @property
     def off(self) -> Any:
         """How far the mean is away from theory's, as a share of that."""
-        return self.mean / self.expected - 1
+        return None if self.expected is None else self.mean / self.expected - 1
 
     @property
     def away(self) -> Any:
@@ -64,12 +64,14 @@ class Mean:
 
     def at(self, places: Any) -> "Mean":
         """Return the mean at one place or several."""
-        expected = np.broadcast_to(self.expected, self.values.shape[1:])
-        return Mean(self.kind, self.values[:, places], expected[places])
+        expected = self.expected
+        if expected is not None:
+            expected = np.broadcast_to(expected, self.values.shape[1:])[places]
+        return Mean(self.kind, self.values[:, places], expected)
 
 
 def worst(
-    claim: Callable[[Any], str],
+    claim: str | Callable[[Any], str],
     means: Iterable[Mean],
     *,
     relative: Number | None = None,
@@ -78,7 +80,7 @@ def worst(
     """Hold means against theory, at the one that is farthest from it.
 
     Args:
-      claim: what must hold, of the kind of network that is the worst.
+      claim: what must hold; or a function that says it of the kind of network that is the worst.
       means: of several kinds, each at one place.
       relative: how far a mean may be away, as a share of theory's.
       errors: how many standard errors it may be away; one of the two must be given.
@@ -97,7 +99,8 @@ def worst(
     if not rows:
         return []
     row = max(rows, key=lambda row: abs(row.away if errors is not None else row.off))
-    said = claim(row.kind) + (f" (worst of {len(rows)})" if len(rows) > 1 else "")
+    said = claim if isinstance(claim, str) else claim(row.kind)
+    said += f" (worst of {len(rows)})" if len(rows) > 1 else ""
     mean, expected = float(row.mean), float(row.expected)
     if errors is not None:
         return [within_errors(said, mean, expected, float(row.error), errors=errors)]

@@ -45,13 +45,15 @@ def series(
       (array([1. , 0.9]), array([0.9, 0.8]))
     """
     if isinstance(values, Sequence):
-        theories = [np.broadcast_to(one.expected, ()) for one in values]
-        values = Mean(None, np.stack([one.values for one in values], 1), np.array(theories))
-    if isinstance(values, Mean):
-        values, expected = values.values, np.broadcast_to(values.expected, np.shape(x))
+        expected = [one.expected for one in values]
+        values = np.stack([one.values for one in values], 1)
+    elif isinstance(values, Mean):
+        expected, values = values.expected, values.values
+    if expected is not None:
+        expected = np.broadcast_to(np.asarray(expected, float), np.shape(x))
     y, low, high = (of(values, axis=0) for of in (middle, np.min, np.max))
     if errors is not None:
-        reach = errors * Mean(None, values, np.nan).error
+        reach = errors * Mean(None, values, None).error
         low, high = y - reach, y + reach
     if positive:
         low = np.maximum(low, 0.1 * y)

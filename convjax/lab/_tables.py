@@ -1,7 +1,7 @@
 """What is printed: tables that fit a terminal, on a console that takes no text for markup."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -59,14 +59,17 @@ def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
     return made
 
 
-def formatted_table(title: str, columns: Sequence[tuple[str, str]], rows: Sequence[Any]) -> Table:
+def formatted_table(
+    title: str, columns: Sequence[tuple[str, str | Callable[[Any], str]]], rows: Sequence[Any]
+) -> Table:
     """Return a table of declared columns: a head, and which attribute of a row stands below it.
 
     A column of nothing but numbers stands to the right.
 
     Args:
       title: above the table.
-      columns: heads, each with an attribute and its format, such as ``"growth.mean:.3f"``.
+      columns: heads, each with an attribute and its format, such as ``"growth.mean:.3f"``, or with
+        a function that returns the cell of a row.
       rows: any objects; where an attribute is None, the cell is empty.
 
     Example:
@@ -85,7 +88,9 @@ def formatted_table(title: str, columns: Sequence[tuple[str, str]], rows: Sequen
     return made
 
 
-def _cell(value: Any, told: str) -> str:
+def _cell(value: Any, told: str | Callable[[Any], str]) -> str:
+    if not isinstance(told, str):
+        return told(value)
     path, _, form = told.partition(":")
     for name in path.split("."):
         value = None if value is None else getattr(value, name)

@@ -6,7 +6,7 @@ from flax import nnx
 from convjax import lab
 from convjax.gradflow import oracles
 from experiments import shattering
-from experiments.shattering import LINE, PAIR, Config, Stack, centred, of
+from experiments.shattering import LINE, PAIR, Config, Stack, centred
 
 TINY = Config(
     depths=(3,), width=9, inputs=3, seeds=2,
@@ -53,7 +53,8 @@ def pairs_by_hand(kind, seed):
 def test_pairs_are_those_of_a_loop(measured, kind):
     stack = Stack(PAIR, kind, 3, 9)
     expected = [pairs_by_hand(stack, seed) for seed in range(2)]
-    np.testing.assert_allclose(of(measured, PAIR)[stack][:, 0], expected, atol=2e-5)
+    (row,) = (row for row in shattering.pairs(measured) if row.kind == stack)
+    np.testing.assert_allclose(row.values, expected, atol=2e-5)
 
 
 def line_by_hand(kind, seed):
@@ -86,7 +87,8 @@ def line_by_hand(kind, seed):
 @pytest.mark.parametrize("kind", shattering.LINE_KINDS)
 def test_lines_are_those_of_finite_differences(measured, kind):
     stack = Stack(LINE, kind, 4, 5)
-    np.testing.assert_allclose(of(measured, LINE)[stack][1], line_by_hand(stack, 1), atol=2e-3)
+    (row,) = (row for row in shattering.lines(measured) if row.kind == stack)
+    np.testing.assert_allclose(row.values[1], line_by_hand(stack, 1), atol=2e-3)
 
 
 def test_there_is_a_row_for_each_network_and_lag(measured):
