@@ -32,7 +32,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from convjax import gradflow, lab, nn, plots
@@ -168,7 +167,7 @@ def judge(columns: lab.Columns) -> list[lab.Criterion]:
     return criteria
 
 
-def draw(columns: lab.Columns) -> Figure:
+def draw(columns: lab.Columns) -> plots.Sheet:
     """Draw the gain by batch size, and by layer for the smallest and largest that are held."""
     by_size = [
         lab.series(activation, np.log2([row.kind.batch_size for row in rows]), rows, errors=3)
@@ -201,13 +200,11 @@ def table(columns: lab.Columns) -> Table:
     kind, seeds = rows[0].kind, len(rows[0].values)
     return lab.formatted_table(
         f"Gain of a layer, batch norm, width {kind.width}, {seeds} networks each",
-        [
-            ("activation", "kind.activation"),
-            ("batch size", "kind.batch_size"),
-            ("gain", "mean:.4f"),
-            ("s.e.", "error:.4f"),
-            ("theory", "expected:.4f"),
-            ("off by", "off:+.2%"),
-        ],
         rows,
+        ("activation", "kind.activation"),
+        ("batch size", "kind.batch_size"),
+        ("gain", "mean:.4f"),
+        ("s.e.", "error:.4f"),
+        ("theory", "expected:.4f"),
+        ("off by", "off:+.2%"),
     )

@@ -37,7 +37,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from convjax import gradflow, lab, nn, plots
@@ -256,7 +255,7 @@ def crossing(x: Sequence[float], y: Sequence[float]) -> float:
     return math.nan
 
 
-def draw(columns: lab.Columns) -> Figure:
+def draw(columns: lab.Columns) -> plots.Sheet:
     """Draw the gain and the variance at rest by weight variance, and the gradient by layer."""
     rows = gains(columns)
     least, most = rows[0].kind, rows[-1].kind
@@ -294,15 +293,13 @@ def table(columns: lab.Columns) -> Table:
     width, seeds = rows[0].kind.width, len(rows[0].gains)
     return lab.formatted_table(
         f"Gain of a layer and variance at rest, tanh, width {width}, {seeds} networks each",
-        [
-            ("weight variance", "kind.weight_variance:g"),
-            ("ln gain", "log_gain.mean:.5f"),
-            ("s.e.", "log_gain.error:.5f"),
-            ("ln chi", "log_gain.expected:.5f"),
-            ("off by", "log_gain.off:+.1%"),
-            ("length", "kind.length:.3g"),
-            ("variance", "variance:.4f"),
-            ("q*", "kind.fixed_point:.4f"),
-        ],
         rows,
+        ("weight variance", "kind.weight_variance:g"),
+        ("ln gain", "log_gain.mean:.5f"),
+        ("s.e.", "log_gain.error:.5f"),
+        ("ln chi", "log_gain.expected:.5f"),
+        ("off by", "log_gain.off:+.1%"),
+        ("length", "kind.length:.3g"),
+        ("variance", "variance:.4f"),
+        ("q*", "kind.fixed_point:.4f"),
     )

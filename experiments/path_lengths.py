@@ -4,9 +4,9 @@
 
 Fully connected stacks of pre-activation units at initialization: no norm, ``x + s W relu(x)`` with
 s = 1 and L^-1/2 for L units; with batch norm and m = 1 or 2 layers in the branch; and the latter
-with other shortcuts: scaled by 0.5, gated (highway, bias -2), and none. A batch goes through each
-network, a unit Gaussian cotangent whose mean over the batch is zero comes back, and the gradient at
-the input is taken apart exactly (``gradflow.paths``) by the number k of branches it came through.
+with other shortcuts: scaled by 0.5, gated (highway, bias -2), and none. A unit Gaussian cotangent
+whose mean over the batch is zero comes back, and the gradient at the input is taken apart exactly
+(``gradflow.paths``) by the number k of branches it came through.
 
 Theory (``gradflow.oracles.path_energy``): paths are uncorrelated, so that energies |g_k|^2 add, and
 with a_l the gain of branch l over that of its shortcut they are in proportion to the coefficients
@@ -14,10 +14,8 @@ of prod(1 + a_l t). The mean length is then sum a_l/(1 + a_l), and the skips alo
 1/prod(1 + a_l). Without norm a = s^2; with batch norm a_l is ``batch_norm_residual_gain`` less 1.
 A shortcut scaled by c gives a unit the gain ``scaled_shortcut_gain`` and a = gain/c^2 - 1; a gate
 is taken for a scale of 1 - sigmoid(bias), which leaves out what the gate's own slope hands back.
-
-Veit et al. measured something else, ``gradflow.oracles.sampled_paths``: how many paths there are of
-a length, times the norm of one. Norms do not add: that puts the mean length of the second network
-at four branches where its energy has come through one. The table shows both.
+Veit et al. measured something else, ``sampled_paths``: how many paths there are of a length, times
+the norm of one. Norms do not add; the table shows both.
 
 Pass: the mean length within 5 % of theory's, and the logarithm of the skips' share within 5 %, for
 every network but the gated one; the growth of |g|^2 per unit within 3 % of theory's for shortcuts
@@ -41,7 +39,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from convjax import gradflow, lab, models, plots
@@ -257,7 +254,7 @@ def judge(columns: lab.Columns) -> list[lab.Criterion]:
     return [*criteria, lowest]
 
 
-def draw(columns: lab.Columns) -> Figure:
+def draw(columns: lab.Columns) -> plots.Sheet:
     """Draw the energy by length, and the gradient along the trunk by shortcut."""
     rows = paths(columns)
     shown = []
@@ -290,19 +287,17 @@ def table(columns: lab.Columns) -> Table:
     first, seeds = rows[0].kind, len(rows[0].logs.values)
     return lab.formatted_table(
         f"{first.depth} units of width {first.width}, {seeds} networks of each kind, means",
-        [
-            ("network", "kind.label"),
-            ("length", "length.mean:.2f"),
-            ("theory", "length.expected:.2f"),
-            ("norm x count", _counted),
-            ("5-95 %", _range),
-            ("skips", lambda row: f"{np.exp(row.skips.mean):.2e}" if row.skips else ""),
-            ("theory", lambda row: f"{row.shares.expected[0]:.2e}" if row.shares else ""),
-            ("coherence", "coherence.mean:.2f"),
-            ("growth", "growth.mean:.3f"),
-            ("theory", "growth.expected:.3f"),
-        ],
         rows,
+        ("network", "kind.label"),
+        ("length", "length.mean:.2f"),
+        ("theory", "length.expected:.2f"),
+        ("norm x count", _counted),
+        ("5-95 %", _range),
+        ("skips", lambda row: f"{np.exp(row.skips.mean):.2e}" if row.skips else ""),
+        ("theory", lambda row: f"{row.shares.expected[0]:.2e}" if row.shares else ""),
+        ("coherence", "coherence.mean:.2f"),
+        ("growth", "growth.mean:.3f"),
+        ("theory", "growth.expected:.3f"),
     )
 
 

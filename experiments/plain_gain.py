@@ -32,7 +32,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from flax import nnx
-from matplotlib.figure import Figure
 from rich.table import Table
 from scipy import stats
 
@@ -184,7 +183,7 @@ def judge(columns: lab.Columns) -> list[lab.Criterion]:
     return criteria
 
 
-def draw(columns: lab.Columns) -> Figure:
+def draw(columns: lab.Columns) -> plots.Sheet:
     """Draw mean, mean beside the gain, variance, and the normal quantiles of ln|g|^2."""
     rows = scatters(columns)
     widths = sorted({row.kind.width for row in rows})
@@ -240,17 +239,15 @@ def table(columns: lab.Columns) -> Table:
     title = f"ln|g|^2 per layer, and its variance after {layers - 1} layers, over {seeds} networks"
     return lab.formatted_table(
         f"{title} each",
-        [
-            ("init", "kind.init"),
-            ("scale", "kind.scale:.4g"),
-            ("width", "kind.width"),
-            ("slope", "slope.mean:.5f"),
-            ("s.e.", "slope.error:.5f"),
-            ("theory", "slope.expected:.5f"),
-            ("z", "slope.away:+.2f"),
-            ("variance", "variance.mean:.3f"),
-            ("theory", "variance.expected:.3f"),
-            ("off by", "variance.off:+.1%"),
-        ],
         rows,
+        ("init", "kind.init"),
+        ("scale", "kind.scale:.4g"),
+        ("width", "kind.width"),
+        ("slope", "slope.mean:.5f"),
+        ("s.e.", "slope.error:.5f"),
+        ("theory", "slope.expected:.5f"),
+        ("z", "slope.away:+.2f"),
+        ("variance", "variance.mean:.3f"),
+        ("theory", "variance.expected:.3f"),
+        ("off by", "variance.off:+.1%"),
     )

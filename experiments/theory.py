@@ -26,7 +26,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from convjax import data, gradflow, lab, models, nn, plots
@@ -186,7 +185,7 @@ def judge(columns: lab.Columns) -> list[lab.Criterion]:
     return criteria
 
 
-def draw(columns: lab.Columns) -> Figure:
+def draw(columns: lab.Columns) -> plots.Sheet:
     """Draw measured points over expected bands, one panel for each network."""
     x, y = "unit (0: the stem's output)", "gradient norm / that at the output"
     panels = []
@@ -205,13 +204,11 @@ def table(columns: lab.Columns) -> Table:
     """Return the gradient at the stem, measured and expected, one row for each network."""
     return lab.formatted_table(
         "Gradient norm at the stem over that at the output",
-        [
-            ("network", "kind.network"),
-            ("log ratio", lambda one: f"{one.gradient_log_norm[:, 0].mean():.4g}"),
-            ("expected", lambda one: f"{one.expected_log_norm[0, 0]:.4g}"),
-            ("its scatter", lambda one: f"{one.gradient_log_norm[:, 0].std(ddof=1):.4g}"),
-            ("expected", lambda one: f"{one.scatter[0, 0]:.4g}"),
-            ("in the band", lambda one: f"{one.inside.mean():.0%}"),
-        ],
         found(columns),
+        ("network", "kind.network"),
+        ("log ratio", lambda one: f"{one.gradient_log_norm[:, 0].mean():.4g}"),
+        ("expected", lambda one: f"{one.expected_log_norm[0, 0]:.4g}"),
+        ("its scatter", lambda one: f"{one.gradient_log_norm[:, 0].std(ddof=1):.4g}"),
+        ("expected", lambda one: f"{one.scatter[0, 0]:.4g}"),
+        ("in the band", lambda one: f"{one.inside.mean():.0%}"),
     )

@@ -145,13 +145,11 @@ def table(kind: type, columns: Columns) -> Table:
     rows = [row.at(-1) for row in ratios(columns, kind)]
     return formatted_table(
         f"|g_0|^2 / |g_L|^2 of {len(rows[0].values)} networks of each kind",
-        [
-            ("network", "name"),
-            ("theory", "expected:.4g"),
-            ("mean", "mean:.4g"),
-            ("s.e.", "error:.2g"),
-            ("z", "away:+.1f"),
-            ("typical", "typical:.4g"),
-        ],
         rows,
+        ("network", "name"),
+        ("theory", "expected:.4g"),
+        ("mean", "mean:.4g"),
+        ("s.e.", "error:.2g"),
+        ("z", "away:+.1f"),
+        ("typical", "typical:.4g"),
     )

@@ -60,7 +60,7 @@ def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
 
 
 def formatted_table(
-    title: str, columns: Sequence[tuple[str, str | Callable[[Any], str]]], rows: Sequence[Any]
+    title: str, rows: Sequence[Any], *columns: tuple[str, str | Callable[[Any], str]]
 ) -> Table:
     """Return a table of declared columns: a head, and which attribute of a row stands below it.
 
@@ -68,15 +68,15 @@ def formatted_table(
 
     Args:
       title: above the table.
-      columns: heads, each with an attribute and its format, such as ``"growth.mean:.3f"``, or with
-        a function that returns the cell of a row.
       rows: any objects; where an attribute is None, the cell is empty.
+      *columns: heads, each with an attribute and its format, such as ``"growth.mean:.3f"``, or with
+        a function that returns the cell of a row.
 
     Example:
       >>> import numpy as np
       >>> from convjax import lab
       >>> row = lab.Mean("conv", np.array([1.0, 1.1]), 1.0)
-      >>> table = lab.formatted_table("Gain", [("layer", "kind"), ("off by", "off:+.1%")], [row])
+      >>> table = lab.formatted_table("Gain", [row], ("layer", "kind"), ("off by", "off:+.1%"))
       >>> [list(column.cells) for column in table.columns]
       [['conv'], ['+5.0%']]
     """

@@ -43,7 +43,7 @@ def test_the_worst_of_several_is_judged_and_named():
 def test_a_declared_table_shows_attributes_with_numbers_to_the_right():
     columns = [("kind", "kind"), ("s.e.", "error:.2f"), ("at", "kind.imag:+.1%"), ("mean", "mean")]
     rows = [lab.Mean(1j, VALUES[:, 0], 7.0), lab.Mean(None, VALUES[:, 0], 7.0)]
-    table = lab.formatted_table("Gain", columns, rows)
+    table = lab.formatted_table("Gain", rows, *columns)
     shown = [list(column.cells) for column in table.columns]
     assert shown == [["1j", ""], ["4.58", "4.58"], ["+100.0%", ""], ["7.0", "7.0"]]
     assert [column.justify for column in table.columns] == ["left", "right", "right", "right"]
