@@ -12,6 +12,9 @@ from experiments import all as everything
 
 # Whose networks have no depth to choose: layers one at a time; a network of the zoo, by its name.
 WITHOUT_DEPTHS = {"separable", "transfer", "train"}
+# Whose figures and criteria are of one depth each.
+BY_DEPTH = {"batch-norm-explosion", "edge-of-chaos", "path-lengths", "plain-gain", "theory"}
+BY_DEPTH |= {"residual-power-law"}
 SHOWING = ("convjax.lab._outcome", "convjax.lab._run", "convjax.plots")
 
 every = pytest.mark.parametrize("name", everything.NAMES)
@@ -29,6 +32,7 @@ def test_it_takes_what_every_experiment_takes(name):
     assert made.name == name and issubclass(made.config, lab.Options)
     assert "seeds" in fields
     assert ("depths" in fields) == (name not in WITHOUT_DEPTHS)
+    assert made.apart == ("depth",) or name not in BY_DEPTH
 
 
 @every

@@ -37,9 +37,9 @@ def by_hand(init, width, seed):
 @pytest.mark.parametrize("init", TINY.inits)
 def test_the_measurement_is_that_of_a_loop(measured, init):
     for seed in (0, 3):
-        row = (measured["init"] == init) & (measured["seed"] == seed)
-        assert measured["layers"][row].tolist() == [0, 1, 2, 3]
-        np.testing.assert_allclose(measured["log_square"][row], by_hand(init, 11, seed), atol=2e-5)
+        row = lab.pick(measured, init=init, seed=seed)
+        assert row["layers"].tolist() == [0, 1, 2, 3]
+        np.testing.assert_allclose(row["log_square"], by_hand(init, 11, seed), atol=2e-5)
 
 
 def test_there_is_a_row_for_each_network_and_layer(measured):
@@ -55,15 +55,7 @@ def walk(*, gain_error=0.0, per_layer=5.0, seeds=2000, depth=20, width=64):
     mean = np.log(1 / 2) - per_layer / (2 * width) + gain_error
     steps = rng.normal(mean, np.sqrt(per_layer / width), (seeds, depth))
     logs = np.concatenate([np.zeros((seeds, 1)), np.cumsum(steps, axis=1)], axis=1)
-    count = seeds * (depth + 1)
-    return {
-        "init": np.full(count, "lecun"),
-        "width": np.full(count, width),
-        "depth": np.full(count, depth),
-        "seed": np.repeat(np.arange(seeds), depth + 1),
-        "layers": np.tile(np.arange(depth + 1), seeds),
-        "log_square": logs.ravel(),
-    }
+    return lab.as_rows(Plain("lecun", width, depth), place="layers", log_square=logs)
 
 
 @pytest.mark.parametrize(
@@ -80,19 +72,6 @@ def test_a_wrong_gain_or_scatter_fails(planted, slope, variance):
     first, second = plain_gain.judge(walk(**planted))
     assert (first.holds, second.holds) == (slope, variance)
     assert "slope" in first.claim and "variance" in second.claim
-
-
-def test_the_worst_width_is_the_one_that_is_judged():
-    good, bad = walk(), walk(width=32, gain_error=0.02)
-    slope, variance = plain_gain.judge(lab.joined([good, bad]))
-    assert not slope.holds and "width 32 (worst of 2)" in slope.claim
-    assert variance.holds
-
-
-def test_each_depth_is_judged_by_itself():
-    both = lab.joined([walk(), walk(depth=12, gain_error=0.02)])
-    failed = [c.claim for c in lab.criteria(lab.experiment(plain_gain), both) if not c.holds]
-    assert failed == ["depth 12: lecun: slope of ln|g|^2 per layer, width 64"]
 
 
 def test_slope_and_error_are_those_of_the_ends():
