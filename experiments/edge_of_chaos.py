@@ -83,25 +83,13 @@ class Tanh:
     def __str__(self) -> str:
         return f"weight variance {self.weight_variance:g}, {self.depth} layers"
 
-    @property
-    def label(self) -> str:
-        """What they are called beside others."""
-        return f"v = {self.weight_variance:g}"
-
-    @property
-    def chi(self) -> float:
-        """The gain that theory gives a layer."""
-        return oracles.chi("tanh", self.weight_variance, self.bias_variance)
-
-    @property
-    def fixed_point(self) -> float:
-        """Variance at which theory lets the pre-activations come to rest."""
-        return oracles.fixed_point("tanh", self.weight_variance, self.bias_variance)
-
-    @property
-    def length(self) -> float:
-        """Layers over which theory lets gradients change by a factor e."""
-        return oracles.correlation_length(self.chi)
+    label = property(lambda self: f"v = {self.weight_variance:g}")
+    # By theory: a layer's gain, the variance at rest, layers in which gradients change by e.
+    chi = property(lambda self: oracles.chi("tanh", self.weight_variance, self.bias_variance))
+    fixed_point = property(
+        lambda self: oracles.fixed_point("tanh", self.weight_variance, self.bias_variance)
+    )
+    length = property(lambda self: oracles.correlation_length(self.chi))
 
 
 @dataclasses.dataclass(frozen=True)
