@@ -20,18 +20,23 @@ SHOWN = (PLAIN, TWIN, HE, *SILENT, DECAYED)
 
 def draw(columns: Columns) -> Figure:
     """Draw the first steps in the upper row, the zeros and training in the lower ones."""
+    watched = np.unique(pick(columns, phase=TRAINED)["step"])
 
     def panel(title, across, up, series, yscale: Any = "log", level=None):
         return plots.Panel(title, across, up, list(series), yscale=yscale, level=level)
 
+    def over_training(name):
+        found = ((of, layers(columns, TRAINED, of, name, "first")) for of in (TWIN, DECAYED))
+        return [_line(of, watched, np.median(values, axis=2)) for of, values in found]
+
     ranges = ((name, np.exp(log_ranges(columns, name))) for name in (PLAIN, TWIN))
     ranges = (_line(name, np.arange(found.shape[1]), found) for name, found in ranges)
-    losses = (_line(name, *watched(columns, name)) for name in SHOWN)
+    losses = (_line(name, watched, losses_of(columns, name)) for name in SHOWN)
     layer, weights = "convolution, from the stem", "gradient / the last one's"
     initial, later = (_layers(columns, step) for step in (0, 1))
     trunks, shares, normed = _trunks(columns), _shares(columns), "weights before a norm"
-    lengths, gradients = (_over_training(columns, name) for name in ("weight", "gradient"))
-    late, largest = _trained_ranges(columns), "largest / smallest gradient"
+    lengths, gradients = (over_training(name) for name in ("weight", "gradient"))
+    late, largest = _trained_ranges(columns, watched), "largest / smallest gradient"
     return plots.panels(
         "Gradients in the first steps and over training",
         [
@@ -96,21 +101,14 @@ def _shares(columns: Columns) -> Iterator[plots.Series]:
         yield plots.Series(name, steps + 0.06 * (i - 1.5), measured, expected=expected)
 
 
-def watched(columns: Columns, network: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the watched steps of training, and their losses as (seeds, steps)."""
+def losses_of(columns: Columns, network: str) -> np.ndarray:
+    """Return the losses of the watched steps of training, as (seeds, steps)."""
     rows = pick(columns, phase=TRAINED, network=network, role="classifier")
-    return np.unique(rows["step"]), lab.array(rows, "loss", "seed", "step")
+    return lab.array(rows, "loss", "seed", "step")
 
 
-def _over_training(columns: Columns, name: str) -> Iterator[plots.Series]:
-    for network in (TWIN, DECAYED):
-        found = np.median(layers(columns, TRAINED, network, name, "first"), axis=2)
-        yield _line(network, watched(columns, network)[0], found)
-
-
-def _trained_ranges(columns: Columns) -> Iterator[plots.Series]:
+def _trained_ranges(columns: Columns, steps: np.ndarray) -> Iterator[plots.Series]:
     for network in SHOWN:
-        steps, _ = watched(columns, network)
         logs = np.median(log_ranges(columns, network, TRAINED), axis=0)
         kept = np.isfinite(logs)
         yield plots.Series(network, steps[kept], np.exp(logs[kept]), joined=True)
@@ -126,12 +124,12 @@ def table(columns: Columns) -> Table:
             values = layers(columns, FIRST, name, "gradient")
             gaps = [_range(values[:, step]) for step in early]
         late = _range(layers(columns, TRAINED, name, "gradient")[:, -1])
-        loss = np.median(watched(columns, name)[1][:, -1])
+        loss = np.median(losses_of(columns, name)[:, -1])
         rows.append((name, *gaps, late, digits(float(loss), 3)))
         if name in SILENT:
             asleep = [_asleep(columns, name, step) for step in early]
             rows.append((f"  {networks.ZERO}", *asleep, "", ""))
-    trained = watched(columns, PLAIN)[0][-1]
+    trained = pick(columns, phase=TRAINED)["step"].max()
     heads = ("network", *(f"step {step}" for step in early), f"trained {trained}", "loss")
     title = "Largest / smallest weight gradient over the layers; medians over the seeds"
     return lab.plain_table(title, heads, rows)
