@@ -47,40 +47,21 @@ def judge_ranges(columns: Columns) -> list[Criterion]:
     trained = log_ranges(columns, PLAIN, TRAINED)
 
     def smaller(claim, one, other, told, of="seeds"):
-        return that(
-            claim, (one < other).all(), f"{told} (median)", f"smaller in all {len(one)} {of}"
-        )
+        expected = f"smaller in all {len(one)} {of}"
+        return that(claim, (one < other).all(), f"{told} (median)", expected)
 
     def typical(logs):
         return digits(np.exp(np.median(logs)))
 
-    initial, after, later = plain[:, 0], plain[:, 1], plain[:, 1:]
+    initial, later, start = plain[:, :1], plain[:, 1:], trained[:, :1]
+    falls = f"{typical(initial)} to {typical(later[:, :1])}"
+    most, most_trained = (f"at most {typical(x[:, 1:].max(1))}" for x in (plain, trained))
+    first, lower = "the range falls after step 1", "its initial range is below the plain one's"
     return [
-        smaller(
-            "plain, batch norm: the range falls after step 1",
-            after,
-            initial,
-            f"{typical(initial)} to {typical(after)}",
-        ),
-        smaller(
-            "and stays below its initial value in the first steps",
-            later,
-            plain[:, :1],
-            f"at most {typical(later.max(1))}",
-        ),
-        smaller(
-            "and all through training",
-            trained[:, 1:],
-            trained[:, :1],
-            f"at most {typical(trained[:, 1:].max(1))}",
-            "runs",
-        ),
-        smaller(
-            "residual, batch norm: its initial range is below the plain one's",
-            twin[:, 0],
-            initial,
-            typical(twin[:, 0]),
-        ),
+        smaller(f"plain, batch norm: {first}", later[:, :1], initial, falls),
+        smaller("and stays below its initial value in the first steps", later, initial, most),
+        smaller("and all through training", trained[:, 1:], start, most_trained, "runs"),
+        smaller(f"residual, batch norm: {lower}", twin[:, :1], initial, typical(twin[:, 0])),
     ]
 
 
