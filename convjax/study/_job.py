@@ -29,7 +29,7 @@ class Job:
       config: the cell.
       version: of the code that measures.
       group: cells of one group share a compilation, if one process has them.
-      folder: of the study, where the process that performs the job claims the cell and keeps the
+      folder: of the study, where the process that performs the job locks the cell and keeps the
         result itself; None where the process that handed it out does.
       of: what the study measures, for that folder.
       retry: whether to measure what has failed before.
@@ -71,7 +71,7 @@ class Runner(Protocol):
     """Where cells are measured. ``study.Local``, ``Here``, ``Ray`` and ``Slurm`` are runners.
 
     Attributes:
-      keeps: whether jobs are to claim their cells and keep their results themselves, in a folder
+      keeps: whether jobs are to lock their cells and keep their results themselves, in a folder
         that every machine sees.
     """
 
@@ -80,7 +80,7 @@ class Runner(Protocol):
     def run(self, jobs: Iterator[Job]) -> Generator[Done]:
         """Take jobs as there is room for them, and yield what became of each, in any order.
 
-        Jobs are claimed as they are taken: a runner takes no more than it can keep busy. Closing
+        Jobs are locked as they are taken: a runner takes no more than it can keep busy. Closing
         the generator stops what runs. Whatever ends a job without its own doing, a process that
         was killed or a machine that was lost, is tried again or told by ``lost``; it does not end
         the others.
@@ -116,7 +116,7 @@ def perform(job: Job) -> Done:
     if job.folder is None:
         return _measured(job)
     with Store(job.folder, job.of) as store:
-        if not store.claim(job.key) or over(store, job):
+        if not store.lock(job.key) or over(store, job):
             return Done(job.key, None, kept=True)
         done = _measured(job)
         keep(store, done)

@@ -1,4 +1,4 @@
-"""Jobs: the cells of a run that can be had, claimed as they are taken."""
+"""Jobs: the cells of a run that can be had, locked as they are taken."""
 
 import collections
 from collections.abc import Iterator, Sequence
@@ -8,10 +8,10 @@ from convjax.study._store import Store
 
 
 class Jobs(Iterator[Job]):
-    """The jobs of a run, group by group; each is claimed as it is taken.
+    """The jobs of a run, group by group; each is locked as it is taken.
 
     Args:
-      store: where they are claimed; jobs with a folder claim themselves, later.
+      store: where they are locked; jobs with a folder lock themselves, later.
       jobs: all.
 
     Attributes:
@@ -54,7 +54,7 @@ class Jobs(Iterator[Job]):
         return max(self._left, key=lambda name: len(self._left[name]))
 
     def _had(self, job: Job) -> bool:
-        if not self._store.claim(job.key):
+        if not self._store.lock(job.key):
             return False
         # Another runner may have finished it after it had been looked for.
         had = not over(self._store, job)

@@ -255,7 +255,7 @@ def _arrays(jobs: Iterator[Job], most: int) -> Iterator[list[Job]]:
 
 def _is_free(store: Store, job: Job) -> bool:
     """Tell whether nobody is at a cell: tasks of a process that was killed may be."""
-    if not store.claim(job.key):
+    if not store.lock(job.key):
         return False
     store.release(job.key)
     return True

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from convjax.study import _claims
+from convjax.study import _locks
 from convjax.study._cells import damaged, whole
 from convjax.study._files import check_writable, partial, put, sync
 from convjax.study._parquet import read_parquet
@@ -18,7 +18,7 @@ class Store:
     """The folder of a study.
 
     ``study.json`` says of which; ``cells/KEY.parquet`` is a result, ``failed/KEY.parquet`` the row
-    of one that failed; who works on a cell has its claim on the file ``claims``. What is being
+    of one that failed; who works on a cell has its lock on the file ``locks``. What is being
     written has a name of its own, ``.KEY.parquet.….partial``; where a process is killed meanwhile,
     the next run removes it. ``damaged`` holds files of cells in which a bit has changed since.
 
@@ -38,7 +38,7 @@ class Store:
         with self._speaking():
             for one in (self.cells, self.failed):
                 one.mkdir(exist_ok=True)
-            self._claims = _claims.opened(self.folder)
+            self._locks = _locks.opened(self.folder)
         self._mine: set[str] = set()
 
     def _introduce(self, of: str) -> None:
@@ -68,18 +68,18 @@ class Store:
         except FileNotFoundError:
             return ""
 
-    def claim(self, key: str) -> bool:
+    def lock(self, key: str) -> bool:
         """Take a cell, unless another has it; ``release`` gives it back, and so does the end."""
-        taken = self._claims.take(key)
+        taken = self._locks.take(key)
         if taken:
             self._mine.add(key)
         return taken
 
     def release(self, key: str) -> None:
-        """Give a claimed cell back."""
+        """Give a locked cell back."""
         if key in self._mine:
             self._mine.discard(key)
-            self._claims.give(key)
+            self._locks.give(key)
 
     def keep(self, key: str, table: bytes) -> bool:
         """Keep a result, unless there is one; return whether it was kept.
@@ -102,11 +102,11 @@ class Store:
             put(self.failed / f"{key}.parquet", table, again=True)
 
     def tidy(self) -> None:
-        """Remove what was half written by processes that are gone: their claims can be had."""
+        """Remove what was half written by processes that are gone: their locks can be had."""
         for folder in (self.cells, self.failed):
             for path, name in partial(folder):
                 key = name.removesuffix(".parquet")
-                if self.claim(key):
+                if self.lock(key):
                     path.unlink(missing_ok=True)
                     self.release(key)
 
@@ -116,7 +116,7 @@ class Store:
         for key in keys:
             for place in (self.cells, self.failed):
                 path = place / f"{key}.parquet"
-                if damaged(path) and self.claim(key):
+                if damaged(path) and self.lock(key):
                     if damaged(path):  # still, now that nobody else does the same
                         with self._speaking():
                             (self.folder / "damaged").mkdir(exist_ok=True)
@@ -126,10 +126,10 @@ class Store:
         return found
 
     def close(self) -> None:
-        """Give all claims back."""
+        """Give all locks back."""
         for key in list(self._mine):
             self.release(key)
-        _claims.close(self.folder)
+        _locks.close(self.folder)
         for one in (self.cells, self.failed):
             sync(one)
 

@@ -151,24 +151,24 @@ def together(folder, cells, *, kill):
 
 
 def locks(folder):
-    """Claims in this process and in others."""
+    """Locks in this process and in others."""
 
     def another(key):
         """Tell whether another process can have a cell."""
 
         def work():
             with Store(folder, "f") as store:
-                return 10 + store.claim(key)
+                return 10 + store.lock(key)
 
         return code_of(forked(work)) == 11
 
     with Store(folder, "f") as store:
-        found = {"first": store.claim("a"), "again": store.claim("a")}
+        found = {"first": store.lock("a"), "again": store.lock("a")}
         found["another"] = another("a")
         with Store(folder, "f") as second:
-            found["the second store of this process"] = second.claim("a")
+            found["the second store of this process"] = second.lock("a")
             second.release("a")
-            found["the second's own"] = second.claim("b")
+            found["the second's own"] = second.lock("b")
             found["another, the second's"] = another("b")
         # Closing any descriptor of a file gives back all of a process's locks on it.
         found["another, once the second is closed"] = another("a")
@@ -176,22 +176,22 @@ def locks(folder):
         ready, end = os.pipe(), os.pipe()
 
         def holds():
-            taken = store.claim("c") + 2 * store.claim("a")
+            taken = store.lock("c") + 2 * store.lock("a")
             os.write(ready[1], b"x")
             os.read(end[0], 1)
             return taken
 
         child = forked(holds)
         os.read(ready[0], 1)
-        found["what a fork holds"] = store.claim("c")
+        found["what a fork holds"] = store.lock("c")
         os.write(end[1], b"x")
         codes = [code_of(child)]
-        found["what a fork held, once it has ended"] = store.claim("c")
+        found["what a fork held, once it has ended"] = store.lock("c")
         found["another, once a fork has ended"] = another("a")
         store.release("a")
         found["another, once it is released"] = another("a")
         # A fork does not hold what this process held when it began.
-        child = forked(lambda: len(os.read(end[0], 1)) + store.claim("c"))
+        child = forked(lambda: len(os.read(end[0], 1)) + store.lock("c"))
         store.release("c")
         os.write(end[1], b"x")
         codes.append(code_of(child))

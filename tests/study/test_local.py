@@ -205,7 +205,7 @@ def test_jobs_are_taken_group_by_group_then_from_whom_has_most_left(tmp_path):
         mine, yours = Jobs(store, jobs), Jobs(store, jobs)
         taken = [index_of(mine.take(group)) for group in ("", "", "a", "b", "b", "c")]
         assert taken == [0, 4, 1, 5, 6, 2]
-        # Nothing is claimed before it is taken, and nothing twice.
+        # Nothing is locked before it is taken, and nothing twice.
         assert index_of(next(yours)) == 3 and mine.take("a") is None
         assert [index_of(job) for job in mine.elsewhere] == [3]
         assert next(yours, None) is None and len(yours.elsewhere) == 6

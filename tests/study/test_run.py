@@ -271,7 +271,7 @@ def test_what_another_runner_is_at_comes_last(tmp_path, monkeypatch, finishes):
     measured = Measured()
     key = study.key(CELLS[1], "1")
     other = store_of(measured, tmp_path)
-    assert other.claim(key)
+    assert other.lock(key)
 
     def end():
         time.sleep(0.05)
@@ -288,7 +288,7 @@ def test_what_another_runner_is_at_comes_last(tmp_path, monkeypatch, finishes):
 
 
 class Keeping:
-    """A runner whose jobs claim and keep for themselves, one after the other."""
+    """A runner whose jobs lock and keep for themselves, one after the other."""
 
     keeps = True
 

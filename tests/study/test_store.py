@@ -63,32 +63,32 @@ def test_a_file_system_without_links_keeps_as_well(tmp_path, monkeypatch):
     with Store(tmp_path, "f") as store:
         assert store.keep("a", table(1)) and not store.keep("a", table(2))
         assert (store.cells / "a.parquet").read_bytes() == table(1)
-    assert names(tmp_path) == ["a.parquet", "claims", "study.json"]
+    assert names(tmp_path) == ["a.parquet", "locks", "study.json"]
 
 
 def test_what_was_half_written_is_removed_unless_its_writer_lives(tmp_path):
     with Store(tmp_path, "f") as store:
-        store.claim("abc")
+        store.lock("abc")
         dead, alive = (store.cells / f".{key}.parquet.123.partial" for key in ("def", "abc"))
         failed = store.failed / ".def.parquet.456.partial"
         for path in (dead, alive, failed):
             path.write_bytes(b"half")
         with Store(tmp_path, "f") as other:
             other.tidy()
-            assert names(tmp_path) == [alive.name, "claims", "study.json"]
+            assert names(tmp_path) == [alive.name, "locks", "study.json"]
     with Store(tmp_path, "f") as store:
         store.tidy()
-        assert names(tmp_path) == ["claims", "study.json"]
+        assert names(tmp_path) == ["locks", "study.json"]
 
 
-def test_claims_are_given_back_with_the_store(tmp_path):
+def test_locks_are_given_back_with_the_store(tmp_path):
     store = Store(tmp_path, "f")
     with Store(tmp_path, "f") as other:
-        assert store.claim("a") and not other.claim("a")
+        assert store.lock("a") and not other.lock("a")
         other.release("a")  # not its own
-        assert not other.claim("a")
+        assert not other.lock("a")
         store.close()
-        assert other.claim("a")
+        assert other.lock("a")
 
 
 def test_stores_leave_no_file_open(tmp_path):
@@ -176,7 +176,7 @@ def test_a_full_disk_is_one_sentence_and_what_was_kept_stays(tmp_path, monkeypat
     with pytest.raises(ValueError, match=rf"cannot write into '{tmp_path}': {SPACE}"):
         study.run(measure, cells(20), tmp_path, version="1")
     monkeypatch.undo()
-    assert all(name in ("claims", "study.json") or name[0] != "." for name in names(tmp_path))
+    assert all(name in ("locks", "study.json") or name[0] != "." for name in names(tmp_path))
     kept = set(study.load(tmp_path)["n"].to_pylist())
     assert len(kept) == 3
     ran = study.run(measure, cells(20), tmp_path, version="1")

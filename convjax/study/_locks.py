@@ -1,4 +1,4 @@
-"""Claims: who works on which cell, as locks that end with the process that holds them."""
+"""Locks: who works on which cell; they end with the process that holds them."""
 
 import errno
 import hashlib
@@ -13,14 +13,14 @@ _BUSY = (errno.EACCES, errno.EAGAIN)  # which of the two depends on the system
 
 # Closing any descriptor of a file gives all of a process's locks on it back. So there is one for
 # each folder, however many stores the process has open there.
-_OPEN: dict[Path, "Claims"] = {}
+_OPEN: dict[Path, "Locks"] = {}
 _GUARD = threading.Lock()
 
 
-class Claims:
+class Locks:
     """Locks on single bytes of a file, which stays empty; a cell's is the one its key names.
 
-    The system gives them back when the process ends, however that ends, so that no claim outlives
+    The system gives them back when the process ends, however that ends, so that no lock outlives
     its holder. Locks do not keep a process from itself: ``held`` does.
 
     Args:
@@ -28,7 +28,7 @@ class Claims:
 
     Attributes:
       held: keys of the cells that this process has.
-      users: how many stores of this process share these claims.
+      users: how many stores of this process share these locks.
 
     Raises:
       ImportError: a system without such locks.
@@ -88,17 +88,17 @@ class Claims:
         self._file.close()
 
 
-def opened(folder: Path) -> Claims:
-    """Return the claims of a folder, the same for all who ask in this process; ``close`` them."""
+def opened(folder: Path) -> Locks:
+    """Return the locks of a folder, the same for all who ask in this process; ``close`` them."""
     with _GUARD:
         if folder not in _OPEN:
-            _OPEN[folder] = Claims(folder / "claims")
+            _OPEN[folder] = Locks(folder / "locks")
         _OPEN[folder].users += 1
         return _OPEN[folder]
 
 
 def close(folder: Path) -> None:
-    """Close the claims of a folder, if nobody else in this process has them open."""
+    """Close the locks of a folder, if nobody else in this process has them open."""
     with _GUARD:
         _OPEN[folder].users -= 1
         if not _OPEN[folder].users:
@@ -107,8 +107,8 @@ def close(folder: Path) -> None:
 
 def _forget() -> None:
     """A forked process has none of its parent's locks."""
-    for claims in _OPEN.values():
-        claims.held.clear()
+    for locks in _OPEN.values():
+        locks.held.clear()
 
 
 if hasattr(os, "register_at_fork"):
