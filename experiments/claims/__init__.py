@@ -7,19 +7,18 @@ the experiment ``separable`` does, at one size. The fourth is on residual connec
 
 - At initialization: deep stacks of width 32 on noise, with circular padding; a unit Gaussian
   cotangent comes back, |g_l|^2 / |g_L|^2 is measured behind every unit.
-- Trained: plain and residual twins, with batch norm and without, of several depths, a few hundred
-  steps of momentum behind a clip, on two thirds of the digits; the other third is the test. Losses
-  and accuracies are taken on 599 images of either part, by running statistics.
+- Trained: plain and residual twins by momentum behind a clip, on two thirds of the digits. Losses
+  and accuracies are taken on 599 images of these and of the other third, by running statistics.
 - Looked into after training: features behind every unit against the stem's; loss and accuracy
   with one unit taken out, for every unit. Plain and residual networks lose theirs alike.
 
-The rule of every verdict is one. A claim has a number under each of several conditions (norm,
-depth, initialiser), one value a seed or a round of timing; the condition speaks for the claim or
-against it where the median is beyond a margin and most seeds have its sign, and else not at all.
-The claim holds if all conditions speak for it, those left out that let nothing be compared, such as
-networks that did not train; holds only under those that do, if some do; fails if none does and one
-speaks against it; and is not decided here if none speaks at all. The digits are small and easy: of
-published results it is the signs that can be expected here, no values.
+One rule gives every verdict. A claim has a number under each of several conditions (norm, depth,
+initializer), one value a seed or a round of timing; the condition speaks for the claim or against
+it where the median is beyond a margin and most seeds have its sign. The claim holds if all
+conditions speak for it, those left out that let nothing be compared, such as networks that did not
+train; holds only under those that do, if some do; fails if none does and one speaks against it;
+and is not decided here if none speaks at all. The digits are small and easy: of published results
+it is the signs that can be expected here, no values.
 
 Pass, which is about the run and not about the claims: every claim has a verdict from finite
 numbers; no loss is a NaN; the shallowest twins with batch norm, if there are any, trained; and
@@ -141,15 +140,9 @@ def check(config: Config) -> None:
 
 
 def _separable(config: Config) -> separable.Config:
-    return separable.Config(
-        sizes=(14,),
-        channels=(config.channels,),
-        kernel_sizes=(3,),
-        repeats=config.repeats,
-        width=16,
-        epochs=config.epochs,
-        seeds=config.seeds,
-    )
+    asked = {name: getattr(config, name) for name in ("repeats", "epochs", "seeds")}
+    channels = (config.channels,)
+    return separable.Config(sizes=(14,), channels=channels, kernel_sizes=(3,), width=16, **asked)
 
 
 def claims(columns: Columns) -> list[Claim]:

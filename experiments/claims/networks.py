@@ -24,14 +24,7 @@ INITIAL_BATCH, INITIAL_SIZE, INITIAL_WIDTH = 16, 8, 32
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How every network is trained.
-
-    Attributes:
-      steps: of gradient descent with momentum, behind a clip, at a rate that falls to zero.
-      batch_size: images in each.
-      learning_rate: at the first.
-      checks: how often losses and accuracies are taken, evenly; it divides the steps.
-    """
+    """Gradient descent with momentum, behind a clip; losses are taken at so many checks."""
 
     steps: int
     batch_size: int

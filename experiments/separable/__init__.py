@@ -8,27 +8,22 @@ full one; depthwise then pointwise costs 1/C + 1/k^2 of a full convolution; a 1x
 changes channels and not places, mixes linearly, is non-linear through the activation after it only,
 and regularises. Each gets a verdict by the rule of ``claims``: holds, holds only if, fails.
 
-- Products, weights and bytes are counted by ``convjax.cost``; time is the median over rounds in
-  which all layers of one image alternate, forward and with gradients. "Time follows the products"
-  if the ratio of times is within 25 % of the ratio of products, in the mean over images, windows
-  and both directions. Either answer will do; the criterion is that it be clear.
-  All times are one cell: one process takes them in one stretch, on one core where the local runner
-  has pinned it, while another trains beside it. As layers alternate, that falls on all alike;
-  where speeds are compared, it is the fastest round of each that counts.
-  Products are the slower the fewer of them there are for each byte that a layer moves: a depthwise
-  convolution moves the bytes of a full one for a hundredth of its products.
+- Products, weights and bytes are counted by ``convjax.cost``. Times are rounds in which all layers
+  of one image alternate, forward and with gradients; one cell takes all of them in one stretch, so
+  that what else the machine does falls on all alike. "Time follows the products" if the ratio of
+  times is within 25 % of the ratio of products, in the mean over images, windows and directions.
 - What is exact is asked exactly, of whole numbers, which float32 adds and multiplies without
   rounding.
 - A kernel's error at rank r is what the best sum of r columns times rows misses of it, for every
-  pair of channels (``ops.separate_kernel``). Random kernels are those of small networks at
-  initialization, trained ones those of the same networks after training on the digits; their test
-  accuracy is taken again with every kernel cut to rank r.
+  pair of channels (``ops.separate_kernel``): of small networks at initialization, and after
+  training on the digits; their test accuracy is taken again with every kernel cut to rank r.
 - "Regularises": the bottleneck's test loss against the full network's, at the same training loss.
 
 Pass: the counts are the texts' fractions, exactly; what shall be zero is; random and trained
 kernels are not of rank 1, and trained ones are nearer to it; whether time follows is clear, that
 is, the quartiles over rounds lie on one side of 25 % or within a factor of 1.5 of each other; and
-from depthwise to pointwise to full, products per byte rise, and products per second with them.
+from depthwise to pointwise to full, products per byte rise, and products per second with them: a
+depthwise convolution moves the bytes of a full one for a hundredth of its products.
 
 Takes one to two minutes on two cores. For a look at it in a few seconds:
 ``--sizes 14 --channels 32 --kernel-sizes 3 --repeats 3 --width 8 --epochs 2 --seeds 1``.

@@ -54,10 +54,7 @@ class Exact:
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """What the machine allows, and the seconds of every layer in every round.
-
-    One cell, so that all of it is timed by one process in one stretch.
-    """
+    """What the machine allows, and the seconds of every layer in every round, in one stretch."""
 
     sizes: tuple[int, ...]
     channels: tuple[int, ...]

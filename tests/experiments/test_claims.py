@@ -89,10 +89,6 @@ def _trained(rows, values, twin, seed, jitter, i, depth):
             )
 
 
-def verdicts(columns):
-    return {claim.number: claim.verdict for claim in claims.claims(columns)}
-
-
 SAID = planted()
 
 
@@ -106,14 +102,11 @@ def test_every_network_and_part_is_a_cell_that_says_which():
 
 
 def test_where_texts_are_right_they_are_told_so():
-    found = verdicts(SAID)
-    assert set(found) == {
-        *("1a", "1b", "1c", "2a", "2b", "2c", "2d", "2e", "2f", "3a", "3b", "3c", "3d", "3e", "3f"),
-        *("4a1", "4a2", "4a3", "4a4", "4b1", "4b2", "4b3", "4c1", "4c2", "4c3", "4c4"),
-        *("4d", "4e", "4f"),
-    }
-    others = {"1b", "2b", "2f", "3f"}
-    assert {number for number, verdict in found.items() if verdict != HOLDS} == others
+    found = {claim.number: claim.verdict for claim in claims.claims(SAID)}
+    shortcuts = [f"4{part}" for part in ("a1", "a2", "a3", "a4", "b1", "b2", "b3", "c1", "c2")]
+    shortcuts += ["4c3", "4c4", "4d", "4e", "4f"]
+    assert list(found)[15:] == shortcuts and {found[number] for number in shortcuts} == {HOLDS}
+    assert {number for number in found if found[number] != HOLDS} == {"1b", "2b", "2f", "3f"}
     assert all(criterion.holds for criterion in claims.judge(SAID))
 
 
