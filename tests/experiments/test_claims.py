@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convjax import data, lab, models, nn
+from convjax import data, lab, models, nn, plots
 from convjax.gradflow import _along as features
 from convjax.lab import cross_entropy, pick, rules, stack
 from convjax.lab.rules import AGAINST, FAILS, FOR, HOLDS, NEITHER, ONLY, OPEN, Evidence
@@ -440,6 +440,8 @@ def test_the_command_line_writes_the_verdicts_and_ends_well(tmp_path, monkeypatc
     cell = parts.Convolutions(Exact())
     monkeypatch.setattr(claims, "cells", lambda config: [cell])
     monkeypatch.setattr(claims, "complete", lambda columns: SAID)
+    dot = plots.Panel("", "x", "y", [plots.Series("", [1], [1])])
+    monkeypatch.setattr(claims, "draw", lambda columns: plots.panels("drawn elsewhere", [dot]))
     assert entry.main(["claims", "--runner", "here", "--out", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     assert "not decided here" in told and "Verdict: holds (4 of 4 criteria)" in told
