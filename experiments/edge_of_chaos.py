@@ -94,14 +94,9 @@ class Tanh:
 
 @dataclasses.dataclass(frozen=True)
 class Networks(lab.Ensemble):
-    """A cell of the study: many networks, of which the first layers do not count.
+    """A cell of the study: many networks, of which the first layers do not count."""
 
-    Attributes:
-      stream: which networks; other ones at other weight variances.
-      discard: first layers that do not count.
-    """
-
-    stream: int = 0
+    stream: int = 0  # which networks; other ones at other weight variances
     discard: int = 0
 
 

@@ -177,14 +177,10 @@ class Trunk(NamedTuple):
     kind: Stack
     logs: lab.Mean  # ln(|g_l|^2 / |g_L|^2), input first; theory from the mean v_0 on
     variance: lab.Mean  # v_l
-    exponent: lab.Mean  # fall of ln|g_l|^2 per unit of ln v_l, without the first eighth
-    slope: lab.Mean  # growth of v_l per unit
+    # Of those with shortcuts:
+    exponent: lab.Mean | None  # fall of ln|g_l|^2 per unit of ln v_l, without the first eighth
+    slope: lab.Mean | None  # growth of v_l per unit
     early: float  # the exponent that theory's own gains have, so early
-
-    def shown(self, law: str) -> str:
-        """Return mean and deviation of a law that only shortcuts follow."""
-        found = getattr(self, law)
-        return f"{found.mean:.3f} ± {found.deviation:.3f}" if self.kind.residual else ""
 
 
 def trunks(columns: lab.Columns) -> list[Trunk]:
@@ -205,14 +201,12 @@ def _trunk(kind: Stack, logs: np.ndarray, variances: np.ndarray) -> Trunk:
         -float(np.polyfit(np.log(variance)[kept], row[kept], 1)[0]) for row in [*logs, theory]
     )
     slopes = [np.polyfit(np.arange(kind.units + 1), row, 1)[0] for row in variances]
-    return Trunk(
-        kind,
-        lab.Mean(kind, logs, theory),
-        lab.Mean(kind, variances, variance),
-        lab.Mean(kind, np.array(exponents), oracles.batch_norm_residual_exponent(kind.convs)),
-        lab.Mean(kind, np.array(slopes), oracles.CENTRED),
-        early,
-    )
+    trunk = (lab.Mean(kind, logs, theory), lab.Mean(kind, variances, variance))
+    if not kind.residual:
+        return Trunk(kind, *trunk, None, None, early)
+    limit = oracles.batch_norm_residual_exponent(kind.convs)
+    exponent = lab.Mean(kind, np.array(exponents), limit)
+    return Trunk(kind, *trunk, exponent, lab.Mean(kind, np.array(slopes), oracles.CENTRED), early)
 
 
 def judge(columns: lab.Columns) -> list[lab.Criterion]:
@@ -220,7 +214,7 @@ def judge(columns: lab.Columns) -> list[lab.Criterion]:
     criteria = []
     for row in trunks(columns):
         kind, name = row.kind, f"{row.kind.data}, {row.kind.label}"
-        if kind.residual and kind.data == GAUSSIAN:
+        if row.exponent and row.slope and kind.data == GAUSSIAN:
             # Theory itself must have come near to its limit by then.
             if abs(row.early / row.exponent.expected - 1) < EXPONENT_TOLERANCE / 2:
                 claim = f"{name}: exponent of |g|^2 in depth"
@@ -289,8 +283,12 @@ def table(columns: lab.Columns) -> Table:
         ("units", "kind.units"),
         ("ratio", lambda row: f"{np.exp(row.logs.mean[0]):.3g}"),
         ("theory", lambda row: f"{np.exp(row.logs.expected[0]):.3g}"),
-        ("exponent", lambda row: row.shown("exponent")),
-        ("theory", lambda row: f"{row.exponent.expected:.3f}" if row.kind.residual else ""),
-        ("v per unit", lambda row: row.shown("slope")),
-        ("theory", lambda row: f"{row.slope.expected:.3f}" if row.kind.residual else ""),
+        ("exponent", lambda row: _with_deviation(row.exponent)),
+        ("theory", "exponent.expected:.3f"),
+        ("v per unit", lambda row: _with_deviation(row.slope)),
+        ("theory", "slope.expected:.3f"),
     )
+
+
+def _with_deviation(found: lab.Mean | None) -> str:
+    return f"{found.mean:.3f} ± {found.deviation:.3f}" if found else ""

@@ -134,13 +134,9 @@ def centred(x: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Probed(lab.Ensemble):
-    """A cell of the study; its examples are orthogonal inputs, or those on a line.
+    """A cell of the study; its examples are orthogonal inputs, or those on a line."""
 
-    Attributes:
-      samples: cotangents for each network.
-    """
-
-    samples: int = 1
+    samples: int = 1  # cotangents for each network
 
     def __str__(self) -> str:
         return f"{self.kind.probe}: {self.kind}"
