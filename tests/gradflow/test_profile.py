@@ -104,7 +104,7 @@ def _compare(make, dtype, *, train, tolerance):
     return table
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", NETS)
 def test_equals_the_naive_twin_in_float64(name):
     _compare(NETS[name], jnp.float64, train=True, tolerance=1e-10)

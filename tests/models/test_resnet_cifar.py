@@ -156,7 +156,7 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @pytest.mark.parametrize("options", OPTIONS, ids=range(len(OPTIONS)))
 def test_every_option_gives_finite_outputs(options):
     @jax.jit

@@ -58,65 +58,101 @@ def epsilon():
 
 MOMENTS = {"mean": (0.1, 0.2), "std": (1.0, 2.0)}
 PAIRS = {
-    "images": (run(), run(source=resident(spoiled(IMAGES))), r"'data/images' is .float32\[12, 5"),
-    "labels": (run(), run(source=resident(labels=(LABELS + 1) % 3)), "data/labels"),
-    "mean": (
+    "images": lambda: (
+        run(),
+        run(source=resident(spoiled(IMAGES))),
+        r"'data/images' is .float32\[12, 5",
+    ),
+    "labels": lambda: (run(), run(source=resident(labels=(LABELS + 1) % 3)), "data/labels"),
+    "mean": lambda: (
         run(source=resident(**MOMENTS)),
         run(source=resident(**{**MOMENTS, "mean": (0.1, 0.3)})),
         "data/mean",
     ),
-    "std": (
+    "std": lambda: (
         run(source=resident(**MOMENTS)),
         run(source=resident(**{**MOMENTS, "std": (1.0, 3.0)})),
         "data/scale",
     ),
-    "no mean": (run(source=resident(**MOMENTS)), run(), "'data/mean' is .* there and absent here"),
-    "order": (run(), run(source=resident(seed=1)), "'data/seed' is 0 there and 1 here"),
-    "classes": (run(), run(source=resident(classes=5)), "'data/classes' is 3 there and 5 here"),
-    "recipe": (run(), run(recipe=train.Recipe(steps=5)), "'recipe/steps' is 4 there and 5 here"),
-    "rate": (
+    "no mean": lambda: (
+        run(source=resident(**MOMENTS)),
+        run(),
+        "'data/mean' is .* there and absent here",
+    ),
+    "order": lambda: (run(), run(source=resident(seed=1)), "'data/seed' is 0 there and 1 here"),
+    "classes": lambda: (
+        run(),
+        run(source=resident(classes=5)),
+        "'data/classes' is 3 there and 5 here",
+    ),
+    "recipe": lambda: (
+        run(),
+        run(recipe=train.Recipe(steps=5)),
+        "'recipe/steps' is 4 there and 5 here",
+    ),
+    "rate": lambda: (
         run(optimiser=optax.sgd(0.05)),
         run(optimiser=optax.sgd(5.0)),
         "optimiser/.*step_size' is -0.05 there and -5.0 here",
     ),
-    "rate by name": (
+    "rate by name": lambda: (
         run(optimiser=optax.sgd(0.05), optimiser_name="slow"),
         run(optimiser=optax.sgd(0.05), optimiser_name="fast"),
         '\'optimiser\' is "slow" there and "fast" here',
     ),
-    "another optimiser": (run(optimiser=optax.adam(0.1)), run(optimiser=optax.sgd(0.1)), "opt"),
-    "another state": (
+    "another optimiser": lambda: (
+        run(optimiser=optax.adam(0.1)),
+        run(optimiser=optax.sgd(0.1)),
+        "opt",
+    ),
+    "another state": lambda: (
         run(optimiser=optax.adam(0.1), optimiser_name="mine"),
         run(optimiser=optax.sgd(0.1), optimiser_name="mine"),
         "it has a leaf .optimiser",
     ),
-    "an optimiser for the recipe's": (run(), run(optimiser=optax.sgd(0.1)), "is null there"),
-    "what a schedule closes over": (
+    "an optimiser for the recipe's": lambda: (
+        run(),
+        run(optimiser=optax.sgd(0.1)),
+        "is null there",
+    ),
+    "what a schedule closes over": lambda: (
         run(optimiser=scheduled(0.1)),
         run(optimiser=scheduled(0.2)),
         "rate' is 0.1 there and 0.2 here",
     ),
-    "a schedule's code": (
+    "a schedule's code": lambda: (
         run(optimiser=optax.sgd(lambda step: 0.1 / (1 + step))),
         run(optimiser=optax.sgd(lambda step: 0.2 / (1 + step))),
         "its code",
     ),
-    "labels of a split": (
+    "labels of a split": lambda: (
         run(optimiser=labelled("stem")),
         run(optimiser=labelled("body")),
         '\'optimiser/.*\' is "trainable" there and "frozen" here',
     ),
-    "frozen": (run(frozen=frozen("stem")), run(frozen=frozen("stem", "body")), "frozen/parameters"),
-    "nothing frozen": (run(frozen=frozen("stem")), run(), "'frozen' is .* there and null here"),
-    "moving statistics": (
+    "frozen": lambda: (
+        run(frozen=frozen("stem")),
+        run(frozen=frozen("stem", "body")),
+        "frozen/parameters",
+    ),
+    "nothing frozen": lambda: (
+        run(frozen=frozen("stem")),
+        run(),
+        "'frozen' is .* there and null here",
+    ),
+    "moving statistics": lambda: (
         run(frozen=frozen("body")),
         run(frozen=frozen("body", statistics="moving")),
         "frozen/statistics",
     ),
-    "epsilon": (run(), run(epsilon()), "network/body/.*epsilon' is 1e-05 there and 0.001 here"),
-    "dropout": (run(small(dropout=0.1)), run(small(dropout=0.2)), "network/dropout/rate"),
-    "norm": (run(), run(small("group")), "network"),
-    "initial values": (run(), run(small(seed=1)), "initial values/.* is .float32"),
+    "epsilon": lambda: (
+        run(),
+        run(epsilon()),
+        "network/body/.*epsilon' is 1e-05 there and 0.001 here",
+    ),
+    "dropout": lambda: (run(small(dropout=0.1)), run(small(dropout=0.2)), "network/dropout/rate"),
+    "norm": lambda: (run(), run(small("group")), "network"),
+    "initial values": lambda: (run(), run(small(seed=1)), "initial values/.* is .float32"),
 }
 
 
@@ -136,7 +172,7 @@ def finish(folder, arguments, options):
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_run_that_differs_is_refused_and_its_folder_left_alone(name, tmp_path):
-    one, other, why = PAIRS[name]
+    one, other, why = PAIRS[name]()
     finish(tmp_path, *one)
     before = contents(tmp_path)
     with pytest.raises(ValueError, match=f"step 4 in .* is another run's: .*{why}"):

@@ -94,7 +94,7 @@ def _gains(profile, expected):
     return activation, gradient
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_gains_are_as_predicted_and_scatter_as_predicted(both):
     profile, prediction = both
     scatters = {"activation": [], "gradient": []}
