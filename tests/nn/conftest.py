@@ -7,9 +7,11 @@ import jax
 import pytest
 from jax._src import compiler
 
-# On JAX 0.10 half of the time is that of these two; later JAX has no choice here.
-PLAINLY = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
-PLAINLY = PLAINLY if jax.__version_info__ < (0, 11) else {}
+# Small programs are not worth a compiler for each thread: a tenth of the time.
+PLAINLY = {"xla_cpu_parallel_codegen_split_count": 1}
+# On JAX 0.10 half of the rest is that of these; later JAX has no choice here.
+if jax.__version_info__ < (0, 11):
+    PLAINLY["xla_cpu_use_fusion_emitters"] = False
 # The same for other processes, in their environment.
 QUICKLY = {
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
