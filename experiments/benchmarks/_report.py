@@ -12,7 +12,7 @@ from convjax import plots
 COLOURS = {"PyTorch": "#d1495b", "lax": "#30638e", "Keras": "#edae49"}
 
 Column = tuple[str, Callable[[Any], str | float | None]]
-"""The head, and what stands in a row; numbers get three digits, None is a dash."""
+"""The head, and what a row has below it: numbers get three digits, None is a dash."""
 Panels = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
 """Ratios by panel, then by kind, then by the name of whom convjax is compared with."""
 

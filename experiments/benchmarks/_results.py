@@ -98,8 +98,9 @@ def row_table(title: str, results: Sequence[Result]) -> Table:
     return _report.table(title, results, layer, *times, *ratios(lambda result: [result]))
 
 
-def draw(results: Sequence[Result]) -> Figure | None:
+def figure(kept: Mapping[str, Any]) -> Figure | None:
     """Draw convjax's time over the others', by kind."""
+    results: Sequence[Result] = kept["rows"]
 
     def found(kind: str, name: str, direction: str) -> list[float]:
         here = [result for result in results if result["kind"] == kind]

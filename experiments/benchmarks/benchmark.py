@@ -37,7 +37,7 @@ def run(module: str, argv: Sequence[str]) -> int:
     """Run a benchmark from the command line and return the exit code.
 
     Args:
-      module: the name of the benchmark's.
+      module: the benchmark, by its full name; it is imported already.
       argv: its options.
     """
     own: Any = sys.modules[module]

@@ -21,7 +21,6 @@ from functools import partial
 from typing import Any, Literal
 
 import jax
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from convjax import ops
@@ -33,6 +32,7 @@ from experiments.benchmarks.computations import by_convjax, by_lax, compiled, in
 from experiments.benchmarks.timing import alternate, median
 
 main = partial(benchmark.run, __name__)
+figure = _results.figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +130,3 @@ def result(row: Row, samples: Samples, bounds: dict[str, float]) -> dict[str, An
 def tables(found: dict[str, Any], config: Config) -> Iterator[Table]:
     """Yield the means, then the rows that are worst or all of them."""
     yield from _results.tables(found["rows"], every=config.all or jax.default_backend() != "cpu")
-
-
-def figure(found: dict[str, Any]) -> Figure | None:
-    """Draw convjax's time over the others'."""
-    return _results.draw(found["rows"])
