@@ -19,6 +19,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch  # pyright: ignore[reportMissingImports]
@@ -116,6 +117,11 @@ def listen() -> None:
     """Serve on standard input and output, on all processors that the process may use."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not end up among the answers
+    here = str(Path(__file__).parent)
+    sys.path.append(here)
+    importlib.import_module("torch_networks")
+    # This folder's profile.py would hide Python's own, which PyTorch imports.
+    sys.path[:] = [path for path in sys.path if path != here]
     if hasattr(os, "sched_getaffinity"):
         torch.set_num_threads(len(os.sched_getaffinity(0)))
     else:

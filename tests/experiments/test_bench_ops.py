@@ -252,6 +252,9 @@ def test_pytorch_times_itself_in_a_process_of_its_own():
                 timers = peer.timers(vars(small(name)), backward)
                 samples = timing.alternate({}, repeats=1, min_seconds=1e-4, elsewhere=timers)
                 assert all(0 < s < 10 for of_one in samples.values() for s in of_one)
+        network = {"name": "resnet_56", "batch": 2, "size": 8, "learning_rate": 0.1, "momentum": 0}
+        timers = peer.timers({"what": "network", "seed": 0, **network}, True)
+        assert 0 < timers["contiguous"](1) < 60
         with pytest.raises(lab.UsageError, match="nonsense"):
             peer.timers(vars(small("conv")) | {"what": "nonsense"}, False)["contiguous"](1)
 
