@@ -48,6 +48,13 @@ CALLS = {
             weight_variance=positive,
             bias_variance=variance,
         ),
+        call(
+            oracles.edge_of_chaos,
+            activation=activation,
+            bias_variance=number(0.05, least=0.0),
+            low=number(1.0, least=0.0),
+            high=number(4.0, least=0.0),
+        ),
         call(oracles.compound_gain, {"matrices": ("matrix",)}, matrices=matrices),
         call(oracles.correlation_length, chi=number(0.5, above=0.0)),
         call(oracles.fixup_scale, units=count, convs=count),
@@ -74,6 +81,7 @@ CALLS = {
         call(oracles.relu_gate_correlation, rho=rho),
         call(oracles.relu_gain, scale=positive),
         call(oracles.residual_gain, units=many, scale=plain, branch_gain=positive),
+        call(oracles.residual_width_factor, units=many, scale=plain, width=count),
         call(oracles.scaled_shortcut_gain, scale=plain, convs=count),
     )
 }

@@ -131,6 +131,7 @@ def edge_of_chaos(
 
     Reference: Poole et al. 2016; Schoenholz et al. 2016.
     """
+    low, high = number("low", low), number("high", high)
     ends = [chi(activation, weight, bias_variance) for weight in (low, high)]
     if not min(ends) <= 1 <= max(ends):
         raise ValueError(
