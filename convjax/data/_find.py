@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from convjax._check import choice, existing_folder, number, wrong_type
+from convjax._check import choice, existing_folder, integer, number, wrong_type
 from convjax.data._augment import Augment
 from convjax.data._cifar import cifar10, cifar100
 from convjax.data._digits import digits
@@ -66,6 +66,7 @@ def find(
         needed = "is not needed: digits come with scikit-learn" if path else "must say where it is"
         raise ValueError(f"path={path!r}, name={name!r}: path {needed}")
     share = number("share", share, above=0, below=1)
+    workers = integer("workers", workers, 0)
     shared = {"batch_size": batch_size, "seed": seed, "augment": augment}
     options: dict[str, Any] = {"size": size, "share": share, "how": how, "workers": workers}
     return read(path, shared, **options)

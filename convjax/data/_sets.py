@@ -7,9 +7,10 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from convjax._check import choice, integer, number, shown
+from convjax._check import choice, instance, integer, number, shown, wrong_type
 from convjax.data._augment import Augment
 from convjax.data._given import checked_images
+from convjax.data._labels import checked_labels
 from convjax.data._moments import moments
 from convjax.data._resident import resident
 from convjax.data._stream import Stream
@@ -88,9 +89,9 @@ def sets(
     """
     size = None if size is None else integer("size", size, 1)
     choice("by", by, ("channels", "pixels"))
-    (images, labels), (test_images, test_labels) = (
-        (_resized(name, x, size), y) for name, (x, y) in {"train": train, "test": test}.items()
-    )
+    instance("told", told, str, "a string")
+    images, labels = _part("train", train, size)
+    test_images, test_labels = _part("test", test, size)
     if test_images.shape[1:] != images.shape[1:]:
         raise ValueError(
             f"images to test on have the shape {test_images.shape[1:]}, those to train on "
@@ -127,7 +128,8 @@ def hold_out(
       seed: of the choice.
 
     Raises:
-      ValueError: nothing would be left of one of the parts.
+      WrongTypeError: an argument of a wrong type.
+      ValueError: labels that are not as many whole numbers, or nothing left of one of the parts.
 
     Example:
       >>> import numpy as np
@@ -136,6 +138,8 @@ def hold_out(
       >>> len(x), len(held)
       (8, 2)
     """
+    instance("images", images, (np.ndarray, jax.Array), "an array of NumPy or JAX")
+    labels = checked_labels("labels", labels, len(images))
     most = number("held", held)
     count = round(most * len(labels)) if isinstance(held, float | np.floating) else int(held)
     if not 0 < count < len(labels):
@@ -151,6 +155,14 @@ def hold_out(
 def _unit(images: np.ndarray) -> np.ndarray:
     """Return images as float32, bytes as brightness in [0, 1]."""
     return images.astype(np.float32) / np.float32(255 if images.dtype == np.uint8 else 1)
+
+
+def _part(name: str, given: Any, size: int | None) -> Pair:
+    """Return images of this height and width, and their labels."""
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        wrong_type(name, given, "a pair: images and labels")
+    images = _resized(name, given[0], size)
+    return images, checked_labels(f"{name}: labels", given[1], len(images))
 
 
 def _resized(name: str, images: Any, size: int | None) -> np.ndarray:

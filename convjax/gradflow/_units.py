@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from convjax import nn
-from convjax._check import array, instance
+from convjax._check import instance
+from convjax.gradflow._check import batch
 
 Unit = Callable[[Any, jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
 
@@ -25,7 +26,7 @@ def followed(net: Any, x: Any, unit: Unit) -> tuple[jax.Array, Any]:
       The output, and what was found, stacked.
     """
     instance("net", net, nn.Chain, "an nn.Chain of residual units")
-    x = array("x", x)
+    x = batch(x)
     y, _, _, found = _follow(net, x, x, unit, 0)
     if not found:
         raise ValueError(f"net={type(net).__name__} has no unit that is an nn.Residual")

@@ -36,6 +36,7 @@ HUNDRED = FOLDER / "cifar100"
 HUNDRED.mkdir()
 for name in ("train", "test"):
     np.zeros((2, 3074), np.uint8).tofile(HUNDRED / f"{name}.bin")
+HOW = {"size": 8, "crop": 0.875, "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3}
 IMAGES, LABELS = np.zeros((6, 4, 4, 3), np.uint8), np.arange(6, dtype=np.int32) % 3
 np.savez(FOLDER / "arrays.npz", images=IMAGES, labels=LABELS)
 
@@ -85,7 +86,6 @@ labels = Kind(
     wrong(
         seven=7,
         floats=np.zeros(6),
-        numbers=LABELS.tolist(),
         words=np.full(6, "a"),
         minus=-LABELS,
         short=LABELS[:3],
@@ -93,6 +93,7 @@ labels = Kind(
         table=np.zeros((6, 2), int),
     ),
     {
+        "list": LABELS.tolist(),
         "int64": LABELS.astype(np.int64),
         "uint8": LABELS.astype(np.uint8),
         "JAX's": jnp.asarray(LABELS),
@@ -115,7 +116,24 @@ def streamed(folder, **options):
     return made.count, made.classes, made.batch_size
 
 
+def found(*given, **options):
+    made = data.find(*given, **options)
+    return made.told, made.shape, made.classes, made.source.arrays
+
+
+def shared(train, test, **options):
+    made = data.sets(train, test, **options)
+    return made.told, made.shape, made.classes, made.source.arrays, made.test
+
+
+def pair(**more):
+    flat = (IMAGES[0], LABELS)
+    bad = wrong(seven=7, one=(IMAGES,), three=(IMAGES, LABELS, LABELS), flat=flat, **more)
+    return Kind((IMAGES, LABELS), bad, {"list": [IMAGES, LABELS]})
+
+
 split = optional(choice(None, "train"))
+batches = {"batch_size": integer(2, least=1, most=6), "seed": seed, "augment": augment}
 CALLS = {
     "data.Augment": call(
         data.Augment,
@@ -142,11 +160,31 @@ CALLS = {
         whole=flag(False),
     ),
     "data.digits": call(data.digits, split=split),
+    "data.find": call(
+        found,
+        {"path": ("folder",)},
+        name=choice("folder"),
+        path=folder,
+        **{**batches, "batch_size": integer(2, least=1, most=4)},
+        size=optional(integer(8, least=1)),
+        share=number(0.5, above=0.0, below=1.0),
+        how=Kind(HOW, wrong("dict", seven=7, words="bicubic")),
+        workers=integer(0, least=0),
+    ),
     "data.gaussian": call(
         data.gaussian,
         count=integer(4, least=1),
         shape=integers((2, 2, 1), single=False, length=False),
         classes=integer(3, least=1),
+        seed=seed,
+    ),
+    "data.hold_out": call(
+        data.hold_out,
+        images=but(
+            images, "strings", "nans", "imaginary", "matrix"
+        ),  # whatever they are, they are divided
+        labels=labels,
+        held=integer(2, least=1, most=5),
         seed=seed,
     ),
     "data.image_folder": call(
@@ -177,12 +215,21 @@ CALLS = {
         augmented,
         images=images,
         labels=labels,
-        batch_size=integer(2, least=1, most=6),
-        seed=seed,
-        augment=augment,
+        **batches,
         mean=means,
         std=deviations,
         classes=optional(integer(3, least=3)),
+    ),
+    "data.sets": call(
+        shared,
+        {"train": ("images", "labels"), "test": ("images", "labels")},
+        train=pair(),
+        test=pair(wider=(np.zeros((6, 4, 5, 3), np.uint8), LABELS)),
+        **batches,
+        size=optional(integer(None, least=1)),
+        classes=optional(integer(3, least=3)),
+        by=choice("channels"),
+        told=text("images"),
     ),
     "data.stream": call(
         streamed,

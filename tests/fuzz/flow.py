@@ -28,6 +28,7 @@ from tests.fuzz.room import call
 NAMES = {"x": ("input",), "start": ("input", "x"), "end": ("input", "x")}
 NET = nn.Chain([nn.Dense(3, 3, kernel_init="he", rngs=nnx.Rngs(0)), nn.Activation("relu")])
 X = jnp.arange(6, dtype=jnp.float32).reshape(2, 3) / 5
+UNITS = nn.Chain([nn.Residual(NET, activation=None)])
 some, x = net(NET), but(array(X, any_rank=True), "no axis")
 some = also(some, plain=nnx.Dict({}))
 ones = but(array(jnp.ones(3), any_rank=True), "integers", "flags")  # they count as floats
@@ -63,6 +64,14 @@ def each(y):
 per = Kind(each, wrong("lambda", "class", seven=7))
 
 CALLS = {
+    "gradflow.along": call(gradflow.along, net=net(UNITS), x=x),
+    "gradflow.lesions": call(
+        gradflow.lesions,
+        net=net(UNITS),
+        x=x,
+        score=loss._replace(valid=summed),
+        layers=flag(False),
+    ),
     "gradflow.profile": call(
         gradflow.profile, NAMES, loss=optional(loss._replace(valid=summed)), **instruments
     ),
