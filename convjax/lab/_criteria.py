@@ -1,8 +1,11 @@
 """Criterion: one thing that an experiment must show, and whether it did."""
 
 import dataclasses
+import math
 
 import numpy as np
+
+from convjax import _check
 
 Number = int | float | np.number
 
@@ -44,7 +47,8 @@ def within(
       why: where the tolerance comes from, such as "3 s.e.".
 
     Raises:
-      ValueError: not one of relative and absolute, but both or none.
+      ValueError: not one of relative and absolute, but both or none; one that is negative or not
+        finite.
 
     Example:
       >>> from convjax import lab
@@ -53,13 +57,17 @@ def within(
     """
     if (relative is None) == (absolute is None):
         raise ValueError("give relative or absolute, one of the two")
-    away = absolute if absolute is not None else abs(expected) * (relative or 0.0)
+    if relative is not None:
+        away = abs(expected) * _check.number("relative", relative, least=0)
+    else:
+        away = _check.number("absolute", absolute, least=0)
     tolerance = f"{relative:.0%}" if relative is not None else digits(away)
     return Criterion(
         claim,
         digits(measured),
         f"{digits(expected)} ± {tolerance}{f' ({why})' if why else ''}",
-        bool(abs(measured - expected) <= away),
+        # An infinity is near nothing.
+        bool(math.isfinite(expected) and abs(measured - expected) <= away),
     )
 
 
@@ -72,15 +80,23 @@ def within_errors(
       claim: what must hold.
       measured: the mean.
       expected: what it must be near.
-      error: the mean's standard error.
+      error: the mean's standard error; where it is not finite, the criterion fails.
       errors: how many of them it may be away.
+
+    Raises:
+      ValueError: a negative error; errors that are negative or not finite.
 
     Example:
       >>> from convjax import lab
       >>> lab.within_errors("ratio", 1.25, 1.0, error=0.1).expected
       '1 ± 0.3 (3 s.e.)'
     """
-    return within(claim, measured, expected, absolute=errors * error, why=f"{errors:g} s.e.")
+    errors = _check.number("errors", errors, least=0)
+    if not math.isfinite(error):
+        unknown = f"{digits(expected)}, but its standard error is {error}: too few seeds?"
+        return Criterion(claim, digits(measured), unknown, False)
+    away = errors * _check.number("error", error, least=0)
+    return within(claim, measured, expected, absolute=away, why=f"{errors:g} s.e.")
 
 
 def that(claim: str, holds: bool | np.bool_, measured: str, expected: str) -> Criterion:
@@ -92,12 +108,15 @@ def that(claim: str, holds: bool | np.bool_, measured: str, expected: str) -> Cr
       measured: what was found.
       expected: what it had to be.
 
+    Raises:
+      WrongTypeError: holds is neither True nor False.
+
     Example:
       >>> from convjax import lab
       >>> lab.that("the gain falls", 1.2 < 1.5, "1.5, 1.2", "falling").holds
       True
     """
-    return Criterion(claim, measured, expected, bool(holds))
+    return Criterion(claim, measured, expected, _check.flag("holds", holds))
 
 
 def digits(value: Number, count: int = 4) -> str:

@@ -131,7 +131,18 @@ def measure_all(experiment: Experiment, config: Any) -> Columns:
       ...     return experiment.draw(columns)
     """
     parts = [experiment.measure(cell) for cell in experiment.cells(config)]
-    return experiment.complete(joined(parts))
+    return whole(experiment, joined(parts))
+
+
+def whole(experiment: Experiment, columns: Columns) -> Columns:
+    """Return the columns of all cells, complete.
+
+    Raises:
+      ValueError: there is no row, of which anything would hold.
+    """
+    if not columns or not all(map(len, columns.values())):
+        raise ValueError(f"measure of {experiment.name} returned no row for any cell")
+    return experiment.complete(columns)
 
 
 def parts(columns: Columns, apart: Sequence[str]) -> list[tuple[str, Columns]]:

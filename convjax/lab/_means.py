@@ -98,13 +98,20 @@ def worst(
     rows = list(means)
     if not rows:
         return []
-    row = max(rows, key=lambda row: abs(row.away if errors is not None else row.off))
+    row = max(rows, key=lambda row: _far(row, errors is not None))
     said = claim if isinstance(claim, str) else claim(row.kind)
     said += f" (worst of {len(rows)})" if len(rows) > 1 else ""
     mean, expected = float(row.mean), float(row.expected)
     if errors is not None:
         return [within_errors(said, mean, expected, float(row.error), errors=errors)]
     return [within(said, mean, expected, relative=relative)]
+
+
+def _far(row: Mean, errors: bool) -> float:
+    """Return how far a mean is from theory's; what is not finite is the farthest."""
+    far = row.away if errors else row.off
+    known = np.isfinite([row.mean, row.expected, far, row.error if errors else 0.0]).all()
+    return float(abs(far)) if known else np.inf
 
 
 def grouped(rows: Iterable[Row], attribute: str) -> dict[Any, list[Row]]:

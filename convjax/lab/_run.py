@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from convjax import study
-from convjax.lab._experiment import Experiment, measure_all
+from convjax.lab._experiment import Experiment, measure_all, whole
 from convjax.lab._options import CommandOptions, UsageError, parse, refusing, use_platform
 from convjax.lab._outcome import conclude
 from convjax.lab._progress import Ticker
@@ -141,7 +141,7 @@ def run_config(experiment: Experiment, config: Any, command: Sequence[str]) -> i
         say(f"{len(cells) - ran.finished} of {len(cells)} cells failed; {kept}")
         return 1
     with refusing():
-        columns = experiment.complete(study.results(config.out, ran.keys))
+        columns = whole(experiment, study.results(config.out, ran.keys))
         about = {"command": shlex.join(command), **study.about(config.out, ran.keys)}
     try:
         return conclude(experiment, config, columns, about)

@@ -197,6 +197,21 @@ def test_kinds_of_one_label_are_judged_at_the_worst_of_them():
     assert not ASKED.judge(planted(Walk(6), factor=1 / 1.5))[0].holds
 
 
+def test_errors_as_wide_as_the_expected_decide_nothing():
+    logs = np.log([[4.0, 1.0], [0.1, 1.0], [0.2, 1.0]])
+    (found,) = ASKED.judge(lab.as_rows(Walk(1), log_ratio=logs))
+    wide = 3 * np.std([4, 0.1, 0.2], ddof=1) / 3**0.5
+    assert found.expected == f"1 ± {wide:.0%}: not decided, needs about 178 seeds"
+    assert np.ceil(3 * (2 * wide) ** 2) == 178 and not found.holds
+
+
+def test_no_row_at_all_is_refused():
+    nothing = dataclasses.replace(ASKED, measure=lambda cell: {"x": np.zeros(0)})
+    for asked in (nothing, dataclasses.replace(ASKED, measure=lambda cell: {})):
+        with pytest.raises(ValueError, match="^measure of test-initialization returned no row"):
+            lab.measure_all(asked, Config())
+
+
 def test_kinds_that_must_be_exact_are_held_in_every_network():
     exact = [Walk(depth, step=0.0) for depth in (4, 6)]
     assert [c.holds for c in ASKED.judge(planted(kinds=exact))] == [True]
