@@ -102,7 +102,8 @@ def _judge(label: str, rows: list[Mean]) -> list[Criterion]:
     if found.holds and share >= 1:
         # Nothing could fail: 0 itself is within these errors.
         needed = math.ceil(len(widest.values) * (2 * share) ** 2)
-        why = f"{digits(float(widest.expected))} ± {share:.0%}: not decided, needs about {needed} seeds"
+        why = f"± {share:.0%}: not decided, needs about {needed} seeds"
+        why = f"{digits(float(widest.expected))} {why}"
         claim = f"{claim_of(widest.kind)} (widest of {len(rows)})"
         return [Criterion(claim, digits(float(widest.mean)), why, False)]
     return [found]

@@ -208,7 +208,7 @@ def test_errors_as_wide_as_the_expected_decide_nothing():
 def test_no_row_at_all_is_refused():
     nothing = dataclasses.replace(ASKED, measure=lambda cell: {"x": np.zeros(0)})
     for asked in (nothing, dataclasses.replace(ASKED, measure=lambda cell: {})):
-        with pytest.raises(ValueError, match="^measure of test-initialization returned no row"):
+        with pytest.raises(ValueError, match=r"^measure of test-initialization returned no row"):
             lab.measure_all(asked, Config())
 
 
