@@ -36,6 +36,7 @@ def conclude(
     stem = Path(config.out) / stem_of(experiment)
     metadata = {
         "experiment": experiment.name,
+        "about": experiment.about,
         "config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
         "criteria": [dataclasses.asdict(criterion) for criterion in found],
         **about,

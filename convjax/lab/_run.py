@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import shlex
 import socket
 import statistics
@@ -14,7 +15,7 @@ from typing import Any, Literal
 from convjax import study
 from convjax.lab._experiment import Experiment, measure_all, whole
 from convjax.lab._options import CommandOptions, UsageError, parse, refusing, use_platform
-from convjax.lab._outcome import conclude
+from convjax.lab._outcome import conclude, stem_of
 from convjax.lab._progress import Ticker
 from convjax.lab._tables import console, plain_table
 
@@ -143,6 +144,7 @@ def run_config(experiment: Experiment, config: Any, command: Sequence[str]) -> i
     with refusing():
         columns = whole(experiment, study.results(config.out, ran.keys))
         about = {"command": shlex.join(command), **study.about(config.out, ran.keys)}
+    _tell_replaced(experiment, config)
     try:
         return conclude(experiment, config, columns, about)
     except OSError as error:
@@ -150,6 +152,20 @@ def run_config(experiment: Experiment, config: Any, command: Sequence[str]) -> i
             f"cannot write into {str(config.out)!r}: {error.strerror}; the cells are kept, and the "
             "same command writes the rest."
         ) from error
+
+
+def _tell_replaced(experiment: Experiment, config: Any) -> None:
+    """Say where the summary of other options is about to be replaced."""
+    path = (Path(config.out) / stem_of(experiment)).with_suffix(".parquet")
+    try:
+        before = study.read_parquet(path)[1]["config"]
+    except Exception:  # none is there, or it is damaged
+        return
+    how = {field.name for field in dataclasses.fields(Options)}
+    now = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    other = [name for name in now if name not in how and before.get(name) != now[name]]
+    if other:
+        say(f"replaces the summary of other {', '.join(other)} in {config.out}; its cells are kept")
 
 
 def _at_once(experiment: Experiment, config: Any, command: Sequence[str]) -> int:

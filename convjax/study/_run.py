@@ -65,7 +65,8 @@ def run(
     A cell is a configuration; its identity, a hash of that and of the code's version. Its result is
     one file, there whole or not at all. A cell that has one is not measured again, whichever runner
     measured it; two runs on one folder share the cells between them. A cell that raises leaves a
-    row with the error and is left alone until ``retry``, also where it calls ``sys.exit``.
+    row with the error and is left alone until ``retry``, also where it calls ``sys.exit``; the row
+    goes once a run with mended code has an answer for the same configuration.
     Interrupted, or killed, the same call goes on where it was. A file of which a bit has changed
     since it was written is put aside, into the folder ``damaged``, with a warning, and its cell is
     measured again.
@@ -162,6 +163,7 @@ def run(
                 elif done.table is not None:
                     measured += 1
                 told.finish(cells[done.key], done)
+        store.retire(cells)
         finished = sum(store.finished(one) for one in cells)
     return Ran(tuple(cells), finished, measured, failed, folder)
 

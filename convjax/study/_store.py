@@ -3,13 +3,15 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from convjax.study import _locks
 from convjax.study._cells import damaged, whole
 from convjax.study._files import check_writable, partial, put, sync
-from convjax.study._parquet import read_parquet
+from convjax.study._identity import plain
+from convjax.study._parquet import read_metadata, read_parquet
 
 FORMAT = 1
 
@@ -100,6 +102,19 @@ class Store:
         """
         with self._speaking():
             put(self.failed / f"{key}.parquet", table, again=True)
+
+    def retire(self, cells: Mapping[str, Any]) -> None:
+        """Remove failures of other code with the configuration of a cell that has an answer now."""
+        paths = [p for p in self.failed.glob("[!.]*.parquet") if p.stem not in cells]
+        if not paths:
+            return
+        over = [c for key, c in cells.items() if self.finished(key) or self.has_failed(key)]
+        answered = {json.dumps(plain(config), sort_keys=True) for config in over}
+        for path in paths:
+            with contextlib.suppress(ValueError, KeyError, FileNotFoundError):  # damaged; gone
+                said = whole(path, read_metadata)
+                if json.dumps(said["config"], sort_keys=True) in answered:
+                    path.unlink()
 
     def tidy(self) -> None:
         """Remove what was half written by processes that are gone: their locks can be had."""

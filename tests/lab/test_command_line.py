@@ -147,6 +147,11 @@ def test_what_is_measured_outlives_an_interruption(tmp_path, capsys):
     columns, _ = study.read_parquet(tmp_path / "planted.parquet")
     assert columns["depth"].tolist() == [4] * 4 + [7] * 7
     assert (tmp_path / "planted_depth_4.png").exists()
+    capsys.readouterr()
+    for depths, told in (((4, 7), ""), ((4,), "replaces the summary of other depths in")):
+        _run._tell_replaced(ASKED, Config(out=tmp_path, depths=depths, workers=3))
+        said = capsys.readouterr().err
+        assert said.startswith(told) and bool(said) == bool(told)
 
 
 @pytest.mark.slow

@@ -194,11 +194,22 @@ def test_what_older_files_lack_does_not_end_the_report(tmp_path, quick):
     assert "Claims" not in text
 
 
-def test_an_experiment_that_is_not_known_has_its_claims_and_a_sentence(tmp_path, quick):
+def test_an_experiment_that_is_not_known_has_its_claims_and_a_sentence(
+    tmp_path, monkeypatch, quick
+):
     planted.write(tmp_path / "gone", name="gone")
     text = text_of(write(tmp_path))
     assert "No experiment 'gone' is here to draw it" in text
     assert "norms are positive" in text
+    monkeypatch.chdir(tmp_path)
+    Path("gone.py").write_text("what? no Python")
+    assert "'gone' is here to draw it (SyntaxError: invalid syntax" in text_of(write(tmp_path))
+
+
+def test_a_verdict_stands_below_the_question_that_it_answered(tmp_path, quick):
+    planted.write(tmp_path / "planted", about="How small were they?")
+    text = text_of(write(tmp_path))
+    assert "How small were they?" in text and "How large are planted" not in text
 
 
 @pytest.mark.parametrize("name", ["draw", "table", "also"])
@@ -347,6 +358,11 @@ def test_the_page_goes_where_it_is_asked_to(tmp_path, capsys, quick):
             ["report", str(tmp_path / "results"), "--out", str(tmp_path / "file" / "a.html")]
         )
     assert "cannot write" in capsys.readouterr().err
+    (tmp_path / "base.py").write_text("mine")
+    with pytest.raises(ValueError, match=r"base.py' is a file and no report of convjax"):
+        report.write(tmp_path / "results", tmp_path / "base.py")
+    assert (tmp_path / "base.py").read_text() == "mine"
+    report.write(tmp_path / "results", out)  # over a report
 
 
 def test_tables_of_the_terminal_become_tables_of_the_page():

@@ -154,6 +154,16 @@ def test_a_cell_may_take_so_long_and_no_longer(tmp_path):
         run(Measured(), tmp_path, time_limit=0)
 
 
+def test_an_answer_of_mended_code_takes_the_place_of_the_failure(tmp_path):
+    failing = Measured(depth2=raising(OSError("one")), depth3=raising(OSError("one")))
+    for version, asked in (("1", CELLS), ("2", CELLS[:1]), ("3", CELLS[3:])):
+        study.run(failing.function(), asked, tmp_path, version=version)
+        assert len(list((tmp_path / "failed").glob("*.parquet"))) == 2
+    study.run(Measured().function(), CELLS, tmp_path, version="4")
+    table = study.load(tmp_path)
+    assert table["error"].null_count == table.num_rows
+
+
 def test_a_failed_cell_is_a_row_and_is_retried_when_asked(tmp_path):
     measured = Measured(depth2=raising(ValueError("two\nis bad")), depth1=raising(KeyError()))
     told = Told()

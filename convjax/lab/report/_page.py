@@ -11,6 +11,7 @@ from convjax.lab.report._tables import table
 
 # Nothing is loaded from anywhere: what the page shows, it holds.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+MARK = " · convjax</title>"  # by which a report is known
 HEADS = ("claim", "measured", "expected", "verdict")
 
 
@@ -37,7 +38,7 @@ def page(found: Found, home: Path) -> str:
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        tag("title", f"{title} · convjax"),
+        tag("title", f"{title}{MARK.removesuffix('</title>')}"),
         tag("style", _asset("style.css")),
     ]
     body = [

@@ -1,5 +1,6 @@
 """What there is to report of: the tables of experiments, and studies that have none yet."""
 
+import ast
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ LISTED = 20
 # What a table says of itself, where it says so.
 KINDS: dict[str, type | tuple[type, ...]] = {
     "experiment": str,
+    "about": str,
     "criteria": list,
     "command": str,
     "cells": int,
@@ -35,6 +37,7 @@ class Measured:
     columns: Columns
     about: dict[str, Any]  # what the file says of the numbers
     experiment: Experiment | None  # shows them; None where this version has no such experiment
+    why: str = ""  # there is none, where that is known
 
     @property
     def name(self) -> str:
@@ -130,7 +133,12 @@ def _measured(path: Path, files: Mapping[str, Path]) -> Measured:
     columns, about = study.read_parquet(path)
     if not isinstance(about, dict) or "experiment" not in about:
         raise Foreign("a table, but not of an experiment")
-    made = Measured(path, columns, about, experiment(str(about["experiment"]), files))
+    found, why = None, ""
+    try:
+        found = experiment(str(about["experiment"]), files)
+    except Exception as error:  # its claims are shown, and no figure
+        why = _why(error)
+    made = Measured(path, columns, about, found, why)
     for what, said in _odd(made):
         raise Foreign(f"it says of its {what} what no experiment says: {said!r:.60}")
     return made
@@ -153,14 +161,17 @@ def _odd(made: Measured) -> Iterator[tuple[str, Any]]:
 
 
 def experiment(name: str, files: Mapping[str, Path]) -> Experiment | None:
-    """Return the experiment of this name, or None where none of the files asks it."""
-    path = files.get(name)
-    if path is None:
-        return None
-    try:
-        return experiment_of(imported(path))
-    except Exception:  # a file that cannot be imported has its claims shown, and no figure
-        return None
+    """Return the experiment of this name, or None where none of the files asks it.
+
+    Raises:
+      Exception: whatever the file raises that asks it.
+    """
+    if name in files:
+        return experiment_of(imported(files[name]))
+    beside = Path(f"{name.replace('-', '_')}.py")
+    if beside.name == str(beside) and beside.is_file():
+        ast.parse(beside.read_bytes())  # a mistake in it hides what it asks
+    return None
 
 
 def known() -> dict[str, Path]:

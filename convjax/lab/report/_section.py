@@ -22,11 +22,13 @@ LARGEST = 2_000_000
 def section(measured: Measured, mark: str, facts: Html, home: Path) -> Html:
     """Return everything of one experiment, marked so; links lead from the page's folder, home."""
     experiment = measured.experiment
-    question, _, more = (experiment.about if experiment else "").strip().partition("\n")
+    # A verdict stands below the question that it answered, not below what the file asks now.
+    about = measured.about.get("about") or (experiment.about if experiment else "")
+    question, _, more = about.strip().partition("\n")
     if experiment is None:
-        shown = tag(
-            "p", f"No experiment {measured.name!r} is here to draw it; its claims are above."
-        )
+        why = f" ({measured.why})" if measured.why else ""
+        words = f"No experiment {measured.name!r} is here to draw it{why}; its claims are above."
+        shown = tag("p", words)
     else:
         shown = join(_parts(measured, experiment, home), _also(measured, experiment, home))
     return tag(
@@ -94,8 +96,10 @@ def _tried(what: str, make: Callable[[], Html]) -> Html:
     try:
         return make()
     except Exception as error:
-        told = f"({type(error).__name__}: {error}): another version wrote it."
-        words = f"{what} cannot be drawn from this file {told} The command makes it anew."
+        words = (
+            f"{what} cannot be drawn from this file ({type(error).__name__}: {error}). If another "
+            "version wrote it, the command makes it anew; else the question's file has a mistake."
+        )
         return tag("p", words, class_="refused")
 
 

@@ -48,8 +48,12 @@ def write(folder: Path, out: Path | None = None) -> Path:
       ValueError: there is no such folder, nothing is in it, or the page cannot be written.
     """
     folder = Path(folder)
-    studies = _search.search(folder)
     out = folder / "report.html" if out is None else Path(out)
+    if out.is_file() and _page.MARK not in out.read_text(encoding="utf-8", errors="replace"):
+        raise ValueError(
+            f"out={str(out)!r} is a file and no report of convjax; choose another name"
+        )
+    studies = _search.search(folder)
     made = _page.page(studies, out.parent)
     # A page that is there stays until the new one is whole.
     beside = out.with_name(f".{out.name}.partial")
