@@ -25,21 +25,11 @@ SPIN = {"GOMP_SPINCOUNT": "30000", "KMP_BLOCKTIME": "1"}
 
 
 class Peer:
-    """A process that times computations in PyTorch.
+    """A process that times computations in PyTorch; ``versions`` are those of what it runs on.
 
     It runs ``torch_peer.py``, which needs torch and NumPy alone, and is asked and answers in lines
-    of JSON. It times itself, so that the way there and back is in no figure.
-
-    Args:
-      python: the interpreter.
-      process: it runs the script.
-      stderr: the file to which it writes its errors.
-
-    Attributes:
-      versions: of PyTorch and its Python, and its number of threads.
-
-    Raises:
-      UsageError: with PyTorch's own message, if it refuses or dies.
+    of JSON. It times itself, so that the way there and back is in no figure. A UsageError has
+    PyTorch's own message, if it refuses or dies.
     """
 
     def __init__(self, python: str, process: subprocess.Popen[str], stderr: Any):
@@ -47,12 +37,7 @@ class Peer:
         self.versions = self._answer()
 
     def timers(self, spec: Mapping[str, Any], backward: bool) -> dict[str, Timer]:
-        """Return what times a computation, by memory format.
-
-        Args:
-          spec: ``what`` it is, and what ``torch_peer.py`` asks of that.
-          backward: whether with the gradients.
-        """
+        """Return what times a computation in PyTorch's own terms, by memory format."""
         asked = {"spec": dict(spec), "backward": backward}
         return {name: partial(self._time, asked | {"layout": name}) for name in LAYOUTS}
 
@@ -99,9 +84,6 @@ def torch_peer(
       python: the interpreter; None is this one, if it has PyTorch.
       wanted: False yields None without a word.
       keep_memory: whether it keeps the memory that it frees, as `study.keep_memory` does.
-
-    Raises:
-      UsageError: the interpreter was asked for and cannot be used.
     """
     if wanted and python is None and importlib.util.find_spec("torch") is None:
         wanted = False

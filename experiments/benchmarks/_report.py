@@ -63,14 +63,7 @@ def comparisons(title: str, rows: Iterable[Mapping[str, Any]]) -> Table:
 def ratios(title: str, panels: Panels) -> plots.Sheet | None:
     """Draw the time of convjax over that of others: geometric means, and from least to most.
 
-    Below 1, convjax is the faster one.
-
-    Args:
-      title: of the figure.
-      panels: ratios by panel, kind and framework; kinds and frameworks may be missing in a panel.
-
-    Returns:
-      The figure; None where there is no ratio.
+    Kinds and frameworks may be missing in a panel; where there is no ratio at all, return None.
     """
     bands = [(kind, found) for panel in panels.values() for kind, found in panel.items()]
     kinds = list(dict.fromkeys(kind for kind, _ in bands))

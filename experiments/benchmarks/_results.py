@@ -1,8 +1,10 @@
 """What bench-ops found: ratios, the tables and the figure of them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import jax
 from matplotlib.figure import Figure
 from rich.table import Table
 
@@ -10,8 +12,7 @@ from experiments.benchmarks import _report
 from experiments.benchmarks._rows import KINDS
 from experiments.benchmarks.timing import geometric_mean
 
-DIRECTIONS = {"f": False, "fb": True}
-"""Forward, and forward with the gradients: whether there is a backward pass."""
+DIRECTIONS = {"f": False, "fb": True}  # whether there is a backward pass
 TITLES = {"f": "forward", "fb": "forward and gradients"}
 OTHERS = {"lax": "lax", "torch": "PyTorch"}
 WORST = 10
@@ -46,17 +47,16 @@ SHOWN: dict[str, Callable[[Result, str], float | None]] = {
 def ratios(results: Callable[[Any], Sequence[Result]]) -> list[_report.Column]:
     """Return the columns of ratios: geometric means of the results that stand in a line."""
 
-    def column(head: str, direction: str) -> _report.Column:
-        def mean(line: Any) -> float | None:
-            return geometric_mean(SHOWN[head](result, direction) for result in results(line))
+    def mean(line: Any, head: str, direction: str) -> float | None:
+        return geometric_mean(SHOWN[head](result, direction) for result in results(line))
 
-        return f"{head}\n{direction}", mean
-
-    return [column(head, direction) for head in SHOWN for direction in DIRECTIONS]
+    return [(f"{h}\n{d}", partial(mean, head=h, direction=d)) for h in SHOWN for d in DIRECTIONS]
 
 
-def tables(results: Sequence[Result], *, every: bool) -> Iterator[Table]:
+def tables(found: Mapping[str, Any], config: Any) -> Iterator[Table]:
     """Yield the means, then the rows that are worst or all of them."""
+    results: Sequence[Result] = found["rows"]
+    every = config.all or jax.default_backend() != "cpu"
     yield summary(results)
     if every:
         yield row_table("Every row", results)
@@ -67,8 +67,7 @@ def tables(results: Sequence[Result], *, every: bool) -> Iterator[Table]:
         far = sorted(results, key=lambda result: min(of_bound(result, d) for d in DIRECTIONS))
         yield row_table("Furthest from the bound", far[:WORST])
     losing = [result for result in results if worst(result, "lax") > LOSING]
-    if losing:
-        losing.sort(key=lambda result: -worst(result, "lax"))
+    if losing := sorted(losing, key=lambda result: -worst(result, "lax")):
         yield row_table(f"Slower than {LOSING} of lax", losing)
 
 
@@ -103,8 +102,7 @@ def figure(kept: Mapping[str, Any]) -> Figure | None:
     results: Sequence[Result] = kept["rows"]
 
     def found(kind: str, name: str, direction: str) -> list[float]:
-        here = [result for result in results if result["kind"] == kind]
-        every = [ratio(result, direction, "convjax", name) for result in here]
+        every = [ratio(r, direction, "convjax", name) for r in results if r["kind"] == kind]
         return [one for one in every if one is not None]
 
     kinds = [kind for kind in KINDS if any(result["kind"] == kind for result in results)]

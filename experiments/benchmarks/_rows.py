@@ -83,11 +83,9 @@ class Spec:
         return 2 * products * (3 if backward else 1)
 
     def bytes(self, backward: bool) -> int:
-        """Return what has to pass through the memory, if every array passes once.
+        """Return what has to pass through the memory, if every array but a norm's scale does once.
 
-        Forward: input and kernel in, output out. With the gradients, the output's cotangent in as
-        well, and the gradients of input and kernel out: twice as much. The scale and bias of a norm
-        count for nothing.
+        With the gradients, the output's cotangent as well, and the gradients of input and kernel.
         """
         numbers = self.batch * self.height * self.width * self.in_features
         numbers += self.batch * math.prod(self.output_size) * self.out_features
@@ -118,11 +116,9 @@ def rows(batch_size: int, dtype: str) -> list[Row]:
     made = []
     for layer in json.loads(Path(__file__).with_name("layers.json").read_text(encoding="utf-8")):
         network, count = layer.pop("network"), layer.pop("count", 0)
-        fields: dict[str, Any] = {"what": "conv", "dtype": dtype}
-        fields["batch"] = batch_size * SMALL.get(network, 1)
-        for name, value in layer.items():
-            fields[name] = tuple(value) if isinstance(value, list) else value
-        made.append(Row(network, count, Spec(**fields)))
+        fields: dict[str, Any] = {"what": "conv", "batch": batch_size * SMALL.get(network, 1)}
+        fields |= {name: tuple(v) if isinstance(v, list) else v for name, v in layer.items()}
+        made.append(Row(network, count, Spec(**fields, dtype=dtype)))
     return made
 
 
@@ -133,7 +129,6 @@ class Options(benchmark.Options):
     networks: tuple[str, ...] = ()
     """Whose layers; without it, all of them."""
     kinds: tuple[Any, ...] = KINDS
-    """Which kinds of layers."""
     batch_size: int = 8
     """Images in a batch; eight times as many for the networks of small images."""
     slow_seconds: float = 1.0
@@ -141,11 +136,7 @@ class Options(benchmark.Options):
 
 
 def choose(config: Options, dtype: str = "float32") -> list[Row]:
-    """Return the rows of the networks and kinds that the options name.
-
-    Raises:
-      UsageError: if a network is unknown, the batch empty, or no row is left.
-    """
+    """Return the rows of the networks and kinds that the options name; refuse what is unknown."""
     with lab.refusing():
         lab.check_least(config, batch_size=1)
     every = rows(config.batch_size, dtype)

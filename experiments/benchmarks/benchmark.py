@@ -34,12 +34,7 @@ class Options(lab.CommandOptions):
 
 
 def run(module: str, argv: Sequence[str]) -> int:
-    """Run a benchmark from the command line and return the exit code.
-
-    Args:
-      module: the benchmark, by its full name; it is imported already.
-      argv: its options.
-    """
+    """Run a benchmark, an imported module, by its options and return the exit code."""
     own: Any = sys.modules[module]
     stem = f"bench_{module.rpartition('.')[2]}"
     name = stem.replace("_", "-")

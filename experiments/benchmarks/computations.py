@@ -1,7 +1,6 @@
 """A row as functions of JAX: by convjax, by lax, and what the machine allows at best."""
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -79,23 +78,14 @@ def cotangent_of(function: Function, arguments: tuple[jax.Array, ...]) -> jax.Ar
     return jax.random.normal(jax.random.key(1), y.shape, y.dtype)
 
 
-@dataclasses.dataclass(frozen=True)
-class Machine:
-    """What the device does at best."""
-
-    bytes_per_s: float
-    """Read and written, in a sum of a large array and a number."""
-    flops_per_s: float
-    """In a product of large square matrices."""
-
-    def bound(self, spec: Spec, backward: bool) -> float:
-        """Return the seconds that the row takes at least: of memory or of arithmetic."""
-        moved = spec.bytes(backward) / self.bytes_per_s
-        return max(moved, spec.flops(backward) / self.flops_per_s)
+def bound(spec: Spec, backward: bool, rates: Mapping[str, float]) -> float:
+    """Return the seconds that the row takes at least: of memory or of arithmetic."""
+    moved = spec.bytes(backward) / rates["bytes_per_s"]
+    return max(moved, spec.flops(backward) / rates["flops_per_s"])
 
 
-def machine(dtype: str, repeats: int = 5) -> Machine:
-    """Measure the device: the fastest of a few runs of each."""
+def machine(dtype: str, repeats: int = 5) -> dict[str, float]:
+    """Measure the device: the fastest of a few large sums, and products of square matrices."""
     large = jax.default_backend() != "cpu"
     length, side = (2**28, 8192) if large else (2**24, 1536)
     vector = jnp.ones(length, dtype)
@@ -104,4 +94,8 @@ def machine(dtype: str, repeats: int = 5) -> Machine:
     timed = {"add": partial(add, vector), "product": partial(product, matrix)}
     samples = alternate(timed, repeats=repeats)
     moved = 2 * length * np.dtype(vector.dtype).itemsize
-    return Machine(moved / min(samples["add"]), 2 * side**3 / min(samples["product"]))
+    flops = 2 * side**3
+    return {
+        "bytes_per_s": moved / min(samples["add"]),
+        "flops_per_s": flops / min(samples["product"]),
+    }

@@ -13,7 +13,7 @@ Takes some fifteen minutes on two cores; ``--networks`` and ``--kinds`` take les
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal
 
@@ -58,9 +58,9 @@ def measured(spec: Spec, config: Config) -> Iterator[dict[str, Any]]:
     arrays = inputs(spec)
     arrays = *arrays, cotangent_of(by_convjax(spec), arrays)
     able = [name for name in ops.LOWERINGS if serves(spec, name)]
-    for direction in DIRECTIONS:
+    for direction, way in DIRECTIONS.items():
         functions = {
-            name: partial(jax.jit(one_way(spec, name, direction)), *arrays) for name in able
+            name: partial(jax.jit(partial(way, by_convjax(spec, name))), *arrays) for name in able
         }
         samples = alternate(functions, repeats=config.repeats, slow_seconds=config.slow_seconds)
         seconds = {name: median(times) for name, times in samples.items()}
@@ -77,11 +77,6 @@ def serves(spec: Spec, lowering: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def one_way(spec: Spec, lowering: str, direction: str) -> Callable[..., Any]:
-    """Return the forward pass or one of the gradients, as a function of (x, kernel, cotangent)."""
-    return lambda *arrays: DIRECTIONS[direction](by_convjax(spec, lowering), *arrays)
 
 
 def tables(found: dict[str, Any], config: Config) -> Iterator[Table]:

@@ -24,11 +24,7 @@ APPLICATIONS: dict[str, tuple[str, int, dict[str, Any]]] = {
 
 
 def import_keras() -> Any:
-    """Import Keras on JAX.
-
-    Raises:
-      UsageError: there is no Keras, or it is on another backend already.
-    """
+    """Import Keras on JAX, or refuse where there is none or it is on another backend already."""
     os.environ["KERAS_BACKEND"] = "jax"
     try:
         keras = importlib.import_module("keras")
@@ -43,8 +39,9 @@ def import_keras() -> Any:
     return keras
 
 
-def check_size(name: str, size: int) -> None:
-    """Refuse images that Keras finds too small for a network."""
+def check(name: str, size: int) -> None:
+    """Refuse what Keras cannot do here, and images that it finds too small for a network."""
+    import_keras()
     _, least, _ = APPLICATIONS.get(name, ("", 1, {}))
     if size < least:
         raise ValueError(
@@ -54,12 +51,7 @@ def check_size(name: str, size: int) -> None:
 
 
 def network(name: str, size: int) -> Any:
-    """Return a network that answers with logits.
-
-    Args:
-      name: a key of ``APPLICATIONS``, or ``"resnet_56"``.
-      size: height and width of the images, which ``check_size`` allows.
-    """
+    """Return one of ``APPLICATIONS``, or ``"resnet_56"``, that answers with logits."""
     keras = import_keras()
     if name == "resnet_56":
         return resnet_cifar(9, size)

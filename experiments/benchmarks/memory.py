@@ -62,9 +62,9 @@ def measure(config: Config) -> dict[str, Any]:
             if memory is None:
                 where = jax.default_backend()
                 raise lab.UsageError(f"XLA tells nothing of its memory on {where}.")
-            row = {"depth": depth, "remat": remat, "temporary": memory.temp_size_in_bytes}
-            row |= {"result": memory.output_size_in_bytes}
-            rows.append(row | ({"seconds": seconds[remat]} if seconds else {}))
+            row = {"temporary": memory.temp_size_in_bytes, "result": memory.output_size_in_bytes}
+            row |= {"seconds": seconds[remat]} if seconds else {}
+            rows.append({"depth": depth, "remat": remat} | row)
     return {"rows": rows}
 
 

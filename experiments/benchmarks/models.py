@@ -37,20 +37,12 @@ MOMENTUM = 0.9
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A network and the batch that it is trained on.
-
-    Attributes:
-      name: its key in ``CASES``, and its name everywhere.
-      title: how it is written in tables.
-      build: ``build(rngs=...)`` returns it.
-      size: height and width of the images.
-      batch: number of images.
-    """
+    """A network and the batch that it is trained on."""
 
     name: str
-    title: str
-    build: Callable[..., nnx.Module]
-    size: int
+    title: str  # how it is written in tables
+    build: Callable[..., nnx.Module]  # build(rngs=...) returns it
+    size: int  # height and width of the images
     batch: int
 
     @property
@@ -75,7 +67,6 @@ class Config(benchmark.Options):
     """Options."""
 
     networks: tuple[str, ...] = tuple(CASES)
-    """Which networks."""
     versus: tuple[Literal["lax", "keras", "torch"], ...] = ("lax", "keras", "torch")
     """Whom to compare with; nothing after it leaves all of them out."""
     torch_python: str | None = None
@@ -93,13 +84,10 @@ def check(config: Config) -> None:
     for name in config.networks:
         if name not in CASES:
             raise ValueError(lab.unknown("network", name, CASES))
-    given = [name for name in ("batch_size", "size") if getattr(config, name) is not None]
-    lab.check_least(config, **dict.fromkeys(given, 1))
-    if "keras" in config.versus:
-        keras_networks.import_keras()
-        for case in cases(config):
-            keras_networks.check_size(case.name, case.size)
+    lab.check_least(config, batch_size=1, size=1)
     for case in cases(config):
+        if "keras" in config.versus:
+            keras_networks.check(case.name, case.size)
         images = jax.ShapeDtypeStruct(case.shape, jnp.float32)
         with lab.refusing(f"{case.title}: "):
             jax.eval_shape(lambda x, case=case: case.build(rngs=nnx.Rngs(0))(x), images)
@@ -129,7 +117,8 @@ def measured(case: Case, config: Config, peer: Peer | None) -> dict[str, Any]:
     if "lax" in config.versus:
         timed["lax"] = convjax_training(case, start, "lax")
     if "keras" in config.versus:
-        timed["Keras"] = keras_training(case)
+        made = keras_networks.training(case.name, case.size, LEARNING_RATE, MOMENTUM)
+        timed["Keras"] = Training(*made, case)
     spec = {"what": "network", "name": case.name, "batch": case.batch, "size": case.size, "seed": 0}
     spec |= {"learning_rate": LEARNING_RATE, "momentum": MOMENTUM}
     layouts = peer.timers(spec, backward=True) if peer else {}
@@ -152,13 +141,13 @@ def measured(case: Case, config: Config, peer: Peer | None) -> dict[str, Any]:
 
 
 class Training:
-    """A network in training: each call is one step, which overwrites the state.
+    """A network in training: each call is one step, which overwrites its copy of the state.
 
     Args:
       loss: ``loss(params, rest, images, labels) -> (loss, rest)``.
       update: ``update(params, gradients, moving) -> (params, moving)``.
-      state: the first ``(params, rest, moving)``, pytrees of arrays; copies are made of them.
-      case: the network's batch.
+      state: the first ``(params, rest, moving)``.
+      case: whose batch it is.
     """
 
     def __init__(
@@ -194,12 +183,6 @@ def convjax_training(case: Case, start: Any, lowering: str) -> Training:
     with ops.default_lowering(lowering):
         state = params, rest, optimiser.init(params)
         return Training(networks.loss_of(graphdef), update, state, case)
-
-
-def keras_training(case: Case) -> Training:
-    """Return the same network of Keras in training."""
-    made = keras_networks.training(case.name, case.size, LEARNING_RATE, MOMENTUM)
-    return Training(*made, case)
 
 
 def tables(found: dict[str, Any], config: Config) -> Iterator[Table]:

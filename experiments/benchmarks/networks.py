@@ -37,9 +37,8 @@ def written_out(net: nn.Chain) -> nn.Chain:
 def loss_of(graphdef: Any, change: Callable[[Any], Any] = lambda net: None) -> Callable[..., Any]:
     """Return ``loss(params, rest, images, labels) -> (mean cross-entropy, rest)`` in train mode.
 
-    Args:
-      graphdef: of a network, which was split into it, its parameters and the rest.
-      change: is called with the network first.
+    Of a network that was split into ``graphdef``, its parameters and the rest; ``change`` is called
+    with it first.
     """
 
     def loss(params: Any, rest: Any, images: jax.Array, labels: jax.Array) -> tuple[Any, Any]:

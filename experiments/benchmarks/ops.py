@@ -16,23 +16,21 @@ out; for a look at it in half a minute: ``--networks digits_stack --repeats 3``.
 
 import dataclasses
 import sys
-from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal
 
 import jax
-from rich.table import Table
 
 from convjax import ops
 from experiments.benchmarks import _results, benchmark
 from experiments.benchmarks._peer import LAYOUTS, Peer, torch_peer
 from experiments.benchmarks._results import DIRECTIONS
 from experiments.benchmarks._rows import KINDS, Kind, Options, Row, Spec, choose
-from experiments.benchmarks.computations import by_convjax, by_lax, compiled, inputs, machine
+from experiments.benchmarks.computations import bound, by_convjax, by_lax, compiled, inputs, machine
 from experiments.benchmarks.timing import alternate, median
 
 main = partial(benchmark.run, __name__)
-figure = _results.figure
+tables, figure = _results.tables, _results.figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +59,7 @@ def check(config: Config) -> None:
 def measure(config: Config) -> dict[str, Any]:
     """Measure every distinct computation once, and return a result for every row."""
     rows = choose(config, config.dtype)
-    names: dict[Spec, str] = {}
-    for row in rows:
-        names.setdefault(row.spec, row.text)
+    names = {row.spec: row.text for row in rows}
     wanted, kept = wants_torch(config), config.keep_memory
     with torch_peer(config.torch_python, wanted=wanted, keep_memory=kept) as peer:
         rates = machine(config.dtype)
@@ -72,10 +68,9 @@ def measure(config: Config) -> dict[str, Any]:
             samples = {spec: timed(spec, config, peer) for spec in specs}
     results = []
     for row in rows:
-        bounds = {d: rates.bound(row.spec, backward) for d, backward in DIRECTIONS.items()}
+        bounds = {d: bound(row.spec, backward, rates) for d, backward in DIRECTIONS.items()}
         results.append(result(row, samples[row.spec], bounds))
-    torch = peer and peer.versions
-    return {"torch": torch, "machine": dataclasses.asdict(rates), "rows": results}
+    return {"torch": peer and peer.versions, "machine": rates, "rows": results}
 
 
 def wants_torch(config: Config) -> bool:
@@ -125,8 +120,3 @@ def result(row: Row, samples: Samples, bounds: dict[str, float]) -> dict[str, An
         "bound_seconds": bounds,
         "samples": samples,
     }
-
-
-def tables(found: dict[str, Any], config: Config) -> Iterator[Table]:
-    """Yield the means, then the rows that are worst or all of them."""
-    yield from _results.tables(found["rows"], every=config.all or jax.default_backend() != "cpu")

@@ -15,12 +15,7 @@ Timer = Callable[[int], float]
 
 
 def seconds(function: Callable[[], Any], count: int = 1) -> float:
-    """Return the seconds that calls of a function take together, until their JAX arrays are there.
-
-    Args:
-      function: called without arguments.
-      count: how often.
-    """
+    """Return the seconds that some calls take together, until their JAX arrays are there."""
     # A GPU takes its work in a queue, and waiting for each call would measure the way there. A
     # processor may run two calls at once, so there each is waited for.
     waits = jax.default_backend() == "cpu"
@@ -49,7 +44,7 @@ def alternate(
     calls as last ``min_seconds`` together.
 
     Args:
-      functions: by name, without arguments.
+      functions: by name, called without arguments.
       repeats: number of rounds.
       min_seconds: least duration of a sample.
       slow_seconds: a function of which one call takes longer leaves after fewer rounds, so that its
@@ -101,7 +96,7 @@ def comparison(
 
     Args:
       what: the first over the second, in words.
-      pairs: seconds of both in every round.
+      pairs: the seconds of both in every round.
       target: what the ratio should not exceed.
       steps: how many steps these seconds are of.
     """

@@ -29,17 +29,7 @@ def build(
     learning_rate: float,
     momentum: float,
 ) -> Callable[[], None]:
-    """Return one whole training step of a network on a batch of its own.
-
-    Args:
-      memory_format: of images and kernels.
-      name: a key of ``TIMM``, or ``"resnet_56"``.
-      batch: number of images.
-      size: their height and width.
-      seed: of the initial values and the images.
-      learning_rate: of stochastic gradient descent.
-      momentum: of the same.
-    """
+    """Return one whole training step of a key of ``TIMM``, or ``"resnet_56"``, on its own batch."""
     torch.manual_seed(seed)
     net = network(name).to(memory_format=memory_format).train()
     images = torch.randn(batch, 3, size, size).contiguous(memory_format=memory_format)

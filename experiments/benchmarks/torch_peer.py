@@ -74,13 +74,7 @@ def inputs(spec: dict[str, Any], layout: str) -> list[Any]:
 
 @functools.lru_cache(maxsize=2 * len(LAYOUTS))
 def prepared(text: str, layout: str, backward: bool) -> Callable[[], Any]:
-    """Return what is timed: forward without a graph, or forward and the gradient of sum(y g).
-
-    Args:
-      text: the specification in JSON.
-      layout: a key of ``LAYOUTS``.
-      backward: whether with the gradient.
-    """
+    """Return what is timed: forward without a graph, or forward and the gradient of sum(y g)."""
     spec = json.loads(text)
     if spec["what"] == "network":
         # One whole training step, in a file of its own beside this one; it has no half.

@@ -46,14 +46,7 @@ class Config(benchmark.Options):
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A network, where its batches come from, and how many steps are timed together.
-
-    Attributes:
-      name: what the table calls it.
-      net: the network.
-      source: its data, augmented.
-      steps: of a piece.
-    """
+    """A network, where its augmented batches come from, and the steps that are timed together."""
 
     name: str
     net: nnx.Module
@@ -78,12 +71,9 @@ class Same:
 
 
 class InPauses(train.Observer):
-    """Times a run from test to test, and another function while it pauses; an observer.
+    """Times a run from test to test, and another function while it pauses.
 
     At a test nothing else is under way. The piece before the first one compiles and is left out.
-
-    Args:
-      other: what runs in the pauses.
     """
 
     def __init__(self, other: Callable[[], None]):
@@ -137,9 +127,7 @@ def measured(case: Case, config: Config) -> Iterator[dict[str, Any]]:
         options = {"dispatch": config.dispatches[-1]} | options
         return in_pauses(case, config.repeats, source, plain, **options)
 
-    def beside(function: Callable[[], Any]) -> Pairs:
-        return pairs(function, plain, config.repeats)
-
+    beside = partial(pairs, second=plain, repeats=config.repeats)
     for dispatch in config.dispatches:
         yield row(f"fit, {dispatch} a dispatch / the bare step", fit(dispatch=dispatch), TARGET)
     yield row("step with watch=10 / the bare step", beside(watched), TARGET)
@@ -148,8 +136,7 @@ def measured(case: Case, config: Config) -> Iterator[dict[str, Any]]:
     yield row("fit with augmented data / the bare step", fit(case.source))
     what = f"fit, a checkpoint in {case.steps} steps / the bare step"
     yield row(what, fit(checkpoint_every=case.steps))
-    what = "Checkpoints.save, calling it / a step"
-    yield row(what, saving(case, config.repeats, plain))
+    yield row("Checkpoints.save, calling it / a step", saving(case, config.repeats, plain))
     inputs = beside(lambda: case.source.inputs(0, case.steps))
     yield row("inputs on the host / the bare step", inputs)
 

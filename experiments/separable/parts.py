@@ -68,8 +68,8 @@ class Times:
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the machine's rates, and the seconds of every round."""
         rates = machine("float32")
-        yield row("machine", "bytes per second", "", rates.bytes_per_s)
-        yield row("machine", "products per second", "", rates.flops_per_s / 2)
+        yield row("machine", "bytes per second", "", rates["bytes_per_s"])
+        yield row("machine", "products per second", "", rates["flops_per_s"] / 2)
         groups = list(layers.cases(self.sizes, self.channels, self.kernel_sizes))
         for case, direction, seconds in layers.timed(groups, self.batch_size, self.repeats):
             for i, value in enumerate(seconds):

@@ -51,7 +51,8 @@ def test_a_step_of_keras_is_a_step_of_ours(keras, monkeypatch):
     for layer, arrays in zip(layers, values(ours), strict=True):
         layer.set_weights([np.asarray(array[...]) for array in arrays])
     monkeypatch.setattr(keras_networks, "network", lambda *_: theirs)
-    other = bench.keras_training(case)
+    made = keras_networks.training(case.name, case.size, bench.LEARNING_RATE, bench.MOMENTUM)
+    other = bench.Training(*made, case)
     right = bench.convjax_training(case, nnx.split(ours, nnx.Param, ...), "auto")
     for _ in range(3):
         np.testing.assert_allclose(other()[1], right()[1], rtol=1e-4)

@@ -10,7 +10,6 @@ from convjax import lab
 from convjax.lab import joined, pick
 from convjax.lab.rules import FAILS, HOLDS, ONLY, OPEN
 from experiments import separable
-from experiments.benchmarks.computations import Machine
 from experiments.separable import Config, kernels, layers, parts, results, sentences
 from experiments.separable.layers import (
     DEEP,
@@ -47,7 +46,8 @@ def tiny():
     jax.config.update("jax_numpy_dtype_promotion", "standard")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(layers, "LAYERS", (FULL, PAIR))
-        patched.setattr(parts, "machine", lambda dtype: Machine(1e10, 1e11))
+        rates = {"bytes_per_s": 1e10, "flops_per_s": 1e11}
+        patched.setattr(parts, "machine", lambda dtype: rates)
         patched.setattr(separable, "networks", lambda kernel_sizes: [(FULL, kernel_sizes[0])])
         measured = lab.measure_all(lab.experiment(separable), TINY)
     jax.config.update("jax_numpy_dtype_promotion", "strict")
