@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
+from convjax import _check
 
 
 def check_several(config: Any, *options: str) -> None:
@@ -45,9 +45,7 @@ def check_least(config: Any, **least: int | float) -> None:
     """
     for option, bound in least.items():
         value = getattr(config, option)
-        if isinstance(value, tuple):
-            check_several(config, option)
-        if value is not None and np.min(value) < bound:
+        if value is not None and _least(config, option) < bound:
             raise ValueError(f"{option}={value} must be at least {bound}")
 
 
@@ -89,11 +87,16 @@ def check_positive(config: Any, *options: str) -> None:
       >>> lab.check_positive(types.SimpleNamespace(learning_rate=0.1), "learning_rate")
     """
     for option in options:
-        value = getattr(config, option)
-        if isinstance(value, tuple):
-            check_several(config, option)
-        if not np.min(value) > 0:
-            raise ValueError(f"{option}={value} must be greater than 0")
+        if _least(config, option) <= 0:
+            raise ValueError(f"{option}={getattr(config, option)} must be greater than 0")
+
+
+def _least(config: Any, option: str) -> float:
+    value = getattr(config, option)
+    if not isinstance(value, tuple | list):
+        return _check.number(option, value)
+    check_several(config, option)
+    return min(_check.number(option, one) for one in value)
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:

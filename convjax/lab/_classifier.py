@@ -8,7 +8,15 @@ import jax
 import optax
 from flax import nnx
 
-from convjax import models, nn
+from convjax import _check, models, nn
+
+KNOWN = {
+    "norm": nn.NORMS,
+    "shortcut": ("none", "identity", "scaled", "gated"),
+    "activation": nn.ACTIVATIONS,
+    "init": nn.initializers.NAMES,
+    "conv": ("dense", "separable"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +31,9 @@ class Classifier:
       init: initialiser of the convolutions.
       conv: dense or separable.
       depth: weighted layers, as He et al. count them; see ``check_depths``.
+
+    Raises:
+      ValueError: a name that is not known, layers that are no whole units.
 
     Example:
       >>> from flax import nnx
@@ -42,6 +53,15 @@ class Classifier:
 
     convs_per_unit: ClassVar[int] = 2
     classes: ClassVar[int] = 10
+
+    def __post_init__(self):
+        for name, known in KNOWN.items():
+            _check.choice(name, getattr(self, name), known)
+        unit = self.convs_per_unit
+        if _check.integer("depth", self.depth, 2 + unit) % unit != 2 % unit:
+            raise ValueError(
+                f"depth={self.depth} must be 2, of stem and head, and {unit} for each unit"
+            )
 
     @property
     def units(self) -> int:

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from convjax import _check
+
 Columns = dict[str, np.ndarray]
 
 
@@ -14,12 +16,15 @@ def stack(rows: Sequence[Mapping[str, Any]]) -> Columns:
     Args:
       rows: at least one.
 
+    Raises:
+      ValueError: no row, or rows of different keys.
+
     Example:
       >>> from convjax import lab
       >>> lab.stack([{"seed": 0, "loss": 2.0}, {"seed": 1, "loss": 1.0}])["loss"]
       array([2., 1.])
     """
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return {name: np.array([row[name] for row in rows]) for name in _names("rows", rows)}
 
 
 def joined(tables: Sequence[Columns]) -> Columns:
@@ -28,13 +33,28 @@ def joined(tables: Sequence[Columns]) -> Columns:
     Args:
       tables: at least one.
 
+    Raises:
+      ValueError: no table, or tables of different columns.
+
     Example:
       >>> import numpy as np
       >>> from convjax import lab
       >>> lab.joined([{"x": np.arange(2)}, {"x": np.arange(3)}])["x"]
       array([0, 1, 0, 1, 2])
     """
-    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    names = _names("tables", tables)
+    return {name: np.concatenate([table[name] for table in tables]) for name in names}
+
+
+def _names(argument: str, tables: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names that all have."""
+    if not tables:
+        raise ValueError(f"{argument}={tables!r} must hold at least one")
+    for i, table in enumerate(tables):
+        if set(table) != set(tables[0]):
+            odd = ", ".join(sorted(set(table) ^ set(tables[0])))
+            raise ValueError(f"{argument}[0] and {argument}[{i}] must have the same names: {odd}")
+    return list(tables[0])
 
 
 def beside(columns: Columns, **values: Any) -> Columns:
@@ -59,7 +79,10 @@ def pick(columns: Columns, **wanted: Any) -> Columns:
 
     Args:
       columns: the table.
-      **wanted: by column, a value or several.
+      **wanted: by column, a value or several; what no row has gives no row.
+
+    Raises:
+      ValueError: there is no such column.
 
     Example:
       >>> import numpy as np
@@ -69,6 +92,7 @@ def pick(columns: Columns, **wanted: Any) -> Columns:
     """
     mask = np.ones(len(next(iter(columns.values()))), bool)
     for name, value in wanted.items():
+        _check.choice("column", name, columns)
         mask &= np.isin(columns[name], value)
     return {name: column[mask] for name, column in columns.items()}
 
@@ -82,7 +106,7 @@ def array(columns: Columns, value: str, *axes: str) -> np.ndarray:
       *axes: columns whose sorted values are the array's axes.
 
     Raises:
-      ValueError: a combination that stands in no row, or in several.
+      ValueError: a combination that stands in no row, or in several; no such column.
 
     Example:
       >>> import numpy as np
@@ -94,6 +118,8 @@ def array(columns: Columns, value: str, *axes: str) -> np.ndarray:
       array([[1., 3.],
              [0., 2.]])
     """
+    for name in (value, *axes):
+        _check.choice("column", name, columns)
     shape = tuple(len(np.unique(columns[name])) for name in axes)
     order = np.lexsort([columns[name] for name in reversed(axes)])
     places = np.stack([columns[name] for name in axes], axis=1)[order] if axes else order[:, None]

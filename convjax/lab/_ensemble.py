@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from convjax import gradflow
+from convjax import _check, gradflow, nn
 from convjax.lab._columns import Columns, array, pick
 from convjax.lab._compile import compiled
 
@@ -178,6 +178,9 @@ def log_ratios(net: nnx.Module, x: jax.Array, cotangent: jax.Array) -> jax.Array
     Returns:
       Shape ``(L + 1,)``.
 
+    Raises:
+      WrongTypeError: net is no ``Repeat``.
+
     Example:
       >>> import jax
       >>> from flax import nnx
@@ -187,6 +190,11 @@ def log_ratios(net: nnx.Module, x: jax.Array, cotangent: jax.Array) -> jax.Array
       >>> lab.log_ratios(net, x, key).shape
       (4,)
     """
+    if not isinstance(net, nn.Repeat):
+        raise _check.WrongTypeError(
+            f"network() returned a {type(net).__name__}; it must return an nn.Repeat of the units, "
+            "or the kind define measure(key, batch_size)"
+        )
     logs = _log_norms(gradflow.profile(net, x, cotangent=cotangent, train=True))
     return 2 * (logs - logs[-1])
 

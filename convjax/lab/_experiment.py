@@ -6,9 +6,10 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from convjax import study
+from convjax import _check, study
 from convjax.lab._columns import Columns, joined
 from convjax.lab._criteria import Criterion
+from convjax.lab._options import CommandOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,7 @@ def experiment(module: ModuleType) -> Experiment:
       module: it was imported.
 
     Raises:
+      WrongTypeError: ``Config`` is no subclass of ``lab.Options``.
       ValueError: something is missing; the message names it.
 
     Example:
@@ -88,6 +90,7 @@ def experiment(module: ModuleType) -> Experiment:
     config: Any = getattr(module, "Config", None)
     if config is None:
         raise ValueError(f"{file!r} asks no question: it defines no Config, the options")
+    _check_config(config)
     made = getattr(config, "defaults", dict)()
     given = {name: getattr(module, name) for name in (*MUST, *MAY) if hasattr(module, name)}
     functions: dict[str, Any] = made | given
@@ -107,6 +110,18 @@ def experiment(module: ModuleType) -> Experiment:
         study=f"{module.__name__}:measure",
         **functions,
     )
+
+
+def _check_config(config: Any) -> None:
+    """Refuse options that the command line could not read, or would read past."""
+    right = "a frozen dataclass that subclasses lab.Options"
+    if not (isinstance(config, type) and issubclass(config, CommandOptions)):
+        _check.wrong_type("Config", config, right)
+    if inspect.get_annotations(config) and "__dataclass_fields__" not in vars(config):
+        raise ValueError(f"Config must be {right}: @dataclasses.dataclass(frozen=True) is missing")
+    for field in dataclasses.fields(config):
+        if field.default is field.default_factory is dataclasses.MISSING:
+            raise ValueError(f"Config.{field.name} needs a default; it is what a plain run takes")
 
 
 def name_of(module: str) -> str:
@@ -181,5 +196,14 @@ def criteria(experiment: Experiment, columns: Columns) -> list[Criterion]:
     return [
         dataclasses.replace(one, claim=f"{name}: {one.claim}" if name else one.claim)
         for name, part in parts(columns, experiment.apart)
-        for one in experiment.judge(part)
+        for one in _judged(experiment, part)
     ]
+
+
+def _judged(experiment: Experiment, columns: Columns) -> Sequence[Criterion]:
+    found: Any = experiment.judge(columns)
+    several = isinstance(found, Sequence) and not isinstance(found, str)
+    if not several or not all(isinstance(one, Criterion) for one in found):
+        right = "it must return a list of criteria, as lab.within makes them"
+        raise _check.WrongTypeError(f"judge returned {_check.shown(found)}; {right}")
+    return found

@@ -5,16 +5,17 @@ import dataclasses
 import inspect
 import itertools
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 
 from convjax import _check
 from convjax.lab import _ratios
 from convjax.lab._checks import check_least, check_several
-from convjax.lab._ensemble import Ensemble, measure
+from convjax.lab._ensemble import Ensemble, measure, name_of
 from convjax.lab._run import Options
 
 NEEDED = {
@@ -38,7 +39,8 @@ def ensembles(
     drawn and tabled beside it. A file that wants one of this otherwise defines the function itself.
 
     Args:
-      kind: frozen dataclass with ``network(rngs)``, ``signal(key, batch_size)``, and
+      kind: frozen dataclass with ``network(rngs)``, which returns an ``nn.Repeat`` of the units,
+        ``signal(key, batch_size)``, and
 
         - ``expected``, what |g_0|^2 / |g_L|^2 is in the mean: a number, or one for every number of
           units travelled back, starting at none;
@@ -57,8 +59,9 @@ def ensembles(
       A dataclass, a subclass of ``lab.Options``.
 
     Raises:
-      WrongTypeError: no dataclass.
-      ValueError: a kind without one of these; an axis that is no field, a field without a value.
+      WrongTypeError: no dataclass; an axis that is one value.
+      ValueError: a kind without one of these; an axis that is no field, a field without a value;
+        apart names no field.
 
     Example:
       >>> import dataclasses, jax
@@ -84,6 +87,10 @@ def ensembles(
                 f"{axis} is no axis: {kind.__name__} has the fields {', '.join(names)}, and an "
                 "axis is called like one of them with an s behind it"
             )
+        if isinstance(axes[axis], str) or not isinstance(axes[axis], Iterable):
+            _check.wrong_type(axis, axes[axis], "several values")
+    for i, name in enumerate(_check.strings("apart", apart)):
+        _check.choice(f"apart[{i}]", name, names)
     helps, fields = _helps(kind), []
     order = [axis.removesuffix("s") for axis in axes]
     for name in [*order, *(name for name in names if name not in order)]:
@@ -151,7 +158,7 @@ def cells(kind: type, axes: Sequence[str], config: Any) -> list[Ensemble]:
     check_several(config, *axes)
     fields = [field.name for field in dataclasses.fields(kind)]
     same = {name: getattr(config, name) for name in fields if f"{name}s" not in axes}
-    return [
+    made = [
         Ensemble(
             kind(**same, **dict(zip((axis.removesuffix("s") for axis in axes), one, strict=True))),
             config.seeds,
@@ -159,3 +166,18 @@ def cells(kind: type, axes: Sequence[str], config: Any) -> list[Ensemble]:
         )
         for one in itertools.product(*(getattr(config, axis) for axis in axes))
     ]
+    for cell in made:
+        _check_expected(cell.kind)
+    return made
+
+
+def _check_expected(kind: Any) -> None:
+    """Refuse an expectation that is no number before hours of measuring."""
+    try:
+        known = np.asarray(kind.expected, float)
+        fits = known.ndim < 2 and np.isfinite(known).all()
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        right = "a finite number, or one for every number of units travelled back"
+        _check.wrong_type(f"expected of {name_of(kind)}", kind.expected, right)

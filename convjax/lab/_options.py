@@ -3,10 +3,13 @@
 import contextlib
 import dataclasses
 import math
+import os
 import shutil
+import site
 import sys
 import textwrap
 import tomllib
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -16,12 +19,21 @@ import tyro
 
 from convjax.lab._checks import unknown
 
+# Files whose lines say nothing of a mistake in a user's: convjax's, and Python's own.
+OURS = (
+    f"{Path(__file__).parents[1]}{os.sep}",
+    f"{Path(os.__file__).parent}{os.sep}",
+    *site.getsitepackages(),
+    "<",
+)
+
 
 class UsageError(Exception):
     """What the user asked for cannot be done; the message is one sentence that says what can.
 
     Args:
       sentence: with a full stop.
+      where: lines that stand above it, as they are: where an error arose.
 
     Example:
       >>> from convjax import lab
@@ -29,8 +41,9 @@ class UsageError(Exception):
       seeds=0 must be at least 1.
     """
 
-    def __init__(self, sentence: str):
+    def __init__(self, sentence: str, where: str = ""):
         super().__init__(sentence)
+        self.where = where
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +72,7 @@ def speaking_plainly() -> Iterator[None]:
         lines = textwrap.TextWrapper(
             width, initial_indent="error: ", break_long_words=False, break_on_hyphens=False
         )
-        print(lines.fill(str(error)), file=sys.stderr)
+        print(error.where + lines.fill(str(error)), file=sys.stderr)
         sys.exit(2)
 
 
@@ -86,6 +99,32 @@ def refusing(what: str = "") -> Iterator[None]:
         yield
     except (ValueError, ImportError) as error:
         raise UsageError(f"{what}{error}") from error
+
+
+@contextlib.contextmanager
+def calling(what: str, after: str = "", *, passing: tuple[type[Exception], ...] = ()):
+    """Tell an error of the user's own code by the lines of that code, without ours.
+
+    Args:
+      what: is called.
+      after: stands behind the message.
+      passing: errors that are handed on as they are.
+
+    Raises:
+      UsageError: in place of them.
+    """
+    try:
+        yield
+    except (UsageError, *passing):
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [one for one in frames if not one.filename.startswith(OURS)]
+        if not own and not isinstance(error, SyntaxError):
+            raise
+        told = traceback.format_list(own) + traceback.format_exception_only(error)
+        sentence = f"{what} raised {type(error).__name__}{after}."
+        raise UsageError(sentence, "".join(told)) from error
 
 
 def parse(

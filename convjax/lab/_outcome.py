@@ -3,12 +3,15 @@
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from convjax import plots, study
 from convjax.lab._columns import Columns
+from convjax.lab._criteria import Criterion
 from convjax.lab._experiment import Experiment, criteria, parts
 from convjax.lab._tables import console, verdict
 
@@ -43,15 +46,24 @@ def conclude(
     }
     study.write_parquet(stem.with_suffix(".parquet"), columns, metadata)
     shown, written = console(), [str(stem.with_suffix(".parquet"))]
-    for name, part in parts(columns, experiment.apart):
-        drawn = figure_of(experiment, Path(config.out), name)
-        written += [path.name for path in plots.save(experiment.draw(part), drawn)]
-        if name:
-            shown.print(f"{name}\n", style="bold")
-        shown.print(experiment.table(part))
-        shown.print()
-    for name, figure in experiment.also(columns).items():
-        written += [path.name for path in plots.save(figure, Path(config.out) / name)]
+    try:
+        for name, part in parts(columns, experiment.apart):
+            drawn = figure_of(experiment, Path(config.out), name)
+            written += [path.name for path in plots.save(experiment.draw(part), drawn)]
+            if name:
+                shown.print(f"{name}\n", style="bold")
+            shown.print(experiment.table(part))
+            shown.print()
+        for name, figure in experiment.also(columns).items():
+            written += [path.name for path in plots.save(figure, Path(config.out) / name)]
+    finally:  # whatever cannot be drawn, what was judged is told
+        said = _tell(shown, found)
+    shown.print(f"Written: {', '.join(written)}", soft_wrap=True)
+    return said
+
+
+def _tell(shown: Console, found: Sequence[Criterion]) -> int:
+    """Print the criteria and the verdict; return the exit code."""
     held = sum(criterion.holds for criterion in found)
     if found:
         shown.print(verdict(found))
@@ -59,7 +71,6 @@ def conclude(
         shown.print(f"\nVerdict: {said} ({held} of {len(found)} criteria)")
     else:
         shown.print("No criteria: theory says nothing of what was asked for here.")
-    shown.print(f"Written: {', '.join(written)}", soft_wrap=True)
     return 0 if held == len(found) else 1
 
 

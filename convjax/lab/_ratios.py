@@ -46,6 +46,11 @@ def ratios(columns: Columns, kind: type) -> list[Mean]:
 def _expected(kind: Any, places: int) -> np.ndarray:
     """Return theory's mean by units travelled back; one number is that of units all alike."""
     known = np.asarray(kind.expected, float)
+    if known.shape not in ((), (places,)):
+        raise ValueError(
+            f"expected of {name_of(kind)} has the shape {known.shape}; it must be one number, or "
+            f"{places}: one behind every unit, and the first for none"
+        )
     return known if known.ndim else known ** (np.arange(places) / (places - 1))
 
 

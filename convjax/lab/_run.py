@@ -8,13 +8,20 @@ import socket
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from convjax import study
 from convjax.lab._experiment import Experiment, measure_all, whole
-from convjax.lab._options import CommandOptions, UsageError, parse, refusing, use_platform
+from convjax.lab._options import (
+    CommandOptions,
+    UsageError,
+    calling,
+    parse,
+    refusing,
+    use_platform,
+)
 from convjax.lab._outcome import conclude, stem_of
 from convjax.lab._progress import Ticker
 from convjax.lab._tables import console, plain_table
@@ -114,7 +121,12 @@ def run_config(experiment: Experiment, config: Any, command: Sequence[str]) -> i
     watch = Watch(bar=not (experiment.shows and config.runner == "here"))
     try:
         with refusing(), watch:
-            cells += experiment.cells(config)
+            with calling("cells", passing=(ValueError, ImportError)):
+                found: Any = experiment.cells(config)
+                found = list(found) if isinstance(found, Iterable) else found
+            if not found or not isinstance(found, list):
+                raise UsageError(f"cells returned {found!r}; it must return a list of cells.")
+            cells += found
             # Before a dry run too: what the run refuses is refused.
             where = runner(config)
             if config.dry_run:
@@ -138,20 +150,24 @@ def run_config(experiment: Experiment, config: Any, command: Sequence[str]) -> i
         kept = f"{states.count('finished')} of {len(cells)} cells are kept in {config.out}"
         return interrupted(f"interrupted: {kept}; the same command goes on")
     if ran.finished < len(cells):
-        kept = f"the others are kept in {config.out}, and --retry measures the failed ones again"
-        say(f"{len(cells) - ran.finished} of {len(cells)} cells failed; {kept}")
+        first = next((f", the first by {error}" for error in ran.failed.values() if error), "")
+        say(f"{len(cells) - ran.finished} of {len(cells)} cells failed{first}")
+        kept = f"the others are kept in {config.out}, and " if ran.finished else ""
+        where = f"convjax report {config.out} tells where they failed"
+        say(f"{kept}--retry measures the failed ones again; {where}")
         return 1
-    with refusing():
+    kept = f"; the cells are kept in {config.out}, and the same command goes on once it is mended"
+    with refusing(), calling(experiment.name, kept, passing=(OSError,)):
         columns = whole(experiment, study.results(config.out, ran.keys))
         about = {"command": shlex.join(command), **study.about(config.out, ran.keys)}
-    _tell_replaced(experiment, config)
-    try:
-        return conclude(experiment, config, columns, about)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write into {str(config.out)!r}: {error.strerror}; the cells are kept, and the "
-            "same command writes the rest."
-        ) from error
+        _tell_replaced(experiment, config)
+        try:
+            return conclude(experiment, config, columns, about)
+        except OSError as error:
+            raise UsageError(
+                f"cannot write into {str(config.out)!r}: {error.strerror}; the cells are kept, and "
+                "the same command writes the rest."
+            ) from error
 
 
 def _tell_replaced(experiment: Experiment, config: Any) -> None:
@@ -184,7 +200,8 @@ def _at_once(experiment: Experiment, config: Any, command: Sequence[str]) -> int
         "seconds": time.perf_counter() - start,
         "environments": [{**study.environment(), "cells": 1, "hosts": [socket.gethostname()]}],
     }
-    return conclude(experiment, config, columns, about)
+    with refusing(), calling(experiment.name):
+        return conclude(experiment, config, columns, about)
 
 
 def interrupted(words: str) -> int:

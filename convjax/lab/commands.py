@@ -9,7 +9,7 @@ from typing import NamedTuple
 from convjax.lab._checks import unknown
 from convjax.lab._experiment import experiment
 from convjax.lab._find import asks, bound, imported, load, modules, name_of_file, questions
-from convjax.lab._options import UsageError, refusing, speaking_plainly
+from convjax.lab._options import UsageError, calling, refusing, speaking_plainly
 from convjax.lab._run import run
 
 USAGE = """\
@@ -90,14 +90,20 @@ def listing(commands: Mapping[str, Command], before: str) -> str:
 
 
 def _run(argv: Sequence[str]) -> int:
+    if argv and argv[0] in ("-h", "--help"):
+        return main([])
     if not argv or argv[0].startswith("-"):
         raise UsageError("say which file asks the question: convjax run FILE.py [options]")
-    with refusing():
+    with refusing(), calling(argv[0]):
         asked = experiment(load(argv[0]))
     return run(asked, argv[1:], ["convjax", "run", argv[0]])
 
 
 def _list(argv: Sequence[str]) -> int:
+    if argv and argv[0] in ("-h", "--help"):
+        return main([])
+    if len(argv) > 1:
+        raise UsageError(f"convjax list takes one folder, not {shlex.join(argv)}.")
     folder = Path(argv[0] if argv else ".")
     with refusing():
         found = questions(folder)

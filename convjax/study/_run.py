@@ -36,7 +36,7 @@ class Ran:
       finished: how many have a result.
       measured: how many of these this run measured.
       failed: keys of the cells that failed, here or at another runner, now or earlier, each with
-        its error if it was now.
+        its error.
       folder: where they are.
     """
 
@@ -138,7 +138,7 @@ def run(
         waiting = [one for one in cells if not store.finished(one)]
         old = [] if retry else [one for one in waiting if store.has_failed(one)]
         told.begin(len(cells), len(cells) - len(waiting), len(old))
-        failed = dict.fromkeys(old, "")
+        failed = {one: store.error(one) for one in old}
         jobs = [
             Job(
                 key=one,

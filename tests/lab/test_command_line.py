@@ -9,8 +9,8 @@ import types
 
 import pytest
 
-from convjax import lab, study
-from convjax.lab import _options, _run
+from convjax import lab, plots, study
+from convjax.lab import _options, _run, commands
 from experiments import __main__ as entry
 from tests.lab import planted
 
@@ -86,6 +86,77 @@ def test_a_wrong_word_is_refused_in_a_sentence(argv, message, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     argv = [word.replace("FOLDER", str(tmp_path)) for word in argv]
     assert re.search(message, refused(capsys, *argv, "--runner", "here"))
+
+
+FIELDS = '"""Why?"""\nimport dataclasses\nfrom convjax import lab\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def f(:\n", r'broken0.py", line 1 def f\(: .* error: .*py raised SyntaxError\.'),
+        ("1 / 0\n", r"^File \S*broken1.py\S*, line 1, .*error: .*py raised ZeroDivisionError\.$"),
+        (f"{FIELDS}class Config:\n    x: int = 0\n", "Config=.* that subclasses lab.Options"),
+        (f"{FIELDS}class Config(lab.Options):\n    x: int = 0\n", r"dataclass\(.*\) is missing"),
+        (
+            f"{FIELDS}@dataclasses.dataclass(frozen=True, kw_only=True)\n"
+            "class Config(lab.Options):\n    x: int\n",
+            "Config.x needs a default",
+        ),
+    ],
+)
+def test_a_mistake_in_the_file_is_its_own_lines_and_a_sentence(
+    text, message, request, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("PYTHONPATH", "")
+    file = tmp_path / f"broken{request.node.callspec.indices['text']}.py"
+    file.write_text(text)
+    told = refused(capsys, ["run", str(file)], call=commands.main)
+    assert re.search(message, told) and "importlib" not in told
+
+
+def fail(columns):
+    raise OverflowError("of mine")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cells": lambda config: fail(config)}, "in fail .*of mine error: cells raised Overfl"),
+        ({"cells": lambda config: None}, "cells returned None; it must return a list of cells"),
+        ({"judge": lambda columns: True}, "judge returned True; it must return a list of crit"),
+        ({"judge": fail}, "in fail raise .*: of mine error: .* raised OverflowError; the cells"),
+        ({"draw": fail}, r"in fail .*: of mine error: .*; the cells are kept in .* goes on once"),
+        ({"table": fail, "draw": lambda columns: plots.panels("x", [])}, "in fail .*cells are ke"),
+    ],
+)
+def test_a_mistake_in_a_function_is_its_own_lines_and_hides_no_verdict(
+    changes, message, tmp_path, capsys
+):
+    asked = dataclasses.replace(ASKED, **changes)
+    argv = ["--runner", "here", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit), lab.speaking_plainly():
+        lab.run(asked, argv, ["x"])
+    told = capsys.readouterr()
+    assert re.search(message, " ".join(told.err.split())) and "lab/_run" not in told.err
+    assert ("Verdict: FAILS (3 of 4" in told.out) == ("draw" in changes)
+
+
+def test_what_failed_before_is_told_with_the_reason(tmp_path, capsys):
+    asked = dataclasses.replace(ASKED, measure=fail)
+    for _ in range(2):
+        assert lab.run(asked, ["--runner", "here", "--out", str(tmp_path)], ["x"]) == 1
+        told = capsys.readouterr().err
+        assert "2 of 2 cells failed, the first by OverflowError: of mine" in told
+        assert "convjax report" in told and "the others" not in told
+
+
+@pytest.mark.parametrize("name", ["run", "list"])
+def test_help_behind_a_command_is_its_usage(name, capsys):
+    assert commands.main([name, "--help"]) == 0
+    assert f"convjax {name}" in capsys.readouterr().out
+    refused(capsys, ["list", "one", "two"], call=commands.main)
 
 
 def test_a_platform_that_is_not_there_is_refused(tmp_path, monkeypatch, capsys):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convjax import lab, models, study
+from convjax import lab, models, nn, study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +105,8 @@ def test_a_wrong_option_is_refused(options, message):
         ({"depths": (3,), "widths": (8,)}, "widths is no axis: Walk has the fields depth, gain"),
         ({"depth": (3,)}, "depth is no axis"),
         ({"gains": (1.0,)}, "Walk.depth needs a default, or values: depths="),
+        ({"depths": 4}, r"depths=4 \(int\) must be several values"),
+        ({"depths": (4,), "apart": ("deth",)}, r"apart\[0\]='deth' is not known; did you mean 'de"),
     ],
 )
 def test_a_wrong_axis_is_refused(axes, message):
@@ -183,6 +185,24 @@ def test_an_expectation_may_be_given_for_every_place():
 
     (row,) = lab.ratios(lab.as_rows(Bent(2), log_ratio=np.log([[6.0, 5, 1], [6, 5, 1]])), Bent)
     np.testing.assert_allclose(row.mean, row.expected)
+
+
+@pytest.mark.parametrize("expected", ["one", None, np.ones((2, 2))])
+def test_an_expectation_that_is_no_number_is_refused_before_anything_is_measured(expected):
+    kind = dataclasses.make_dataclass("Odd", [], bases=(Stack,), frozen=True)
+    kind.expected = expected
+    config = lab.ensembles(kind, seeds=2)
+    with pytest.raises(ValueError, match=r"^expected of stack \(depth 2\)=.* must be a finite n"):
+        config.defaults()["cells"](config())
+    kind.expected = np.ones(2)
+    with pytest.raises(ValueError, match=r"has the shape \(2,\); it must be one number, or 3:"):
+        lab.ratios(lab.as_rows(kind(), log_ratio=np.zeros((2, 3))), kind)
+
+
+def test_a_network_that_is_no_repeat_is_refused():
+    net = nn.Chain(relu=nn.Activation("relu"))
+    with pytest.raises(ValueError, match=r"network\(\) returned a Chain; .* nn.Repeat of"):
+        lab.log_ratios(net, jnp.ones((1, 2)), jax.random.key(0))
 
 
 def test_kinds_of_one_label_are_judged_at_the_worst_of_them():

@@ -109,7 +109,7 @@ def search(folder: Path) -> Found:
     if not measured and not unfinished and not left_out:
         raise ValueError(
             f"nothing to report in {str(folder)!r}: no table of an experiment and no study is "
-            "there, nor two levels down; run one with python -m experiments NAME"
+            "there, nor two levels down; convjax run FILE.py makes one"
         )
     return Found(folder, measured, unfinished, left_out)
 

@@ -1,7 +1,8 @@
-"""One HTML page of what studies found: ``python -m experiments report FOLDER``."""
+"""One HTML page of what studies found: ``convjax report FOLDER``."""
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,9 +26,8 @@ class Config:
 def main(argv: Sequence[str]) -> int:
     """Write the page from the command line and return the exit code."""
     about = "Write one HTML page of what studies found, to be opened from disk."
-    config = tyro.cli(
-        Config, args=list(argv), prog="python -m experiments report", description=about
-    )
+    typed = "convjax" if Path(sys.argv[0]).stem == "convjax" else "python -m experiments"
+    config = tyro.cli(Config, args=list(argv), prog=f"{typed} report", description=about)
     with refusing():
         written = write(config.folder, config.out)
     console().print(f"Written: {written}", soft_wrap=True)
