@@ -1,7 +1,5 @@
 """Sentences 4a to 4f: what residual connections do, from the table of claims."""
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from convjax import gradflow
@@ -27,29 +25,77 @@ COMPARABLE = 0.5
 ALIKE = 0.1
 """Correlation, accuracy, or share of r2 that counts as none."""
 
+SAID = {
+    "4a1": "the gradient of deep plain networks vanishes (at initialization, {last} layers)",
+    "4a2": "residual connections mitigate vanishing gradients",
+    "4a3": "residual connections bring the gradient nearer to the same size everywhere",
+    "4a4": "they turn an exponential of depth into a power law",
+    "4b1": "without shortcuts, deeper networks train worse ({deep} layers against {middle})",
+    "4b2": "with shortcuts they do not",
+    "4b3": "shortcuts lower the training loss of deep networks",
+    "4c1": "they preserve features, more than plain networks do",
+    "4c2": "units learn corrections to the identity",
+    "4c3": "so that a residual network does without any one unit",
+    "4c4": "where a plain network does not",
+    "4d": "they converge faster",
+    "4e": "they reduce overfitting",
+    "4f": "they perform better",
+}
+RULES = {
+    "4a1": "|g_0|^2 / |g_L|^2 below 1/100; above 100 it has exploded",
+    "4a2": "where the plain twin's has vanished, the ratio is nearer to 1",
+    "4a3": "|ln ratio| falls by ln 2 or more",
+    "4a4": "the better fit of ln|g_l|^2 by r2: plain exponential, residual power law",
+    "4b1": f"training loss higher by {LOSS} nats",
+    "4b2": f"residual training loss of {{deep}} layers at most that of {{middle}} + {LOSS}",
+    "4b3": f"plain twin's higher by {LOSS} nats",
+    "4c1": f"correlation of the last unit's features with the stem's higher by {ALIKE}",
+    "4c2": "|branch| / |input| below 1/2 at the median unit",
+    "4c3": f"accuracy falls by less than {ALIKE} at the median unit",
+    "4c4": f"accuracy falls by more than {ALIKE} at the median unit",
+    "4d": f"steps to a training loss of {TARGET}, plain against residual; {SOONER:.0%} fewer",
+    "4e": f"test less training loss at equal training loss: plain's higher by {GAP} nats",
+    "4f": f"test accuracy higher by {BETTER}, at the last step",
+}
+
 Pair = tuple[str, int]
 """Norm and depth of a plain and a residual network."""
 
 
-def claims(columns: Columns) -> Iterator[Claim]:
-    """Yield the sentences on shortcuts."""
+def claims(columns: Columns) -> list[Claim]:
+    """Return the sentences on shortcuts."""
     every = pairs(columns)
-    yield from _at_initialization(columns)
-    yield from _deeper(columns, every)
-    yield from _identity(columns, every)
-    yield _faster(columns, every)
-    yield Claim(
-        "4e",
-        "they reduce overfitting",
-        [versus(called(pair), *gaps(columns, pair), margin=GAP) for pair in every],
-        f"test less training loss at equal training loss: plain's higher by {GAP} nats",
-    )
-    yield Claim(
-        "4f",
-        "they perform better",
-        [_better(columns, pair) for pair in every],
-        f"test accuracy higher by {BETTER}, at the last step",
-    )
+    *_, middle, deep = sorted({depth for _, depth in every})
+    losses = {
+        named(norm): [end(columns, (norm, depth), "train_loss") for depth in (middle, deep)]
+        for norm in dict.fromkeys(norm for norm, _ in every)
+    }
+    initial = {
+        f"{init}, {named(pair[0])}": twins(columns, "birth", pair, init)
+        for init, pair in stacks(columns)
+    }
+    ends = {name: (plain[:, 0], res[:, 0]) for name, (plain, res) in initial.items()}
+    of = {
+        "4a1": [Evidence(name, -plain, _e(plain), VANISHED) for name, (plain, _) in ends.items()],
+        "4a2": [_mitigated(name, *both) for name, both in ends.items()],
+        "4a3": [_nearer(name, *both) for name, both in ends.items()],
+        "4a4": [_law(name, *both) for name, both in initial.items()],
+        "4b1": [versus(n, at[1][0], at[0][0], margin=LOSS) for n, at in losses.items()],
+        "4b2": [_no_worse(n, at[0][1], at[1][1]) for n, at in losses.items()],
+        "4b3": [versus(called(p), *end(columns, p, "train_loss"), margin=LOSS) for p in every],
+        "4c1": [_features(columns, pair) for pair in every],
+        "4c2": [_corrections(columns, pair) for pair in every],
+        "4c3": [_lesions(columns, pair, RESIDUAL) for pair in every],
+        "4c4": [_lesions(columns, pair, PLAIN) for pair in every],
+        "4d": [_faster(columns, pair) for pair in every],
+        "4e": [versus(called(pair), *gaps(columns, pair), margin=GAP) for pair in every],
+        "4f": [_better(columns, pair) for pair in every],
+    }
+    depths = {"middle": middle, "deep": deep, "last": max(n for _, (_, n) in stacks(columns))}
+    return [
+        Claim(number, text.format(**depths), of[number], RULES[number].format(**depths))
+        for number, text in SAID.items()
+    ]
 
 
 def found(columns: Columns, kind: str, twin: str, pair: Pair, quantity: str) -> np.ndarray:
@@ -88,39 +134,6 @@ def stacks(columns: Columns) -> list[tuple[str, Pair]]:
     return [(init, (norm, depth)) for init, norm, depth in dict.fromkeys(cases)]
 
 
-def _at_initialization(columns: Columns) -> Iterator[Claim]:
-    every = {
-        f"{init}, {named(pair[0])}": twins(columns, "birth", pair, init)
-        for init, pair in stacks(columns)
-    }
-    depth = max(depth for _, (_, depth) in stacks(columns))
-    ends = {name: (plain[:, 0], res[:, 0]) for name, (plain, res) in every.items()}
-    yield Claim(
-        "4a1",
-        f"the gradient of deep plain networks vanishes (at initialization, {depth} layers)",
-        [Evidence(name, -plain, _e(plain), VANISHED) for name, (plain, _) in ends.items()],
-        "|g_0|^2 / |g_L|^2 below 1/100; above 100 it has exploded",
-    )
-    yield Claim(
-        "4a2",
-        "residual connections mitigate vanishing gradients",
-        [_mitigated(name, *both) for name, both in ends.items()],
-        "where the plain twin's has vanished, the ratio is nearer to 1",
-    )
-    yield Claim(
-        "4a3",
-        "residual connections bring the gradient nearer to the same size everywhere",
-        [_nearer(name, *both) for name, both in ends.items()],
-        "|ln ratio| falls by ln 2 or more",
-    )
-    yield Claim(
-        "4a4",
-        "they turn an exponential of depth into a power law",
-        [_law(name, *both) for name, both in every.items()],
-        "the better fit of ln|g_l|^2 by r2: plain exponential, residual power law",
-    )
-
-
 def _nearer(name: str, plain: np.ndarray, residual: np.ndarray) -> Evidence:
     shown = f"{_e(plain)} to {_e(residual)}"
     return Evidence(name, np.abs(plain) - np.abs(residual), shown, TWICE)
@@ -153,64 +166,11 @@ def end(columns: Columns, pair: Pair, quantity: str) -> tuple[np.ndarray, np.nda
     return plain[:, -1], residual[:, -1]
 
 
-def _deeper(columns: Columns, every: list[Pair]) -> Iterator[Claim]:
-    *_, middle, deep = sorted({depth for _, depth in every})
-    losses = {
-        norm: [end(columns, (norm, depth), "train_loss") for depth in (middle, deep)]
-        for norm in dict.fromkeys(norm for norm, _ in every)
-    }
-    yield Claim(
-        "4b1",
-        f"without shortcuts, deeper networks train worse ({deep} layers against {middle})",
-        [versus(named(n), at[1][0], at[0][0], margin=LOSS) for n, at in losses.items()],
-        f"training loss higher by {LOSS} nats",
-    )
-    yield Claim(
-        "4b2",
-        "with shortcuts they do not",
-        [_no_worse(n, at[0][1], at[1][1]) for n, at in losses.items()],
-        f"residual training loss of {deep} layers at most that of {middle} + {LOSS}",
-    )
-    yield Claim(
-        "4b3",
-        "shortcuts lower the training loss of deep networks",
-        [versus(called(pair), *end(columns, pair, "train_loss"), margin=LOSS) for pair in every],
-        f"plain twin's higher by {LOSS} nats",
-    )
-
-
-def _no_worse(norm: str, middle: np.ndarray, deep: np.ndarray) -> Evidence:
+def _no_worse(name: str, middle: np.ndarray, deep: np.ndarray) -> Evidence:
     """Compare two depths; networks that did not train at either are equally bad, not no worse."""
     kept = np.minimum(middle, deep) <= COMPARABLE
     shown = f"{_middle(deep, 3)} against {_middle(middle, 3)}"
-    return Evidence(named(norm), (middle + LOSS - deep)[kept], shown)
-
-
-def _identity(columns: Columns, every: list[Pair]) -> Iterator[Claim]:
-    yield Claim(
-        "4c1",
-        "they preserve features, more than plain networks do",
-        [_features(columns, pair) for pair in every],
-        f"correlation of the last unit's features with the stem's higher by {ALIKE}",
-    )
-    yield Claim(
-        "4c2",
-        "units learn corrections to the identity",
-        [_corrections(columns, pair) for pair in every],
-        "|branch| / |input| below 1/2 at the median unit",
-    )
-    yield Claim(
-        "4c3",
-        "so that a residual network does without any one unit",
-        [_lesions(columns, pair, RESIDUAL) for pair in every],
-        f"accuracy falls by less than {ALIKE} at the median unit",
-    )
-    yield Claim(
-        "4c4",
-        "where a plain network does not",
-        [_lesions(columns, pair, PLAIN) for pair in every],
-        f"accuracy falls by more than {ALIKE} at the median unit",
-    )
+    return Evidence(name, (middle + LOSS - deep)[kept], shown)
 
 
 def fits(columns: Columns, pair: Pair, twin: str) -> np.ndarray:
@@ -264,25 +224,17 @@ def steps_to(losses: np.ndarray, target: float = TARGET) -> np.ndarray:
     return np.where(reached.any(axis=1), reached.argmax(axis=1) + wide, never).astype(float)
 
 
-def _faster(columns: Columns, every: list[Pair]) -> Claim:
-    made = []
-    for pair in every:
-        losses = twins(columns, "step", pair, "batch_loss")
-        plain, residual = map(steps_to, losses)
-        never = losses[0].shape[1] + 1
-        kept = (plain < never) | (residual < never)
-        support = np.log(plain[kept]) - np.log(residual[kept])
-        times = [
-            _middle(steps, 3) if np.median(steps) < never else f"more than {never - 1}"
-            for steps in (plain, residual)
-        ]
-        made.append(Evidence(called(pair), support, " against ".join(times), SOONER))
-    return Claim(
-        "4d",
-        "they converge faster",
-        made,
-        f"steps to a training loss of {TARGET}, plain against residual; {SOONER:.0%} fewer",
-    )
+def _faster(columns: Columns, pair: Pair) -> Evidence:
+    losses = twins(columns, "step", pair, "batch_loss")
+    plain, residual = map(steps_to, losses)
+    never = losses[0].shape[1] + 1
+    kept = (plain < never) | (residual < never)
+    times = [
+        _middle(steps, 3) if np.median(steps) < never else f"more than {never - 1}"
+        for steps in (plain, residual)
+    ]
+    support = np.log(plain[kept]) - np.log(residual[kept])
+    return Evidence(called(pair), support, " against ".join(times), SOONER)
 
 
 def gaps(columns: Columns, pair: Pair) -> tuple[np.ndarray, np.ndarray]:

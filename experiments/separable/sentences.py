@@ -1,13 +1,19 @@
 """What course texts say of these convolutions, each sentence with its evidence from the table."""
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from convjax.lab import Columns, array, digits, pick
 from convjax.lab.rules import Claim, Evidence, exact
-from experiments.separable import layers
-from experiments.separable.layers import DIRECTIONS
+from experiments.separable.layers import (
+    DEEP,
+    DEEP_SPLIT,
+    DIRECTIONS,
+    FULL,
+    NECK,
+    PAIR,
+    POINT,
+    SPLIT,
+)
 from experiments.separable.results import (
     FOLLOWS,
     ROUNDING,
@@ -31,131 +37,112 @@ COMPARABLE = 0.5
 LOWER = 0.05
 """Share of a test loss that counts as none."""
 
-SMALLER = "a smaller number, in most rounds"
-IN_TIME = f"time ratio within x{FOLLOWS} of the share"
-NO_WORSE = f"lower by less than {AS_GOOD}"
+SAID = {
+    "1a": "kx1 then 1xk takes 2k products and weights for k^2",
+    "1b": "a kxk kernel is a column times a row, as Sobel's is",
+    "1c": "and takes that share of the time",
+    "1d": "trained kernels can be cut to it",
+    "1e": "trained as two, a network is as good",
+    "2a": "a depthwise filter mixes no channels",
+    "2b": f"a {DEEP} convolution is cheaper than a {POINT} one",
+    "2c": f"a {POINT} convolution is cheaper than a {FULL} one",
+    "2d": "depthwise then pointwise takes 1/C + 1/k^2 of the products and weights of a full one",
+    "2e": "and that share of the time",
+    "2f": "the bytes that are moved explain why",
+    "3a": "a 1x1 convolution changes the channels and not the place",
+    "3b": "it mixes linearly",
+    "3c": "it is non-linear through the activation after it only",
+    "3d": "as a bottleneck it is cheaper than a full 3x3 of that width",
+    "3e": "and as good",
+    "3f": "and regularises",
+}
+RULES = {
+    "1a": "the share is 2/k, exactly",
+    "1b": f"relative error at most {ROUNDING:g}; the worst kernel",
+    **dict.fromkeys(("1c", "2e"), f"time ratio within x{FOLLOWS} of the share"),
+    **dict.fromkeys(("1d", "1e"), f"test accuracy lower by less than {AS_GOOD}"),
+    "2a": "other channels change by 0, exactly",
+    **dict.fromkeys(("2b", "2c", "3d"), "a smaller number, in most rounds"),
+    "2d": "exactly",
+    "2f": "fewer products for each byte go with fewer products per second, forward, in most rounds",
+    **dict.fromkeys(("3a", "3b"), "0, exactly"),
+    "3c": "0, exactly; with an activation above 0",
+    "3e": f"lower by less than {AS_GOOD}",
+    "3f": f"bottleneck's test loss lower by {LOWER:.0%} at equal training loss, "
+    f"{COMPARABLE} or less",
+}
 
 
-def sentences(columns: Columns) -> Iterator[Claim]:
-    """Yield the sentences on kernels split in two, depthwise convolutions, and 1x1."""
-    zero = exactly(columns)
-    yield from _split(columns, zero)
-    yield from _depthwise(columns, zero)
-    yield from _pointwise(columns, zero)
-
-
-def of_trained_kernels(columns: Columns) -> Iterator[Claim]:
-    """Yield what a network loses whose kernels are of rank 1, cut to it or trained so."""
-    rows = pick(columns, topic="accuracy", kernel_size=windows(columns)[0])
-    *cut, whole = array(rows, "value", "number", "seed")
-    yield Claim(
-        "1d",
-        "trained kernels can be cut to it",
-        [_as_good(f"at rank {rank}", found, whole) for rank, found in enumerate(cut, 1)],
-        f"test accuracy {NO_WORSE}",
-    )
-    yield Claim(
-        "1e",
-        "trained as two, a network is as good",
-        [
-            _as_good(condition, last(columns, layer, "test_accuracy"), whole)
-            for condition, layer in (("split", layers.SPLIT), ("as pairs", layers.PAIR))
-        ],
-        f"test accuracy {NO_WORSE}",
-    )
-
-
-def _split(columns: Columns, zero: dict[str, float]) -> Iterator[Claim]:
-    ways = {"by channel": layers.DEEP_SPLIT, "across channels": layers.SPLIT}
-    yield Claim(
-        "1a",
-        "kx1 then 1xk takes 2k products and weights for k^2",
-        [exact(way, off_in_counts(columns, layer)) for way, layer in ways.items()],
-        "the share is 2/k, exactly",
-    )
+def sentences(columns: Columns) -> list[Claim]:
+    """Return the sentences on kernels split in two, depthwise convolutions, and 1x1."""
+    zero, steps = exactly(columns), ((DEEP, POINT), (POINT, FULL))
+    ways = {"by channel": DEEP_SPLIT, "across channels": SPLIT}
     of_rank_1 = max(zero["sobel by hand"], zero["sobel by SVD"])
-    kernels = [
-        exact(f"{age} {k}x{k} kernels", float(kernel_errors(columns, age, k, 1).max()), ROUNDING)
-        for k in windows(columns)
-        for age in ("random", "trained")
-    ]
-    yield Claim(
-        "1b",
-        "a kxk kernel is a column times a row, as Sobel's is",
-        [exact("a kernel of rank 1 (Sobel)", of_rank_1, ROUNDING), *kernels],
-        f"relative error at most {ROUNDING:g}; the worst kernel",
-    )
-    followed = [one for way, layer in ways.items() for one in _followed(columns, way, layer)]
-    yield Claim("1c", "and takes that share of the time", followed, IN_TIME)
-
-
-def _depthwise(columns: Columns, zero: dict[str, float]) -> Iterator[Claim]:
-    yield Claim(
-        "2a",
-        "a depthwise filter mixes no channels",
-        [exact("whole numbers", zero["depthwise: change in other channels"])],
-        "other channels change by 0, exactly",
-    )
-    steps = ((layers.DEEP, layers.POINT), (layers.POINT, layers.FULL))
-    for number, (layer, other) in zip(("2b", "2c"), steps, strict=True):
-        text = f"a {layer} convolution is cheaper than a {other} one"
-        yield Claim(number, text, _cheaper(columns, layer), SMALLER)
-    yield Claim(
-        "2d",
-        "depthwise then pointwise takes 1/C + 1/k^2 of the products and weights of a full one",
-        [exact("everywhere", off_in_counts(columns, layers.PAIR))],
-        "exactly",
-    )
-    followed = _followed(columns, "", layers.PAIR)
-    yield Claim("2e", "and that share of the time", followed, IN_TIME)
-    yield Claim(
-        "2f",
-        "the bytes that are moved explain why",
-        [_starved(columns, *step) for step in steps],
-        "fewer products for each byte go with fewer products per second, forward, in most rounds",
-    )
-
-
-def _pointwise(columns: Columns, zero: dict[str, float]) -> Iterator[Claim]:
     linear = max(zero["1x1: f(x + y) - f(x) - f(y)"], zero["1x1: f(3 x) - 3 f(x)"])
     bent = zero["1x1: not additive with ReLU between"]
-    yield Claim(
-        "3a",
-        "a 1x1 convolution changes the channels and not the place",
-        [
+    neck, full = (last(columns, name, "test_accuracy") for name in (NECK, FULL))
+    of = {
+        "1a": [exact(way, off_in_counts(columns, layer)) for way, layer in ways.items()],
+        "1b": [exact("a kernel of rank 1 (Sobel)", of_rank_1, ROUNDING), *_of_rank_1(columns)],
+        "1c": [one for way, layer in ways.items() for one in _followed(columns, way, layer)],
+        "2a": [exact("whole numbers", zero["depthwise: change in other channels"])],
+        "2b": _cheaper(columns, DEEP),
+        "2c": _cheaper(columns, POINT),
+        "2d": [exact("everywhere", off_in_counts(columns, PAIR))],
+        "2e": _followed(columns, "", PAIR),
+        "2f": [_starved(columns, *step) for step in steps],
+        "3a": [
             exact("32x32x64 to 32x32x128", zero["1x1: 32x32x64 to 32x32x128"]),
             exact("change at other places", zero["1x1: change at other places"]),
         ],
-        "0, exactly",
-    )
-    yield Claim("3b", "it mixes linearly", [exact("whole numbers", linear)], "0, exactly")
-    yield Claim(
-        "3c",
-        "it is non-linear through the activation after it only",
-        [
+        "3b": [exact("whole numbers", linear)],
+        "3c": [
             exact("two in a row are one", zero["1x1: two less the one they make"]),
             Evidence("with ReLU between they are not", np.array([bent]), f"off by {digits(bent)}"),
         ],
-        "0, exactly; with an activation above 0",
-    )
-    text = "as a bottleneck it is cheaper than a full 3x3 of that width"
-    yield Claim("3d", text, _cheaper(columns, layers.NECK), SMALLER)
-    neck, full = (last(columns, name, "test_accuracy") for name in (layers.NECK, layers.FULL))
-    yield Claim("3e", "and as good", [_as_good("test accuracy", neck, full)], NO_WORSE)
+        "3d": _cheaper(columns, NECK),
+        "3e": [_as_good("test accuracy", neck, full)],
+        "3f": [_regularises(columns)],
+    }
+    return _claims(of)
+
+
+def of_trained_kernels(columns: Columns) -> list[Claim]:
+    """Return what a network loses whose kernels are of rank 1, cut to it or trained so."""
+    rows = pick(columns, topic="accuracy", kernel_size=windows(columns)[0])
+    *cut, whole = array(rows, "value", "number", "seed")
+    apart = {
+        way: last(columns, layer, "test_accuracy")
+        for way, layer in (("split", SPLIT), ("as pairs", PAIR))
+    }
+    of = {
+        "1d": [_as_good(f"at rank {rank}", found, whole) for rank, found in enumerate(cut, 1)],
+        "1e": [_as_good(way, found, whole) for way, found in apart.items()],
+    }
+    return _claims(of)
+
+
+def _claims(of: dict[str, list[Evidence]]) -> list[Claim]:
+    return [Claim(number, SAID[number], found, RULES[number]) for number, found in of.items()]
+
+
+def _of_rank_1(columns: Columns) -> list[Evidence]:
+    worst = {
+        f"{age} {k}x{k} kernels": float(kernel_errors(columns, age, k, 1).max())
+        for k in windows(columns)
+        for age in ("random", "trained")
+    }
+    return [exact(condition, error, ROUNDING) for condition, error in worst.items()]
+
+
+def _regularises(columns: Columns) -> Evidence:
     target, test = at_equal_training_loss(columns)
-    support = np.log(test[layers.FULL]) - np.log(test[layers.NECK])
-    yield Claim(
-        "3f",
-        "and regularises",
-        [
-            Evidence(
-                f"training loss {digits(target, 2)}",
-                support if target <= COMPARABLE else np.array([]),
-                f"{_middle(test[layers.NECK], 2)} for {_middle(test[layers.FULL], 2)}",
-                LOWER,
-            )
-        ],
-        f"bottleneck's test loss lower by {LOWER:.0%} at equal training loss, {COMPARABLE} or less",
+    support = np.log(test[FULL]) - np.log(test[NECK])
+    return Evidence(
+        f"training loss {digits(target, 2)}",
+        support if target <= COMPARABLE else np.array([]),
+        f"{_middle(test[NECK], 2)} for {_middle(test[FULL], 2)}",
+        LOWER,
     )
 
 
@@ -192,16 +179,11 @@ def _followed(columns: Columns, way: str, layer: str) -> list[Evidence]:
 
 def _cheaper(columns: Columns, layer: str) -> list[Evidence]:
     """Compare products and times with those of what the layer replaces: smaller speaks for it."""
-    at = places(columns, layer)
-    counts = count_ratios(columns, layer, "multiply_adds", at)
-    products = {
-        f"products, C = {where['channels']}, k = {where['kernel_size']}": float(ratio)
-        for where, ratio in zip(at, counts, strict=True)
-    }
-    made = [
-        Evidence(label, np.array([-np.log(ratio)]), f"x{digits(ratio, 2)}")
-        for label, ratio in products.items()
-    ]
+    made, at = [], places(columns, layer)
+    for where, ratio in zip(at, count_ratios(columns, layer, "multiply_adds", at), strict=True):
+        products = f"products, C = {where['channels']}, k = {where['kernel_size']}"
+        support = np.array([-np.log(float(ratio))])
+        made.append(Evidence(products, support, f"x{digits(float(ratio), 2)}"))
     for direction in DIRECTIONS:
         rounds = time_ratios(columns, layer, direction)
         shown = f"x{_range(np.median(rounds, axis=1))}"
