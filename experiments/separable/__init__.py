@@ -37,21 +37,12 @@ import numpy as np
 
 from convjax import lab
 from convjax.lab import Columns, Criterion, digits, that
-from experiments.separable import kernels
+from experiments.separable import kernels, results
 from experiments.separable.figure import draw as draw
 from experiments.separable.figure import table as table
 from experiments.separable.layers import COMPARED, DEEP, FULL, NARROWER, NECK, PAIR, POINT, SPLIT
 from experiments.separable.parts import Counts, Exact, Times, Training
-from experiments.separable.results import (
-    FOLLOWS,
-    ROUNDING,
-    exactly,
-    kernel_errors,
-    off_by,
-    off_in_counts,
-    speeds,
-    windows,
-)
+from experiments.separable.results import FOLLOWS, ROUNDING, kernel_errors, off_in_counts
 
 FAR_FROM_RANK_1 = 0.1
 AGREE = 1.5
@@ -128,26 +119,24 @@ def check(config: Config) -> None:
 
 def judge(columns: Columns) -> list[Criterion]:
     """Return what must hold of counts, of what is exact, of kernels and of verdicts on time."""
-    counts = {pair: off_in_counts(columns, pair[0]) == 0 for pair in COMPARED.items()}
+    words = {True: "equal", False: "not equal"}
+    counts = {
+        f"{layer} / {other}: products and weights are the texts' share": (
+            off_in_counts(columns, layer) == 0
+        )
+        for layer, other in COMPARED.items()
+    }
     return [
-        *(
-            that(
-                f"{layer} / {other}: products and weights are the texts' share",
-                equal,
-                "equal" if equal else "not equal",
-                "equal, as fractions",
-            )
-            for (layer, other), equal in counts.items()
-        ),
+        *(that(text, equal, words[equal], "equal, as fractions") for text, equal in counts.items()),
         *judge_exact(columns),
-        *(criterion for k in windows(columns) for criterion in _judge_kernels(columns, k)),
+        *(criterion for k in results.windows(columns) for criterion in _judge_kernels(columns, k)),
         *judge_times(columns),
     ]
 
 
 def judge_exact(columns: Columns) -> list[Criterion]:
     """Ask that what is exact be exact, and what must show itself do."""
-    zero = exactly(columns)
+    zero = results.exactly(columns)
     shown = {name: zero.pop(name) for name in kernels.SHOWN}
     worst = max(zero.pop(name) for name in kernels.ROUNDED)
     return [
@@ -192,7 +181,7 @@ def judge_times(columns: Columns) -> list[Criterion]:
     """Say whether time follows the products; ask that this be clear, and bytes explain it."""
     made = []
     for layer, other in COMPARED.items():
-        low, middle, high = np.quantile(off_by(columns, layer), (0.25, 0.5, 0.75))
+        low, middle, high = np.quantile(results.off_by(columns, layer), (0.25, 0.5, 0.75))
         follows = "yes" if middle <= FOLLOWS else "no"
         made.append(
             that(
@@ -208,7 +197,7 @@ def judge_times(columns: Columns) -> list[Criterion]:
 def _judge_bytes(columns: Columns) -> Criterion:
     means = []
     for layer in (DEEP, POINT, FULL):
-        per_byte, per_second = speeds(columns, layer)
+        per_byte, per_second = results.speeds(columns, layer)
         # The fastest round: of a long call, more of the others' work falls into each.
         both = (per_byte, per_second.max(axis=1))
         means.append([float(np.exp(np.log(values).mean())) for values in both])

@@ -13,6 +13,7 @@ from convjax.lab.lesions import scores
 from experiments.separable.layers import FULL, NECK, leaves
 
 BLOCKS = 3
+BATCH_SIZE = 64
 LEARNING_RATE = 0.01
 SHOWN = ("depthwise: change in its own", "1x1: not additive with ReLU between")
 ROUNDED = ("sobel by SVD", "sobel's error at rank 1")
@@ -43,9 +44,8 @@ def _sobel(integers: Any, off: Any) -> dict[str, float]:
     row = jnp.array([1.0, 2.0, 1.0]).reshape(1, 3, 1, 1)
     found = ops.separate_kernel(kernel, 1)
     whole = ops.conv(x, kernel[:, :, None, None])
-    by_found = ops.spatial_separable_conv(
-        x, found.columns[0][..., None, None], found.rows[0][..., None, None]
-    )
+    taken_apart = (part[0][..., None, None] for part in (found.columns, found.rows))
+    by_found = ops.spatial_separable_conv(x, *taken_apart)
     return {
         "sobel by hand": off(whole, ops.spatial_separable_conv(x, column, row)),
         "sobel by SVD": off(whole, by_found) / float(jnp.abs(whole).max()),
@@ -59,36 +59,32 @@ def _depthwise(integers: Any, off: Any) -> dict[str, float]:
     touched = x.at[..., other].add(1.0)
     change = jnp.abs(ops.depthwise_conv(touched, kernel) - ops.depthwise_conv(x, kernel))
     product = kernel[:, :, 0, :, None] * mix
+    pair = ops.separable_conv(x, kernel, mix)
     return {
         "depthwise: change in other channels": float(jnp.delete(change, other, axis=-1).max()),
         "depthwise: change in its own": float(change[..., other].max()),
-        "pair less the full kernel it makes": off(
-            ops.separable_conv(x, kernel, mix), ops.conv(x, product)
-        ),
+        "pair less the full kernel it makes": off(pair, ops.conv(x, product)),
     }
 
 
 def _pointwise(integers: Any, off: Any) -> dict[str, float]:
     x, y = integers(2, 32, 32, 64), integers(2, 32, 32, 64)
     first, second = integers(1, 1, 64, 128), integers(1, 1, 128, 16)
-    made = ops.pointwise_conv(x, first)
-    change = jnp.abs(ops.pointwise_conv(x.at[:, 5, 3].add(1.0), first) - made)
+    mix = ops.pointwise_conv
+    made = mix(x, first)
+    change = jnp.abs(mix(x.at[:, 5, 3].add(1.0), first) - made)
 
-    def twice(x: jax.Array, between: Any = lambda x: x) -> jax.Array:
-        return ops.pointwise_conv(between(ops.pointwise_conv(x, first)), second)
+    def bent(x: jax.Array) -> jax.Array:
+        return mix(jax.nn.relu(mix(x, first)), second)
 
     merged = jnp.einsum("abio,abop->abip", first, second)
     return {
         "1x1: 32x32x64 to 32x32x128": float(made.shape != (2, 32, 32, 128)),
         "1x1: change at other places": float(change.at[:, 5, 3].set(0.0).max()),
-        "1x1: f(x + y) - f(x) - f(y)": off(
-            ops.pointwise_conv(x + y, first), made + ops.pointwise_conv(y, first)
-        ),
-        "1x1: f(3 x) - 3 f(x)": off(ops.pointwise_conv(3.0 * x, first), 3.0 * made),
-        "1x1: two less the one they make": off(twice(x), ops.pointwise_conv(x, merged)),
-        "1x1: not additive with ReLU between": off(
-            twice(x + y, jax.nn.relu), twice(x, jax.nn.relu) + twice(y, jax.nn.relu)
-        ),
+        "1x1: f(x + y) - f(x) - f(y)": off(mix(x + y, first), made + mix(y, first)),
+        "1x1: f(3 x) - 3 f(x)": off(mix(3.0 * x, first), 3.0 * made),
+        "1x1: two less the one they make": off(mix(made, second), mix(x, merged)),
+        "1x1: not additive with ReLU between": off(bent(x + y), bent(x) + bent(y)),
     }
 
 
@@ -110,9 +106,8 @@ def network(layer: str, width: int, k: int, rngs: nnx.Rngs) -> nn.Chain:
 
     Every block ends in batch norm and ReLU, and so does each convolution of a bottleneck.
     """
-    units: dict[str, nnx.Module] = {
-        "stem": nn.Conv(1, width, (3, 3), use_bias=False, kernel_init="he", rngs=rngs)
-    }
+    stem = nn.Conv(1, width, (3, 3), use_bias=False, kernel_init="he", rngs=rngs)
+    units: dict[str, nnx.Module] = {"stem": stem}
 
     def finish(name: str, features: int) -> None:
         units[f"{name}_norm"] = nn.BatchNorm(features, rngs=rngs)
@@ -132,7 +127,7 @@ def network(layer: str, width: int, k: int, rngs: nnx.Rngs) -> nn.Chain:
 
 
 def trained(
-    layer: str, k: int, *, width: int, epochs: int, batch_size: int, seeds: int
+    layer: str, k: int, width: int, epochs: int, seeds: int
 ) -> Iterator[tuple[int, dict[tuple[str, str, str], Any]]]:
     """Train networks of one layer on the digits, by Adam with a falling learning rate.
 
@@ -142,16 +137,10 @@ def trained(
       of rank 1, 2, …, and the kernels' errors at these ranks at initialization and trained.
     """
     seen, unseen = data.digits("train"), data.digits("test")
-    length = len(seen[0]) // batch_size
-    every = lab.Seeds(lambda rngs: network(layer, width, k, rngs), *seen, batch_size=batch_size)
-    recipe = train.Recipe(
-        steps=epochs * length,
-        optimiser="adam",
-        learning_rate=LEARNING_RATE,
-        weight_decay=0.0,
-        dispatch=length,
-    )
-    trainer = every.trainer(recipe)
+    length = len(seen[0]) // BATCH_SIZE
+    every = lab.Seeds(lambda rngs: network(layer, width, k, rngs), *seen, batch_size=BATCH_SIZE)
+    how: dict[str, Any] = {"optimiser": "adam", "learning_rate": LEARNING_RATE, "weight_decay": 0.0}
+    trainer = every.trainer(train.Recipe(steps=epochs * length, dispatch=length, **how))
 
     @jax.jit
     def evaluate(state, images, labels):
@@ -166,10 +155,8 @@ def trained(
             )
             curve.append((test_accuracy, test_loss, train_loss))
         params, rest = nnx.state(net, nnx.Param, ...)
-        found: dict[Any, Any] = {
-            ("training", layer, quantity): values
-            for quantity, *values in zip(CURVE, *curve, strict=True)
-        }
+        curves = zip(CURVE, *curve, strict=True)
+        found: dict[Any, Any] = {("training", layer, name): values for name, *values in curves}
         if layer == FULL:
             cut = (nnx.merge_state(truncated(params, rank), rest) for rank in range(1, k + 1))
             accuracies = [evaluate(state, *unseen)[1] for state in cut]

@@ -19,14 +19,7 @@ POINT, PAIR, NECK = "pointwise", "pair", "bottleneck"
 LAYERS = (FULL, SPLIT, DEEP, DEEP_SPLIT, POINT, PAIR, NECK)
 NARROWER = 4
 
-COMPARED = {
-    SPLIT: FULL,
-    DEEP_SPLIT: DEEP,
-    DEEP: POINT,
-    POINT: FULL,
-    PAIR: FULL,
-    NECK: FULL,
-}
+COMPARED = {SPLIT: FULL, DEEP_SPLIT: DEEP, DEEP: POINT, POINT: FULL, PAIR: FULL, NECK: FULL}
 """What each is compared with."""
 
 DIRECTIONS = {"forward": False, "with gradients": True}
@@ -51,35 +44,23 @@ class Case:
 
 def leaves(layer: str, channels: int, k: int, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
     """Return a layer's convolutions in order, k x k where they have a window."""
-    narrow = channels // NARROWER
-    shared: dict[str, Any] = {"use_bias": False, "kernel_init": "he", "rngs": rngs}
-
-    def conv(width: int, *window: int) -> nnx.Module:
-        return nn.Conv(width, width, window, **shared)
-
-    def depthwise(*window: int) -> nnx.Module:
-        return nn.DepthwiseConv(channels, window, **shared)
-
-    def pointwise(before: int, after: int) -> nnx.Module:
-        return nn.PointwiseConv(before, after, **shared)
-
-    made = {
-        FULL: lambda: {"conv": conv(channels, k, k)},
-        SPLIT: lambda: {"column": conv(channels, k, 1), "row": conv(channels, 1, k)},
-        DEEP: lambda: {"depthwise": depthwise(k, k)},
-        DEEP_SPLIT: lambda: {"column": depthwise(k, 1), "row": depthwise(1, k)},
-        POINT: lambda: {"pointwise": pointwise(channels, channels)},
-        PAIR: lambda: {
-            "depthwise": depthwise(k, k),
-            "pointwise": pointwise(channels, channels),
-        },
-        NECK: lambda: {
-            "reduce": pointwise(channels, narrow),
-            "conv": conv(narrow, k, k),
-            "expand": pointwise(narrow, channels),
+    full, deep, point = nn.Conv, nn.DepthwiseConv, nn.PointwiseConv
+    wide, narrow = channels, channels // NARROWER
+    made: dict[str, dict[str, tuple[Any, ...]]] = {
+        FULL: {"conv": (full, wide, wide, (k, k))},
+        SPLIT: {"column": (full, wide, wide, (k, 1)), "row": (full, wide, wide, (1, k))},
+        DEEP: {"depthwise": (deep, wide, (k, k))},
+        DEEP_SPLIT: {"column": (deep, wide, (k, 1)), "row": (deep, wide, (1, k))},
+        POINT: {"pointwise": (point, wide, wide)},
+        PAIR: {"depthwise": (deep, wide, (k, k)), "pointwise": (point, wide, wide)},
+        NECK: {
+            "reduce": (point, wide, narrow),
+            "conv": (full, narrow, narrow, (k, k)),
+            "expand": (point, narrow, wide),
         },
     }
-    return made[layer]()
+    how: dict[str, Any] = {"use_bias": False, "kernel_init": "he", "rngs": rngs}
+    return {name: kind(*given, **how) for name, (kind, *given) in made[layer].items()}
 
 
 def said(layer: str, channels: int, k: int) -> Fraction:
@@ -107,10 +88,7 @@ def cases(
 
 
 def counted(case: Case, batch_size: int) -> dict[str, int]:
-    """Return multiply-adds, parameters and bytes moved, by ``convjax.cost``.
-
-    What lies between two convolutions is written and read.
-    """
+    """Return ``COUNTS``; what lies between two convolutions is written and read."""
     net = nnx.eval_shape(lambda: network(case))
     priced = cost(net, (batch_size, case.size, case.size, case.channels))
     return {name: getattr(priced.total, name) for name in COUNTS}
@@ -128,22 +106,12 @@ def timed(
 
     Everything is compiled before anything is timed.
     """
-    ready = [
-        {
-            (case, direction): _call(case, direction, batch_size)
-            for case in group
-            for direction in DIRECTIONS
-        }
-        for group in groups
-    ]
+    kinds = [list(itertools.product(group, DIRECTIONS)) for group in groups]
+    ready = [{kind: _call(*kind, batch_size) for kind in group} for group in kinds]
     for calls in ready:
         # Ratios are taken round by round, so that a slow moment must not end a layer's rounds.
-        samples = alternate(
-            {str(key): call for key, call in calls.items()},
-            repeats=repeats,
-            min_seconds=0.01,
-            slow_seconds=math.inf,
-        )
+        named = {str(key): call for key, call in calls.items()}
+        samples = alternate(named, repeats=repeats, min_seconds=0.01, slow_seconds=math.inf)
         for (case, direction), seconds in zip(calls, samples.values(), strict=True):
             yield case, direction, seconds
 

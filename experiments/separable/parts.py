@@ -8,7 +8,6 @@ from experiments.benchmarks.computations import machine
 from experiments.separable import kernels, layers
 
 FEW_CHANNELS = 8
-TRAINING_BATCH = 64
 
 
 def row(topic: str, name: str, quantity: str, value: float, **where: int) -> dict[str, Any]:
@@ -91,16 +90,10 @@ class Training:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield sizes, curves, accuracies and errors by rank."""
-        results = kernels.trained(
-            self.layer,
-            self.kernel_size,
-            width=self.width,
-            epochs=self.epochs,
-            batch_size=TRAINING_BATCH,
-            seeds=self.seeds,
-        )
+        k = self.kernel_size
+        results = kernels.trained(self.layer, k, self.width, self.epochs, self.seeds)
         for seed, (size, found) in enumerate(results):
-            where = {"kernel_size": self.kernel_size, "seed": seed}
+            where = {"kernel_size": k, "seed": seed}
             yield row("training", self.layer, "parameters", size, **where)
             for named, values in found.items():
                 for number, value in enumerate(values, 1):
