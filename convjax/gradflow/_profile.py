@@ -1,6 +1,7 @@
 """profile: the norms of signal and gradient at every unit, by one backward pass."""
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -61,7 +62,9 @@ class Profile(Readable):
         unit = pick(self.paths, self.units, path)
         if unit is not None:
             return unit
-        raise KeyError(f"{path!r} is not in the profile; its paths are {', '.join(self.paths)}")
+        near = difflib.get_close_matches(path, self.paths, n=2)
+        hint = f"did you mean {' or '.join(map(repr, near))}? Its" if near else "its"
+        raise KeyError(f"{path!r} is not in the profile; {hint} paths are {', '.join(self.paths)}")
 
     def items(self) -> Iterator[tuple[str, Unit]]:
         """Yield ``(path, unit)``."""

@@ -76,7 +76,7 @@ def modules(folder: str | os.PathLike) -> list[tuple[Path, ast.Module, str]]:
     places = [path / "__init__.py" if path.is_dir() else path for path in Path(folder).iterdir()]
     read = []
     for path in sorted(places):
-        if path.suffix == ".py" and path.is_file() and home_of(path).name[0] not in "_.":
+        if path.suffix == ".py" and path.is_file() and _public(home_of(path).name):
             try:
                 module = ast.parse(path.read_text(encoding="utf-8"))
             except (SyntaxError, UnicodeDecodeError, ValueError):
@@ -84,6 +84,10 @@ def modules(folder: str | os.PathLike) -> list[tuple[Path, ast.Module, str]]:
             about = (ast.get_docstring(module) or "").strip().partition("\n")[0]
             read.append((path, module, about))
     return read
+
+
+def _public(name: str) -> bool:
+    return name.isidentifier() and not name.startswith("_")
 
 
 def asks(module: ast.Module) -> bool:

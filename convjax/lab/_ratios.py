@@ -166,6 +166,6 @@ def table(kind: type, columns: Columns) -> Table:
         ("theory", "expected:.4g"),
         ("mean", "mean:.4g"),
         ("s.e.", "error:.2g"),
-        ("z", "away:+.1f"),
+        ("z", lambda row: f"{row.away:+.1f}" if row.error or not row.away else ""),
         ("typical", "typical:.4g"),
     )

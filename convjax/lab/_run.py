@@ -281,7 +281,7 @@ def check_effect(config: Any, runner: str) -> None:
       >>> lab.check_effect(lab.Options(workers=2), "local")
     """
     for option, runners in TAKEN_BY.items():
-        if getattr(config, option) and runner not in runners:
+        if getattr(config, option) not in (None, ()) and runner not in runners:
             taking = " or ".join(f"--runner {name}" for name in runners)
             raise ValueError(
                 f"--{option} has no effect with --runner {runner}; leave it out, or take {taking}"

@@ -163,7 +163,8 @@ def _measured(job: Job) -> Done:
             columns = job.function(job.config)
         seconds = time.perf_counter() - start
         if not isinstance(columns, Mapping):
-            raise TypeError(f"{job.function!r} returned {shown(columns)}, not columns by name")
+            name = getattr(job.function, "__name__", shown(job.function))
+            raise TypeError(f"{name} returned {shown(columns)}, not columns by name")
         about = _about(job, seconds) | {"environment": environment()}
         table = encode(columns, about)
     except (KeyboardInterrupt, GeneratorExit):  # the user's, and the runner's

@@ -85,7 +85,7 @@ class Replay:
             kept = f" The state before it is checkpoint {step} in {str(checkpoints.folder)!r}."
         state = jax.device_get(state)
         cause = self._cause(state, made)
-        return Diverged(f"step {step} is not finite: {cause}{kept}", step, state)
+        return Diverged(f"step {step} is not finite: {cause.removesuffix('.')}.{kept}", step, state)
 
     def _cause(self, state: State, made: Sequence[str]) -> str:
         if bad := not_finite(state.params):

@@ -52,8 +52,11 @@ def test_numbers_pick_one_unit_out_of_a_repeat():
     picked = measured["2/branch/conv1"]
     np.testing.assert_allclose(picked.gradient.log_norm, table["gradient_log_norm"][row], rtol=1e-5)
     assert measured["*"].gradient.norm.shape == (3,)
-    for missing in ("3/branch/conv1", "branch", "nowhere"):
-        with pytest.raises(KeyError, match="is not in the profile; its paths are input"):
+    for missing, told in (("*/brnch/conv1", "did you mean '\\*/branch/conv1'.*Its"), ("x", "its")):
+        with pytest.raises(KeyError, match=f"is not in the profile; {told} paths are input"):
+            measured[missing]
+    for missing in ("3/branch/conv1", "branch"):
+        with pytest.raises(KeyError, match="is not in the profile"):
             measured[missing]
 
 

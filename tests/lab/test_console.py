@@ -39,7 +39,12 @@ def test_nothing_that_is_printed_is_taken_for_markup(capsys, monkeypatch):
     ("runner", "option", "value"),
     [
         *(("local", "address", "a:1"), ("local", "slurm", ("timeout_min=5",))),
-        *(("here", "workers", 2), ("here", "address", "a:1"), ("ray", "slurm", ("a=b",))),
+        *(
+            ("here", "workers", 2),
+            ("here", "workers", 0),
+            ("here", "address", "a:1"),
+            ("ray", "slurm", ("a=b",)),
+        ),
         ("slurm", "address", "a:1"),
     ],
 )

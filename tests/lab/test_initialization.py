@@ -277,6 +277,9 @@ def test_the_table_has_a_row_for_every_kind(capsys):
     rows = capsys.readouterr().out.splitlines()
     assert rows[0].rstrip() == "|g_0|^2 / |g_L|^2 of 40 networks of each kind"
     assert rows[6].split()[:6] == ["gain", "2,", "6", "steps", "64", "96"]
+    assert rows[6].split()[-2].startswith("+")
+    alone = lab.as_rows(Walk(1), log_ratio=np.log([[2.0, 1.0], [2.0, 1.0]]))
+    assert [*ASKED.table(alone).columns[4].cells] == [""]  # no z without a standard error
     assert len(rows) == 3 + 4 and max(map(len, rows)) <= 80
 
 
