@@ -12,38 +12,22 @@ PRETRAINED, FITTED = 0.9, 0.95
 
 def judge(columns: Columns) -> list[Criterion]:
     """Return whether the networks learned what they were shown, and whether that helped."""
-    criteria = []
+    criteria, of = [], accuracies(columns)
     learned = pick(columns, kind="pretrained")
     if learned["accuracy"].size:
         medians = np.median(lab.array(learned, "accuracy", "shift", "seed"), axis=1)
-        criteria.append(
-            that(
-                "pretraining has learned its classes: median accuracy on their test images",
-                min(medians) >= PRETRAINED,
-                ", ".join(digits(median, 3) for median in medians),
-                f"at least {PRETRAINED}",
-            )
-        )
+        text = "pretraining has learned its classes: median accuracy on their test images"
+        shown = ", ".join(digits(median, 3) for median in medians)
+        criteria.append(that(text, min(medians) >= PRETRAINED, shown, f"at least {PRETRAINED}"))
     for method in (SCRATCH, TUNED):
         worst = np.median(accuracies(columns, "train_accuracy")[method], axis=-1).min()
-        criteria.append(
-            that(
-                f"{method} fits its examples: median accuracy on them, the worst",
-                worst >= FITTED,
-                digits(worst, 3),
-                f"at least {FITTED}",
-            )
-        )
+        text = f"{method} fits its examples: median accuracy on them, the worst"
+        criteria.append(that(text, worst >= FITTED, digits(worst, 3), f"at least {FITTED}"))
     among = f", shift {shifts(columns)[-1]}" if len(shifts(columns)) > 1 else ""
-    of = accuracies(columns)
+    text = f"{budgets(columns)[0]} examples a class{among}: fine-tuning beats training from scratch"
     gain = (of[TUNED] - of[SCRATCH])[-1, 0]
-    criteria.append(
-        that(
-            f"{budgets(columns)[0]} examples a class{among}: "
-            "fine-tuning beats training from scratch",
-            gain.mean() > ERRORS * error(gain),
-            f"{gain.mean():+.3f} ± {error(gain):.3f} (s.e.)",
-            f"more than {ERRORS:g} s.e. above 0",
-        )
+    shown, beats = (
+        f"{gain.mean():+.3f} ± {error(gain):.3f} (s.e.)",
+        gain.mean() > ERRORS * error(gain),
     )
-    return criteria
+    return [*criteria, that(text, beats, shown, f"more than {ERRORS:g} s.e. above 0")]

@@ -5,20 +5,16 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from convjax import lab, plots
-from convjax.lab import Columns
-from convjax.lab.rules import AGAINST, FOR, NEITHER, ONLY
+from convjax.lab import Columns, rules
 from experiments.transfer.sentences import (
     ERRORS,
     accuracies,
     budgets,
-    error,
     layers,
     sentences,
     shifts,
 )
 from experiments.transfer.trial import METHODS, SCRATCH, TUNED
-
-MARKS = {FOR: "for", AGAINST: "against", NEITHER: "-"}
 
 
 def draw(columns: Columns) -> Figure:
@@ -26,10 +22,10 @@ def draw(columns: Columns) -> Figure:
     counts, every, found = budgets(columns), shifts(columns), accuracies(columns)
 
     def by_budget(place: int) -> plots.Panel:
-        drawn = []
-        for method, values in found.items():
-            mean, wide = values[place].mean(1), ERRORS * error(values[place])
-            drawn.append(plots.Series(method, counts, mean, mean - wide, mean + wide, joined=True))
+        drawn = [
+            lab.series(method, counts, values[place].T, errors=ERRORS, joined=True)
+            for method, values in found.items()
+        ]
         title = _placed(every[place])
         return plots.Panel(title, "examples a class", "test accuracy (± 2 s.e.)", drawn)
 
@@ -64,7 +60,8 @@ def table(columns: Columns) -> Table:
     """Return the accuracies, and under them the sentences with their verdicts."""
     both = Table.grid(padding=(0, 0, 1, 0))
     both.add_row(scores(columns))
-    both.add_row(verdicts(columns))
+    title = "What course texts say, and what this run says of it, mean over seeds ± s.e."
+    both.add_row(rules.table(title, sentences(columns)))
     return both
 
 
@@ -93,19 +90,3 @@ def worth(columns: Columns, shift: int, budget: int) -> str:
     # The accuracy of the best budget up to here, so that the way back is one.
     best = np.maximum.accumulate(means)
     return lab.digits(np.exp(np.interp(reached, best, np.log(counts))), 2)
-
-
-def verdicts(columns: Columns) -> Table:
-    """Return the sentences, each with what was measured and its verdict."""
-    rows = []
-    for claim in sentences(columns):
-        sides = [e.side for e in claim.evidence]
-        shown = [f"{e.condition}: {e.shown} {MARKS[e.side]}" for e in claim.evidence]
-        verdict = claim.verdict
-        if verdict.startswith(ONLY):
-            verdict = f"holds in {sides.count(FOR)} of {len(sides)}"
-        rows.append((claim.number, claim.text, verdict, "\n".join(shown), claim.rule))
-    heads = ("", "sentence", "verdict", "mean over seeds ± s.e.", "number")
-    made = lab.plain_table("What course texts say, and what this run says of it", heads, rows)
-    made.show_lines, made.columns[3].no_wrap = True, True
-    return made

@@ -39,7 +39,6 @@ def fit(
     images: jax.Array,
     labels: jax.Array,
     batches: np.ndarray,
-    *,
     rate: float,
     steps: int,
     seed: int,

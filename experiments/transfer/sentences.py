@@ -15,6 +15,21 @@ ERRORS = 2.0
 LEAST = float(np.log(1.1))
 """Least difference of a logarithm that speaks: a tenth."""
 
+SAID = {
+    "a": "Transfer learning needs fewer examples: fine-tuning beats training from scratch.",
+    "b": "Frozen features of a pretrained network beat training from scratch.",
+    "c": "Fine-tuning beats frozen features.",
+    "d": "The fewer the examples, the more fine-tuning gains over training from scratch.",
+    "e": "Fine-tuning changes the late layers more than the early, general ones.",
+}
+RULES = {
+    "a": "test accuracy of the one less that of the other",
+    **dict.fromkeys("bc", "likewise"),
+    "d": "the gain with the fewest examples less that with the most",
+    "e": "mean ln |dW|/|W| of the later half of the layers less that of the earlier, "
+    "classifier aside",
+}
+
 
 def budgets(columns: Columns) -> list[int]:
     """Return the numbers of examples, rising."""
@@ -54,38 +69,22 @@ def sentences(columns: Columns) -> list[Claim]:
     def each(
         values: np.ndarray, names: Sequence[Any] = counts, least: float = 0.0
     ) -> list[Evidence]:
-        found = []
-        for shift, row in zip(shifts(columns), values, strict=True):
-            among = f"shift {shift}, " if len(values) > 1 else ""
-            for name, seeds in zip(names, row, strict=False):
-                found.append(evidence(f"{among}{name} a class", seeds, least))
-        return found
+        among = [f"shift {shift}, " if len(values) > 1 else "" for shift in shifts(columns)]
+        return [
+            evidence(f"{where}{name} a class", seeds, least)
+            for where, row in zip(among, values, strict=True)
+            for name, seeds in zip(names, row, strict=False)
+        ]
 
-    said = (
-        (
-            "Transfer learning needs fewer examples: fine-tuning beats training from scratch.",
-            each(gain),
-            "test accuracy of the one less that of the other",
-        ),
-        (
-            "Frozen features of a pretrained network beat training from scratch.",
-            each(of[FROZEN] - of[SCRATCH]),
-            "likewise",
-        ),
-        ("Fine-tuning beats frozen features.", each(of[TUNED] - of[FROZEN]), "likewise"),
-        (
-            "The fewer the examples, the more fine-tuning gains over training from scratch.",
-            each(fading, [f"{fewest} vs {most}"]),
-            "the gain with the fewest examples less that with the most",
-        ),
-        (
-            "Fine-tuning changes the late layers more than the early, general ones.",
-            each(went[..., -half:].mean(-1) - went[..., :half].mean(-1), least=LEAST),
-            "mean ln |dW|/|W| of the later half of the layers less that of the earlier, "
-            "classifier aside",
-        ),
-    )
-    return [Claim(letter, *one) for letter, one in zip("abcde", said, strict=True)]
+    late = went[..., -half:].mean(-1) - went[..., :half].mean(-1)
+    found = {
+        "a": each(gain),
+        "b": each(of[FROZEN] - of[SCRATCH]),
+        "c": each(of[TUNED] - of[FROZEN]),
+        "d": each(fading, [f"{fewest} vs {most}"]),
+        "e": each(late, least=LEAST),
+    }
+    return [Claim(letter, text, found[letter], RULES[letter]) for letter, text in SAID.items()]
 
 
 class OfSeeds(Evidence):

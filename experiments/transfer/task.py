@@ -105,7 +105,7 @@ def check_examples(task: Task, budgets: Sequence[int]) -> None:
             )
 
 
-def batches(pool: np.ndarray, *, steps: int, size: int, longest: int, seed: int) -> np.ndarray:
+def batches(pool: np.ndarray, steps: int, size: int, longest: int, seed: int) -> np.ndarray:
     """Return the images of every batch, int32 ``(longest, size)``; beyond ``steps`` it is zeros.
 
     The pool is gone through again and again, each time in another order; a batch may thus hold an

@@ -15,19 +15,17 @@ from experiments.transfer.settings import Run, maker, read
 
 SCRATCH, FROZEN, TUNED = "from scratch", "frozen features", "fine-tuning"
 METHODS = (SCRATCH, FROZEN, TUNED)
+Row = dict[str, Any]
+
 FRESH = 1000
 """Added to the seed of a network that has nothing to do with the pretrained one."""
-MEASURED = (
-    "activation_log_norm",
-    "gradient_log_norm",
-    "parameter_log_norm",
-    "parameter_gradient_log_norm",
-)
+SIGNALS = ("activation", "gradient", "parameter", "parameter_gradient")
+MEASURED = tuple(f"{signal}_log_norm" for signal in SIGNALS)
 EMPTY = {"kind": "", "method": "", "budget": 0, "position": -1, "path": ""}
 EMPTY |= dict.fromkeys(("accuracy", "train_accuracy", *MEASURED, "log_movement"), np.nan)
 
 
-def rows(run: Run) -> Iterator[dict[str, Any]]:
+def rows(run: Run) -> Iterator[Row]:
     """Yield what pretraining came to, and every way with every number of examples."""
     how, task = run.settings, read(run.settings)
     images = jnp.asarray(task.shifted(run.shift, border=run.border))
@@ -49,9 +47,8 @@ def rows(run: Run) -> Iterator[dict[str, Any]]:
             start = fresh if method == SCRATCH else transferred
             end = trained(method, target, start, few, order)
             same = {"method": method, "budget": budget}
-            scores = {"accuracy": target.test, "train_accuracy": few}
-            scores = {name: target.accuracy(end, which) for name, which in scores.items()}
-            yield same | {"kind": "accuracy", **scores}
+            test, train = (target.accuracy(end, which) for which in (target.test, few))
+            yield same | {"kind": "accuracy", "accuracy": test, "train_accuracy": train}
             batch = images[order[0]], target.labels[order[0]]
             for row in layers(start, end, *batch, frozen=method == FROZEN):
                 yield same | {"kind": "layer", **row}
@@ -78,13 +75,11 @@ class Lesson:
         """Return the images of every batch; all trainings are one program, as long as any."""
         how = self.run.settings
         longest = max(how.steps, 0 if how.weights else how.pretrain_steps)
-        given: dict[str, int] = {"size": how.batch_size, "longest": longest, "seed": self.run.seed}
-        return tasks.batches(pool, steps=steps, **given)
+        return tasks.batches(pool, steps, how.batch_size, longest, self.run.seed)
 
     def fit(self, net: Any, images: Any, order: np.ndarray, rate: float, steps: int) -> Any:
         """Return the network after training; its images may be features."""
-        how: dict[str, Any] = {"rate": rate, "steps": steps, "seed": self.run.seed}
-        return learning.fit(net, images, self.labels, order, **how)
+        return learning.fit(net, images, self.labels, order, rate, steps, self.run.seed)
 
     def accuracy(self, net: Any, which: np.ndarray) -> float:
         """Return the share of images that are named rightly."""
@@ -104,9 +99,7 @@ def trained(method: str, lesson: Lesson, start: Any, few: np.ndarray, order: np.
     return learning.with_classifier(start, classifier)
 
 
-def layers(
-    start: Any, end: Any, images: Any, labels: Any, *, frozen: bool
-) -> Iterator[dict[str, Any]]:
+def layers(start: Any, end: Any, images: Any, labels: Any, frozen: bool) -> Iterator[Row]:
     """Yield every layer's gradient at the first batch, and how far it went in the end."""
     measured = lab.layers(learning.profile(start, images, labels, train=not frozen))
     ratios = gradflow.update_ratios(start, end).by_unit()
