@@ -196,3 +196,5 @@ def test_the_name_and_the_mode_may_be_short():
     assert in_full(["--name", "a", "--train", "False"]) == ["--name", "a", "--train", "False"]
     assert in_full(["--train"]) == ["--train", "True"]
     assert in_full([]) == []
+    assert in_full(["--batch", "0", "resnet18"]) == ["--name", "resnet18", "--batch", "0"]
+    assert in_full(["--images", "resnet18"]) == ["--images", "resnet18"]

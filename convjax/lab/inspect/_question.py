@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from convjax import lab
+from convjax import lab, models
 from convjax.lab.inspect._subject import Request, measured, subject
 
 KEEPS = False
@@ -41,6 +41,9 @@ def measure(request: Request) -> lab.Columns:
 def in_full(argv: Sequence[str]) -> list[str]:
     """Return the command line with a name that stands first, and bare --train, written out."""
     words = list(argv)
+    # A name that stands last, and is no option's value, is the network's as well.
+    if words[-1:] and words[-1] in models.list() and not words[-2:][0].startswith("-"):
+        words.insert(0, words.pop())
     if words and not words[0].startswith("-"):
         words[:0] = ["--name"]
     full = []
