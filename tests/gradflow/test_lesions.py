@@ -75,7 +75,8 @@ def test_features_are_compared_along_the_units(net, x):
     for i, (y, inside, before) in enumerate(by_hand(net, x)[1]):
         if i == 2:
             start = np.pad(start[:, ::2, ::2], ((0, 0),) * 3 + ((0, 1),))
-        a, b = (np.reshape(v, (3, -1)) - np.reshape(v, (3, -1)).mean(0) for v in (start, y))
+        rows = [np.asarray(v).reshape(3, -1) for v in (start, y)]
+        a, b = (one - one.mean(0) for one in rows)
         cosine = (a * b).sum() / (np.linalg.norm(a) * np.linalg.norm(b))
         np.testing.assert_allclose(found["correlation"][i], cosine, rtol=1e-4)
         products = [v @ v.T for v in (a, b)]
