@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -14,63 +15,50 @@ from convjax import plots
 # More points of one series than this are thinned: no screen shows more.
 MOST = 2000
 DOTS_PER_INCH = 110
+PANEL = ("title", "xlabel", "ylabel", "xscale", "yscale", "level")
 NUMBERS = ("y", "low", "high", "expected", "expected_low", "expected_high")
 
 
 def data(sheet: plots.Sheet) -> str:
     """Return what a figure shows as JSON; null is no number, or one that is not finite."""
-    entries = {
-        "title": sheet.title,
-        "columns": sheet.columns,
-        "shared": sheet.shared,
-        "colours": sheet.colours,
-        "panels": [_panel(panel) for panel in sheet.panels],
-    }
+    entries = {name: getattr(sheet, name) for name in ("title", "columns", "shared", "colours")}
+    entries["panels"] = [
+        {name: getattr(panel, name) for name in PANEL} | {"series": [*map(_series, panel.series)]}
+        for panel in sheet.panels
+    ]
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":"))
     # In a page, a script ends at the first end tag, wherever that stands.
     return text.replace("<", "\\u003c")
 
 
-def thinned(sheet: plots.Sheet) -> int:
-    """Return the length of the longest series of which not all points are on the page, or 0."""
-    lengths = [len(np.ravel(one.x)) for panel in sheet.panels for one in panel.series]
-    longest = max(lengths, default=0)
-    return longest if longest > MOST else 0
-
-
-def _panel(panel: plots.Panel) -> dict[str, Any]:
-    names = ("title", "xlabel", "ylabel", "xscale", "yscale", "level")
-    return {
-        **{name: getattr(panel, name) for name in names},
-        "series": [_series(series) for series in panel.series],
-    }
-
-
 def _series(series: plots.Series) -> dict[str, Any]:
     some = _some(series)
-    made: dict[str, Any] = {"label": series.label, "x": _numbers(series.x, some)}
-    for name in NUMBERS:
-        if getattr(series, name) is not None:
-            made[name] = _numbers(getattr(series, name), some)
+    made: dict[str, Any] = {"label": series.label}
+    for name in ("x", *NUMBERS):
+        if (values := getattr(series, name)) is not None:
+            made[name] = [*map(_short, np.asarray(values, float)[some].tolist())]
     if series.names is not None:
-        made["names"] = [str(name) for name in np.asarray(series.names)[some]]
+        made["names"] = [*map(str, np.asarray(series.names)[some])]
     return made | {"joined": series.joined, "shaded": series.shaded}
 
 
-def _some(series: plots.Series) -> np.ndarray:
-    count = len(np.ravel(series.x))
-    return np.unique(np.linspace(0, count - 1, min(count, MOST)).astype(int))
-
-
-def _numbers(values: Any, some: np.ndarray) -> list[int | float | None]:
-    found = np.asarray(values, float)[some]
-    return [_short(v) if np.isfinite(v) else None for v in found.tolist()]
-
-
-def _short(value: float) -> float | int:
+def _short(value: float) -> float | int | None:
     """Return a number with seven digits, which is more than a screen can show."""
+    if not math.isfinite(value):
+        return None
     short = float(f"{value:.7g}")
     return int(short) if short.is_integer() and abs(short) < 1e15 else short
+
+
+def thinned(sheet: plots.Sheet) -> int:
+    """Return the length of the longest series of which not all points are on the page, or 0."""
+    longest = max((np.size(one.x) for panel in sheet.panels for one in panel.series), default=0)
+    return longest if longest > MOST else 0
+
+
+def _some(series: plots.Series) -> np.ndarray:
+    count = np.size(series.x)
+    return np.unique(np.linspace(0, count - 1, min(count, MOST)).astype(int))
 
 
 def table(sheet: plots.Sheet) -> str:

@@ -22,7 +22,8 @@ def tag(name: str, /, *inside: Any, **attributes: Any) -> Html:
       attributes: ``class_`` for class, ``data_part`` for data-part; True for an attribute without a
         value, None and False for none.
     """
-    written = "".join(_attribute(key, value) for key, value in attributes.items())
+    given = ((k, v) for k, v in attributes.items() if v is not None and v is not False)
+    written = "".join(_attribute(key, value) for key, value in given)
     if name in _VOID:
         return Html(f"<{name}{written}>")
     return Html(f"<{name}{written}>{join(*inside)}</{name}>")
@@ -50,7 +51,5 @@ def printable(part: Any) -> str:
 
 
 def _attribute(key: str, value: Any) -> str:
-    if value is None or value is False:
-        return ""
     key = key.rstrip("_").replace("_", "-")
     return f" {key}" if value is True else f' {key}="{html.escape(printable(value))}"'

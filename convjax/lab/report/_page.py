@@ -13,6 +13,8 @@ from convjax.lab.report._tables import table
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 MARK = " · convjax</title>"  # by which a report is known
 HEADS = ("claim", "measured", "expected", "verdict")
+# What a name leaves out where it becomes a place in the page.
+MARK = re.compile(r"[^\w-]+")
 
 
 def page(found: Found, home: Path) -> str:
@@ -22,7 +24,7 @@ def page(found: Found, home: Path) -> str:
       found: what there is to show.
       home: the folder that the page will lie in.
     """
-    marks = [f"{_slug(one.name)}-{i}" for i, one in enumerate(found.measured, 1)]
+    marks = [f"{MARK.sub('-', one.name)}-{i}" for i, one in enumerate(found.measured, 1)]
     named = list(zip(found.measured, marks, strict=True))
     main = [
         _verdict(found, named),
@@ -54,17 +56,11 @@ def _asset(name: str) -> Html:
     return Html((Path(__file__).parent / name).read_text(encoding="utf-8"))
 
 
-def _slug(name: str) -> str:
-    return re.sub(r"[^\w-]+", "-", name)
-
-
 def _header(found: Found, named: list[tuple[Measured, str]], title: str) -> Html:
-    cells = sum(int(one.about.get("cells", 0)) for one in found.measured)
-    seconds = sum(float(one.about.get("seconds", 0)) for one in found.measured)
-    hosts = {h for m in found.measured for e in m.environments for h in e.get("hosts", ())}
+    cells, machines = _spent(found.measured)
     told = [_count(len(found.measured), "experiment")]
-    told += [f"{_count(cells, 'cell')}, {duration(seconds)} of measuring"] if cells else []
-    told += [f"on {_count(len(hosts), 'machine')}"] if hosts else []
+    told += [f"{cells} of measuring"] if cells else []
+    told += [f"on {machines}"] if machines else []
     links = [tag("li", tag("a", one.name, href=f"#{mark}")) for one, mark in named]
     return tag(
         "header",
@@ -73,6 +69,15 @@ def _header(found: Found, named: list[tuple[Measured, str]], title: str) -> Html
         tag("p", ", ".join(told), "."),
         tag("nav", tag("ul", *links), aria_label="Experiments") if len(named) > 1 else None,
     )
+
+
+def _spent(measured: list[Measured]) -> tuple[str, str]:
+    """Return how many cells were measured in which time, and by how many machines, if known."""
+    cells = sum(int(one.about.get("cells", 0)) for one in measured)
+    seconds = duration(sum(float(one.about.get("seconds", 0)) for one in measured))
+    hosts = {h for one in measured for e in one.environments for h in e.get("hosts", ())}
+    told = f"{_count(cells, 'cell')}, {seconds}" if cells else ""
+    return told, _count(len(hosts), "machine") if hosts else ""
 
 
 def _verdict(found: Found, named: list[tuple[Measured, str]]) -> Html | None:
@@ -85,10 +90,11 @@ def _verdict(found: Found, named: list[tuple[Measured, str]]) -> Html | None:
         held = _mark(True, f"All {total} claims hold" if total > 1 else "One claim, which holds")
         said = between("; ", [held if total else None, cells])
         return tag("p", said, class_="verdict") if said else None
-    lines = [
-        tag("li", tag("a", one.name, href=f"#{mark}"), f": {_said(claim)}")
-        for one, mark, claim in failing
-    ]
+    lines = []
+    for one, mark, claim in failing:
+        said, measured, expected = (str(claim.get(name, "")) for name in HEADS[:3])
+        told = f": {said}: {measured}, expected {expected}"
+        lines.append(tag("li", tag("a", one.name, href=f"#{mark}"), told))
     said = between("; ", [_mark(False, _failing(len(failing), total)), cells])
     return tag("div", tag("p", said), tag("ul", *lines), class_="verdict bad")
 
@@ -97,14 +103,8 @@ def _failing(count: int, total: int) -> str:
     return f"{count} of {_count(total, 'claim')} {'FAILS' if count == 1 else 'FAIL'}"
 
 
-def _said(claim: dict[str, Any]) -> str:
-    text, measured, expected = (str(claim.get(name, "")) for name in HEADS[:3])
-    return f"{text}: {measured}, expected {expected}"
-
-
-def _mark(holds: bool, words: str = "") -> Html:
+def _mark(holds: bool, words: str) -> Html:
     sign = tag("span", "✓" if holds else "✗", aria_hidden="true")
-    words = words or ("holds" if holds else "FAILS")
     return tag("strong", sign, " ", words, class_="holds" if holds else "fails")
 
 
@@ -126,21 +126,19 @@ def _claims(named: list[tuple[Measured, str]]) -> Html | None:
 def _claim(claim: dict[str, Any]) -> Html:
     cells = [tag("td", claim.get(name, ""), data_label=name) for name in HEADS[:3]]
     holds = bool(claim.get("holds"))
-    verdict = tag("td", _mark(holds), data_label=HEADS[3])
+    verdict = tag("td", _mark(holds, "holds" if holds else "FAILS"), data_label=HEADS[3])
     return tag("tr", *cells, verdict, class_=None if holds else "failing")
 
 
 def _environments(measured: list[Measured]) -> Html | None:
     """Return by what all was measured, environments that differ in the time alone as one."""
-    merged: dict[str, dict[str, Any]] = {}
+    alike: dict[str, list[dict[str, Any]]] = {}
     for one in measured:
         for entry in one.environments:
             apart = {k: v for k, v in entry.items() if k not in ("time", "cells", "hosts")}
-            place = merged.setdefault(str(apart), {**apart, "cells": 0, "hosts": set(), "of": []})
-            place["cells"] += int(entry.get("cells", one.about.get("cells", 0)))
-            place["hosts"] |= set(entry.get("hosts", ()))
-            place["of"].append(str(entry.get("time", "")))
-    if not merged:
+            same = {"cells": one.about.get("cells", 0), "hosts": (), "time": "", **entry}
+            alike.setdefault(str(apart), []).append(same)
+    if not alike:
         return None
     versions = ("convjax", "python", "jax", "jaxlib", "flax", "numpy")
     heads = ("device", "system", *versions, "cells", "machines", "first cell")
@@ -149,14 +147,14 @@ def _environments(measured: list[Measured]) -> Html | None:
             f"{e.get('device_kind', '')} ({e.get('device_count', 1)} x {e.get('platform', '')})",
             f"{e.get('system', '')} {e.get('machine', '')}",
             *(e.get(name, "") for name in versions),
-            e["cells"] or "",
-            ", ".join(sorted(e["hosts"])),
-            min(e["of"]).replace("T", " ").replace("+00:00", " UTC"),
+            sum(one["cells"] for one in same) or "",
+            ", ".join(sorted({host for one in same for host in one["hosts"]})),
+            min(str(one["time"]) for one in same).replace("T", " ").replace("+00:00", " UTC"),
         )
-        for e in merged.values()
+        for same in alike.values()
+        for e in same[:1]
     ]
-    right = [head == "cells" for head in heads]
-    made = table("Hardware and versions", heads, rows, right)
+    made = table("Hardware and versions", heads, rows, [head == "cells" for head in heads])
     return tag("section", tag("h2", "Measured on"), made, id="measured-on")
 
 
@@ -164,14 +162,10 @@ def _facts(one: Measured, home: Path) -> Html:
     bad, total = len(one.failing), len(one.criteria)
     words = _failing(bad, total) if bad else f"{total} of {_count(total, 'claim')} hold"
     devices = dict.fromkeys(str(e.get("device_kind", "")) for e in one.environments)
-    hosts = {host for e in one.environments for host in e.get("hosts", ())}
-    facts: list[Html] = [_mark(not bad, words)] if total else []
-    if "cells" in one.about:
-        seconds = duration(float(one.about.get("seconds", 0)))
-        facts.append(tag("span", f"{_count(int(one.about['cells']), 'cell')}, {seconds}"))
-    facts += [tag("span", f"on {', '.join(devices)}")] if any(devices) else []
-    facts += [tag("span", _count(len(hosts), "machine"))] if hosts else []
-    facts.append(attached(one.path, home))
+    cells, machines = _spent([one])
+    told = (cells, f"on {', '.join(devices)}" if any(devices) else "", machines)
+    facts = [_mark(not bad, words)] if total else []
+    facts += [*(tag("span", fact) for fact in told if fact), attached(one.path, home)]
     return tag("ul", *(tag("li", fact) for fact in facts), class_="facts")
 
 
@@ -179,10 +173,10 @@ def _unfinished(one: Unfinished) -> Html:
     """Return what is there of a study that is not complete."""
     words = f"{_count(one.finished, 'cell')} finished, {one.failed} failed"
     rest = "its table is below" if one.joined else "no table brings them together yet"
-    lines = [
-        tag("li", tag("code", config), tag("p", error), _trace(trace))
-        for config, error, trace in one.failures
-    ]
+    lines = []
+    for config, error, trace in one.failures:
+        where = tag("details", tag("summary", "Where"), tag("pre", trace)) if trace else None
+        lines.append(tag("li", tag("code", config), tag("p", error), where))
     again = ", and --retry measures failed cells again" if one.failed else ""
     more = one.failed - len(one.failures)
     lines += [tag("li", f"and {more} more, in its folder")] if more else []
@@ -196,10 +190,6 @@ def _unfinished(one: Unfinished) -> Html:
     )
 
 
-def _trace(trace: str) -> Html | None:
-    return tag("details", tag("summary", "Where"), tag("pre", trace)) if trace else None
-
-
 def _left_out(found: Found) -> Html | None:
     if not found.left_out:
         return None
@@ -208,7 +198,7 @@ def _left_out(found: Found) -> Html | None:
     return tag("div", tag("p", tag("strong", words)), tag("ul", *lines), class_="verdict")
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: int | float) -> str:
     """Return a time in the unit that suits it."""
     if seconds < 100:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"

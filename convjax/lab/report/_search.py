@@ -99,10 +99,8 @@ def search(folder: Path) -> Found:
     measured: list[Measured] = []
     files = known()
     for path in (path for one in folders for path in sorted(one.glob("*.parquet"))):
-        try:
-            measured.append(_measured(path, files))
-        except Exception as error:  # whatever is wrong with it, the others are reported
-            left_out.append((path, _why(error)))
+        one = _measured(path, files)
+        left_out.append((path, one)) if isinstance(one, str) else measured.append(one)
     order = list(files)
     measured.sort(key=lambda m: order.index(m.name) if m.name in order else len(order))
     unfinished = [one for place in folders if (one := _unfinished(place, measured))]
@@ -115,24 +113,17 @@ def search(folder: Path) -> Found:
 
 
 def _why(error: Exception) -> str:
-    said = f"{error}".partition("\n")[0]
-    return said if isinstance(error, Foreign) else f"{type(error).__name__}: {said}"
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
-class Foreign(Exception):  # noqa: N818 (it says what a file is)
-    """A file that no experiment of ours wrote, or that says of itself what it cannot mean."""
-
-
-def _measured(path: Path, files: Mapping[str, Path]) -> Measured:
-    """Read the table of an experiment.
-
-    Raises:
-      Foreign: it is none.
-      Exception: whatever reading a damaged file raises.
-    """
-    columns, about = study.read_parquet(path)
+def _measured(path: Path, files: Mapping[str, Path]) -> Measured | str:
+    """Return the table of an experiment, or why there is none to report."""
+    try:
+        columns, about = study.read_parquet(path)
+    except Exception as error:  # whatever is wrong with it, the others are reported
+        return _why(error)
     if not isinstance(about, dict) or "experiment" not in about:
-        raise Foreign("a table, but not of an experiment")
+        return "a table, but not of an experiment"
     found, why = None, ""
     try:
         found = experiment(str(about["experiment"]), files)
@@ -140,7 +131,7 @@ def _measured(path: Path, files: Mapping[str, Path]) -> Measured:
         why = _why(error)
     made = Measured(path, columns, about, found, why)
     for what, said in _odd(made):
-        raise Foreign(f"it says of its {what} what no experiment says: {said!r:.60}")
+        return f"it says of its {what} what no experiment says: {said!r:.60}"
     return made
 
 
@@ -206,14 +197,12 @@ def _unfinished(folder: Path, measured: list[Measured]) -> Unfinished | None:
         of = json.loads((folder / "study.json").read_text(encoding="utf-8"))["study"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    failed = sorted((folder / "failed").glob("*.parquet"))
+    finished, failed = (sorted((folder / d).glob("*.parquet")) for d in ("cells", "failed"))
     joined = any(one.path.parent == folder for one in measured)
     if joined and not failed:
         return None
-    finished = len(list((folder / "cells").glob("*.parquet")))
-    name = name_of(str(of).partition(":")[0])
-    failures = [_failure(path) for path in failed[:LISTED]]
-    return Unfinished(folder, name, finished, len(failed), failures, joined)
+    name, failures = name_of(str(of).partition(":")[0]), [*map(_failure, failed[:LISTED])]
+    return Unfinished(folder, name, len(finished), len(failed), failures, joined)
 
 
 def _failure(path: Path) -> tuple[str, str, str]:

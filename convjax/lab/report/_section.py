@@ -1,7 +1,8 @@
 """One experiment on the page: its question, its figures part by part, its tables."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,16 +22,23 @@ LARGEST = 2_000_000
 
 def section(measured: Measured, mark: str, facts: Html, home: Path) -> Html:
     """Return everything of one experiment, marked so; links lead from the page's folder, home."""
-    experiment = measured.experiment
+    asked, config = measured.experiment, measured.about.get("config")
     # A verdict stands below the question that it answered, not below what the file asks now.
-    about = measured.about.get("about") or (experiment.about if experiment else "")
+    about = measured.about.get("about") or (asked.about if asked else "")
     question, _, more = about.strip().partition("\n")
-    if experiment is None:
+    if asked is None:
         why = f" ({measured.why})" if measured.why else ""
         words = f"No experiment {measured.name!r} is here to draw it{why}; its claims are above."
         shown = tag("p", words)
     else:
-        shown = join(_parts(measured, experiment, home), _also(measured, experiment, home))
+        shown = join(
+            _tried("The figure", lambda: _choice(_parts(measured, asked, home))),
+            _tried("Further figures", lambda: _choice(_also(measured, asked, home))),
+        )
+    options = None
+    if isinstance(config, Mapping):
+        rows = [(tag("code", name), str(value)) for name, value in config.items()]
+        options = _folded("Options", table("Options", ("option", "value"), rows))
     return tag(
         "section",
         tag("h2", tag("a", measured.name, href=f"#{mark}")),
@@ -38,7 +46,7 @@ def section(measured: Measured, mark: str, facts: Html, home: Path) -> Html:
         facts,
         _folded("How it is measured and judged", tag("pre", more.strip("\n"))) if more else None,
         shown,
-        _options(measured.about.get("config")),
+        options,
         id=mark,
         class_="experiment",
     )
@@ -62,33 +70,22 @@ def attached(path: Path, home: Path) -> Html:
     return join(tag("a", path.name, href=link(path, home)), beside)
 
 
-def _parts(measured: Measured, experiment: Experiment, home: Path) -> Html:
-    """Return figure and table of each part."""
-
-    def made() -> Html:
-        folder, shown = measured.path.parent, []
-        for name, columns in parts_of(measured.columns, experiment.apart):
-            place = figure_of(experiment, folder, name)
-            figure = _figure(measured, lambda c=columns: experiment.draw(c), place, name, home)
-            table = _tried("The table", lambda c=columns: printed(experiment.table(c)))
-            shown.append((name, join(figure, table)))
-        return _choice(shown)
-
-    return _tried("The figure", made)
+def _parts(measured: Measured, experiment: Experiment, home: Path) -> Iterator[tuple[str, Html]]:
+    """Yield figure and table of each part."""
+    for name, columns in parts_of(measured.columns, experiment.apart):
+        place = figure_of(experiment, measured.path.parent, name)
+        figure = _figure(measured, partial(experiment.draw, columns), place, name, home)
+        yield (
+            name,
+            join(figure, _tried("The table", lambda c=columns: printed(experiment.table(c)))),
+        )
 
 
-def _also(measured: Measured, experiment: Experiment, home: Path) -> Html:
-    """Return the further figures."""
-
-    def made() -> Html:
-        folder, figures = measured.path.parent, experiment.also(measured.columns)
-        shown = [
-            (_spaced(name), _figure(measured, lambda f=figure: f, folder / name, "", home))
-            for name, figure in figures.items()
-        ]
-        return _choice(shown)
-
-    return _tried("Further figures", made)
+def _also(measured: Measured, experiment: Experiment, home: Path) -> Iterator[tuple[str, Html]]:
+    """Yield the further figures."""
+    for name, figure in experiment.also(measured.columns).items():
+        place = measured.path.parent / name
+        yield _spaced(name), _figure(measured, lambda f=figure: f, place, "", home)
 
 
 def _tried(what: str, make: Callable[[], Html]) -> Html:
@@ -103,11 +100,12 @@ def _tried(what: str, make: Callable[[], Html]) -> Html:
         return tag("p", words, class_="refused")
 
 
-def _choice(shown: list[tuple[str, Html]]) -> Html:
+def _choice(parts: Iterable[tuple[str, Html]]) -> Html:
     """Return things one after the other, for a script to show one at a time."""
+    shown = dict(parts)
     if len(shown) == 1:
-        return shown[0][1]
-    made = [tag("div", inside, class_="part", data_part=name) for name, inside in shown]
+        return next(iter(shown.values()))
+    made = [tag("div", inside, class_="part", data_part=name) for name, inside in shown.items()]
     return tag("div", *made, class_="parts") if made else Html()
 
 
@@ -116,27 +114,32 @@ def _spaced(name: str) -> str:
 
 
 def _figure(measured: Measured, draw: Any, place: Path, part: str, home: Path) -> Html:
+    """Return a figure: what the script draws, the picture without it, and what can be saved."""
+
     def made() -> Html:
         figure = draw()
         sheet = figure if isinstance(figure, plots.Sheet) else None
-        picture = _figures.address(_figures.picture(figure), "image/png")
         title = sheet.title if sheet else _spaced(place.name)
-        image = tag("img", src=picture, alt=_alt(title, sheet))
+        picture = _figures.address(_figures.picture(figure), "image/png")
+        image = tag("img", src=picture, alt=_alt(sheet) if sheet else title)
         saved = [tag("a", "Picture (PNG)", download=f"{place.name}.png", class_="picture")]
-        data = None
+        data = thinned = None
         if sheet:
             csv = _figures.address(_figures.table(sheet).encode(), "text/csv")
             words, name = "Data of this figure (CSV)", f"{place.name}.csv"
             saved.insert(0, tag("a", words, href=csv, download=name))
             data = tag("script", Html(_figures.data(sheet)), type="application/json")
             image = _folded("Static picture", image, class_="static", open=True)
+            if longest := _figures.thinned(sheet):
+                most = f"{_figures.MOST} are on this page."
+                thinned = tag("p", f"Of up to {longest} points in a series, {most}")
         lines = tag("ul", *(tag("li", one) for one in saved))
         return tag(
             "figure",
             tag("h3", title, tag("span", f" · {part}", class_="of") if sheet and part else None),
             data,
             image,
-            tag("figcaption", _thinned(sheet), lines, command(measured.command)),
+            tag("figcaption", thinned, lines, _command(measured.command)),
             # Parts of one experiment are read alike: a series hidden in one is in the others.
             data_group=link(measured.path, home) if data and part else None,
         )
@@ -144,31 +147,15 @@ def _figure(measured: Measured, draw: Any, place: Path, part: str, home: Path) -
     return _tried("The figure", made)
 
 
-def command(text: str) -> Html:
+def _command(text: str) -> Html:
     """Return a command that can be copied."""
     button = tag("button", "Copy", type="button", class_="copy", aria_label=f"Copy: {text}")
     return tag("div", tag("code", text), button, class_="command")
 
 
-def _alt(title: str, sheet: plots.Sheet | None) -> str:
-    if sheet is None:
-        return title
+def _alt(sheet: plots.Sheet) -> str:
     panels = "; ".join(f"{one.ylabel} against {one.xlabel} ({one.title})" for one in sheet.panels)
-    return f"{title}. Panels: {panels}."
-
-
-def _thinned(sheet: plots.Sheet | None) -> Html | None:
-    longest = _figures.thinned(sheet) if sheet else 0
-    if not longest:
-        return None
-    return tag("p", f"Of up to {longest} points in a series, {_figures.MOST} are on this page.")
-
-
-def _options(config: Any) -> Html | None:
-    if not isinstance(config, Mapping):
-        return None
-    rows = [(tag("code", name), str(value)) for name, value in config.items()]
-    return _folded("Options", table("Options", ("option", "value"), rows))
+    return f"{sheet.title}. Panels: {panels}."
 
 
 def _folded(summary: str, inside: Html, **attributes: Any) -> Html:

@@ -20,11 +20,7 @@ def table(
 ) -> Html:
     """Return a table that scrolls by itself where it is wider than the page.
 
-    Args:
-      caption: above it; empty for none.
-      heads: of the columns.
-      rows: the cells, text or ``Html``.
-      right: for each column, whether it holds numbers.
+    Cells are text or ``Html``; ``right`` says for each column whether it holds numbers.
     """
     sides = ["number" if one else None for one in right] or [None] * len(heads)
     head = [tag("th", name, scope="col", class_=s) for name, s in zip(heads, sides, strict=True)]
@@ -39,9 +35,8 @@ def table(
         tag("tbody", *body),
     )
     # Whoever has no mouse scrolls it with the keyboard.
-    return tag(
-        "div", made, class_="scroll", tabindex=0, role="region", aria_label=caption or "Table"
-    )
+    named = caption or "Table"
+    return tag("div", made, class_="scroll", tabindex=0, role="region", aria_label=named)
 
 
 def printed(shown: Any) -> Html:
@@ -72,5 +67,5 @@ def _of_rich(made: Table) -> Html:
 
 
 def _plain(shown: Any) -> str:
-    """Return the text of a cell; as on the terminal, nothing in it is markup."""
+    # As on the terminal, nothing in it is markup.
     return shown.plain if isinstance(shown, Text) else str(shown)
