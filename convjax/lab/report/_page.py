@@ -14,7 +14,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inli
 MARK = " · convjax</title>"  # by which a report is known
 HEADS = ("claim", "measured", "expected", "verdict")
 # What a name leaves out where it becomes a place in the page.
-MARK = re.compile(r"[^\w-]+")
+ODD = re.compile(r"[^\w-]+")
 
 
 def page(found: Found, home: Path) -> str:
@@ -24,7 +24,7 @@ def page(found: Found, home: Path) -> str:
       found: what there is to show.
       home: the folder that the page will lie in.
     """
-    marks = [f"{MARK.sub('-', one.name)}-{i}" for i, one in enumerate(found.measured, 1)]
+    marks = [f"{ODD.sub('-', one.name)}-{i}" for i, one in enumerate(found.measured, 1)]
     named = list(zip(found.measured, marks, strict=True))
     main = [
         _verdict(found, named),
