@@ -35,6 +35,7 @@ from flax import nnx
 from rich.table import Table
 
 from convjax import gradflow, lab, nn, plots
+from convjax.gradflow import oracles
 
 LEAST = 4
 # Smaller batches are shown but not held to theory.
@@ -75,10 +76,8 @@ class Normed:
     def __str__(self) -> str:
         return f"{self.activation}, batch size {self.batch_size}, {self.depth} layers"
 
-    @property
-    def expected(self) -> float:
-        """The gain of a layer, by theory."""
-        return gradflow.oracles.batch_norm_gain(self.batch_size, self.activation)
+    # The gain of a layer, by theory.
+    expected = property(lambda self: oracles.batch_norm_gain(self.batch_size, self.activation))
 
     def network(self, rngs: nnx.Rngs) -> nn.Repeat:
         """Return one network."""
@@ -143,10 +142,8 @@ def measure(networks: Networks) -> lab.Columns:
 
 def gains(columns: lab.Columns) -> dict[str, list[lab.Mean]]:
     """Return by activation the gain of the layers that count, small batches first."""
-    rows = [
-        lab.Mean(kind, gain[:, kept[0]].mean(1), kind.expected)
-        for kind, (gain, kept) in lab.by_kind(columns, Normed, "gain", "kept", place="layer")
-    ]
+    found = lab.by_kind(columns, Normed, "gain", "kept", place="layer")
+    rows = [lab.Mean(kind, gain[:, kept[0]].mean(1), kind.expected) for kind, (gain, kept) in found]
     return lab.grouped(sorted(rows, key=lambda row: row.kind.batch_size), "kind.activation")
 
 
@@ -178,20 +175,17 @@ def draw(columns: lab.Columns) -> plots.Sheet:
     sizes = [kind.batch_size for kind, _ in found]
     held = [size for size in sizes if size >= HELD] or sizes
     for size in sorted({min(held), max(held)}):
-        each = [
-            plots.Series(
-                kind.activation,
-                np.arange(1, kind.depth),
-                gain.mean(0)[1:],
-                expected=np.full(kind.depth - 1, kind.expected),
-            )
-            for kind, gain in found
-            if kind.batch_size == size
-        ]
+        each = [_by_layer(kind, gain) for kind, gain in found if kind.batch_size == size]
         title = f"from the second layer on, batch of {size}"
         shown.append(plots.Panel(title, "layer", "gain", each))
     title = "Gain of the squared gradient per layer, batch norm, at initialization"
     return plots.panels(title, shown)
+
+
+def _by_layer(kind: Normed, gain: np.ndarray) -> plots.Series:
+    layers = np.arange(1, kind.depth)
+    theory = np.full(kind.depth - 1, kind.expected)
+    return plots.Series(kind.activation, layers, gain.mean(0)[1:], expected=theory)
 
 
 def table(columns: lab.Columns) -> Table:

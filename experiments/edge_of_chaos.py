@@ -30,7 +30,7 @@ Reference: Schoenholz et al., Deep Information Propagation, 2016; Poole et al. 2
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -137,21 +137,15 @@ def group(networks: Networks) -> Hashable:
 def measure(networks: Networks) -> lab.Columns:
     """Return the gain of every layer of every network, and the variance of what enters it."""
     kind = networks.kind
-    program = _program(kind.depth, kind.width, networks.batch_size)
     keys = jax.random.split(jax.random.key(networks.stream), networks.seeds)
     variances = jnp.array([kind.weight_variance, kind.bias_variance], jnp.float32)
-    gain, variance = program(keys, variances)
+    gain, variance = profiles(kind.depth, kind.width, networks.batch_size, keys, variances)
     kept = np.arange(kind.depth) >= networks.discard
     return lab.as_rows(kind, place="layer", gain=gain, variance=variance, kept=kept)
 
 
-@functools.cache
-def _program(depth: int, width: int, batch_size: int) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """Return what measures at any variances, compiled once for so many keys."""
-    return jax.jit(functools.partial(_profiles, depth, width, batch_size))
-
-
-def _profiles(
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def profiles(
     depth: int, width: int, batch_size: int, keys: jax.Array, variances: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Return each layer's gain and the variance of what enters it, a row for each network."""
@@ -188,16 +182,14 @@ class Gains(NamedTuple):
 def gains(columns: lab.Columns) -> list[Gains]:
     """Return what every kind of network did, from low weight variance to high."""
     found = lab.by_kind(columns, Tanh, "gain", "kept", "variance", place="layer")
-    made = [
-        Gains(kind, gain, _log_gain(kind, gain[:, kept[0]].mean(1)), float(variance[kept].mean()))
-        for kind, (gain, kept, variance) in found
-    ]
+    made = []
+    for kind, (gain, kept, variance) in found:
+        mean = gain[:, kept[0]].mean(1)
+        # The logarithm of the mean; its standard error is to first order in the scatter.
+        logs = math.log(mean.mean()) + mean / mean.mean() - 1
+        log_gain = lab.Mean(kind, logs, math.log(kind.chi))
+        made.append(Gains(kind, gain, log_gain, float(variance[kept].mean())))
     return sorted(made, key=lambda one: one.kind.weight_variance)
-
-
-def _log_gain(kind: Tanh, gain: np.ndarray) -> lab.Mean:
-    """Return the logarithm of the mean; its standard error is to first order in the scatter."""
-    return lab.Mean(kind, math.log(gain.mean()) + gain / gain.mean() - 1, math.log(kind.chi))
 
 
 def judge(columns: lab.Columns) -> list[lab.Criterion]:
@@ -249,8 +241,7 @@ def draw(columns: lab.Columns) -> plots.Sheet:
     at_rest = [plots.Series(theory, fine, expected=[kind.fixed_point for kind in kinds])]
     for row in rows:
         at = [row.kind.weight_variance]
-        found = lab.series(row.kind.label, at, [row.log_gain], errors=3)
-        log_chi.append(dataclasses.replace(found, expected=None))
+        log_chi.append(lab.series(row.kind.label, at, row.log_gain.values[:, None], errors=3))
         at_rest.append(plots.Series(row.kind.label, at, [row.variance]))
     by_v, by_layer = "v, weight variance times width", "ln |g|², relative to the last layer"
     shown = [

@@ -35,7 +35,8 @@ from flax import nnx
 from rich.table import Table
 from scipy import stats
 
-from convjax import gradflow, lab, models, nn, plots
+from convjax import lab, models, nn, plots
+from convjax.gradflow import oracles
 
 NETWORKS_AT_ONCE = 50
 STANDARD_ERRORS = 3.0
@@ -100,14 +101,12 @@ class Plain:
         x, cotangent = jax.random.normal(signals, (2, 1, 1, 1, self.width))
         return lab.log_ratios(self.network(nnx.Rngs(weights)), x, cotangent)[::-1]
 
-    @property
-    def log_gain(self) -> float:
-        """Logarithm of the gain that theory gives a layer in the mean."""
-        return math.log(gradflow.oracles.relu_gain(self.scale))
+    # Logarithm of the gain that theory gives a layer in the mean.
+    log_gain = property(lambda self: math.log(oracles.relu_gain(self.scale)))
 
     def expected(self, layers: int) -> tuple[float, float]:
         """Return mean and variance of ln|g|^2 so many layers back, by theory."""
-        mean, variance = gradflow.oracles.log_spread(layers, self.width)
+        mean, variance = oracles.log_spread(layers, self.width)
         return layers * self.log_gain + mean, variance
 
 
@@ -140,8 +139,8 @@ def cells(config: Config) -> list[lab.Ensemble]:
 def measure(networks: lab.Ensemble) -> lab.Columns:
     """Return ``log_square``, ln|g|^2 for every network and number of layers travelled back."""
     kind, seeds = networks.kind, networks.seeds
-    options = {"keys": kind.keys(seeds), "at_once": NETWORKS_AT_ONCE}
-    logs = lab.map_seeds(kind.log_squares, seeds, **options)
+    keys = kind.keys(seeds)
+    logs = lab.map_seeds(kind.log_squares, seeds, keys=keys, at_once=NETWORKS_AT_ONCE)
     return lab.as_rows(kind, place="layers", log_square=logs, scale=kind.scale)
 
 
@@ -156,14 +155,14 @@ class Scatter(NamedTuple):
 
 def scatters(columns: lab.Columns) -> list[Scatter]:
     """Return what every kind of network did, in the order of the columns."""
-    return [_scatter(*found) for found in lab.by_kind(columns, Plain, "log_square", place="layers")]
-
-
-def _scatter(kind: Plain, found: tuple[np.ndarray, ...]) -> Scatter:
-    (logs,), (mean, variance) = found, kind.expected(kind.depth)
-    slope = lab.Mean(kind, logs[:, -1] / kind.depth, mean / kind.depth)
-    # All networks have one variance.
-    return Scatter(kind, logs, slope, lab.Mean(kind, logs[:, -1:].var(0, ddof=1), variance))
+    made = []
+    for kind, (logs,) in lab.by_kind(columns, Plain, "log_square", place="layers"):
+        mean, variance = kind.expected(kind.depth)
+        slope = lab.Mean(kind, logs[:, -1] / kind.depth, mean / kind.depth)
+        # All networks have one variance.
+        spread = lab.Mean(kind, logs[:, -1:].var(0, ddof=1), variance)
+        made.append(Scatter(kind, logs, slope, spread))
+    return made
 
 
 def judge(columns: lab.Columns) -> list[lab.Criterion]:
@@ -220,7 +219,7 @@ def _variances(rows: list[Scatter]) -> plots.Series:
     x = np.concatenate([_some(row, 9) / row.kind.width for row in rows])
     found = np.concatenate([row.logs.var(0, ddof=1)[_some(row, 9)] for row in rows])
     order = np.argsort(x)
-    theory = gradflow.oracles.log_spread(1, 1)[1] * x[order]
+    theory = oracles.log_spread(1, 1)[1] * x[order]
     return plots.Series(rows[0].kind.init, x[order], found[order], expected=theory)
 
 
@@ -235,10 +234,9 @@ def _quantiles(row: Scatter) -> plots.Series:
 def table(columns: lab.Columns) -> Table:
     """Return slope and variance of every initialisation and width beside theory's."""
     rows = scatters(columns)
-    seeds, layers = rows[0].logs.shape
-    title = f"ln|g|^2 per layer, and its variance after {layers - 1} layers, over {seeds} networks"
+    seeds, depth = len(rows[0].logs), rows[0].kind.depth
     return lab.formatted_table(
-        f"{title} each",
+        f"ln|g|^2 per layer, and its variance after {depth} layers, over {seeds} networks each",
         rows,
         ("init", "kind.init"),
         ("scale", "kind.scale:.4g"),

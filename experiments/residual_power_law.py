@@ -84,10 +84,8 @@ class Stack:
 
     residual = property(lambda self: self.shortcut == "identity")
 
-    @property
-    def label(self) -> str:
-        """What it is called beside others on the same data."""
-        return f"{'residual' if self.residual else 'plain'}, m = {self.convs}"
+    # What it is called beside others on the same data.
+    label = property(lambda self: f"{'residual' if self.residual else 'plain'}, m = {self.convs}")
 
     def __str__(self) -> str:
         return f"{self.data}, {self.label}, {self.units} units"
@@ -145,11 +143,9 @@ def cells(config: Config) -> list[lab.Ensemble]:
     """Return what is measured: every kind of network of every depth."""
     lab.check_least(config, depths=LEAST_UNITS, width=1, digits_width=1)
     lab.check_least(config, batch_size=4, digits_batch_size=4, seeds=2)
-    count = len(data.digits("train")[0])
-    if config.digits_batch_size > count:
-        raise ValueError(
-            f"digits_batch_size={config.digits_batch_size}: there are {count} digits to train"
-        )
+    size, count = config.digits_batch_size, len(data.digits("train")[0])
+    if size > count:
+        raise ValueError(f"digits_batch_size={size}: there are {count} digits to train")
     every = [kind for depth in config.depths for kind in kinds(config, depth)]
     return [lab.Ensemble(kind, config.seeds) for kind in every]
 
@@ -221,14 +217,13 @@ def judge(columns: lab.Columns) -> list[lab.Criterion]:
                 criteria += lab.worst(claim, [row.exponent], relative=EXPONENT_TOLERANCE)
             claim = f"{name}: growth of the variance per unit"
             criteria += lab.worst(claim, [row.slope], relative=SLOPE_TOLERANCE)
-        criteria.append(
-            _law(name, row.logs.values, "power law" if kind.residual else "exponential")
-        )
+        criteria.append(_law(name, row))
     return criteria
 
 
-def _law(name: str, logs: np.ndarray, law: str) -> lab.Criterion:
-    fits = [gradflow.growth(row / 2) for row in logs]
+def _law(name: str, row: Trunk) -> lab.Criterion:
+    law = "power law" if row.kind.residual else "exponential"
+    fits = [gradflow.growth(logs / 2) for logs in row.logs.values]
     found = sum(fit.law == law for fit in fits)
     power, exponential = (
         np.mean([getattr(fit, f"{kind}_r2") for fit in fits]) for kind in ("power", "exponential")
@@ -243,8 +238,7 @@ def _law(name: str, logs: np.ndarray, law: str) -> lab.Criterion:
 
 def draw(columns: lab.Columns) -> plots.Sheet:
     """Draw the gradient against both axes on which it might be straight, and the variance."""
-    by_data = lab.grouped(trunks(columns), "kind.data")
-    noise, digits = by_data[GAUSSIAN], by_data[DIGITS]
+    noise, digits = lab.grouped(trunks(columns), "kind.data").values()
     trunk = [row for row in noise if row.kind.residual]
     ratio, variance = "|g_l|² / |g_L|²", "variance v_l that theory expects"
     power: dict[str, Any] = {"xscale": "log", "yscale": "log"}

@@ -88,13 +88,11 @@ class Stack:
     depth: int
     width: int
 
-    @property
-    def label(self) -> str:
-        """What it is called beside others of its depth."""
-        return self.kind if self.probe == PAIR else f"{self.kind}, batch norm"
+    # What it is called beside others of its depth.
+    label = property(lambda self: self.kind + ("" if self.probe == PAIR else ", batch norm"))
 
     def __str__(self) -> str:
-        return f"{self.label}, {self.depth} layers"
+        return f"{self.probe}: {self.label}, {self.depth} layers"
 
     @property
     def expected(self) -> float | None:
@@ -137,9 +135,6 @@ class Probed(lab.Ensemble):
     """A cell of the study; its examples are orthogonal inputs, or those on a line."""
 
     samples: int = 1  # cotangents for each network
-
-    def __str__(self) -> str:
-        return f"{self.kind.probe}: {self.kind}"
 
 
 def cells(config: Config) -> list[Probed]:
@@ -252,10 +247,8 @@ def draw(columns: lab.Columns) -> plots.Sheet:
         lab.series(kind, _depths(rows), rows, errors=3, positive=True)
         for kind, rows in lab.grouped(pairs(columns), "kind.kind").items()
     ]
-    kept = [row.kind for row in pairs(columns) if row.kind.kind == "residual"]
-    if kept:
-        depths, orthogonal = ([getattr(k, name) for k in kept] for name in ("depth", "orthogonal"))
-        by_depth.append(plots.Series("(3/4)^L", depths, expected=orthogonal))
+    at = np.unique(_depths(pairs(columns)))
+    by_depth.append(plots.Series("(3/4)^L", at, expected=ORTHOGONAL["residual"] ** at))
     found = lines(columns)
     neighbours = [
         lab.series(kind, _depths(rows), np.stack([r.values[:, 1] for r in rows], 1), joined=True)
@@ -266,14 +259,10 @@ def draw(columns: lab.Columns) -> plots.Sheet:
         plots.Panel(title, layers, "correlation", by_depth, yscale="log"),
         plots.Panel("lines, batch norm: neighbours", layers, what, neighbours, level=0.0),
     ]
-    depths = sorted(set(_depths(found)))
-    for depth in sorted({depths[len(depths) // 3], depths[-1]}):
-        by_lag = [
-            lab.series(row.kind.kind, some, row.at(some), joined=True)
-            for row in found
-            if row.kind.depth == depth
-            for some in [np.arange(min(row.values.shape[1], SHOWN_LAGS))]
-        ]
+    lags = np.arange(min(found[0].values.shape[1], SHOWN_LAGS))
+    depths = sorted(lab.grouped(found, "kind.depth").items())
+    for depth, rows in dict([depths[len(depths) // 3], depths[-1]]).items():
+        by_lag = [lab.series(row.kind.kind, lags, row.at(lags), joined=True) for row in rows]
         title = f"lines, batch norm: {depth} layers"
         shown.append(plots.Panel(title, "lag in points", what, by_lag, level=0.0))
     title = "How alike the gradients at two inputs are, at initialization"

@@ -46,7 +46,6 @@ class Config(lab.Options):
     """Options; every network is measured at every depth."""
 
     networks: tuple[str, ...] = tuple(NETWORKS)
-    """Which of the networks."""
     depths: tuple[int, ...] = (54,)
     """Convolutions in the stack, two to a unit; each depth is judged and drawn by itself."""
     width: int = 32
@@ -102,8 +101,7 @@ def cells(config: Config) -> list[Networks]:
 def measure(networks: Networks) -> lab.Columns:
     """Return one row for every seed and unit, with what is expected beside it."""
     kind, seeds = networks.kind, networks.seeds
-    source = {"digits": data.digits, "gaussian": data.gaussian}[networks.data]
-    x = jnp.asarray(source()[0][: networks.batch_size])
+    x = jnp.asarray(getattr(data, networks.data)()[0][: networks.batch_size])
 
     def profile(key: jax.Array) -> gradflow.Profile:
         weights, cotangent = jax.random.split(key)
@@ -145,10 +143,8 @@ class Found(NamedTuple):
     units: np.ndarray
     first_departing: np.ndarray
 
-    @property
-    def band(self) -> np.ndarray:
-        """Half the width of the band: two standard deviations and the slack."""
-        return 2 * self.scatter + self.slack
+    # Half the width of the band: two standard deviations and the slack.
+    band = property(lambda self: 2 * self.scatter + self.slack)
 
     @property
     def inside(self) -> np.ndarray:

@@ -72,15 +72,15 @@ def ratios(title: str, panels: Panels) -> plots.Sheet | None:
         return None
 
     def series(panel: Mapping[str, Mapping[str, Sequence[float]]], name: str) -> plots.Series:
-        found = {i: panel.get(kind, {}).get(name, ()) for i, kind in enumerate(kinds)}
-        found = {i: every for i, every in found.items() if every}
+        every = enumerate(panel.get(kind, {}).get(name, ()) for kind in kinds)
+        found = {i: ratios for i, ratios in every if ratios}
         aside = 0.2 * (others.index(name) - (len(others) - 1) / 2)
         return plots.Series(
             name,
             [i + aside for i in found],
-            y=[statistics.geometric_mean(every) for every in found.values()],
-            low=[min(every) for every in found.values()],
-            high=[max(every) for every in found.values()],
+            y=[*map(statistics.geometric_mean, found.values())],
+            low=[*map(min, found.values())],
+            high=[*map(max, found.values())],
             colour=COLOURS[name],
         )
 

@@ -105,11 +105,6 @@ class Row(NamedTuple):
     count: int
     spec: Spec
 
-    @property
-    def text(self) -> str:
-        """The layer as people write it, with its network."""
-        return f"{self.network} {self.spec.text}"
-
 
 def rows(batch_size: int, dtype: str) -> list[Row]:
     """Return every row, convolutions first."""
@@ -141,9 +136,8 @@ def choose(config: Options, dtype: str = "float32") -> list[Row]:
         lab.check_least(config, batch_size=1)
     every = rows(config.batch_size, dtype)
     known = {row.network for row in every}
-    for name in config.networks:
-        if name not in known:
-            raise lab.UsageError(lab.unknown("network", name, known))
+    for name in sorted(set(config.networks) - known):
+        raise lab.UsageError(lab.unknown("network", name, known))
     wanted = config.networks or known
     chosen = [row for row in every if row.network in wanted and row.spec.kind in config.kinds]
     if not chosen:

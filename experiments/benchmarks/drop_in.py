@@ -88,8 +88,7 @@ def gradient(config: Config, **options: Any) -> Callable[[], Any]:
 
 def tables(found: dict[str, Any], config: Config) -> Iterator[Table | str]:
     """Yield both times and their ratio."""
-    (row,) = found["rows"]
-    seconds = row["seconds"]
+    seconds = found["rows"][0]["seconds"]
     title = f"Gradient of MobileNetV1, batch {config.batch_size}, {config.size}x{config.size}"
     columns = ("", lambda name: name), ("ms", lambda name: _report.milliseconds(seconds[name]))
     yield _report.table(title, seconds, *columns)

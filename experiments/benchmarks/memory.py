@@ -73,11 +73,8 @@ def timed(depth: int, config: Config) -> dict[str, list[float]]:
     _, params, rest = nnx.split(models.resnet_cifar(depth, rngs=nnx.Rngs(0)), nnx.Param, ...)
     size = config.timed_batch_size
     images = jax.random.normal(jax.random.key(1), (size, 32, 32, 3))
-    labels = jnp.arange(size) % 10
-    steps = {
-        remat: partial(compiled(depth, remat, size), params, rest, images, labels)
-        for remat in MODES
-    }
+    arrays = params, rest, images, jnp.arange(size) % 10
+    steps = {remat: partial(compiled(depth, remat, size), *arrays) for remat in MODES}
     return alternate(steps, repeats=config.repeats)
 
 

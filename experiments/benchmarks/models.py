@@ -191,19 +191,16 @@ def tables(found: dict[str, Any], config: Config) -> Iterator[Table]:
     means = {n: geometric_mean(row["ratios"].get(n) for row in found["rows"]) for n in others}
     last = {"network": "geometric mean", "seconds": {}, "ratios": means}
 
-    def time(name: str) -> _report.Column:
-        return name, lambda row: _report.milliseconds(row["seconds"].get(name))
-
-    def ratio(name: str) -> _report.Column:
-        return f"/ {name}", lambda row: row["ratios"].get(name)
+    def time(row: dict[str, Any], name: str) -> float | None:
+        return _report.milliseconds(row["seconds"].get(name))
 
     yield _report.table(
         "A training step (ms), and convjax / the other",
         [*found["rows"], *([last] if len(found["rows"]) > 1 else [])],
         ("network", lambda row: title(row["network"])),
         ("batch", lambda row: "{batch}x{size}x{size}".format(**row) if "batch" in row else ""),
-        *map(time, ("convjax", *others)),
-        *map(ratio, others),
+        *((name, partial(time, name=name)) for name in ("convjax", *others)),
+        *((f"/ {name}", lambda row, name=name: row["ratios"].get(name)) for name in others),
     )
 
 

@@ -59,7 +59,7 @@ def check(config: Config) -> None:
 def measure(config: Config) -> dict[str, Any]:
     """Measure every distinct computation once, and return a result for every row."""
     rows = choose(config, config.dtype)
-    names = {row.spec: row.text for row in rows}
+    names = {row.spec: f"{row.network} {row.spec.text}" for row in rows}
     wanted, kept = wants_torch(config), config.keep_memory
     with torch_peer(config.torch_python, wanted=wanted, keep_memory=kept) as peer:
         rates = machine(config.dtype)

@@ -45,17 +45,13 @@ class Config(benchmark.Options):
 
 def measure(config: Config) -> dict[str, Any]:
     """Return a row for each comparison."""
-    compiling = f"compiling a profile of depth {config.deep} / of {config.shallow}, shortcut "
+    what = f"profile of ResNet-56, batch {config.batch_size} / its gradient"
+    rows = [comparison(what, pairs(*profile_and_gradient(config.batch_size), config.repeats))]
     few = max(3, config.repeats // 2)
-    rows = [
-        comparison(
-            f"profile of ResNet-56, batch {config.batch_size} / its gradient",
-            pairs(*profile_and_gradient(config.batch_size), config.repeats),
-        )
-    ]
     for shortcut in ("none", "identity"):
         deep, shallow = (compile_profile(d, shortcut) for d in (config.deep, config.shallow))
-        rows.append(comparison(compiling + shortcut, pairs(deep, shallow, few)))
+        what = f"compiling a profile of depth {config.deep} / of {config.shallow}, shortcut "
+        rows.append(comparison(what + shortcut, pairs(deep, shallow, few)))
     what = "gradient through a scan of six 3x3 convolutions, ops.conv / lax"
     ours, theirs = (scanned_convolutions(conv) for conv in (by_convjax(CONV), by_lax(CONV)))
     return {"rows": [*rows, comparison(what, pairs(ours, theirs, config.repeats))]}
@@ -79,9 +75,8 @@ def profile_and_gradient(batch_size: int) -> tuple[Callable[[], Any], Callable[[
 def compile_profile(depth: int, shortcut: str) -> Callable[[], None]:
     """Return what traces, lowers and compiles a profile of a stack."""
     x = jax.random.normal(jax.random.key(1), (2, 8, 8, 16))
-    shapes = nnx.eval_shape(
-        lambda: models.deep_stack(depth, 16, shortcut=shortcut, rngs=nnx.Rngs(0))
-    )
+    build = partial(models.deep_stack, depth, 16, shortcut=shortcut)
+    shapes = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
 
     def run() -> None:
         # A function of its own each time, so that nothing is found in a cache.

@@ -56,17 +56,12 @@ def measure_cell(cell: Cell) -> lab.Columns:
 def check(config: Config) -> None:
     """Refuse what makes no study."""
     lab.check_least(config, cells=1)
-    local(config)
-
-
-def local(config: Config) -> study.Local:
-    """Return the local runner."""
-    return study.Local(config.workers, platform=config.platform)
+    study.Local(config.workers, platform=config.platform)
 
 
 def measure(config: Config) -> dict[str, Any]:
     """Return a row for each comparison: the seconds of every round, and the target."""
-    there = local(config)
+    there = study.Local(config.workers, platform=config.platform)
     runners = [("in this process", study.Here()), ("by the local runner", there)]
     taken: dict[str, list[float]] = collections.defaultdict(list)
     for i in range(config.repeats):

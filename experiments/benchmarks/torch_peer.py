@@ -116,10 +116,8 @@ def listen() -> None:
     importlib.import_module("torch_networks")
     # This folder's profile.py would hide Python's own, which PyTorch imports.
     sys.path[:] = [path for path in sys.path if path != here]
-    if hasattr(os, "sched_getaffinity"):
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
-    else:
-        torch.set_num_threads(os.cpu_count() or 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(cores or 1)
     answer: dict[str, Any] = {
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -108,10 +108,9 @@ def cases(config: Config) -> Iterator[Case]:
         random, count = np.random.default_rng(0), max(1024, size)
         pixels = random.integers(0, 256, (count, 32, 32, 3), np.uint8)
         labels = random.integers(0, 10, count).astype(np.int32)
-        augment = data.Augment(crop=4, flip=True)
-        shared = {"batch_size": size, "augment": augment, "mean": 0.5, "std": 0.25}
+        shared: Any = {"augment": data.Augment(crop=4, flip=True), "mean": 0.5, "std": 0.25}
+        source = data.resident(pixels, labels, batch_size=size, **shared)
         net = models.resnet_cifar(20, rngs=nnx.Rngs(0))
-        source = data.resident(pixels, labels, **shared)
         yield Case(f"ResNet-20 of CIFAR, batch {size}", net, source, config.steps)
 
 
@@ -170,8 +169,8 @@ def in_pauses(
     recipe = recipe_of(case, repeats + 1, test_every=case.steps, **options)
     observer = InPauses(plain)
     images, labels = next(case.source.once())
+    few = images[:8], labels[:8]
     with tempfile.TemporaryDirectory() as folder:
-        few = (images[:8], labels[:8])
         train.fit(case.net, source, recipe, folder=folder, test=few, observers=[observer])
     return observer.pairs
 

@@ -56,7 +56,7 @@ def test_every_layer_is_read_and_small_images_come_in_larger_batches():
     small_images = {row.network for row in every if row.spec.batch == 64}
     assert small_images == {"cifar_resnet", "digits_stack"}
     assert {row.spec.batch for row in every} == {8, 64}
-    assert {row.text for row in every} >= {
+    assert {f"{row.network} {row.spec.text}" for row in every} >= {
         "resnet50 8x56x56x64 -> 64, 3x3 /1",
         "mobilenetv1_100 8x112x112x64 -> 64, 3x3 /2, 64 groups",
         "resnet50 8x112x112x64, max pool 3x3 /2",

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -61,8 +63,14 @@ def test_the_measurement_is_that_of_a_loop(measured, index, seed):
 
 
 def test_other_variances_are_arguments_of_one_program(measured):
-    assert edge_of_chaos._program(4, 6, 3)._cache_size() == 1
-    assert len({edge_of_chaos.group(one) for one in edge_of_chaos.cells(TINY)}) == 1
+    cells = edge_of_chaos.cells(TINY)
+    other = dataclasses.replace(
+        cells[0], kind=dataclasses.replace(cells[0].kind, bias_variance=0.2)
+    )
+    before = edge_of_chaos.profiles._cache_size()
+    edge_of_chaos.measure(other)
+    assert edge_of_chaos.profiles._cache_size() == before
+    assert len({edge_of_chaos.group(one) for one in [*cells, other]}) == 1
 
 
 def test_a_quarter_is_left_out_of_shallow_networks():
