@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from convjax import nn, ops
 from experiments.benchmarks._rows import Spec
@@ -91,11 +90,7 @@ def machine(dtype: str, repeats: int = 5) -> dict[str, float]:
     vector = jnp.ones(length, dtype)
     matrix = jnp.ones((side, side), dtype)
     add, product = jax.jit(lambda x: x + 1), jax.jit(lambda x: x @ x)
-    timed = {"add": partial(add, vector), "product": partial(product, matrix)}
+    timed = {"bytes_per_s": partial(add, vector), "flops_per_s": partial(product, matrix)}
+    done = {"bytes_per_s": 2 * vector.nbytes, "flops_per_s": 2 * side**3}
     samples = alternate(timed, repeats=repeats)
-    moved = 2 * length * np.dtype(vector.dtype).itemsize
-    flops = 2 * side**3
-    return {
-        "bytes_per_s": moved / min(samples["add"]),
-        "flops_per_s": flops / min(samples["product"]),
-    }
+    return {name: work / min(samples[name]) for name, work in done.items()}

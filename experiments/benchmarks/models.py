@@ -197,22 +197,17 @@ def tables(found: dict[str, Any], config: Config) -> Iterator[Table]:
     yield _report.table(
         "A training step (ms), and convjax / the other",
         [*found["rows"], *([last] if len(found["rows"]) > 1 else [])],
-        ("network", lambda row: title(row["network"])),
+        ("network", lambda row: CASES[row["network"]].title if "batch" in row else row["network"]),
         ("batch", lambda row: "{batch}x{size}x{size}".format(**row) if "batch" in row else ""),
         *((name, partial(time, name=name)) for name in ("convjax", *others)),
         *((f"/ {name}", lambda row, name=name: row["ratios"].get(name)) for name in others),
     )
 
 
-def title(name: str) -> str:
-    """Return a network's name as it is written in tables."""
-    return CASES[name].title if name in CASES else name
-
-
 def figure(found: dict[str, Any]) -> Figure | None:
     """Draw convjax's time over that of the others."""
     panel = {
-        title(row["network"]): {name: [ratio] for name, ratio in row["ratios"].items()}
+        CASES[row["network"]].title: {name: [ratio] for name, ratio in row["ratios"].items()}
         for row in found["rows"]
     }
     return _report.ratios("A training step", {"": panel})

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 LEAST_ROUNDS = 3
+median = statistics.median
 Timer = Callable[[int], float]
 """Returns the seconds that so many calls take together."""
 
@@ -111,11 +112,6 @@ def comparison(
         "most": max(ratios),
         "target": target,
     }
-
-
-def median(samples: Iterable[float]) -> float:
-    """Return the median."""
-    return float(statistics.median(samples))
 
 
 def geometric_mean(ratios: Iterable[float | None]) -> float | None:
