@@ -45,10 +45,8 @@ class Case:
     size: int  # height and width of the images
     batch: int
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the batch."""
-        return (self.batch, self.size, self.size, 3)
+    # Of the batch.
+    shape = property(lambda self: (self.batch, self.size, self.size, 3))
 
 
 _CASES = (
