@@ -128,7 +128,7 @@ def judge_silent(columns: Columns) -> list[Criterion]:
     zero = pick(first | {"zero": first["gradient"] == 0}, zero=True)
     still = int((np.isin(zero["network"], SILENT) & (zero["step"] >= awake)).sum())
     asleep = len(pick(zero, network=HE, step=0)["step"])
-    uneven = max(float(np.abs(along_trunk(columns, network)).max()) for network in SILENT)
+    uneven = float(np.max([np.abs(along_trunk(columns, network)).max() for network in SILENT]))
     grown = along_trunk(columns, HE)[:, 0]
     return [
         *(judge_pattern(columns, network) for network in SILENT),

@@ -153,8 +153,8 @@ def _judge_kernels(columns: Columns, k: int) -> list[Criterion]:
     """Ask that kernels not be of rank 1, and that training bring them nearer to it."""
     ages = ("random", "trained")
     random, learned = (kernel_errors(columns, age, k, 1) for age in ages)
-    least = float(min(random.min(), learned.min()))
-    whole = max(float(kernel_errors(columns, age, k, k).max()) for age in ages)
+    least = float(np.min([random.min(), learned.min()]))  # NaN, where one is
+    whole = float(np.max([kernel_errors(columns, age, k, k).max() for age in ages]))
     return [
         that(
             f"{k}x{k}: no kernel is a column times a row",

@@ -42,7 +42,7 @@ def off_in_counts(columns: Columns, layer: str) -> float:
     at = places(columns, layer)
     ratios = (count_ratios(columns, layer, q, at) for q in ("multiply_adds", "parameters"))
     pairs = (pair for found in ratios for pair in zip(found, shares(at, layer), strict=True))
-    return max(abs(float(found - share)) for found, share in pairs)
+    return float(np.max([abs(float(found - share)) for found, share in pairs]))
 
 
 def seconds(columns: Columns, layer: str, direction: str, where: dict[str, int]) -> np.ndarray:
