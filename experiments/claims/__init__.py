@@ -36,9 +36,7 @@ import numpy as np
 from rich.table import Table
 
 from convjax import lab
-from convjax.lab import Columns, Criterion, digits, pick, that
-from convjax.lab.rules import Claim, finite, least_agreement
-from convjax.lab.rules import table as table_of
+from convjax.lab import Columns, Criterion, digits, pick, rules, that
 from experiments import separable
 from experiments.claims import shortcuts
 from experiments.claims.figure import draw as draw
@@ -145,7 +143,7 @@ def _separable(config: Config) -> separable.Config:
     return separable.Config(sizes=(14,), channels=channels, kernel_sizes=(3,), width=16, **asked)
 
 
-def claims(columns: Columns) -> list[Claim]:
+def claims(columns: Columns) -> list[rules.Claim]:
     """Return every sentence with its evidence, from the numbers alone."""
     return [*sentences(columns | {"topic": columns["kind"]}), *shortcuts.claims(columns)]
 
@@ -160,24 +158,16 @@ def _of_claims(columns: Columns) -> Iterator[dict[str, Any]]:
 def judge(columns: Columns) -> list[Criterion]:
     """Say whether the run's verdicts mean anything; what they are is not judged."""
     every = claims(columns)
-    lacking = [claim.number for claim in every if not finite(claim)]
+    lacking = [claim.number for claim in every if not rules.finite(claim)]
     values = pick(columns, kind=("step", "curve", "birth"))["value"]
     bad = int(np.sum(~np.isfinite(values)))
-    share, number = min((least_agreement(claim), claim.number) for claim in every)
+    share, number = min((rules.least_agreement(claim), claim.number) for claim in every)
+    known = f"{len(every) - len(lacking)} of {len(every)}" + "".join(f", not {n}" for n in lacking)
+    text, least = "where a condition decides, most seeds or rounds agree with it", f"{share:.0%}"
     return [
-        that(
-            "every claim has a verdict from finite numbers",
-            not lacking,
-            f"{len(every) - len(lacking)} of {len(every)}" + "".join(f", not {n}" for n in lacking),
-            "all",
-        ),
+        that("every claim has a verdict from finite numbers", not lacking, known, "all"),
         that("losses, accuracies and gradients are finite", bad == 0, f"{bad} are not", "0"),
-        that(
-            "where a condition decides, most seeds or rounds agree with it",
-            share > AGREE,
-            f"{share:.0%} at least (claim {number})",
-            f"above {AGREE:.0%}",
-        ),
+        that(text, share > AGREE, f"{least} at least (claim {number})", f"above {AGREE:.0%}"),
         *_judge_shallowest(columns),
     ]
 
@@ -188,14 +178,11 @@ def _judge_shallowest(columns: Columns) -> Iterator[Criterion]:
         return
     ends = shortcuts.end(columns, ("batch", min(depths)), "train_accuracy")
     least = min(float(np.median(end)) for end in ends)
-    yield that(
-        f"twins of {min(depths)} layers with batch norm trained: training accuracy",
-        least >= TRAINED,
-        f"{digits(least, 3)} at least (median)",
-        f"{TRAINED} or more",
-    )
+    text = f"twins of {min(depths)} layers with batch norm trained: training accuracy"
+    shown = f"{digits(least, 3)} at least (median)"
+    yield that(text, least >= TRAINED, shown, f"{TRAINED} or more")
 
 
 def table(columns: Columns) -> Table:
     """Return every claim with its verdict, what was measured, and what decides."""
-    return table_of("What course texts say, and what a run says of it", claims(columns))
+    return rules.table("What course texts say, and what a run says of it", claims(columns))

@@ -2,16 +2,14 @@
 
     python -m experiments separable
 
-Texts say: a kxk kernel splits into kx1 and 1xk, for 2k products and weights instead of k^2, as
-Sobel's does; a depthwise filter mixes no channels, is cheaper than a pointwise one, and that than a
-full one; depthwise then pointwise costs 1/C + 1/k^2 of a full convolution; a 1x1 convolution
-changes channels and not places, mixes linearly, is non-linear through the activation after it only,
-and regularises. Each gets a verdict by the rule of ``claims``: holds, holds only if, fails.
+Texts say that kernels split into kx1 and 1xk, depthwise and pointwise convolutions are cheaper, by
+which share, and what each does and does not mix; ``sentences`` lists what they say. Each sentence
+gets a verdict by the rule of ``claims``: holds, holds only if, fails.
 
 - Products, weights and bytes are counted by ``convjax.cost``. Times are rounds in which all layers
-  of one image alternate, forward and with gradients; one cell takes all of them in one stretch, so
-  that what else the machine does falls on all alike. "Time follows the products" if the ratio of
-  times is within 25 % of the ratio of products, in the mean over images, windows and directions.
+  of one image alternate, so that what else the machine does falls on all alike. "Time follows the
+  products" if the ratio of times is within 25 % of the ratio of products, in the mean over images,
+  windows and directions.
 - What is exact is asked exactly, of whole numbers, which float32 adds and multiplies without
   rounding.
 - A kernel's error at rank r is what the best sum of r columns times rows misses of it, for every
@@ -31,7 +29,6 @@ Takes one to two minutes on two cores. For a look at it in a few seconds:
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -78,15 +75,11 @@ def cells(config: Config) -> list[Cell]:
     check(config)
     images = (config.sizes, config.channels, config.kernel_sizes, config.batch_size)
     arms = networks(config.kernel_sizes)
-    return [
-        Counts(*images),
-        Exact(),
-        Times(*images, config.repeats),
-        *(Training(*arm, config.width, config.epochs, config.seeds) for arm in arms),
-    ]
+    trained = (Training(*arm, config.width, config.epochs, config.seeds) for arm in arms)
+    return [Counts(*images), Exact(), Times(*images, config.repeats), *trained]
 
 
-def networks(kernel_sizes: Sequence[int]) -> list[tuple[str, int]]:
+def networks(kernel_sizes: tuple[int, ...]) -> list[tuple[str, int]]:
     """Return what is trained: layer and window."""
     first = kernel_sizes[0]
     return [(FULL, k) for k in kernel_sizes] + [(layer, first) for layer in (SPLIT, PAIR, NECK)]
@@ -119,24 +112,23 @@ def check(config: Config) -> None:
 
 def judge(columns: Columns) -> list[Criterion]:
     """Return what must hold of counts, of what is exact, of kernels and of verdicts on time."""
-    words = {True: "equal", False: "not equal"}
-    counts = {
-        f"{layer} / {other}: products and weights are the texts' share": (
-            off_in_counts(columns, layer) == 0
-        )
-        for layer, other in COMPARED.items()
-    }
     return [
-        *(that(text, equal, words[equal], "equal, as fractions") for text, equal in counts.items()),
+        *(_judge_counts(columns, *pair) for pair in COMPARED.items()),
         *judge_exact(columns),
         *(criterion for k in results.windows(columns) for criterion in _judge_kernels(columns, k)),
         *judge_times(columns),
     ]
 
 
+def _judge_counts(columns: Columns, layer: str, other: str) -> Criterion:
+    equal = off_in_counts(columns, layer) == 0
+    text = f"{layer} / {other}: products and weights are the texts' share"
+    return that(text, equal, "equal" if equal else "not equal", "equal, as fractions")
+
+
 def judge_exact(columns: Columns) -> list[Criterion]:
     """Ask that what is exact be exact, and what must show itself do."""
-    zero = results.exactly(columns)
+    zero = results.named(columns, topic="exact")
     shown = {name: zero.pop(name) for name in kernels.SHOWN}
     worst = max(zero.pop(name) for name in kernels.ROUNDED)
     return [
@@ -155,25 +147,14 @@ def _judge_kernels(columns: Columns, k: int) -> list[Criterion]:
     random, learned = (kernel_errors(columns, age, k, 1) for age in ages)
     least = float(np.min([random.min(), learned.min()]))  # NaN, where one is
     whole = float(np.max([kernel_errors(columns, age, k, k).max() for age in ages]))
+    alone, sums = f"error {digits(least, 2)} at least", f"error {digits(whole, 2)} at most"
+    means = f"{digits(learned.mean(), 2)} against {digits(random.mean(), 2)}"
+    text = f"{k}x{k}: trained kernels are nearer to rank 1 than random ones"
+    far, unlike = least > FAR_FROM_RANK_1, f"{k}x{k}: no kernel is a column times a row"
     return [
-        that(
-            f"{k}x{k}: no kernel is a column times a row",
-            least > FAR_FROM_RANK_1,
-            f"error {digits(least, 2)} at least",
-            f"above {FAR_FROM_RANK_1}",
-        ),
-        that(
-            f"{k}x{k}: a sum of {k} is any kernel",
-            whole <= ROUNDING,
-            f"error {digits(whole, 2)} at most",
-            "0, to rounding",
-        ),
-        that(
-            f"{k}x{k}: trained kernels are nearer to rank 1 than random ones",
-            bool(learned.mean() < random.mean()),
-            f"{digits(learned.mean(), 2)} against {digits(random.mean(), 2)}",
-            "smaller in the mean",
-        ),
+        that(unlike, far, alone, f"above {FAR_FROM_RANK_1}"),
+        that(f"{k}x{k}: a sum of {k} is any kernel", whole <= ROUNDING, sums, "0, to rounding"),
+        that(text, learned.mean() < random.mean(), means, "smaller in the mean"),
     ]
 
 
@@ -183,14 +164,10 @@ def judge_times(columns: Columns) -> list[Criterion]:
     for layer, other in COMPARED.items():
         low, middle, high = np.quantile(results.off_by(columns, layer), (0.25, 0.5, 0.75))
         follows = "yes" if middle <= FOLLOWS else "no"
-        made.append(
-            that(
-                f"{layer} / {other}: time follows the products: {follows}",
-                low > FOLLOWS or high <= FOLLOWS or high / low <= AGREE,
-                f"off by x{digits(middle, 3)} ({digits(low, 3)} to {digits(high, 3)})",
-                f"quartiles within x{AGREE}, or beyond x{FOLLOWS}",
-            )
-        )
+        text = f"{layer} / {other}: time follows the products: {follows}"
+        clear = low > FOLLOWS or high <= FOLLOWS or high / low <= AGREE
+        shown = f"off by x{digits(middle, 3)} ({digits(low, 3)} to {digits(high, 3)})"
+        made.append(that(text, clear, shown, f"quartiles within x{AGREE}, or beyond x{FOLLOWS}"))
     return [*made, _judge_bytes(columns)]
 
 
@@ -202,9 +179,6 @@ def _judge_bytes(columns: Columns) -> Criterion:
         both = (per_byte, per_second.max(axis=1))
         means.append([float(np.exp(np.log(values).mean())) for values in both])
     rise = all(a < b for one in zip(*means, strict=True) for a, b in itertools.pairwise(one))
-    return that(
-        "depthwise, pointwise, full: products per byte, and G products per second",
-        rise,
-        "; ".join(f"{digits(a, 2)} and {digits(b / 1e9, 2)}" for a, b in means),
-        "both rise",
-    )
+    text = "depthwise, pointwise, full: products per byte, and G products per second"
+    shown = "; ".join(f"{digits(a, 2)} and {digits(b / 1e9, 2)}" for a, b in means)
+    return that(text, rise, shown, "both rise")

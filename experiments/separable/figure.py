@@ -9,17 +9,9 @@ from rich.table import Table
 
 from convjax import plots
 from convjax.lab import Columns, array, pick, rules, series
+from experiments.separable import results
 from experiments.separable.layers import COMPARED, FULL
-from experiments.separable.results import (
-    FORWARD,
-    count_ratios,
-    kernel_errors,
-    last,
-    places,
-    speeds,
-    time_ratios,
-    windows,
-)
+from experiments.separable.results import FORWARD, windows
 from experiments.separable.sentences import of_trained_kernels, sentences
 
 
@@ -33,33 +25,17 @@ def draw(columns: Columns) -> Figure:
     """Draw times against counts and against bounds, errors by rank, and accuracies."""
     panel = plots.Panel
     logs: dict[str, Any] = {"xscale": "log", "yscale": "log"}
+    ages, wide = "trained (points), random (line)", windows(columns)
+    share, rate = "products, share of what is replaced", f"G products per second {FORWARD}"
+    times = [_against(columns, layer) for layer in COMPARED]
+    speeds = [_speed(columns, layer) for layer in (*COMPARED, FULL)]
     figure = plots.panels(
         "What separable convolutions cost and lose",
         [
-            panel(
-                "time against products",
-                "products, share of what is replaced",
-                f"time {FORWARD}, the same",
-                [_against(columns, layer) for layer in COMPARED],
-                **logs,
-            ),
-            panel(
-                "speed against bytes",
-                "products per byte",
-                f"G products per second {FORWARD}",
-                [_speed(columns, layer) for layer in (*COMPARED, FULL)],
-                **logs,
-            ),
+            panel("time against products", share, f"time {FORWARD}, the same", times, **logs),
+            panel("speed against bytes", "products per byte", rate, speeds, **logs),
             panel("accuracy by size", "parameters, thousands", "accuracy", _sizes(columns)),
-            *(
-                panel(
-                    f"{k}x{k}: trained (points), random (line)",
-                    "rank",
-                    "error",
-                    [_errors(columns, k)],
-                )
-                for k in windows(columns)
-            ),
+            *(panel(f"{k}x{k}: {ages}", "rank", "error", [_errors(columns, k)]) for k in wide),
             panel("trained kernels cut to a rank", "rank", "accuracy", _cut(columns)),
         ],
     )
@@ -72,8 +48,7 @@ def _finish(figure: Figure, columns: Columns) -> None:
     products, bytes_moved = figure.axes[:2]
     quiet: dict[str, Any] = {"color": "0.6", "linewidth": 0.7, "zorder": 1}
     products.axline((0.1, 0.1), (1, 1), **quiet)
-    rows = pick(columns, topic="machine")
-    rate = dict(zip(rows["name"].tolist(), rows["value"].tolist(), strict=True))
+    rate = results.named(columns, topic="machine")
     x = np.geomspace(*bytes_moved.get_xlim(), 100)
     bound = np.minimum(x * rate["bytes per second"], rate["products per second"])
     bytes_moved.plot(x, bound / 1e9, **quiet)
@@ -85,12 +60,13 @@ def _finish(figure: Figure, columns: Columns) -> None:
 
 
 def _against(columns: Columns, layer: str) -> plots.Series:
-    ratios = count_ratios(columns, layer, "multiply_adds", places(columns, layer, "time"))
-    return _quartiles(layer, list(map(float, ratios)), time_ratios(columns, layer, FORWARD))
+    at = results.places(columns, layer, "time")
+    ratios = [float(one) for one in results.count_ratios(columns, layer, "multiply_adds", at)]
+    return _quartiles(layer, ratios, results.time_ratios(columns, layer, FORWARD))
 
 
 def _speed(columns: Columns, layer: str) -> plots.Series:
-    per_byte, per_second = speeds(columns, layer)
+    per_byte, per_second = results.speeds(columns, layer)
     return _quartiles(layer, per_byte, per_second / 1e9)
 
 
@@ -102,7 +78,7 @@ def _quartiles(label: str, x: Any, rounds: np.ndarray) -> plots.Series:
 def _errors(columns: Columns, k: int) -> plots.Series:
     ranks = range(1, k + 1)
     learned, random = (
-        np.stack([kernel_errors(columns, age, k, rank) for rank in ranks], axis=1)
+        np.stack([results.kernel_errors(columns, age, k, rank) for rank in ranks], axis=1)
         for age in ("trained", "random")
     )
     return series(FULL, list(ranks), learned, random.mean(0), joined=True)
@@ -113,7 +89,7 @@ def _sizes(columns: Columns) -> list[plots.Series]:
     made = []
     for layer, k in dict.fromkeys(zip(rows["name"], rows["kernel_size"].tolist(), strict=True)):
         size = pick(rows, name=layer, kernel_size=k)["value"][:1] / 1000
-        found = last(columns, layer, "test_accuracy", k)
+        found = results.last(columns, layer, "test_accuracy", k)
         made.append(series(layer, size, found[:, None], middle=np.median))
     return made
 

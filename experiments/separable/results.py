@@ -1,6 +1,7 @@
 """What separable found, from its table's columns: ratios, errors, and what follows what."""
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -47,19 +48,18 @@ def off_in_counts(columns: Columns, layer: str) -> float:
 
 def seconds(columns: Columns, layer: str, direction: str, where: dict[str, int]) -> np.ndarray:
     """Return the times of a layer at a place, by round."""
-    return array(
-        pick(columns, topic="time", name=layer, quantity=direction, **where), "value", "number"
-    )
+    rows = pick(columns, topic="time", name=layer, quantity=direction, **where)
+    return array(rows, "value", "number")
 
 
 def time_ratios(columns: Columns, layer: str, direction: str) -> np.ndarray:
     """Return the time over that of the layer it is compared with, (places, rounds)."""
-    both = (layer, COMPARED[layer])
-    found = [
-        [seconds(columns, name, direction, where) for where in places(columns, layer, "time")]
-        for name in both
-    ]
-    return np.array(found[0]) / np.array(found[1])
+    at = places(columns, layer, "time")
+    ours, other = (
+        np.array([seconds(columns, name, direction, where) for where in at])
+        for name in (layer, COMPARED[layer])
+    )
+    return ours / other
 
 
 def off_by(columns: Columns, layer: str) -> np.ndarray:
@@ -78,17 +78,16 @@ def speeds(columns: Columns, layer: str) -> tuple[np.ndarray, np.ndarray]:
     """Return products for each byte that is moved, by place, and per second forward, by round."""
     per_byte, per_second = [], []
     for where in places(columns, layer, "time"):
-        counts = pick(columns, topic="counts", name=layer, **where)
-        of = dict(zip(counts["quantity"].tolist(), counts["value"].tolist(), strict=True))
+        of = named(columns, "quantity", topic="counts", name=layer, **where)
         per_byte.append(of["multiply_adds"] / of["traffic_bytes"])
         per_second.append(of["multiply_adds"] / seconds(columns, layer, FORWARD, where))
     return np.array(per_byte), np.array(per_second)
 
 
-def exactly(columns: Columns) -> dict[str, float]:
-    """Return the differences that are 0 if a sentence is right."""
-    rows = pick(columns, topic="exact")
-    return dict(zip(rows["name"].tolist(), rows["value"].tolist(), strict=True))
+def named(columns: Columns, by: str = "name", **where: Any) -> dict[str, float]:
+    """Return the values of some rows, by their name or quantity."""
+    rows = pick(columns, **where)
+    return dict(zip(rows[by].tolist(), rows["value"].tolist(), strict=True))
 
 
 def kernel_errors(columns: Columns, age: str, k: int, rank: int) -> np.ndarray:

@@ -4,6 +4,7 @@ import numpy as np
 
 from convjax.lab import Columns, array, digits, pick
 from convjax.lab.rules import Claim, Evidence, exact
+from experiments.separable import results
 from experiments.separable.layers import (
     DEEP,
     DEEP_SPLIT,
@@ -14,21 +15,7 @@ from experiments.separable.layers import (
     POINT,
     SPLIT,
 )
-from experiments.separable.results import (
-    FOLLOWS,
-    ROUNDING,
-    at_equal_training_loss,
-    count_ratios,
-    exactly,
-    kernel_errors,
-    last,
-    off_in_counts,
-    places,
-    shares,
-    speeds,
-    time_ratios,
-    windows,
-)
+from experiments.separable.results import FOLLOWS, ROUNDING, last, off_in_counts
 
 AS_GOOD = 0.02
 """Of accuracy, that counts as none: two standard errors of 97 % of the 360 test images."""
@@ -75,7 +62,7 @@ RULES = {
 
 def sentences(columns: Columns) -> list[Claim]:
     """Return the sentences on kernels split in two, depthwise convolutions, and 1x1."""
-    zero, steps = exactly(columns), ((DEEP, POINT), (POINT, FULL))
+    zero, steps = results.named(columns, topic="exact"), ((DEEP, POINT), (POINT, FULL))
     ways = {"by channel": DEEP_SPLIT, "across channels": SPLIT}
     of_rank_1 = max(zero["sobel by hand"], zero["sobel by SVD"])
     linear = max(zero["1x1: f(x + y) - f(x) - f(y)"], zero["1x1: f(3 x) - 3 f(x)"])
@@ -109,12 +96,10 @@ def sentences(columns: Columns) -> list[Claim]:
 
 def of_trained_kernels(columns: Columns) -> list[Claim]:
     """Return what a network loses whose kernels are of rank 1, cut to it or trained so."""
-    rows = pick(columns, topic="accuracy", kernel_size=windows(columns)[0])
+    rows = pick(columns, topic="accuracy", kernel_size=results.windows(columns)[0])
     *cut, whole = array(rows, "value", "number", "seed")
-    apart = {
-        way: last(columns, layer, "test_accuracy")
-        for way, layer in (("split", SPLIT), ("as pairs", PAIR))
-    }
+    ways = {"split": SPLIT, "as pairs": PAIR}
+    apart = {way: last(columns, layer, "test_accuracy") for way, layer in ways.items()}
     of = {
         "1d": [_as_good(f"at rank {rank}", found, whole) for rank, found in enumerate(cut, 1)],
         "1e": [_as_good(way, found, whole) for way, found in apart.items()],
@@ -128,15 +113,15 @@ def _claims(of: dict[str, list[Evidence]]) -> list[Claim]:
 
 def _of_rank_1(columns: Columns) -> list[Evidence]:
     worst = {
-        f"{age} {k}x{k} kernels": float(kernel_errors(columns, age, k, 1).max())
-        for k in windows(columns)
+        f"{age} {k}x{k} kernels": float(results.kernel_errors(columns, age, k, 1).max())
+        for k in results.windows(columns)
         for age in ("random", "trained")
     }
     return [exact(condition, error, ROUNDING) for condition, error in worst.items()]
 
 
 def _regularises(columns: Columns) -> Evidence:
-    target, test = at_equal_training_loss(columns)
+    target, test = results.at_equal_training_loss(columns)
     support = np.log(test[FULL]) - np.log(test[NECK])
     return Evidence(
         f"training loss {digits(target, 2)}",
@@ -148,7 +133,9 @@ def _regularises(columns: Columns) -> Evidence:
 
 def _starved(columns: Columns, layer: str, other: str) -> Evidence:
     """Say whether the layer with fewer products for each byte does fewer of them per second."""
-    (bytes_a, rounds_a), (bytes_b, rounds_b) = (speeds(columns, name) for name in (layer, other))
+    (bytes_a, rounds_a), (bytes_b, rounds_b) = (
+        results.speeds(columns, name) for name in (layer, other)
+    )
     per_byte = float(np.log(bytes_a / bytes_b).mean())
     per_second = np.log(rounds_a / rounds_b).mean(axis=0)
     shown = (
@@ -166,10 +153,10 @@ def _as_good(condition: str, ours: np.ndarray, full: np.ndarray) -> Evidence:
 
 def _followed(columns: Columns, way: str, layer: str) -> list[Evidence]:
     """Compare times with the texts' share, by direction, in the mean over places."""
-    share = np.array(shares(places(columns, layer, "time"), layer), float)
+    share = np.array(results.shares(results.places(columns, layer, "time"), layer), float)
     made = []
     for direction in DIRECTIONS:
-        rounds = time_ratios(columns, layer, direction)
+        rounds = results.time_ratios(columns, layer, direction)
         off = np.abs(np.log(rounds / share[:, None])).mean(axis=0)
         shown = f"{_range(np.median(rounds, axis=1))} for {_range(share)}"
         condition = ", ".join(filter(None, (way, direction)))
@@ -179,13 +166,15 @@ def _followed(columns: Columns, way: str, layer: str) -> list[Evidence]:
 
 def _cheaper(columns: Columns, layer: str) -> list[Evidence]:
     """Compare products and times with those of what the layer replaces: smaller speaks for it."""
-    made, at = [], places(columns, layer)
-    for where, ratio in zip(at, count_ratios(columns, layer, "multiply_adds", at), strict=True):
+    made, at = [], results.places(columns, layer)
+    for where, ratio in zip(
+        at, results.count_ratios(columns, layer, "multiply_adds", at), strict=True
+    ):
         products = f"products, C = {where['channels']}, k = {where['kernel_size']}"
         support = np.array([-np.log(float(ratio))])
         made.append(Evidence(products, support, f"x{digits(float(ratio), 2)}"))
     for direction in DIRECTIONS:
-        rounds = time_ratios(columns, layer, direction)
+        rounds = results.time_ratios(columns, layer, direction)
         shown = f"x{_range(np.median(rounds, axis=1))}"
         made.append(Evidence(f"time {direction}", -np.log(rounds).mean(axis=0), shown))
     return made

@@ -23,8 +23,8 @@ statistics where the network is trained and running statistics where it is froze
 layer has gone in the end, |dW| / |W|, to which a way's rate contributes. Under frozen features the
 profile tells what gradient would come to a layer's output; its parameters are given none.
 
-Sentences of course texts get a verdict each, as in ``claims``; a number speaks for one, or against
-it, where its mean over seeds is beyond two standard errors and most seeds have its sign.
+Sentences of course texts get a verdict, as in ``claims``; a number speaks where its mean over seeds
+is beyond two standard errors and most seeds have its sign.
 
 Pass: pretraining has learned its classes (0.9 of their test images); both ways that train the whole
 network fit their examples (0.95 of them, by running statistics, at the worst); and with the fewest
@@ -87,10 +87,8 @@ def cells(config: Config) -> list[Run]:
 
 def check(config: Config) -> None:
     """Refuse what cannot be done, before anything is read."""
-    lab.check_least(config, seeds=2, pretrain_steps=1, steps=1, batch_size=2, budgets=1)
+    lab.check_least(config, seeds=2, pretrain_steps=1, steps=1, batch_size=2, budgets=1, size=1)
     lab.check_positive(config, "pretrain_rate", "learning_rate", "tuning_rate", "head_rate")
-    if config.size is not None:
-        lab.check_least(config, size=1)
     if config.shifts:
         lab.check_least(config, shifts=0)
     if list(config.budgets) != sorted(config.budgets):
@@ -107,10 +105,8 @@ def group(run: Run) -> Hashable:
 def measure(run: Run) -> lab.Columns:
     """Return one row for every accuracy and for every layer, of every way and budget.
 
-    ``kind`` says which: "pretrained", the ``accuracy`` on the classes pretrained on; "accuracy" on
-    the target's test images, beside ``train_accuracy`` on the examples; "layer", the logarithms of
-    the first step's gradients and of the way that the weights went. What does not apply is NaN, the
-    gradient of a frozen parameter too.
+    ``kind`` says which: "pretrained", "accuracy" (on test images and examples of the target), or
+    "layer". What does not apply is NaN, the gradient of a frozen parameter too.
     """
     found = lab.stack([EMPTY | row for row in rows(run)])
     return lab.beside(found, shift=run.shift, seed=run.seed)

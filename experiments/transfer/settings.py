@@ -56,19 +56,13 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One network that is pretrained, and all that is transferred from it: a cell of the study.
-
-    Attributes:
-      settings: of all runs.
-      contents: hash of the user's pictures and weights, as they were when the study began.
-      border: pixels around the images, the largest shift of the study, so that all are one program.
-      shift: pixels by which images may lie off the centre.
-      seed: of all initial values, examples and orders.
-    """
+    """One network that is pretrained, and all that is transferred from it: a cell of the study."""
 
     settings: Settings
     contents: str
+    """Hash of the user's pictures and weights, as they were when the study began."""
     border: int
+    """Pixels around the images: the study's largest shift, so that all are one program."""
     shift: int
     seed: int
 
@@ -79,11 +73,7 @@ class Run:
 # Seeds follow each other in one process, and see the same pictures.
 @functools.lru_cache(maxsize=1)
 def read(settings: Settings) -> tasks.Task:
-    """Return the images, and the classes divided.
-
-    Raises:
-      ValueError: a folder without class folders, classes that cannot be divided so.
-    """
+    """Return the images, and the classes divided; refuse those that cannot be."""
     if settings.images is None:
         images, labels = data.digits()
         classes = tuple(map(str, range(10)))

@@ -11,23 +11,16 @@ HELD_OUT = 3
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
-    """Images, and which of their classes are for what.
-
-    Attributes:
-      images: ``(N, H, W, C)``.
-      labels: place of each image's class in ``classes``.
-      classes: their names.
-      source: classes to pretrain on; empty where pretrained weights are given.
-      target: classes to transfer to.
-      test: which images are kept for testing, the same for every seed.
-    """
+    """Images ``(N, H, W, C)``, and which of their classes are for what."""
 
     images: np.ndarray
     labels: np.ndarray
     classes: tuple[str, ...]
     source: tuple[int, ...]
+    """Classes to pretrain on; empty where pretrained weights are given."""
     target: tuple[int, ...]
     test: np.ndarray
+    """Which images are kept for testing, the same for every seed."""
 
     def pool(self, of: Sequence[int], *, test: bool = False) -> np.ndarray:
         """Return which images of these classes are for training, or for testing."""
@@ -65,13 +58,10 @@ def make(
     source: Sequence[str] | None,
     target: Sequence[str],
 ) -> Task:
-    """Divide classes and images.
+    """Divide classes and images; refuse fewer than two classes on a side, and one on both.
 
     No source named means the first half, and None that nothing is pretrained; no target named means
     all others.
-
-    Raises:
-      ValueError: fewer than two classes on a side, one on both.
     """
     from_, to = (tuple(map(classes.index, names or ())) for names in (source, target))
     if source is not None and not from_:
