@@ -109,23 +109,14 @@ class Config(lab.Options):
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
-    """One kind of network.
+    """One kind of network."""
 
-    Attributes:
-      part: PADDING, DEPTHWISE or JACOBIAN.
-      kind: the activation (LINEAR, RELU), or the initialiser of the kernels, a name in KERNELS.
-      size: places along each of two axes.
-      width: channels.
-      layers: how many.
-      images: how many go through each network; their gradients are measured together.
-    """
-
-    part: str
-    kind: str
-    size: int
+    part: str  # PADDING, DEPTHWISE or JACOBIAN
+    kind: str  # the activation (LINEAR, RELU), or the kernels' initialiser, a name in KERNELS
+    size: int  # places along each of two axes
     width: int
     layers: int
-    images: int
+    images: int  # go through each network; their gradients are measured together
 
     def __str__(self) -> str:
         return f"{self.part}, {self.kind}, {self.size}x{self.size}, {self.layers} layers"
@@ -152,18 +143,11 @@ class Stack:
     def network(self, padding: str, rngs: nnx.Rngs) -> nn.Repeat:
         """Initialize one; whatever the padding, its kernels are the same."""
         if self.part == DEPTHWISE:
+            inits: Any = {"kernel_init": KERNELS[self.kind], "pointwise_init": "he"}
+            options = {"padding": padding, "use_bias": False, **inits}
 
             def unit(rngs: nnx.Rngs) -> nn.Chain:
-                separable = nn.separable_conv(
-                    self.width,
-                    self.width,
-                    (3, 3),
-                    padding=padding,
-                    use_bias=False,
-                    kernel_init=KERNELS[self.kind],
-                    pointwise_init="he",
-                    rngs=rngs,
-                )
+                separable = nn.separable_conv(self.width, self.width, (3, 3), rngs=rngs, **options)
                 return nn.Chain(relu=nn.Activation("relu"), separable=separable)
 
             return nn.Repeat(unit, self.layers, rngs=rngs)
@@ -189,11 +173,7 @@ class Stack:
 
 
 def cells(config: Config) -> list[lab.Ensemble]:
-    """Return what is measured.
-
-    Raises:
-      ValueError: an option that cannot be done.
-    """
+    """Return what is measured; a ValueError names an option that cannot be done."""
     check(config)
     each = zip(config.sizes, config.widths, config.padding_images, strict=True)
     padding = [
@@ -266,9 +246,8 @@ def jacobians(networks: lab.Ensemble) -> lab.Columns:
     for seed in range(networks.seeds):
         weights, signal, probes = jax.random.split(jax.random.key(seed), 3)
         net, x = nnx.merge(structure, initial(weights)), kind.signal(signal)
-        found = gradflow.spectrum(
-            net, x, train=False, method="hutchinson", samples=PROBES, key=probes
-        )
+        how: Any = {"method": "hutchinson", "samples": PROBES, "key": probes}
+        found = gradflow.spectrum(net, x, train=False, **how)
         square.append([found.mean_square])
         spread.append([found.relative_variance])
     return lab.as_rows(kind, mean_square=np.array(square), relative_variance=np.array(spread))
@@ -322,15 +301,11 @@ def spreads(columns: lab.Columns, name: str = "relative_variance") -> list[lab.M
 
 def judge(columns: lab.Columns) -> list[lab.Criterion]:
     """Hold what is left, what a wrong fan does, and the spread of the Jacobian against theory."""
-    spread = [
-        lab.within(
-            f"{row.kind.kind}, {row.kind.layers} layers: relative variance of s^2",
-            float(row.mean),
-            row.expected,
-            relative=SPREAD_TOLERANCE,
-        )
-        for row in spreads(columns)
-    ]
+    spread = []
+    for row in spreads(columns):
+        claim = f"{row.kind.kind}, {row.kind.layers} layers: relative variance of s^2"
+        mean = float(row.mean)
+        spread.append(lab.within(claim, mean, row.expected, relative=SPREAD_TOLERANCE))
     padding, depthwise = (left(columns, part) for part in (PADDING, DEPTHWISE))
     judged = [*_by_layers(judge_padding, padding), *_by_layers(judge_depthwise, depthwise)]
     return [*judged, *spread]
@@ -411,10 +386,10 @@ def draw(columns: lab.Columns) -> Figure:
         series = [_zeros(row, start) for start, row in enumerate(right)]
         title = f"{size}x{size}, zero padding"
         shown.append(plots.Panel(title, back, ratio, series, yscale=scale))
-    circular = [
-        plots.Series(_label(row), np.arange(row.kind.layers + 1), mean.mean, expected=mean.expected)
-        for row, mean in ((row, row.circular) for row in depthwise)
-    ]
+    circular = []
+    for row in depthwise:
+        mean, places = row.circular, np.arange(row.kind.layers + 1)
+        circular.append(plots.Series(_label(row), places, mean.mean, expected=mean.expected))
     title = "depthwise kernels, circular padding"
     shown.append(plots.Panel(title, back, ratio, circular, yscale="log"))
     series = [
@@ -455,16 +430,10 @@ def table(columns: lab.Columns) -> Table:
     for pair in zip(spreads(columns, "mean_square"), spreads(columns), strict=True):
         for what, row in zip(("mean", "spread"), pair, strict=True):
             rows.append((f"{what} of s^2, {row.kind.layers} layers", row))
-    lines = [
-        (
-            row.kind.part,
-            row.kind.kind,
-            f"{row.kind.size}x{row.kind.size}",
-            what,
-            *(lab.digits(float(value)) for value in (row.expected, row.mean)),
-            lab.digits(float(row.error), 2),
-        )
-        for what, row in rows
-    ]
+    lines = []
+    for what, row in rows:
+        numbers = (float(row.expected), float(row.mean), lab.digits(float(row.error), 2))
+        places = f"{row.kind.size}x{row.kind.size}"
+        lines.append((row.kind.part, row.kind.kind, places, what, *numbers))
     heads = ("part", "kind", "places", "what", "theory", "mean", "s.e.")
     return lab.plain_table("Means over networks", heads, lines)

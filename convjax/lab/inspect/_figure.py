@@ -1,5 +1,6 @@
 """What inspect finds: criteria, table and figure."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,10 @@ def judge(columns: Columns) -> list[Criterion]:
     silent = (columns["parameter_count"] > 0) & np.isneginf(columns["parameter_gradient_log_norm"])
     named = columns["path"][silent].tolist()
     such = f", such as {named[0]}" if named else ""
+    silence, claim = f"{len(named)} are given none{such}", "every unit with parameters is given a"
     made = [
         that("activations and gradients are finite", broken == 0, f"{broken} are not", "all"),
-        that(
-            "every unit with parameters is given a gradient",
-            not named,
-            f"{len(named)} are given none{such}",
-            "0",
-        ),
+        that(f"{claim} gradient", not named, silence, "0"),
     ]
     if not columns["fresh"][0]:
         return made
@@ -61,10 +58,8 @@ def table(columns: Columns) -> Table:
         )
         for i in np.flatnonzero(columns["shown"])
     ]
-    title = (
-        "Root mean square of the output; norm of its gradient over that at the network's output; "
-        "norms of weights"
-    )
+    over = "norm of its gradient over that at the network's output"
+    title = f"Root mean square of the output; {over}; norms of weights"
     made = lab.plain_table(title, ("unit", "kind", *map(str.strip, norms)), rows)
     for column in made.columns[2:]:
         column.justify = "right"
@@ -84,24 +79,16 @@ def draw(columns: Columns) -> Figure:
     rms = np.log(np.maximum(rows["activation_rms"], np.finfo(float).tiny))
     weights = rows["parameter_gradient_log_norm"] - rows["parameter_log_norm"]
 
-    def panel(title: str, axis: str, series: list[plots.Series], **options: Any) -> plots.Panel:
-        return plots.Panel(title, "layer", axis, series, yscale="log", **options)
-
+    activations = [*_theory(rows, "log_rms", "activation"), _points(rows, rms)]
+    gradients = [*_theory(rows, "log_norm", "gradient"), _points(rows, rows["relative"])]
+    panel: Any = partial(plots.Panel, xlabel="layer", yscale="log")
+    back, own = "norm / that at the network's output", "norm / that of the weights"
     return plots.panels(
         "Signal and gradient along the layers (leaves with a kernel)",
         [
-            panel(
-                "activations",
-                "root mean square of the output",
-                [*_theory(rows, "log_rms", "activation"), _points(rows, rms)],
-            ),
-            panel(
-                "gradients of activations",
-                "norm / that at the network's output",
-                [*_theory(rows, "log_norm", "gradient"), _points(rows, rows["relative"])],
-                level=1.0,
-            ),
-            panel("gradients of weights", "norm / that of the weights", [_points(rows, weights)]),
+            panel("activations", ylabel="root mean square of the output", series=activations),
+            panel("gradients of activations", ylabel=back, series=gradients, level=1.0),
+            panel("gradients of weights", ylabel=own, series=[_points(rows, weights)]),
         ],
     )
 

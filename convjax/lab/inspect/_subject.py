@@ -71,11 +71,9 @@ def subject(request: Request) -> Subject:
             "give the name of a network first, such as resnet50; there are "
             f"{', '.join(models.list())}."
         )
-    options: dict[str, Any] = {}
-    if request.num_classes is not None:
-        options["num_classes"] = request.num_classes
-    if request.reference != "torch":
-        options["reference"] = request.reference
+    classes = request.num_classes
+    options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+    options |= {"reference": request.reference} if request.reference != "torch" else {}
     net = models.create(request.name, rngs=nnx.Rngs(request.seed), **options)
     weighed = f"{request.name}: randomly initialized, seed {request.seed}"
     if request.weights is not None:
@@ -94,14 +92,8 @@ def subject(request: Request) -> Subject:
 
 def _batch(request: Request) -> tuple[np.ndarray, data.ImageFolder | None]:
     if request.images is not None:
-        found = lab.pictures(
-            request.images,
-            request.name,
-            reference=request.reference,
-            size=request.size,
-            limit=request.batch,
-            seed=request.seed,
-        )
+        how = {"reference": request.reference, "size": request.size, "seed": request.seed}
+        found = lab.pictures(request.images, request.name, limit=request.batch, **how)
         return found.images, found
     how = models.preprocessing(request.name, reference=request.reference)
     side = how.size if request.size is None else request.size
@@ -149,7 +141,7 @@ def measured(what: Subject) -> lab.Columns:
     rows["shown"] = np.array([path.count("/") < what.request.depth for path in paths])
     fresh = what.request.weights is None
     rows |= _joined(what.cost.table(), paths, apart="kind")
-    rows |= {name: np.full(len(paths), np.nan) for name in (*_expected(), *SCORES)}
+    rows = lab.beside(rows, **dict.fromkeys((*_expected(), *SCORES), np.nan))
     same: dict[str, Any] = {"fresh": fresh, "threshold": np.nan, "first": "", "cause": ""}
     if fresh:
         prediction = gradflow.predict(what.net, what.images, train=what.train)
@@ -161,7 +153,7 @@ def measured(what: Subject) -> lab.Columns:
         first = comparison.first
         named = "" if first is None else first or "(the whole)"
         same |= {"threshold": comparison.threshold, "first": named, "cause": comparison.cause}
-    return rows | {name: np.full(len(paths), value) for name, value in same.items()}
+    return lab.beside(rows, **same)
 
 
 def _expected() -> dict[str, str]:

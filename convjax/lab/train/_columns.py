@@ -46,8 +46,8 @@ def columns(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Colu
         missing = "" if text else np.nan
         filled = [part.get(name, np.full(counts[kind], missing)) for kind, part in parts.items()]
         joined[name] = np.concatenate(filled)
-    alike = {name: np.full(len(joined["kind"]), facts[name]) for name in AXES if name in facts}
-    return joined | alike | {"step": joined["step"].astype(np.int64)}
+    joined |= {"step": joined["step"].astype(np.int64)}
+    return lab.beside(joined, **{name: facts[name] for name in AXES if name in facts})
 
 
 def fact(columns: Columns, name: str) -> Any:
@@ -149,13 +149,11 @@ def speed(columns: Columns) -> Table:
     pace = pace[np.isfinite(pace)]
     first = int(facts(columns, "first").max())
     since = f"from step {first}" if first else "from the first step"
-    wall, processor = (
-        lab.digits(facts(columns, name).mean()) for name in ("seconds", "processor_seconds")
-    )
+    wall, processor = (facts(columns, name).mean() for name in ("seconds", "processor_seconds"))
     rows = [
         ("images a second, median", f"{np.median(pace):,.0f}" if len(pace) else "not known"),
-        (f"wall time in s, {since}, compilation included", wall),
-        ("processor time in s", processor),
+        (f"wall time in s, {since}, compilation included", lab.digits(wall)),
+        ("processor time in s", lab.digits(processor)),
     ]
     title = f"Speed{', mean of the runs' if _of_runs(columns) else ''}"
     return lab.plain_table(title, ("of", "measured"), rows)
@@ -206,14 +204,12 @@ def draw(columns: Columns) -> Figure:
         others = [_curve(label, columns, "test", of, scale) for label, of in tests.items()]
         return [*training(name, scale), *others]
 
-    def panel(title: str, axis: str, series: list[plots.Series], scale: Any = "linear") -> Any:
-        return plots.Panel(title, "step", axis, series, yscale=scale)
-
+    rate, norm = training("learning_rate"), training("gradient_norm")
     drawn = [
-        panel("loss", "cross-entropy, nats", learnt("loss"), "log"),
-        panel("accuracy", "%", learnt("accuracy", 100.0)),
-        panel("learning rate", "rate", training("learning_rate")),
-        panel("gradient of all parameters", "norm", training("gradient_norm"), "log"),
+        plots.Panel("loss", "step", "cross-entropy, nats", learnt("loss"), yscale="log"),
+        plots.Panel("accuracy", "step", "%", learnt("accuracy", 100.0)),
+        plots.Panel("learning rate", "step", "rate", rate),
+        plots.Panel("gradient of all parameters", "step", "norm", norm, yscale="log"),
     ]
     paths, *found = ratios_of(columns)
     for title, values in zip(("|update| / |weights|", "|gradient|"), found, strict=True):
