@@ -69,11 +69,8 @@ def subject(
         size += f"; {frozen.count['frozen']:,} parameters up to {run.freeze_up_to} stay as they are"
     epochs = recipe.steps * run.batch_size / sets.source.count
     steps = f"{recipe.steps:,} steps of {run.batch_size} images, {epochs:.1f} epochs"
-    remarks = (
-        f"network: {run.called}, {size}",
-        f"data: {sets.told}",
-        f"run: {steps}, seed {run.seed}",
-    )
+    network, steps = f"network: {run.called}, {size}", f"run: {steps}, seed {run.seed}"
+    remarks = (network, f"data: {sets.told}", steps)
     known = {"network": run.called, "parameters": total.parameters, "seed": run.seed, **facts}
     return Subject(run.called, draw, sets, recipe, remarks, known)
 
@@ -153,25 +150,14 @@ def trained(what: Subject, run: Training, place: Place) -> Columns:
     claim(run)
     observers: list[train.Observer] = [place, train.ProgressBar(what.name)]
     if what.recipe.watch:
-        picture = plots.Waterfall(
-            folder / "waterfall.png",
-            rows=rows_of(folder),
-            title=f"Gradient norm by layer and step: {what.name}",
-        )
-        observers.append(picture)
+        file, title = folder / "waterfall.png", f"Gradient norm by layer and step: {what.name}"
+        observers.append(plots.Waterfall(file, rows=rows_of(folder), title=title))
     if run.tensorboard:
         observers.append(train.TensorBoard(folder / "tensorboard"))
     net = what.draw()
-    fitted = train.fit(
-        net,
-        what.sets.source,
-        what.recipe,
-        folder=folder,
-        test=what.sets.test,
-        observers=observers,
-        devices=run.devices,
-        frozen=frozen_of(run, net),
-    )
+    where: Any = {"folder": folder, "devices": run.devices, "observers": observers}
+    held: Any = {"test": what.sets.test, "frozen": frozen_of(run, net)}
+    fitted = train.fit(net, what.sets.source, what.recipe, **where, **held)
     rows = rows_of(folder)
     if not any(row["kind"] == "test" and row["step"] == what.recipe.steps for row in rows):
         rows.append(dict(fitted.test or {}))
@@ -230,7 +216,6 @@ def _checkpoints(folder: Path) -> list[int]:
 
 def _interrupted(folder: Path, place: Place) -> str:
     kept = _checkpoints(folder)
-    how = "begins anew: there is no checkpoint yet"
-    if kept:
-        how = f"goes on from the checkpoint of step {kept[-1]}"
+    again = f"goes on from the checkpoint of step {kept[-1]}" if kept else ""
+    how = again or "begins anew: there is no checkpoint yet"
     return f"interrupted after step {place.done}; the same command {how} in {folder}"
