@@ -18,9 +18,10 @@ ROOMS = {
     "_room": ("", ""),
     "ops": ("_check ops", "jax jaxtyping numpy"),
     "_readable": ("_check", "jax numpy"),
-    "nn": ("_check ops nn", "jax jaxtyping numpy flax"),
+    "_trace": ("_trace", "jax"),
+    "nn": ("_check _trace ops nn", "jax jaxtyping numpy flax"),
     "_cost": ("_check _readable ops nn _cost", "jax jaxtyping numpy flax"),
-    "gradflow": ("_check _readable ops nn gradflow plots", "jax jaxtyping numpy scipy flax"),
+    "gradflow": ("_check _readable _trace ops nn gradflow plots", "jax jaxtyping numpy scipy flax"),
     "models": (
         "_check ops nn models",
         "jax jaxtyping numpy flax safetensors h5py torch huggingface_hub ml_dtypes",
@@ -109,7 +110,7 @@ def test_what_is_private_stays_at_home(path):
         # A question has its own folder, and what is private there is its own.
         at_home = at_home or name[:2] == ("experiments", path.parent.name)
         hidden = [part for part in name[1:] if part.startswith("_") and part != "__version__"]
-        shared = path.parts[-2] != "experiments" and name[1] in ("_check", "_readable")
+        shared = path.parts[-2] != "experiments" and name[1] in ("_check", "_readable", "_trace")
         # A room of one function, which bears the function's name in public.
         shared = shared or (path == ROOT / "convjax/__init__.py" and name[1] == "_cost")
         shared = shared or (name[:2] == ("convjax", "_room") and path in OPEN)

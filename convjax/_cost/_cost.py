@@ -38,7 +38,13 @@ def _registering(register: Any) -> Callable[[Callable[P, Result]], Registering[P
 
 
 @_registering(price.register)
-def cost(net: nnx.Module, input_shape: Sequence[int], *, dtype: DTypeLike = jnp.float32) -> Cost:
+def cost(
+    net: nnx.Module,
+    input_shape: Sequence[int],
+    *,
+    dtype: DTypeLike = jnp.float32,
+    call: Callable[[Any, Any], Any] | None = None,
+) -> Cost:
     """Count what a network computes, holds and moves, at every unit, without computing anything.
 
     Formulas, for the whole batch, ``places`` being examples times spatial positions:
@@ -68,10 +74,13 @@ def cost(net: nnx.Module, input_shape: Sequence[int], *, dtype: DTypeLike = jnp.
     argument. Without a rule the leaf is listed in ``Cost.unknown``.
 
     Args:
-      net: any node of ``convjax.nn``; ``nnx.eval_shape(lambda: …)`` makes one without parameters'
+      net: any network: a node of ``convjax.nn``, a module of Flax NNX, or an ``nn.Function``;
+        ``nnx.eval_shape(lambda: …)`` makes one without parameters'
         values.
       input_shape: shape of the batch, ``(N, *spatial, C)``. Published counts are for N = 1.
       dtype: dtype of the batch.
+      call: how a network that is no expression of ``convjax.nn`` is called, as for ``nn.read``; it
+        is read with its norms on running statistics, if its call has a mode.
 
     Returns:
       The ``Cost``: totals as attributes, ``cost["stage2/first"]`` for one unit, ``cost.table()``
@@ -109,11 +118,26 @@ def cost(net: nnx.Module, input_shape: Sequence[int], *, dtype: DTypeLike = jnp.
     """
     _check.instance("net", net, nnx.Module, "a network, any module of nnx")
     shape, dtype = _shape(input_shape), _check.dtype("dtype", dtype)
-    reaches = tuple(_window.identity() for _ in shape[1:-1])
+    net, first = _opened(net, jax.ShapeDtypeStruct(shape, dtype), call)
+    spatial = shape[2:] if first else shape[1:-1]
+    reaches = tuple(_window.identity() for _ in spatial)
     scope = Scope({}, [], {})
     visit(abstract(net), Signal(jax.ShapeDtypeStruct(shape, dtype), reaches), scope)
-    units = tuple(_unit(row) for row in scope.rows.values())
-    return Cost(tuple(scope.rows), units, shape, dtype, tuple(scope.unknown))
+    rows = {nn.label_of(path, row.node): row for path, row in scope.rows.items()}
+    shown = {name: row for name, row in rows.items() if name is not None}
+    names = (nn.label_of(path, scope.rows[path].node) for path in scope.unknown)
+    unknown = tuple(name for name in names if name is not None)
+    return Cost(tuple(shown), tuple(map(_unit, shown.values())), shape, dtype, unknown)
+
+
+def _opened(net: Any, x: Any, call: Any) -> tuple[nnx.Module, bool]:
+    """Return a network's expression, read if it is none; and whether its channels come first."""
+    if call is None and isinstance(net, nn.Node):
+        return net, False
+    # What norms compute in either mode is counted as one: a network is read without its batch.
+    mode = False if call is None and nn.takes_mode(net) else None
+    found = nn.read(net, x, call=call, train=mode)
+    return found, found.channels_first
 
 
 def _shape(input_shape: Sequence[int]) -> tuple[int, ...]:
@@ -126,7 +150,7 @@ def _shape(input_shape: Sequence[int]) -> tuple[int, ...]:
 def _unit(row: Row) -> UnitCost:
     node, work = row.node, row.work
     return UnitCost(
-        kind=node.name if isinstance(node, nn.Activation) else type(node).__name__,
+        kind=nn.kind_of(node),
         output_shape=row.signal.x.shape,
         multiply_adds=work.multiply_adds,
         flops=work.flops,

@@ -189,6 +189,33 @@ def _(node: nn.Dropout | nn.StochasticDepth, x, y) -> Price:
     return Price(passes_on=node.rate == 0)
 
 
+@price.register
+def _(node: nn.Segment, x, y) -> Price | None:
+    like = node.like
+    if like is None:
+        return _counted(node, y)
+    if like.kind == "Reshape":
+        return Price(sees="all" if len(x.shape) != len(y.shape) else "place")
+    if like.kind == "Activation":
+        name = dict(like.fields)["name"]
+        return Price(passes_on=True) if name == "linear" else Price(elementwise=y.size)
+    fields: dict[str, Any] = {"bias": like.bias}
+    if like.kernel is not None:
+        shape = tuple(like.kernel.aval.shape[axis] for axis in like.order)
+        fields["kernel"] = nnx.Variable(jax.ShapeDtypeStruct(shape, x.dtype))
+    kind = getattr(nn, like.kind)
+    leaf = like.leaf(kind, **fields)
+    return price.dispatch(kind)(leaf, *map(node.channels_last, (x, y)))
+
+
+def _counted(node: nn.Segment, y: Any) -> Price | None:
+    """Return what the equations of an unknown leaf compute; None where one runs a program."""
+    if any(equation.opaque for equation in node.work.counts):
+        return None
+    products = sum(equation.multiply_adds for equation in node.work.counts)
+    return Price(products, sum(equation.elementwise for equation in node.work.counts), sees="all")
+
+
 def shape_of(parameter: nnx.Variable) -> tuple[int, ...]:
     """Return a parameter's shape; it may have no values."""
     return tuple(parameter.get_value().shape)

@@ -69,18 +69,19 @@ class Row(NamedTuple):
 class Scope:
     """Where the interpreter stands, and where it writes.
 
-    ``shapes`` remembers output shapes: networks consist of equal units, and tracing one leaf takes
-    a millisecond.
+    ``others`` are what a leaf of a graph takes besides its first input. ``shapes`` remembers output
+    shapes: networks consist of equal units, and tracing one leaf takes a millisecond.
     """
 
     rows: dict[str, Row]
     unknown: list[str]
     shapes: dict[Any, Any]
     path: str = ""
+    others: tuple[jax.ShapeDtypeStruct, ...] = ()
 
     def inside(self, name: str) -> "Scope":
         """Return the scope of a child."""
-        return dataclasses.replace(self, path=nn.join(self.path, name))
+        return dataclasses.replace(self, path=nn.join(self.path, name), others=())
 
 
 def abstract(node: nnx.Module, *, unstacked: bool = False) -> nnx.Module:
@@ -105,10 +106,17 @@ def visit(node: nnx.Module, signal: Signal, scope: Scope) -> tuple[Signal, Work]
 def run(node: Any, signal: Signal, scope: Scope) -> tuple[Signal, Work]:
     """Price one node, its children by ``visit``; a node whose type registers nothing is a leaf."""
     graphdef, state = nnx.split(node)
-    key = graphdef, tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)), signal.x
+    more = {"others": scope.others} if scope.others else {}
+    shapes = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state))
+    key = graphdef, shapes, signal.x, scope.others
     if key not in scope.shapes:
         scope.shapes[key] = _shape(
-            node, scope, lambda state, x: nnx.merge(graphdef, state)(x), state, signal.x
+            node,
+            scope,
+            lambda state, x, more: nnx.merge(graphdef, state)(x, **more),
+            state,
+            signal.x,
+            more,
         )
     x, y = signal.x, scope.shapes[key]
     priced = price(node, x, y)
@@ -131,6 +139,19 @@ def _(node: nn.Chain, signal: Signal, scope: Scope) -> tuple[Signal, Work]:
         signal, work = visit(unit, signal, scope.inside(name))
         total += work
     return signal, total
+
+
+@run.register
+def _(node: nn.Graph, signal: Signal, scope: Scope) -> tuple[Signal, Work]:
+    values, total = [signal], Work()
+    for (name, leaf), (first, *others) in zip(node.items(), node.sources, strict=True):
+        taken = [values[i] for i in others]
+        inner = dataclasses.replace(scope.inside(name), others=tuple(v.x for v in taken))
+        after, work = visit(leaf, values[first], inner)
+        reaches = _side_by_side(after.reaches, *(v.reaches for v in taken))
+        values.append(Signal(after.x, reaches))
+        total += work
+    return values[-1], total
 
 
 @run.register

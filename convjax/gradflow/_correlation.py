@@ -1,6 +1,7 @@
 """correlation and line: how alike the gradients at different inputs are (shattering)."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,10 +12,11 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from convjax import nn
-from convjax._check import array, flag, integer, wrong_type
+from convjax._check import array, integer, wrong_type
 from convjax._readable import Readable, Table, known
 from convjax.gradflow import _check as check
 from convjax.gradflow import _plot as drawing
+from convjax.gradflow._door import opened
 from convjax.gradflow._forward import check_forward, is_lost
 from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._norm import Norm, at_least_float32, measure_stacked
@@ -196,8 +198,9 @@ def correlation(
     *,
     cotangent: ArrayLike,
     samples: int = 1,
-    train: bool,
+    train: bool | None = None,
     rngs: nnx.Rngs | None = None,
+    call: Callable[[Any, Any], Any] | None = None,
 ) -> Correlation:
     """Measure how alike the gradients at the inputs of a batch are, in pairs.
 
@@ -211,13 +214,14 @@ def correlation(
     gradients correlate by ``-1/(N - 1)``: give a large batch.
 
     Args:
-      net: any node of ``convjax.nn``, or any module called as ``net(x, train, rngs)``.
+      net: any network: a node of ``convjax.nn``, a module of Flax NNX, or an ``nn.Function``.
       x: the batch, ``(N, *spatial, C)``.
       cotangent: v, of the shape of one example's output; or a PRNG key, from which unit Gaussian
         ones are drawn.
       samples: how many are drawn; one backward pass each, all at once.
       train: whether norms use the batch's statistics and dropout drops; there is no default.
       rngs: source of random numbers where ``train=True`` draws any; it is not advanced.
+      call: how a network that is no expression of ``convjax.nn`` is called, as for ``nn.read``.
 
     Returns:
       The ``Correlation``. Compiled on first use, then cached by the network's structure.
@@ -244,10 +248,10 @@ def correlation(
 
     Reference: Balduzzi et al., The Shattered Gradients Problem, 2017.
     """
-    check.network(net)
-    x, train, rngs = check.batch(x), flag("train", train), check.streams(rngs)
+    x = check.batch(x)
     if x.shape[0] < 2:
         raise ValueError(f"x has shape {x.shape}; pairs need a batch of at least two examples")
+    net, train, rngs = opened(net, x, train, rngs, call)
     samples, cotangent = integer("samples", samples, 1), check.array_or_key(cotangent)
     if not check.is_key(cotangent) and samples != 1:
         raise ValueError(
@@ -272,8 +276,9 @@ def line(
     points: int = 256,
     cotangent: ArrayLike,
     samples: int = 1,
-    train: bool,
+    train: bool | None = None,
     rngs: nnx.Rngs | None = None,
+    call: Callable[[Any, Any], Any] | None = None,
 ) -> Line:
     """Measure how alike the gradients along a straight line of inputs are, by their distance.
 
@@ -285,7 +290,7 @@ def line(
     line pass beside it.
 
     Args:
-      net: any node of ``convjax.nn``, or any module called as ``net(x, train, rngs)``.
+      net: any network: a node of ``convjax.nn``, a module of Flax NNX, or an ``nn.Function``.
       start: first input, ``(*spatial, C)``.
       end: last input, of the same shape.
       points: how many inputs, the two ends among them.
@@ -293,6 +298,7 @@ def line(
       samples: as in ``correlation``.
       train: as in ``correlation``.
       rngs: as in ``correlation``.
+      call: how a network that is no expression of ``convjax.nn`` is called, as for ``nn.read``.
 
     Returns:
       The ``Line``, whose ``autocorrelation`` is by lag.
@@ -327,7 +333,8 @@ def line(
         )
     place = jnp.linspace(0, 1, points, dtype=start.dtype).reshape((-1,) + (1,) * start.ndim)
     x = start[None] * (1 - place) + end[None] * place
-    found = correlation(net, x, cotangent=cotangent, samples=samples, train=train, rngs=rngs)
+    how = {"train": train, "rngs": rngs, "call": call}
+    found = correlation(net, x, cotangent=cotangent, samples=samples, **how)
     wide = at_least_float32(x.dtype)
     return Line(found, jnp.linalg.norm(jnp.ravel((end - start).astype(wide))))
 

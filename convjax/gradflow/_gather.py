@@ -58,7 +58,7 @@ class Gathered:
                     gradients[name][...], self._exponent(path), axes=axes
                 )
         return Unit(
-            node.name if isinstance(node, nn.Activation) else type(node).__name__,
+            nn.kind_of(node),
             activation,
             gradient,
             dict(sorted(parameters.items())),
@@ -77,7 +77,9 @@ class Gathered:
         return Signal(self.received[place.token], self._exponent(place.path))
 
     def hides(self, path: str, node: nnx.Module) -> bool:
-        """Whether a node of the user's own holds modules that were not seen."""
+        """Whether a leaf is not known, or a node of the user's own holds modules not seen."""
+        if isinstance(node, nn.Segment):
+            return node.like is None
         own = not type(node).__module__.startswith("convjax.")
         modules = (module for _, module in nnx.iter_modules(node) if module is not node)
         seen = any(nn.join(path, name) in self.anchors for name, _ in nn.children(node))

@@ -64,3 +64,13 @@ def _(node: nn.Activation):
 @homogeneous.register(nn.Repeat)
 def _(node):
     return all(homogeneous(child) for _, child in nn.children(node))
+
+
+@homogeneous.register
+def _(node: nn.Segment):
+    return node.work.degree == 1
+
+
+@homogeneous.register
+def _(node: nn.Graph):
+    return False

@@ -13,11 +13,13 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from convjax._check import integer, shown
+from convjax.gradflow import _check as check
 from convjax.gradflow._check import numbers
+from convjax.gradflow._door import is_written
 from convjax.gradflow._forward import check_forward
 from convjax.gradflow._function import as_function, split_streams
 from convjax.gradflow._norm import at_least_float32, sum_squares
-from convjax.gradflow._per_example import check_examples, even_chunk, padded, streams_of
+from convjax.gradflow._per_example import check_examples, even_chunk, one_by_one, padded, streams_of
 from convjax.gradflow._profile import _cotangent
 
 
@@ -52,8 +54,9 @@ def noise_scale(
     *,
     loss: Callable[..., jax.Array],
     targets: Any = None,
-    train: bool = False,
+    train: bool | None = None,
     rngs: nnx.Rngs | None = None,
+    call: Callable[[Any, Any], Any] | None = None,
     chunk: int = 32,
 ) -> NoiseScale:
     """Measure the gradient noise scale from the gradients of single examples.
@@ -64,7 +67,7 @@ def noise_scale(
     ones gain nothing.
 
     Args:
-      net: any node of ``convjax.nn``, or any module called as ``net(x, train, rngs)``.
+      net: any network: a node of ``convjax.nn``, a module of Flax NNX, or an ``nn.Function``.
       x: the batch, ``(N, *spatial, C)``, N at least two.
       loss: ``loss(output)``, or ``loss(output, targets)`` where targets are given, returning a
         scalar; it sees batches of one. Pass the same function object each time.
@@ -72,6 +75,7 @@ def noise_scale(
       train: as for ``per_example_norms``: refused where batch norm couples the examples.
       rngs: source of random numbers where ``train=True`` draws any; it is not advanced.
       chunk: examples differentiated at once; memory grows with it, by the parameters' size each.
+      call: how a network that is no expression of ``convjax.nn`` is called, as for ``nn.read``.
 
     Returns:
       The ``NoiseScale``. Compiled on first use, then cached by the network's structure.
@@ -91,11 +95,14 @@ def noise_scale(
 
     Reference: McCandlish et al., An Empirical Model of Large-Batch Training, 2018.
     """
-    x, train, chunk = check_examples(net, x, loss, targets, train, rngs, chunk)
+    x, chunk = check_examples(x, loss, targets, chunk)
     count = x.shape[0]
     if count < 2:
         raise ValueError(f"x holds {count} example; a noise needs at least two")
-    check_forward(net, x, train=train, rngs=rngs, plain=True)
+    check.streams(rngs)
+    if is_written(check.network(net)):
+        check_forward(net, x, train=bool(train), rngs=rngs, plain=True)
+    net, train, rngs = one_by_one(net, x, train, rngs, call)
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
     single, mean = _log_squares(
         params,

@@ -13,10 +13,11 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from convjax import nn
-from convjax._check import choice, flag, number, wrong_type
+from convjax._check import choice, number, wrong_type
 from convjax._readable import Readable, Table, known
 from convjax.gradflow import _check as check
 from convjax.gradflow import _plot as drawing
+from convjax.gradflow._door import opened
 from convjax.gradflow._forward import check_forward, is_lost
 from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._lengths import Route, longest, refuse_hidden, visit
@@ -170,8 +171,9 @@ def paths(
     loss: Callable[..., jax.Array] | None = None,
     targets: Any = None,
     cotangent: ArrayLike | None = None,
-    train: bool,
+    train: bool | None = None,
     rngs: nnx.Rngs | None = None,
+    call: Callable[[Any, Any], Any] | None = None,
     whole: Sequence[str] = (),
 ) -> Paths:
     """Take the gradient at the input apart by the number of residual branches it came through.
@@ -190,7 +192,7 @@ def paths(
     large, and its cotangents as much memory. A smaller batch is the way out.
 
     Args:
-      net: any node of ``convjax.nn``, or any module called as ``net(x, train, rngs)``.
+      net: any network: a node of ``convjax.nn``, a module of Flax NNX, or an ``nn.Function``.
       x: the batch, ``(N, *spatial, C)``.
       loss: ``loss(output)``, or ``loss(output, targets)`` where targets are given, returning a
         scalar. Pass the same function object each time: another one is another compilation.
@@ -201,6 +203,7 @@ def paths(
       rngs: source of random numbers where ``train=True`` draws any; it is not advanced.
       whole: paths of modules of your own that count as one leaf, although their programs add or
         concatenate what comes from their input: a custom norm, say. Without it they are refused.
+      call: how a network that is no expression of ``convjax.nn`` is called, as for ``nn.read``.
 
     Returns:
       The ``Paths``. Compiled on first use, then cached by the network's structure.
@@ -225,8 +228,8 @@ def paths(
     2016. Their figure is the norm of single paths times the number of paths of that length, which
     is another quantity: paths of one length are here added before they are measured.
     """
-    check.network(net)
-    x, train, rngs = check.batch(x), flag("train", train), check.streams(rngs)
+    x = check.batch(x)
+    net, train, rngs = opened(net, x, train, rngs, call)
     cotangent = check.start(loss, targets, cotangent)
     whole = _known_paths(net, whole)
     refuse_hidden(net, whole)

@@ -12,9 +12,10 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from convjax import nn
-from convjax._check import flag, integer
+from convjax._check import integer
 from convjax._readable import Readable, Table, on_trunk, size, whole
 from convjax.gradflow import _check as check
+from convjax.gradflow._door import has_mode, opened
 from convjax.gradflow._function import split_streams
 from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._profile import Profile, profile
@@ -66,8 +67,9 @@ def per_example_norms(
     *,
     loss: Callable[..., jax.Array],
     targets: Any = None,
-    train: bool = False,
+    train: bool | None = None,
     rngs: nnx.Rngs | None = None,
+    call: Callable[[Any, Any], Any] | None = None,
     chunk: int = 32,
 ) -> PerExample:
     """Measure the norm of each example's own parameter gradient, in all and unit by unit.
@@ -77,7 +79,7 @@ def per_example_norms(
     neither under- nor overflow at any depth.
 
     Args:
-      net: any node of ``convjax.nn``, or any module called as ``net(x, train, rngs)``.
+      net: any network: a node of ``convjax.nn``, a module of Flax NNX, or an ``nn.Function``.
       x: the batch, ``(N, *spatial, C)``.
       loss: ``loss(output)``, or ``loss(output, targets)`` where targets are given, returning a
         scalar; it sees batches of one. Pass the same function object each time.
@@ -87,6 +89,7 @@ def per_example_norms(
         its own.
       rngs: source of random numbers where ``train=True`` draws any; it is not advanced.
       chunk: examples differentiated at once; memory grows with it.
+      call: how a network that is no expression of ``convjax.nn`` is called, as for ``nn.read``.
 
     Returns:
       ``PerExample``, on the host in float64. Compiled on first use, then cached by structure.
@@ -108,7 +111,8 @@ def per_example_norms(
 
     Reference: Goodfellow, Efficient Per-Example Gradient Computations, 2015, for the quantity.
     """
-    x, train, chunk = check_examples(net, x, loss, targets, train, rngs, chunk)
+    x, chunk = check_examples(x, loss, targets, chunk)
+    net, train, rngs = one_by_one(net, x, train, rngs, call)
     _check_unshared(net)
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
     measured: Profile = _profiles(
@@ -134,29 +138,38 @@ def per_example_norms(
     return PerExample(np.asarray(measured.loss, np.float64), logs[:, -1], by_path)
 
 
-def check_examples(
-    net: Any, x: Any, loss: Any, targets: Any, train: Any, rngs: Any, chunk: Any
-) -> tuple[jax.Array, bool, int]:
-    """Return batch, mode and chunk; refuse what has no gradient for each example."""
-    check.network(net)
-    x, train, chunk = check.batch(x), flag("train", train), integer("chunk", chunk, 1)
+def check_examples(x: Any, loss: Any, targets: Any, chunk: Any) -> tuple[jax.Array, int]:
+    """Return batch and chunk; refuse targets for another number of examples."""
+    x, chunk = check.batch(x), integer("chunk", chunk, 1)
     check.objective(loss)
     check.arrays("targets", targets)
-    check.streams(rngs)
     for leaf in jax.tree.leaves(targets):
         if jnp.shape(leaf)[:1] != x.shape[:1]:
             raise ValueError(
                 f"targets has a leaf of shape {jnp.shape(leaf)}; its first axis must be that of "
                 f"the {x.shape[0]} examples of x"
             )
+    return x, chunk
+
+
+def one_by_one(
+    net: Any, x: jax.Array, train: bool | None, rngs: Any, call: Any
+) -> tuple[nnx.Module, bool, nnx.Rngs | None]:
+    """Return the expression of a network on batches of one; refuse what has none for each."""
+    if train is None and has_mode(net, call):
+        train = False
+    net, train, rngs = opened(net, x[:1], train, rngs, call)
     coupled = nnx.to_flat_state(nnx.state(net, nnx.BatchStat)) if train else []
-    for path, _ in coupled:
+    norms = ["/".join(map(str, path[:-1])) for path, _ in coupled]
+    leaves = (leaf for _, leaf, _ in nn.walk(net) if isinstance(leaf, nn.Segment))
+    norms += [str(nn.label_of("", leaf)) for leaf in leaves if leaf.mode == "batch"]
+    for path in norms:
         raise ValueError(
-            f"train=True: the norm at {'/'.join(map(str, path[:-1]))!r} takes its statistics from "
-            "the batch, so an example's loss depends on all examples and none has a gradient of "
-            "its own; measure with train=False, or use group or layer norm"
+            f"train=True: the norm at {path!r} takes its statistics from the batch, so an "
+            "example's loss depends on all examples and none has a gradient of its own; measure "
+            "with train=False, or use group or layer norm"
         )
-    return x, train, chunk
+    return net, train, rngs
 
 
 def _check_unshared(net: nnx.Module):

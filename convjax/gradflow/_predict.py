@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,15 +11,17 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
-from convjax._check import choice, flag, instance, integers, wrong_type
+from convjax._check import choice, instance, integers, wrong_type
 from convjax._readable import Readable, Table, on_trunk, whole
 from convjax.gradflow import _check as check
 from convjax.gradflow import _plot as drawing
+from convjax.gradflow._door import channels_last, opened, said
 from convjax.gradflow._theory import _combine as _combine
 from convjax.gradflow._theory import _elementwise as _elementwise
 from convjax.gradflow._theory import _linear as _linear
 from convjax.gradflow._theory import _norms as _norms
 from convjax.gradflow._theory import _pools as _pools
+from convjax.gradflow._theory import _read as _read
 from convjax.gradflow._theory import _run
 from convjax.gradflow._theory._run import Facts, Row, Scope
 from convjax.gradflow._theory._sites import chosen_sites, class_nodes, reach_of
@@ -103,12 +105,14 @@ class Prediction(Readable):
       batch_size: examples in the batch.
       train: whether norms use the batch's statistics.
       unknown: paths of the leaves that theory has nothing to say of.
+      mode: how the network was called, in words.
     """
 
     units: tuple[Expected, ...]
     batch_size: int
     train: bool
     unknown: tuple[str, ...]
+    mode: str = ""
 
     def __getitem__(self, path: str) -> Expected:
         """Return what is expected of the unit at a path; the root's is empty."""
@@ -140,7 +144,7 @@ class Prediction(Readable):
 
     def __repr__(self) -> str:
         unknown = f", {len(self.unknown)} unknown" if self.unknown else ""
-        mode = f"batch of {self.batch_size}, train={self.train}"
+        mode = f"batch of {self.batch_size}, {self.mode or f'train={self.train}'}"
         return f"Prediction({len(self.units)} units{unknown}, {mode})"
 
     def _as_table(self) -> Table:
@@ -154,7 +158,7 @@ class Prediction(Readable):
             )
         ]
         paths, kinds = [u.path for u in units], [u.kind for u in units]
-        mode = f"batch of {self.batch_size}, train={self.train}"
+        mode = f"batch of {self.batch_size}, {self.mode or f'train={self.train}'}"
         return Table(
             ("unit", "kind", "log rms", "log gradient", "its gain"),
             list(zip(map(whole, paths), kinds, *cells, strict=True)),
@@ -166,8 +170,20 @@ class Prediction(Readable):
                 *(f"worth knowing: {remark}" for remark in remarks(units)),
                 "expected ± standard deviation over random initializations; gradient relative to "
                 f"the output's; {mode}",
+                *coverage(self),
             ],
         )
+
+
+def coverage(prediction: Prediction) -> list[str]:
+    """Return the sentence on what theory covers, if it does not cover every unit."""
+    if not prediction.unknown:
+        return []
+    total = len(prediction.units)
+    shown = ", ".join(map(whole, prediction.unknown[:3]))
+    more = f" and {len(prediction.unknown) - 3} more" if len(prediction.unknown) > 3 else ""
+    known = total - len(prediction.unknown)
+    return [f"theory covers {known} of {total} units; not: {shown}{more}"]
 
 
 def remarks(units: Sequence[Expected]) -> list[str]:
@@ -190,9 +206,11 @@ def predict(
     net: nnx.Module,
     x: Any,
     *,
-    train: bool,
+    train: bool | None = None,
     cotangent: Any = None,
     kernels: str = "declared",
+    rngs: nnx.Rngs | None = None,
+    call: Callable[[Any, Any], Any] | None = None,
 ) -> Prediction:
     """Predict how large activations and gradients are at initialization, unit by unit.
 
@@ -212,6 +230,8 @@ def predict(
       kernels: ``"declared"`` takes each kernel's variance from its initialiser, which holds at
         initialization, and measures it where the initialiser does not say; ``"measured"`` takes the
         mean square of the kernel's values, which holds after training or loading.
+      rngs: source of random numbers that a network's call asks for.
+      call: how a network that is no expression of ``convjax.nn`` is called, as for ``nn.read``.
 
     Returns:
       The ``Prediction``; ``gradflow.compare`` holds it against a ``Profile``.
@@ -233,47 +253,38 @@ def predict(
     Theory of Batch Normalization, 2019; Hanin, Which Neural Net Architectures Give Rise to
     Exploding and Vanishing Gradients?, 2018, for the scatter.
     """
-    check.network(net)
-    train, kernels = flag("train", train), choice("kernels", kernels, ("declared", "measured"))
-    signal = _input(x)
+    kernels = choice("kernels", kernels, ("declared", "measured"))
+    given = _given(x)
+    abstract = jax.ShapeDtypeStruct(given, np.float32) if isinstance(given, tuple) else x
+    net, train, _ = opened(net, abstract, train, rngs, call)
+    signal = _signal(channels_last(net, given))
     scope = Scope(train, kernels, [], {}, {})
     after, back = _run.visit(net, signal, scope)
-    output = _output_cotangent(cotangent, after)
+    output = _output_cotangent(cotangent, after, net)
     back(output)
     base = output.log_energy(after.batch)
-    units = tuple(_expected(row, base, scope.facts.get(row.path, Facts())) for row in scope.rows)
+    rows = [row for row in scope.rows if row.shown is not None]
+    names: dict[Any, Any] = {row.path: row.shown for row in scope.rows}
+    units = tuple(_expected(row, base, scope.facts.get(row.path, Facts()), names) for row in rows)
     for unit in units:
         if math.isnan(unit.activation_log_rms) or unit.activation_log_rms == math.inf:
             raise ValueError(
                 f"theory expects NaN or infinity at unit {unit.path or '(the whole)'!r}: a value "
                 "that the network declares or holds there is not finite"
             )
-    unknown = tuple(path for path, facts in scope.facts.items() if facts.unknown)
-    return Prediction(units, signal.batch, train, unknown)
+    found = (names[path] for path, facts in scope.facts.items() if facts.unknown)
+    unknown = tuple(name for name in found if name is not None)
+    return Prediction(units, signal.batch, train, unknown, said(net, train))
 
 
-def _input(x: Any) -> Signal:
+def _given(x: Any) -> Any:
+    """Return the shape that was given, or the batch in float64."""
     if isinstance(x, jax.ShapeDtypeStruct):
         x = x.shape
     if isinstance(x, tuple | list):
         shape = integers("x", x)
         _check(shape)
-        pairs = Pairs(1)
-        pair = np.zeros((1, pairs.count))
-        ones = np.ones((1, *shape[1:-1]))
-        overlap = 1 / shape[-1]
-        return Signal(
-            shape[0],
-            (shape[-1],),
-            0.0,
-            ones,
-            pair,
-            np.zeros(1),
-            overlap,
-            overlap,
-            pairs,
-            laws=(None,),
-        )
+        return shape
     expected = "a batch of NumPy or JAX, or its shape"
     instance("x", x, (np.ndarray, jax.Array), expected)
     if isinstance(x, Tracer):
@@ -282,7 +293,18 @@ def _input(x: Any) -> Signal:
     _check(values.shape)
     if not np.isfinite(values).all():
         raise ValueError("x holds a NaN or an infinity; theory needs a batch of finite numbers")
-    pairs = Pairs(NODES)
+    return values
+
+
+def _signal(given: Any) -> Signal:
+    """Return what is expected of a batch, or of independent normal entries in a shape."""
+    if isinstance(given, tuple):
+        pairs = Pairs(1)
+        pair, ones = np.zeros((1, pairs.count)), np.ones((1, *given[1:-1]))
+        alike = 1 / given[-1]
+        start = (given[0], (given[-1],), 0.0, ones, pair, np.zeros(1), alike, alike, pairs)
+        return Signal(*start, laws=(None,))
+    values, pairs = given, Pairs(NODES)
     energy = np.mean(np.square(values), axis=(0, -1))[None]
     sites = chosen_sites(len(values), values.shape[1:-1])
     found = np.array([values[(example, *place)] for example, place in sites])
@@ -308,7 +330,7 @@ def _check(shape: Sequence[int]) -> None:
         raise ValueError(f"x has shape {tuple(shape)}; expected (batch, *spatial, channels)")
 
 
-def _output_cotangent(cotangent: Any, after: Signal) -> Cotangent:
+def _output_cotangent(cotangent: Any, after: Signal, net: nnx.Module) -> Cotangent:
     segments = len(after.features)
     if cotangent is None:
         pair = np.zeros((segments, after.pairs.count))
@@ -318,7 +340,7 @@ def _output_cotangent(cotangent: Any, after: Signal) -> Cotangent:
     instance(
         "cotangent", cotangent, (np.ndarray, jax.Array), "None, or an array of the output's shape"
     )
-    values = check.numbers("cotangent", cotangent)
+    values = channels_last(net, check.numbers("cotangent", cotangent))
     if not np.isfinite(values).all():
         raise ValueError("cotangent holds a NaN or an infinity")
     shape = (after.batch, *after.spatial, sum(after.features))
@@ -332,7 +354,7 @@ def _output_cotangent(cotangent: Any, after: Signal) -> Cotangent:
     return whole.regrouped(after.features)
 
 
-def _expected(row: Row, base: float, facts: Facts) -> Expected:
+def _expected(row: Row, base: float, facts: Facts, names: Mapping[Any, Any]) -> Expected:
     """Turn expectations of squared norms into those of logarithms of norms.
 
     Squared norms scatter log-normally: the logarithm lies half its variance lower on average.
@@ -348,7 +370,7 @@ def _expected(row: Row, base: float, facts: Facts) -> Expected:
         scatter = _deviation(row.cotangent.total)
         slack = row.cotangent.total.slack / 2
     return Expected(
-        path=row.path,
+        path=str(row.shown),
         kind=row.kind,
         activation_log_rms=after,
         activation_scatter=_deviation(row.signal.total),
@@ -362,13 +384,21 @@ def _expected(row: Row, base: float, facts: Facts) -> Expected:
         gradient_gain=gain,
         gradient_gain_scatter=_deviation(row.gradient_doubt),
         gradient_gain_slack=row.gradient_doubt.slack / 2,
-        input=row.source.activation,
-        handed=row.source.gradient,
+        input=names.get(row.source.activation, row.source.activation),
+        handed=_handed(row.source.gradient, names),
         kernel_variance=facts.kernel_variance,
         groups=facts.groups,
         border=facts.border,
         note=facts.note,
     )
+
+
+def _handed(place: tuple[str, str] | None, names: Mapping[Any, Any]) -> tuple[str, str] | None:
+    """Return where a gradient is handed to, by the name that results show; None for no row."""
+    if place is None:
+        return None
+    path = names.get(place[0], place[0])
+    return None if path is None else (path, place[1])
 
 
 def _less(log: float, other: float) -> float:

@@ -15,10 +15,11 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from convjax import nn
-from convjax._check import flag, instance
-from convjax._readable import Readable, Table, known, size
+from convjax._check import instance
+from convjax._readable import Readable, Table, known, size, whole
 from convjax.gradflow import _check as check
 from convjax.gradflow import _plot as drawing
+from convjax.gradflow._door import opened, said
 from convjax.gradflow._gather import Gathered
 from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._norm import at_least_float32, finite, suspect
@@ -43,8 +44,9 @@ class Profile(Readable):
       batch_size: examples in the batch. Norms are those of the gradient of the loss as given: a
         mean over the batch makes them smaller by the batch size than a sum does.
       train: whether norms used the batch's statistics.
-      opaque: paths of modules that hold modules but registered no children; they were measured
-        from outside.
+      opaque: paths of leaves that are not seen through: modules that hold modules but registered no
+        children, and what was read of a program and not recognised; measured from outside.
+      mode: how the network was called, in words.
     """
 
     paths: tuple[str, ...] = dataclasses.field(metadata={"static": True})
@@ -53,6 +55,7 @@ class Profile(Readable):
     batch_size: int = dataclasses.field(metadata={"static": True})
     train: bool = dataclasses.field(metadata={"static": True})
     opaque: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+    mode: str = dataclasses.field(default="", metadata={"static": True})
 
     def __getitem__(self, path: str) -> Unit:
         """Return the unit at a path; a number in place of a ``*`` picks one unit of a repeat."""
@@ -98,7 +101,8 @@ class Profile(Readable):
     def __repr__(self) -> str:
         shapes = [np.shape(unit.activation.squares) for unit in self.units]
         count = sum(math.prod(shape[len(shapes[0]) :]) for shape in shapes[1:])
-        said = f"{count} units, batch of {self.batch_size}, train={self.train}"
+        how = self.mode or f"train={self.train}"
+        said = f"{count} units, batch of {self.batch_size}, {how}"
         ends = [unit.gradient for unit in (self.units[0], self.units[-1])]
         if all(known(norm.squares) and np.ndim(norm.squares) == 0 for norm in ends):
             first, last = (size(float(norm.log_rms)) for norm in jax.device_get(ends))
@@ -106,8 +110,12 @@ class Profile(Readable):
         return f"Profile({said})"
 
     def _as_table(self) -> Table:
-        mode = f"root mean squares; batch of {self.batch_size}, train={self.train}"
-        return as_table(self.paths, self.units, [mode])
+        said = self.mode or f"train={self.train}"
+        below = [f"root mean squares; batch of {self.batch_size}, {said}"]
+        if self.opaque:
+            some = ", ".join(map(whole, self.opaque[:3])) + ", …" * (len(self.opaque) > 3)
+            below.append(f"not seen through, measured from outside: {some}")
+        return as_table(self.paths, self.units, below)
 
 
 def profile(
@@ -117,8 +125,9 @@ def profile(
     loss: Callable[..., jax.Array] | None = None,
     targets: Any = None,
     cotangent: ArrayLike | None = None,
-    train: bool,
+    train: bool | None = None,
     rngs: nnx.Rngs | None = None,
+    call: Callable[[Any, Any], Any] | None = None,
 ) -> Profile:
     """Measure activations and gradients at every unit of a network, by one backward pass.
 
@@ -127,7 +136,7 @@ def profile(
     depth. The network itself is left as it was: statistics do not move.
 
     Args:
-      net: any node of ``convjax.nn``, or any module called as ``net(x, train, rngs)``.
+      net: any network: a node of ``convjax.nn``, a module of Flax NNX, or an ``nn.Function``.
       x: the batch, ``(N, *spatial, C)``.
       loss: ``loss(output)``, or ``loss(output, targets)`` where targets are given, returning a
         scalar. Pass the same function object each time: another one is another compilation.
@@ -137,6 +146,7 @@ def profile(
       train: whether norms use the batch's statistics and dropout drops. There is no default: at
         initialization a network with batch norm computes two different functions in the two modes.
       rngs: source of random numbers where ``train=True`` draws any; it is not advanced.
+      call: how a network that is no expression of ``convjax.nn`` is called, as for ``nn.read``.
 
     Returns:
       The ``Profile``. Compiled on first use, then cached by the network's structure.
@@ -159,8 +169,8 @@ def profile(
     Reference: the norms of backward passes as in He et al. 2015, section 4.1; the renormalisation
     rests on a backward pass being linear in its cotangent.
     """
-    check.network(net)
-    x, train, rngs = check.batch(x), flag("train", train), check.streams(rngs)
+    x = check.batch(x)
+    net, train, rngs = opened(net, x, train, rngs, call)
     cotangent = check.start(loss, targets, cotangent)
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
     streams = None if rngs is None else nnx.split(rngs)
@@ -239,13 +249,15 @@ def _measure(
     twin = nnx.merge(graphdef, gradients, rest)
     names, units, opaque = ["input"], [gathered.input(x)], []
     for (path, node, axes), (_, shadow, _) in zip(nn.walk(net), nn.walk(twin), strict=True):
-        if path not in anchors:
-            continue  # its parent runs it as a whole
-        names.append(path)
+        shown = nn.label_of(path, node)
+        if path not in anchors or shown is None:
+            continue  # its parent runs it as a whole, or its output is its last unit's
+        names.append(shown)
         units.append(gathered.unit(path, node, shadow, len(axes)))
         if gathered.hides(path, node):
-            opaque.append(path)
-    return Profile(tuple(names), tuple(units), value, x.shape[0], train, tuple(opaque))
+            opaque.append(shown)
+    how = (value, x.shape[0], train, tuple(opaque), said(net, train))
+    return Profile(tuple(names), tuple(units), *how)
 
 
 def _cotangent(output, loss, targets, cotangent):

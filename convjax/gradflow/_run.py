@@ -57,7 +57,7 @@ class Scope:
     node whose output is the same array. ``bare`` leaves all out but the taps that ``tokens`` names.
     ``parent`` is the node whose rule runs, where that is foreign, and ``within`` its path.
     ``seen`` are the paths that this trace has come by, ``shared`` those of nodes with parameters
-    that stand elsewhere too.
+    that stand elsewhere too. ``others`` are what a leaf of a graph takes besides its first input.
     """
 
     train: bool
@@ -75,6 +75,7 @@ class Scope:
     within: str = ""
     seen: set[str] = dataclasses.field(default_factory=set)
     shared: frozenset[str] = frozenset()
+    others: tuple[jax.Array, ...] = ()
 
     @property
     def on_trunk(self) -> bool:
@@ -315,6 +316,25 @@ def _(node: nn.Repeat, signal: Signal, scope: Scope) -> Signal:
     signal, records = node.scan(step, signal, scope.rngs, tokens)
     scope.records.update(records)
     return restore(signal) if unit_renormalises and not scope.renormalise else signal
+
+
+@forward.register
+def _(node: nn.Graph, signal: Signal, scope: Scope) -> Signal:
+    # No value in it carries the whole signal: all are measured as in a branch.
+    inner = dataclasses.replace(scope, anchor=scope.anchor or scope.path)
+    values = [signal]
+    for (name, leaf), (first, *others) in zip(node.items(), node.sources, strict=True):
+        more = tuple(values[i].x for i in others)
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            values.append(visit(leaf, values[first], inner.inside(name, others=more)))
+        else:
+            values.append(signal._replace(x=leaf(values[first].x, others=more)))
+    return values[-1]
+
+
+@forward.register
+def _(node: nn.Segment, signal: Signal, scope: Scope) -> Signal:
+    return signal._replace(x=node(signal.x, others=scope.others))
 
 
 OWN = frozenset(forward.registry.values())

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -60,10 +62,11 @@ def gradient_scale_coefficient(
     net: nnx.Module,
     x: ArrayLike,
     *,
-    train: bool,
     key: jax.Array,
+    train: bool | None = None,
     samples: int = 8,
     rngs: nnx.Rngs | None = None,
+    call: Callable[[Any, Any], Any] | None = None,
 ) -> GradientScale:
     """Measure the gradient scale coefficient of every unit, at the price of one pass per sample.
 
@@ -78,8 +81,8 @@ def gradient_scale_coefficient(
     ``size of f_l`` times the mean of ``|J^T g|^2 / |g|^2``: a ``profile`` each.
 
     Args:
-      net: any node of ``convjax.nn``, or any module called as ``net(x, train, rngs)``. For another
-        l, give the network that ends there.
+      net: any network: a node of ``convjax.nn``, a module of Flax NNX, or an ``nn.Function``. For
+        another l, give the network that ends there.
       x: the batch, ``(N, *spatial, C)``, taken as one vector: with one example this is the
         coefficient at that input.
       train: whether norms use the batch's statistics and dropout drops.
@@ -87,6 +90,7 @@ def gradient_scale_coefficient(
       samples: how many; at least two, for the standard error.
       rngs: source of random numbers where ``train=True`` draws any; it is not advanced, and all
         samples see the same random numbers.
+      call: how a network that is no expression of ``convjax.nn`` is called, as for ``nn.read``.
 
     Returns:
       The ``GradientScale``, for the batch (``"input"``), every unit, those inside branches too, and
@@ -112,7 +116,7 @@ def gradient_scale_coefficient(
     if samples < 2:
         raise ValueError(f"samples={samples} must be at least 2: one has no standard error")
     tables = [
-        profile(net, x, cotangent=one, train=train, rngs=rngs).table()
+        profile(net, x, cotangent=one, train=train, rngs=rngs, call=call).table()
         for one in jax.random.split(key, samples)
     ]
     table = tables[0]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,12 +11,13 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
-from convjax._check import choice, flag, integer
+from convjax._check import choice, integer
 from convjax._check import key as check_key
 from convjax._readable import Readable, Table
 from convjax.gradflow import _check as check
 from convjax.gradflow import _jacobian
 from convjax.gradflow import _plot as drawing
+from convjax.gradflow._door import opened
 from convjax.gradflow._forward import check_forward
 from convjax.gradflow._function import as_function, split_streams
 
@@ -154,12 +156,13 @@ def spectrum(
     net: nnx.Module,
     x: ArrayLike,
     *,
-    train: bool,
+    train: bool | None = None,
     method: str = "auto",
     steps: int = 64,
     samples: int = 64,
     key: jax.Array | None = None,
     rngs: nnx.Rngs | None = None,
+    call: Callable[[Any, Any], Any] | None = None,
 ) -> Spectrum:
     """Measure the singular values of the Jacobian from a network's input to its output.
 
@@ -173,7 +176,7 @@ def spectrum(
     L for orthogonal ReLU, L for Gaussian linear and 0 for orthogonal linear ones.
 
     Args:
-      net: any node of ``convjax.nn``, or any module called as ``net(x, train, rngs)``.
+      net: any network: a node of ``convjax.nn``, a module of Flax NNX, or an ``nn.Function``.
       x: the batch, ``(N, *spatial, C)``.
       train: whether norms use the batch's statistics and dropout drops.
       method: ``"dense"`` writes the Jacobian out and finds all singular values; ``"lanczos"`` the
@@ -187,6 +190,7 @@ def spectrum(
       key: of the random start and the probes; None means ``jax.random.key(0)``.
       rngs: source of random numbers where ``train=True`` draws any; it is not advanced, and every
         product sees the same random numbers.
+      call: how a network that is no expression of ``convjax.nn`` is called, as for ``nn.read``.
 
     Returns:
       The ``Spectrum``, on the host in float64. Compiled on first use, then cached by the network's
@@ -210,8 +214,8 @@ def spectrum(
     Reference: Saxe et al. 2013 and Pennington et al. 2017 for dynamical isometry; Golub and Kahan
     1965; Hutchinson 1989.
     """
-    check.network(net)
-    x, train, rngs = check.batch(x), flag("train", train), check.streams(rngs)
+    x = check.batch(x)
+    net, train, rngs = opened(net, x, train, rngs, call)
     method = choice("method", method, METHODS)
     steps, samples = integer("steps", steps, 1), integer("samples", samples)
     if samples < 2:

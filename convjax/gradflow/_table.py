@@ -209,7 +209,7 @@ def _below(paths: Paths, units: Units, rows: _Rows, of) -> tuple[list[Any], list
     for path, unit in zip(paths, units, strict=True):
         for norm in of(unit).values():
             log = norm.log_norm
-            for above in _ancestry(path):
+            for above in filter(found.__contains__, _ancestry(path)):
                 lengths = log.shape[len(rows.outer) + repeats[above] :]
                 flat = log.reshape(*log.shape[: -len(lengths) or None], -1)
                 found[above].append(_root_sum(list(np.moveaxis(flat, -1, 0))))

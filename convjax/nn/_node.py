@@ -84,6 +84,42 @@ def check_streams(rngs: Any, stream: str = "params") -> nnx.Rngs:
     return rngs
 
 
+def label_of(path: str, node: nnx.Module) -> str | None:
+    """Return the name that results show for the node at a path.
+
+    Args:
+      path: the node's path, as ``nn.walk`` gives it.
+      node: the node.
+
+    Returns:
+      The path itself; for a node that ``nn.read`` made, the name of the module that it was read
+      from, or None where results show no row: a branch's output is that of its last leaf.
+
+    Example:
+      >>> from convjax import nn
+      >>> nn.label_of("stem/conv", nn.Identity())
+      'stem/conv'
+    """
+    return vars(node).get("_label", path)
+
+
+def kind_of(node: nnx.Module) -> str:
+    """Return the kind of a node, as results show it: its type, or an activation's name.
+
+    Args:
+      node: the node.
+
+    Returns:
+      The kind; for a leaf that ``nn.read`` made, that of the leaf it is recognised as.
+
+    Example:
+      >>> from convjax import nn
+      >>> nn.kind_of(nn.Identity()), nn.kind_of(nn.Activation("relu"))
+      ('Identity', 'relu')
+    """
+    return vars(node).get("_kind") or type(node).__name__
+
+
 class Visit(NamedTuple):
     """One step of ``walk``: the node's path, the node, the lengths of the repeats around it."""
 

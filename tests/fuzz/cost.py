@@ -3,7 +3,7 @@
 from flax import nnx
 
 from convjax import _cost, nn
-from tests.fuzz.kinds import DTYPE, integers, net
+from tests.fuzz.kinds import DTYPE, FUNCTION, integers, net, optional
 from tests.fuzz.room import call
 
 DENSE = nn.Dense(3, 2, rngs=nnx.Rngs(0))
@@ -14,6 +14,7 @@ CALLS = {
         net=net(nn.Chain([DENSE])),
         input_shape=integers((2, 3), single=False, length=False),
         dtype=DTYPE,
+        call=optional(FUNCTION._replace(valid=None)),
     ),
 }
 EXEMPT = {

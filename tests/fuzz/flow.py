@@ -35,7 +35,8 @@ ones = but(array(jnp.ones(3), any_rank=True), "integers", "flags")  # they count
 rngs = optional(RNGS._replace(valid=None))
 loss = FUNCTION
 absent = optional(KEY._replace(valid=None))
-instruments = {"net": some, "x": x, "train": flag(False), "rngs": rngs}
+as_it_is = optional(FUNCTION._replace(valid=None))
+instruments = {"net": some, "x": x, "train": flag(False), "rngs": rngs, "call": as_it_is}
 PROFILE = gradflow.profile(NET, X, loss=jnp.sum, train=False)
 PREDICTION = gradflow.predict(NET, (2, 3), train=True)
 profile = Kind(PROFILE, wrong(seven=7, itself=gradflow.Profile, net=NET))
@@ -88,6 +89,8 @@ CALLS = {
         x=but(integers((2, 3), single=False, length=False), "array", "matrix"),  # or a batch
         train=flag(True),
         kernels=choice("declared"),
+        rngs=rngs,
+        call=as_it_is,
     ),
     "gradflow.compare": call(
         gradflow.compare,
@@ -156,7 +159,7 @@ CALLS = {
     "gradflow.tapped": call(
         gradflow.tapped,
         tokens=Kind({}, wrong("dict", seven=7)),
-        **instruments,
+        **{k: v for k, v in instruments.items() if k != "call"},
     ),
 }
 EXEMPT = {

@@ -7,11 +7,14 @@ from flax import nnx
 from convjax import nn
 from tests.fuzz.kinds import (
     DTYPE,
+    FUNCTION,
     INIT,
     RNGS,
     ZEROS,
     Fresh,
     Kind,
+    array,
+    but,
     choice,
     flag,
     integer,
@@ -72,7 +75,20 @@ maker = Kind(
 )
 
 
+applied = Kind(lambda params, x: x @ params, wrong("lambda", "class", seven=7))
+READ = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+
+
 CALLS = {
+    "nn.read": call(
+        nn.read,
+        net=net(READ),
+        x=but(array(jnp.ones((2, 3)), any_rank=True, any_dtype=True), "no axis"),
+        call=optional(FUNCTION._replace(valid=None)),
+        train=optional(flag(None)),
+        rngs=optional(RNGS._replace(valid=None)),
+    ),
+    "nn.Function": call(nn.Function, apply=applied, params=Kind(jnp.ones((3, 2)), {"seven": 7})),
     "nn.Conv": call(
         nn.Conv,
         NAMES,
@@ -204,6 +220,12 @@ CALLS = {
     "nn.rematerialise": call(nn.rematerialise, net=unit, remat=choice("unit")),
 }
 EXEMPT = {
+    "nn.Reading": "nn.read makes it",
+    "nn.Segment": "nn.read makes it",
+    "nn.Graph": "nn.read makes it",
+    "nn.kind_of": "what results are made with; any node is taken",
+    "nn.label_of": "what results are made with; any node is taken",
+    "nn.takes_mode": "any module is taken",
     "nn.Identity": "takes nothing",
     "nn.Node": "a base class, which takes nothing itself",
 }

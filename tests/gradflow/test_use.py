@@ -120,7 +120,7 @@ def test_loss_and_cotangent_exclude_each_other():
         gradflow.profile(net, jnp.asarray(X), train=False)
     with pytest.raises(ValueError, match="one of the two; both were given"):
         gradflow.profile(net, jnp.asarray(X), loss=jnp.sum, cotangent=X, train=False)
-    with pytest.raises(TypeError, match="train"):
+    with pytest.raises(ValueError, match="train=None: say train=True"):
         gradflow.profile(net, jnp.asarray(X), loss=jnp.sum)
 
 

@@ -105,6 +105,10 @@ CASES = {
 }
 
 
+# What reads a network, and what it makes of it: tests/nn/test_read.py.
+OF_READ = {"read", "Reading", "Segment", "Graph"}
+
+
 def public_makers():
     """Names of the node classes of ``convjax.nn``, and of its functions that make nodes."""
     return {
@@ -112,7 +116,7 @@ def public_makers():
         for name, value in vars(nn).items()
         if (inspect.isclass(value) and issubclass(value, nn.Node) and value is not nn.Node)
         or (inspect.isfunction(value) and "rngs" in inspect.signature(value).parameters)
-    }
+    } - OF_READ
 
 
 def takes_dtype(name):

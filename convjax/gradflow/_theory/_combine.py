@@ -264,4 +264,4 @@ def _gate_row(signal: Signal, conv: Signal, second: float, inner: Scope) -> Row:
     gate = conv._replace(energy=square, log=0.0)
     # What the gate's values hand back is not what its Residual counts to the shortcut.
     source = Source(inner.source.activation, None)
-    return Row(inner.path, "Gate", source, signal, gate, Doubt(0.0, 0.2))
+    return Row(inner.path, inner.path, "Gate", source, signal, gate, Doubt(0.0, 0.2))

@@ -61,6 +61,7 @@ class Row:
     """What is expected of one node."""
 
     path: str
+    shown: str | None
     kind: str
     source: Source
     before: Signal
@@ -132,7 +133,8 @@ def visit(node: nnx.Module, signal: Signal, scope: Scope) -> tuple[Signal, Back]
     after, back = _pair(node, expected(node, fresh, scope))
     row = Row(
         scope.path,
-        node.name if isinstance(node, nn.Activation) else type(node).__name__,
+        shown(node, scope),
+        nn.kind_of(node),
         scope.source,
         signal,
         after,
@@ -157,6 +159,16 @@ def visit(node: nnx.Module, signal: Signal, scope: Scope) -> tuple[Signal, Back]
         own=signal.own.then(after.carry, after.own), carry=signal.carry * after.carry
     )
     return whole, returning
+
+
+def shown(node: nnx.Module, scope: Scope) -> str | None:
+    """Return the name of a node, with numbers for the units of repeats, or None for no row."""
+    name = nn.label_of(scope.path, node)
+    if name is None or name == scope.path:
+        return name
+    for i in scope.units:
+        name = name.replace("*", str(i), 1)
+    return name
 
 
 def _pair(node: Any, result: Any) -> tuple[Signal, Back]:
@@ -230,6 +242,11 @@ def expected(node: Any, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         (signal.batch, *signal.spatial, sum(signal.features)), np.dtype(np.float32)
     )
     output = nnx.eval_shape(lambda net, x: net(x, train=scope.train), node, shape).shape
+    return unknown(signal, output)
+
+
+def unknown(signal: Signal, output: tuple[int, ...]) -> tuple[Signal, Back]:
+    """Return what is said of a node that nothing is known of: that it keeps every scale."""
     same = signal.merged()
     spatial = np.full((1, *output[1:-1]), same.energy.mean())
     after = same.becomes(1.0, UNKNOWN, features=(output[-1],), energy=spatial)

@@ -1,0 +1,80 @@
+"""Any network as an expression: as it was written, or read from its program."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from convjax import nn
+from convjax._check import flag, function
+from convjax.gradflow import _check as check
+
+
+def opened(
+    net: Any,
+    x: Any,
+    train: bool | None,
+    rngs: nnx.Rngs | None,
+    call: Callable[[Any, Any], Any] | None,
+) -> tuple[nnx.Module, bool, nnx.Rngs | None]:
+    """Return a network's expression, and the mode and random numbers to run it with.
+
+    The mode of a network that is read is what its norms do, whatever was asked for.
+
+    Args:
+      net: a node of ``convjax.nn``, or any module.
+      x: the batch.
+      train: the mode; a network that was written as an expression must be given one.
+      rngs: source of random numbers.
+      call: how the network is called, if not as its signature says.
+    """
+    check.network(net)
+    rngs = check.streams(rngs)
+    if call is not None:
+        function("call", call, "a function of net and x")
+    train = None if train is None else flag("train", train)
+    if call is None and is_written(net):
+        if train is None:
+            raise ValueError(
+                "train=None: say train=True (norms use the batch's statistics, dropout "
+                "drops) or train=False"
+            )
+        return net, train, rngs
+    found = nn.read(net, x, call=call, train=train, rngs=rngs)
+    leaves = (leaf for _, leaf, _ in nn.walk(found) if isinstance(leaf, nn.Segment))
+    return found, any(leaf.mode == "batch" for leaf in leaves), None
+
+
+def said(net: nnx.Module, train: bool) -> str:
+    """Return how a network was called, as results print it."""
+    if not isinstance(net, nn.Reading):
+        return f"train={train}"
+    passed = "".join(f", {name}={value}" for name, value in net.passed)
+    leaves = [leaf for _, leaf, _ in nn.walk(net) if isinstance(leaf, nn.Segment)]
+    modes = [leaf.mode for leaf in leaves if leaf.mode]
+    norms = {"batch": "the batch's statistics", "running": "running statistics"}
+    used = " and ".join(norms[mode] for mode in dict.fromkeys(modes))
+    return f"called as net(x{passed})" + (f"; norms on {used}" if used else "")
+
+
+def is_written(net: nnx.Module) -> bool:
+    """Whether a network is an expression already, or a node with a rule of its own."""
+    return isinstance(net, nn.Node)
+
+
+def has_mode(net: Any, call: Callable[[Any, Any], Any] | None) -> bool:
+    """Whether a network is called with a mode, which is then to be said."""
+    return call is None and (is_written(net) or nn.takes_mode(net))
+
+
+def channels_last(net: nnx.Module, given: Any) -> Any:
+    """Return a shape or an array of images with the channels in the last place.
+
+    That of a network that is read may have them behind the batch.
+    """
+    first = isinstance(net, nn.Reading) and net.channels_first
+    if isinstance(given, tuple):
+        batch, *rest = given
+        return (batch, *rest[1:], rest[0]) if len(rest) > 1 and first else given
+    return np.moveaxis(given, 1, -1) if given.ndim > 2 and first else given

@@ -1,0 +1,1 @@
+"""A network of any framework read as an expression."""

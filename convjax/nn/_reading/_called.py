@@ -1,0 +1,170 @@
+"""How a network is called: as a pure function of what it holds and its input."""
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from convjax.nn._reading._owner import MODULE
+
+MODES = {"train": True, "training": True, "is_training": True, "deterministic": False}
+MODES |= {"use_running_average": False, "inference": False}
+"""What a call may name its mode, and its value in training."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Called:
+    """A network as a pure function.
+
+    Attributes:
+      function: of values and the input.
+      variables: what the network holds, by path; their values are the function's first argument.
+      passed: what is passed in the call besides the input, as it is printed.
+      name: the network's class.
+      words: how it is called, as it is printed.
+      key: what tells this call from another, of the same or of another network.
+    """
+
+    function: Callable[[list[Any], Any], Any]
+    variables: dict[str, nnx.Variable]
+    passed: dict[str, Any]
+    name: str
+    words: str
+    key: tuple[Any, ...]
+
+
+def called(
+    net: nnx.Module,
+    call: Callable[[Any, Any], Any] | None,
+    train: bool | None,
+    rngs: nnx.Rngs | None,
+) -> Called:
+    """Return a network as a pure function, called as asked or as its signature allows.
+
+    Raises:
+      ValueError: ``train`` for a network whose call has no mode, none for one that has.
+    """
+    passed = _passed(net, call, train, rngs)
+    graphdef, state = nnx.split(net)
+    structure, variables = jax.tree.structure(state), _variables(net)
+    own = len(variables)
+    streams, random = None, jax.tree.structure(None)
+    if "rngs" in passed and rngs is not None:
+        streams, found = nnx.split(rngs)
+        random = jax.tree.structure(found)
+        variables |= {f"rngs/{name}": v for name, v in _variables(rngs).items()}
+
+    def function(values: list[Any], x: Any) -> Any:
+        copy: Any = nnx.merge(graphdef, jax.tree.unflatten(structure, values[:own]), copy=True)
+        how = dict(passed)
+        if streams is not None:
+            how["rngs"] = nnx.merge(streams, jax.tree.unflatten(random, values[own:]), copy=True)
+        with _scopes(copy):
+            return copy(x, **how) if call is None else call(copy, x)
+
+    kinds = tuple((v[...].shape, v[...].dtype) for v in variables.values())
+    key = (graphdef, streams, kinds, tuple(passed.items()))
+    options = "".join(f", {name}={value}" for name, value in passed.items())
+    words = f"net(x{options})" if call is None else "call(net, x)"
+    return Called(function, variables, passed, type(net).__name__, words, key)
+
+
+def _variables(net: Any) -> dict[str, nnx.Variable]:
+    """Return what a network holds in the order of the state's leaves, by its first path."""
+    held: dict[tuple[str, ...], Any] = {}
+    for path, value in nnx.iter_graph(net):
+        if isinstance(value, nnx.Variable | jax.Array | np.ndarray):
+            held.setdefault(tuple(map(str, path)), value)
+    found = {}
+    for path, _ in nnx.to_flat_state(nnx.state(net)):
+        value = held[tuple(map(str, path))]
+        # An array that is an attribute itself is no parameter.
+        found["/".join(map(str, path))] = (
+            value if isinstance(value, nnx.Variable) else nnx.Variable(jnp.asarray(value))
+        )
+    return found
+
+
+def takes_mode(net: Any) -> bool:
+    """Return whether a module's call takes a mode, under one of the usual names.
+
+    Args:
+      net: the module.
+
+    Returns:
+      Whether it is called with ``train``, ``training``, ``is_training``, ``deterministic``,
+      ``inference`` or ``use_running_average``.
+
+    Example:
+      >>> from flax import nnx
+      >>> from convjax import nn
+      >>> nn.takes_mode(nnx.BatchNorm(3, rngs=nnx.Rngs(0)))
+      True
+    """
+    return bool(set(_parameters(net)) & set(MODES))
+
+
+def _parameters(net: Any) -> dict[str, Any]:
+    try:
+        return dict(inspect.signature(net).parameters)
+    except (TypeError, ValueError):
+        return {}
+
+
+def _passed(net: Any, call: Any, train: bool | None, rngs: Any) -> dict[str, Any]:
+    if call is not None:
+        return {}
+    accepted = _parameters(net)
+    modes = [name for name in accepted if name in MODES]
+    if modes and train is None:
+        raise ValueError(
+            f"train=None, and {type(net).__name__} is called with {modes[0]!r}; give "
+            "train=True or train=False, or call=lambda net, x: …"
+        )
+    if train is not None and not modes:
+        raise ValueError(
+            f"train={train}: the call of {type(net).__name__} takes no mode; leave train out (NNX: "
+            "net.train() or net.eval() before), or give call=lambda net, x: …"
+        )
+    found: dict[str, Any] = {name: MODES[name] == train for name in modes}
+    if "rngs" in accepted and rngs is not None:
+        found["rngs"] = "given"
+    return found
+
+
+_PATHS: ContextVar[dict[int, str]] = ContextVar("paths")
+
+
+@contextlib.contextmanager
+def _scopes(net: nnx.Module) -> Iterator[None]:
+    """Have every module's call stand in a scope that is named for its path."""
+    modules = [(path, m) for path, m in nnx.iter_modules(net) if path]
+    token = _PATHS.set({id(m): "/".join(map(str, path)) for path, m in modules})
+    kinds = [(m, type(m)) for _, m in modules]
+    try:
+        for module, kind in kinds:
+            if "__call__" in dir(kind):
+                module.__class__ = _with_scope(kind)
+        yield
+    finally:
+        for module, kind in kinds:
+            module.__class__ = kind
+        _PATHS.reset(token)
+
+
+@functools.cache
+def _with_scope(kind: type) -> type:
+    def call(self: Any, *arguments: Any, **options: Any) -> Any:
+        path = _PATHS.get({}).get(id(self))
+        with contextlib.nullcontext() if path is None else jax.named_scope(MODULE + path):
+            return kind.__call__(self, *arguments, **options)  # pyright: ignore
+
+    return type(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})

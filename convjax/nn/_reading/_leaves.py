@@ -1,0 +1,153 @@
+"""Pieces of a series that make one leaf together, and what a leaf is called."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from convjax._trace import name_of as name_of_equation
+from convjax._trace import words
+from convjax.nn._reading._structure import PRODUCTS, Piece, Structure, label_of
+
+SHAPES = words(
+    "reshape broadcast_in_dim transpose squeeze expand_dims convert_element_type copy copy_p "
+    "reduce_precision optimization_barrier"
+)
+"""What moves or converts entries, and computes nothing."""
+
+
+def joined(parts: Sequence[Any], structure: Structure) -> list[Any]:
+    """Return the parts of a series with neighbouring pieces of one leaf together."""
+    found: list[Any] = []
+    for part in parts:
+        while _goes_on(found, part, structure):
+            part = _one(found.pop(), part)
+        if found and _is_reshaped(found[-1], part, structure):
+            part = _one(found.pop(), part)
+        found.append(part)
+    return found
+
+
+def _is_reshaped(before: Any, part: Any, structure: Structure) -> bool:
+    """Whether statistics are taken in another shape, which is the old one again after them."""
+    pieces = isinstance(before, Piece) and isinstance(part, Piece)
+    if not (pieces and _only_shapes(before, structure) and _has_statistics(part, structure)):
+        return False
+    return before.entries[0].aval.shape == part.exit.aval.shape
+
+
+def _has_statistics(piece: Piece, structure: Structure) -> bool:
+    names = {structure.flow.equations[i].primitive.name for i in piece.equations}
+    return "reduce_sum" in names and bool(names & {"rsqrt", "sqrt"})
+
+
+def _goes_on(found: Sequence[Any], part: Any, structure: Structure) -> bool:
+    """Whether a part belongs to the leaf before it."""
+    if not found or not isinstance(part, Piece) or not isinstance(found[-1], Piece):
+        return False
+    before = found[-1]
+    if _only_shapes(part, structure):
+        return _is_trivial(part) and not _is_trivial(before)
+    if _only_shapes(before, structure):
+        if _is_trivial(before):
+            return True
+        # A change of shape within one module: before its bias, say.
+        return (
+            len(found) > 1
+            and isinstance(found[-2], Piece)
+            and _together(found[-2], part, structure)
+            and bool(structure.modules(part.equations))
+        )
+    return _together(before, part, structure)
+
+
+def _one(*pieces: Piece) -> Piece:
+    equations = tuple(i for piece in pieces for i in piece.equations)
+    return Piece(pieces[0].entries, pieces[-1].exit, equations)
+
+
+def _only_shapes(piece: Piece, structure: Structure) -> bool:
+    equations = structure.flow.equations
+    return all(equations[i].primitive.name in SHAPES for i in piece.equations)
+
+
+def _is_trivial(piece: Piece) -> bool:
+    """Whether a change of shape only adds axes of length 1, or takes them away."""
+    before, after = piece.entries[0].aval.shape, piece.exit.aval.shape
+    return [n for n in before if n > 1] == [n for n in after if n > 1]
+
+
+def _together(first: Piece, second: Piece, structure: Structure) -> bool:
+    """Whether two pieces are one leaf."""
+    owner = structure.owner
+    if _has_core(second, structure):
+        return False
+    if owner.leaf_scope(first.equations + second.equations) is not None:
+        return True
+    if owner.leaf_scope(first.equations) or owner.leaf_scope(second.equations):
+        return False
+    mine, theirs = structure.modules(first.equations), structure.modules(second.equations)
+    if theirs:
+        return mine == theirs or (not mine and structure.is_statistics(first.equations))
+    if _is_mean(first, second, structure):
+        return True
+    plain = structure.is_elementwise(first) and structure.is_elementwise(second)
+    return plain and not mine and not (_is_named(first, structure) or _is_named(second, structure))
+
+
+def _is_mean(first: Piece, second: Piece, structure: Structure) -> bool:
+    """Whether a sum is divided by a number."""
+    equations = structure.flow.equations
+    last, then = equations[first.equations[-1]], equations[second.equations[0]]
+    divides = then.primitive.name in ("div", "mul") and len(structure.flow.read(then)) == 1
+    sums = last.primitive.name in ("reduce_sum", "reduce_window_sum")
+    return sums and divides and len(second.equations) == 1
+
+
+def _has_core(piece: Piece, structure: Structure) -> bool:
+    """Whether a piece has a product or statistics, of which a leaf has one."""
+    names = {structure.flow.equations[i].primitive.name for i in piece.equations}
+    return bool(names & PRODUCTS) or structure.is_statistics(piece.equations)
+
+
+def _is_named(piece: Piece, structure: Structure) -> bool:
+    return any(_called(structure.flow.equations[i]) for i in piece.equations)
+
+
+def _called(equation: Any) -> bool:
+    """Whether an equation calls a function by its name."""
+    return name_of_equation(equation) != equation.primitive.name
+
+
+def name_of(piece: Piece, structure: Structure, kind: str) -> str:
+    """Return what a leaf is called: its module, or its scope and what it does."""
+    owner = structure.owner
+    used = [name for i in piece.equations for name in owner.parameters_of(i)]
+    scope = owner.leaf_scope(piece.equations)
+    if scope:
+        return scope
+    if used:
+        module = common([name.rpartition("/")[0] for name in used])
+        # A module that holds others is no leaf's name: its own parameter is.
+        return used[0] if owner.holds_modules(module) else module
+    scope = common([owner.scope_of(i) for i in piece.equations])
+    label = kind or label_of(structure.flow.equations[_central(piece, structure)])
+    return f"{scope}/{label}" if scope else label
+
+
+def _central(piece: Piece, structure: Structure) -> int:
+    """Return the equation that a leaf without parameters is named for."""
+    equations = structure.flow.equations
+    named = [i for i in piece.equations if _called(equations[i])]
+    core = [i for i in piece.equations if equations[i].primitive.name in PRODUCTS]
+    # Where several values meet, the last equation says what is made of them.
+    last = piece.equations[-1:] if len(piece.entries) > 1 else ()
+    return (core or last or named or piece.equations)[0]
+
+
+def common(paths: Sequence[str]) -> str:
+    """Return the longest path that all paths begin with."""
+    shared: list[str] = []
+    for parts in zip(*(path.split("/") for path in paths), strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return "/".join(shared)

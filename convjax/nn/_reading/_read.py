@@ -1,0 +1,382 @@
+"""read: the expression of a network, from the program that JAX traces of it."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.core import Tracer
+
+from convjax import _check, _trace
+from convjax.nn._chain import Chain, Parallel
+from convjax.nn._node import walk
+from convjax.nn._reading import _leaves
+from convjax.nn._reading._called import Called, called
+from convjax.nn._reading._owner import Owner
+from convjax.nn._reading._recognise import Like, recognise
+from convjax.nn._reading._segment import Graph, Segment, Work
+from convjax.nn._reading._structure import Beside, Loop, Piece, Series, Structure, Sum, Wired
+from convjax.nn._repeat import Repeat
+from convjax.nn._residual import Residual
+from convjax.nn._simple import Identity, Scale
+
+CONSTANT = "constant"
+"""Begins the name of what a network closes over, and does not hold."""
+
+KEPT = 64
+"""Expressions that are kept, so that a network of the same structure is not traced again."""
+
+
+class Reading(Chain):
+    """The expression of a network that was read; ``nn.read`` makes it.
+
+    Example:
+      >>> import jax
+      >>> from flax import nnx
+      >>> from convjax import nn
+      >>> nn.read(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), jax.numpy.ones((1, 3))).labels
+      ('kernel',)
+
+    Attributes:
+      passed: what the network is called with besides its input, as it is printed.
+      channels_first: whether its images are ``(N, C, *spatial)``, as its first convolution has it.
+    """
+
+    passed: tuple[tuple[str, Any], ...] = ()
+    channels_first: bool = False
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of all units, in forward order."""
+        shown = (getattr(node, "_label", None) for _, node, _ in walk(self))
+        return tuple(label for label in shown if label)
+
+
+def read(
+    net: nnx.Module,
+    x: Any,
+    *,
+    call: Callable[[Any, Any], Any] | None = None,
+    train: bool | None = None,
+    rngs: nnx.Rngs | None = None,
+) -> Reading:
+    """Return the expression of a network: chains, sums, concatenations, loops and leaves.
+
+    The network is traced by JAX as it is called, and its program taken apart. Where one value alone
+    carries the signal, a unit ends. A unit that ends in the sum of two values made apart from one
+    another is a ``Residual``, in a concatenation a ``Parallel``; any other wiring is a graph of
+    leaves. Leaves are named for the modules whose parameters they use.
+
+    The expression computes what the network does in this mode, at this shape. Its parameters are
+    copies, of the values that the network has now.
+
+    Args:
+      net: any module of Flax NNX; ``nn.Function`` makes one of a network of another framework.
+      x: the batch, or what has its shape and dtype.
+      call: how the network is called, ``call(net, x)``; it must return one array. Pass the same
+        function object each time, as with ``jax.jit``: what it closes over is taken as constant.
+        Without it, ``train`` and ``rngs`` are passed as the call's signature accepts them.
+      train: passed as ``train``, ``training``, ``is_training``, ``deterministic``, ``inference`` or
+        ``use_running_average``, where the network's call has one of these.
+      rngs: source of random numbers, passed as ``rngs``; it is not advanced.
+
+    Returns:
+      The expression.
+
+    Raises:
+      ValueError: what is no module, a call that does not return one array of floating numbers, an
+        output that does not depend on ``x``, a mode for a network whose call has none.
+
+    Example:
+      >>> import jax
+      >>> from flax import nnx
+      >>> from convjax import nn
+      >>> class Net(nnx.Module):
+      ...     def __init__(self, rngs):
+      ...         self.conv = nnx.Conv(3, 3, (3, 3), rngs=rngs)
+      ...
+      ...     def __call__(self, x):
+      ...         return x + jax.nn.relu(self.conv(x))
+      >>> nn.read(Net(nnx.Rngs(0)), jax.numpy.ones((2, 5, 4, 3))).labels
+      ('conv', 'relu', 'add')
+    """
+    _check.instance("net", net, nnx.Module, "a module of Flax NNX, or nn.Function(apply, params)")
+    if call is None:
+        _check.function("net", net, "a module that can be called")
+    else:
+        _check.function("call", call, "a function of net and x")
+    if rngs is not None:
+        _check.instance("rngs", rngs, nnx.Rngs, "None or an nnx.Rngs, such as nnx.Rngs(dropout=0)")
+    train = None if train is None else _check.flag("train", train)
+    if not isinstance(x, jax.ShapeDtypeStruct):
+        x = _check.array("x", x)
+    shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    how = called(net, call, train, rngs)
+    key = (*how.key, call, shape.shape, shape.dtype)
+    found = _TEMPLATES.get(key) if _is_hashable(key) else None
+    if found is None:
+        found = _template(how, shape)
+        if _is_hashable(key) and not found.traced:
+            if len(_TEMPLATES) >= KEPT:
+                del _TEMPLATES[next(iter(_TEMPLATES))]
+            _TEMPLATES[key] = found
+    return found.filled(how)
+
+
+_TEMPLATES: dict[Any, "_Template"] = {}
+
+
+class _Template:
+    """An expression without its values, and where these come from."""
+
+    def __init__(self, expression: Reading, variables: dict[str, nnx.Variable]):
+        names = {id(variable): name for name, variable in variables.items()}
+        self.graphdef, state = nnx.split(expression)
+        leaves, self.structure = jax.tree.flatten(state)
+        held = {path: v for path, v in nnx.iter_graph(expression) if isinstance(v, nnx.Variable)}
+        paths = [path for path, _ in nnx.to_flat_state(state)]
+        self.sources = [
+            names.get(id(held[path]), leaf) for path, leaf in zip(paths, leaves, strict=True)
+        ]
+        self.traced = any(isinstance(source, Tracer) for source in self.sources)
+
+    def filled(self, how: Called) -> Reading:
+        """Return the expression with a network's values."""
+        values = [how.variables[s][...] if isinstance(s, str) else s for s in self.sources]
+        return nnx.merge(self.graphdef, jax.tree.unflatten(self.structure, values))
+
+
+def _template(how: Called, x: jax.ShapeDtypeStruct) -> _Template:
+    """Return the expression of a network that is called in some way."""
+    values = [variable[...] for variable in how.variables.values()]
+    try:
+        program = _trace.trace(how.function, values, x)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(
+            f"net={how.name} cannot be called as {how.words} with x of shape {x.shape} and dtype "
+            f"{x.dtype}: {said}; give another x, or call=lambda net, x: … that says how"
+        ) from error
+    entry, exit = program.inputs[len(values)], _output(program)
+    names = dict(list(zip(program.inputs, how.variables, strict=False))[: len(values)])
+    variables = {v: how.variables[name] for v, name in names.items()}
+    for i, (v, value) in enumerate(program.constants.items()):
+        names[v], variables[v] = f"{CONSTANT} {i}", nnx.Variable(value)
+    reader = _Reader(program, entry, exit, names, variables, _Names())
+    if exit not in reader.flow.signals:
+        raise ValueError("net: its output does not depend on x, so that no gradient travels")
+    expression: Any = Reading(reader.nodes(reader.series))
+    expression.passed = tuple(how.passed.items())
+    expression._label, expression._kind = "", how.name
+    expression.channels_first = _channels_first(program.equations)
+    for _, leaf, _ in walk(expression):
+        if isinstance(leaf, Segment):
+            leaf._first = expression.channels_first
+    return _Template(expression, how.variables)
+
+
+def _channels_first(equations: Sequence[Any]) -> bool:
+    """Whether the first convolution takes its channels from the axis behind the batch."""
+    found = (e for e in equations if e.primitive.name == "conv_general_dilated")
+    first = next(found, None)
+    if first is None:
+        return False
+    spec = first.params["dimension_numbers"].lhs_spec
+    return len(spec) > 2 and spec[1] == 1
+
+
+class _Names:
+    """The names that were given, and the one that was given last."""
+
+    def __init__(self):
+        self.taken: dict[str, int] = {}
+        self.latest = ""
+
+    def once(self, name: str) -> str:
+        """Return a name, with a number where it was used before."""
+        self.taken[name] = self.taken.get(name, 0) + 1
+        self.latest = name if self.taken[name] == 1 else f"{name}#{self.taken[name]}"
+        return self.latest
+
+
+class _Reader:
+    """Builds the nodes of a program's structure.
+
+    Attributes:
+      names: of the variables that stand for what the network holds.
+      variables: what they stand for.
+      given: the names that were given so far.
+      within: path of what the loop around the program repeats; None where there is no loop.
+    """
+
+    def __init__(
+        self,
+        program: Any,
+        entry: Any,
+        exit: Any,
+        names: dict[Any, str],
+        variables: dict[Any, nnx.Variable],
+        given: _Names,
+        within: str | None = None,
+    ):
+        self.names, self.variables, self.given, self.within = names, variables, given, within
+        self.flow = _trace.Flow(program.equations, entry, exit)
+        random = (nnx.RngKey, nnx.RngCount)
+        named = {
+            v: n
+            for v, n in names.items()
+            if not isinstance(variables[v], random) and not n.startswith(CONSTANT)
+        }
+        owner = Owner(self.flow, named)
+        self.structure = Structure(self.flow, owner, loops=within is None)
+        self.series = self.structure.series(entry, exit, self.flow.path)
+
+    def nodes(self, series: Series) -> list[nnx.Module]:
+        """Return the nodes of a series; the identity where it has no part."""
+        parts = _leaves.joined(series.parts, self.structure)
+        return [self.node(part) for part in parts] or [Identity()]
+
+    def chain(self, series: Series, *, negative: bool = False) -> nnx.Module:
+        """Return a branch, which has no name of its own; with the other sign where it is taken."""
+        units = self.nodes(series)
+        if negative:
+            units.append(Scale(-1.0))
+            vars(units[-1])["_label"] = None
+        node: Any = Chain(units)
+        node._label = None
+        for unit in node:
+            if isinstance(unit, Identity):
+                unit._label = None  # pyright: ignore[reportAttributeAccessIssue]
+        return node
+
+    def node(self, part: Any) -> nnx.Module:
+        """Return the node of one part."""
+        if isinstance(part, Piece):
+            return self.leaf(part)
+        if isinstance(part, Wired):
+            return self.graph(part)
+        if isinstance(part, Loop):
+            return self.repeat(part)
+        node: Any
+        if isinstance(part, Sum):
+            plain = not part.shortcut.parts and part.taken != "shortcut"
+            branch = self.chain(part.branch, negative=part.taken == "branch")
+            negative = part.taken == "shortcut"
+            shortcut = "identity" if plain else self.chain(part.shortcut, negative=negative)
+            node, what = Residual(branch, shortcut), "sub" if part.taken else "add"
+            if plain:
+                node.shortcut._label = None
+        else:
+            assert isinstance(part, Beside)
+            node, what = Parallel([self.chain(branch) for branch in part.branches]), "concat"
+        node._label = self.once(self.around(part.equation, node, what))
+        return node
+
+    def leaf(self, piece: Piece) -> Segment:
+        """Return a leaf."""
+        work = Work(self.flow, piece.entries, piece.exit, piece.equations)
+        names = {v: self.names[v] for v in work.given}
+        learned = (n for v, n in names.items() if isinstance(self.variables[v], nnx.Param))
+        like = recognise(work, names, frozenset(learned))
+        name = _leaves.name_of(piece, self.structure, _word(like))
+        if "/" not in name and not names and like is not None and like.kind == "Activation":
+            # Nothing names its module: an activation stands by what it is applied to.
+            name = f"{_parent(self.given.latest)}/{name}".removeprefix("/")
+        held = {n.removeprefix(f"{name}/"): self.variables[v] for v, n in names.items()}
+        leaf = Segment(self.once(name), _kind(like), work, held)
+        if like is not None:
+            short = {field: getattr(like, field) for field in PARTS}
+            short = {f: n and n.removeprefix(f"{name}/") for f, n in short.items()}
+            leaf._like = dataclasses.replace(like, **short)
+        return leaf
+
+    def graph(self, part: Wired) -> Graph:
+        """Return leaves of another wiring."""
+        values = {part.entry: 0} | {piece.exit: i + 1 for i, piece in enumerate(part.pieces)}
+        sources = [tuple(values[v] for v in piece.entries) for piece in part.pieces]
+        node: Any = Graph([self.leaf(piece) for piece in part.pieces], sources)
+        node._label = None
+        return node
+
+    def around(self, equation: int, node: nnx.Module, what: str) -> str:
+        """Return the name of a sum or a concatenation: its scope, or what its leaves share."""
+        scope = self.structure.owner.scope_of(equation)
+        if not scope:
+            leaves = [m for _, m in nnx.iter_modules(node) if isinstance(m, Segment)]
+            inside = [str(m._label) for m in leaves if m.held()]
+            scope = _leaves.common(inside if len(inside) > 1 else [_parent(n) for n in inside])
+        return f"{scope}/{what}" if scope else what
+
+    def repeat(self, part: Loop) -> Repeat:
+        """Return a loop over stacked parameters."""
+        names = {inner: self.names[outer] for inner, outer in part.stacked.items()}
+        variables = {inner: self.variables[outer] for inner, outer in part.stacked.items()}
+        for i, (v, value) in enumerate(part.program.constants.items()):
+            stacked = jnp.broadcast_to(value, (part.length, *jnp.shape(value)))
+            names[v], variables[v] = f"{CONSTANT} {i}", nnx.Variable(stacked)
+        learned = [n for v, n in names.items() if isinstance(variables[v], nnx.Param)]
+        within = _leaves.common([_parent(name) for name in learned or names.values()])
+        around = (part.program, part.entry, part.exit, names, variables, self.given)
+        inner = _Reader(*around, within=within)
+        node: Any = Repeat(lambda rngs: Identity(), 1, rngs=nnx.Rngs(0))
+        node.unit, node.n = inner.chain(inner.series), part.length
+        node.remat = "unit" if part.remat else "none"
+        node._label = None
+        return node
+
+    def once(self, name: str) -> str:
+        """Return a name for a unit: within a loop, with a star for which turn it is of."""
+        if self.within is not None:
+            turn = f"{self.within}/*".removeprefix("/")
+            if name != turn and not name.startswith(f"{turn}/"):
+                name = f"{turn}/{name.removeprefix(self.within).removeprefix('/')}"
+        return self.given.once(name)
+
+
+def _parent(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _kind(like: Like | None) -> str:
+    """Return the kind of a leaf, as results show it."""
+    if like is None:
+        return "Segment"
+    return dict(like.fields)["name"] if like.kind == "Activation" else like.kind
+
+
+PARTS = ("scale", "bias", "mean", "var", "value")
+
+WORDS = {"Flatten": "flatten", "Reshape": "reshape", "Dropout": "dropout"}
+
+
+def _word(like: Like | None) -> str:
+    """Return what a leaf without parameters and scope is called."""
+    if like is None:
+        return ""
+    how = dict(like.fields)
+    if like.kind in ("GlobalPool", "Pool"):
+        return f"{how['kind']}_pool" if like.kind == "Pool" else f"global_{how['kind']}_pool"
+    return how["name"] if like.kind == "Activation" else WORDS.get(like.kind, "")
+
+
+def _output(program: Any) -> Any:
+    """Return the one output of a program."""
+    outputs = program.outputs
+    floating = [jnp.issubdtype(v.aval.dtype, jnp.floating) for v in outputs]
+    if floating != [True]:
+        kinds = ", ".join(f"{v.aval.dtype}{list(v.aval.shape)}" for v in outputs) or "nothing"
+        raise ValueError(
+            f"net returns {kinds}, and must return one array of floating numbers; give "
+            "call=lambda net, x: net(x)[0], say"
+        )
+    return outputs[0]
+
+
+def _is_hashable(key: Any) -> bool:
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
