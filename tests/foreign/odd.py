@@ -477,3 +477,12 @@ def an_empty_batch():
 @refused("x")
 def no_array():
     return Net(), "image", {}
+
+
+def plainly(options):
+    """Return how a case is called where it does not say so itself."""
+
+    def call(net, x):
+        return net(x, rngs=nnx.Rngs(4)) if "rngs" in options else net(x)
+
+    return call

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.foreign import equinox_networks, haiku_networks, linen_networks, nnx_networks
+from tests.foreign import equinox_networks, haiku_networks, linen_networks, nnx_networks, same
 from tests.foreign.arrays import cotangent_of, norm, normal
 from tests.nn.conftest import quick_compilation as quick_compilation
 
@@ -114,3 +114,10 @@ def test_plain_gradients_vanish_with_depth():
     found = nnx_networks.references(nnx_networks.Deep(3, rngs=nnx.Rngs(0)), normal((2, 5, 4, 8)))
     gradients = [gradient for _, gradient in found.units.values()]
     assert sorted(gradients) == gradients and gradients[0] < gradients[-1]
+
+
+@MODES
+def test_the_same_network_three_times(train):
+    ours, in_linen, in_nnx = same.outputs(train, normal(same.SHAPE))
+    np.testing.assert_allclose(ours, in_nnx, 1e-5, 1e-5)
+    np.testing.assert_allclose(in_linen, in_nnx, 1e-5, 1e-5)
