@@ -36,7 +36,7 @@ def plain(apply, params, x):
     return jax.jit(jax.grad(loss))(params)
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @pytest.mark.parametrize("name", nnx_networks.NETWORKS)
 @MODES
 def test_every_module_of_nnx_is_called(name, train):
@@ -82,8 +82,8 @@ def test_haiku_references(train):
     assert_sound(haiku_networks.references(apply, params, x), flat)
 
 
-@pytest.mark.every(2)
-@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.later
+@MODES
 def test_equinox_references(train):
     arrays, rest, state = equinox_networks.made(train)
     x = normal(equinox_networks.SHAPE)

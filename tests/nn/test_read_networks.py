@@ -72,7 +72,7 @@ def not_yet(request, name):
         request.applymarker(pytest.mark.xfail(reason=WRONG[name], strict=True))
 
 
-@pytest.mark.every(9)
+@pytest.mark.every(18)
 @pytest.mark.parametrize("name", nnx_networks.NETWORKS)
 @MODES
 def test_nnx(name, train, request):
@@ -144,8 +144,8 @@ def measured_equinox(train, dtype=jnp.float32):
     return gradflow.profile(net, x, cotangent=cotangent_of(found.output)), found
 
 
-@pytest.mark.every(2)
-@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.later
+@MODES
 def test_equinox(train):
     assert_same(*measured_equinox(train), SINGLE)
 

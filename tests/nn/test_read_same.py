@@ -24,7 +24,7 @@ def pair(other, train):
     return same.in_convjax(net), nn.Function(*same.in_linen(net, train)), None
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @OTHERS
 @MODES
 def test_profile(other, train):
@@ -74,7 +74,7 @@ def test_cost(other):
 
 
 @pytest.mark.xfail(reason="as for the cost; and running statistics differ by 0.3")
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @OTHERS
 @MODES
 def test_prediction(other, train):
