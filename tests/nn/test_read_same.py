@@ -60,7 +60,6 @@ def test_paths(other, train):
     np.testing.assert_allclose(read.log_energy, written.log_energy, 1e-5, 1e-5)
 
 
-@pytest.mark.xfail(reason="rules of a convolution are annotated for nn.Conv, and get a namespace")
 @OTHERS
 def test_cost(other):
     ours, theirs, _ = pair(other, False)
@@ -73,11 +72,12 @@ def test_cost(other):
         assert read[path].multiply_adds == written[there].multiply_adds
 
 
-@pytest.mark.xfail(reason="as for the cost; and running statistics differ by 0.3")
 @pytest.mark.every(4)
 @OTHERS
 @MODES
-def test_prediction(other, train):
+def test_prediction(other, train, request):
+    if not train:
+        request.applymarker(pytest.mark.xfail(reason="running statistics differ by 0.3"))
     ours, theirs, said = pair(other, train)
     x = normal(same.SHAPE)
     written = gradflow.predict(ours, x, train=train, kernels="measured")
