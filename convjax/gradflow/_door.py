@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 
 from convjax import nn
-from convjax._check import flag, function
+from convjax._check import flag, function, instance
 from convjax.gradflow import _check as check
 
 
@@ -29,9 +29,11 @@ def opened(
       rngs: source of random numbers.
       call: how the network is called, if not as its signature says.
     """
-    check.network(net)
     rngs = check.streams(rngs)
-    if call is not None:
+    if call is None:
+        check.network(net)
+    else:
+        instance("net", net, nnx.Module, "a module of Flax NNX, which call=… says how to call")
         function("call", call, "a function of net and x")
     train = None if train is None else flag("train", train)
     if call is None and is_written(net):

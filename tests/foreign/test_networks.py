@@ -36,7 +36,7 @@ def plain(apply, params, x):
     return jax.jit(jax.grad(loss))(params)
 
 
-@pytest.mark.every(4)
+@pytest.mark.later
 @pytest.mark.parametrize("name", nnx_networks.NETWORKS)
 @MODES
 def test_every_module_of_nnx_is_called(name, train):
@@ -60,7 +60,7 @@ def test_nnx_references(name, train):
     assert_sound(nnx_networks.references(net, x, **options), flat)
 
 
-@pytest.mark.every(4)
+@pytest.mark.later
 @pytest.mark.parametrize("name", linen_networks.NETWORKS)
 @MODES
 def test_linen_references(name, train):
@@ -72,7 +72,7 @@ def test_linen_references(name, train):
     assert_sound(linen_networks.references(apply, variables, x), flat)
 
 
-@pytest.mark.every(2)
+@pytest.mark.later
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 def test_haiku_references(train):
     params, apply = haiku_networks.made(train)

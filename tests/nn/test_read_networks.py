@@ -62,7 +62,6 @@ def measured_nnx(name, train, dtype=jnp.float32):
 
 
 WRONG = {
-    "convnext": "the product with the layer scale has the block's name",
     "vit": "pos_embed has the path cls_token/pos_embed",
 }
 
@@ -72,7 +71,7 @@ def not_yet(request, name):
         request.applymarker(pytest.mark.xfail(reason=WRONG[name], strict=True))
 
 
-@pytest.mark.every(18)
+@pytest.mark.later
 @pytest.mark.parametrize("name", nnx_networks.NETWORKS)
 @MODES
 def test_nnx(name, train, request):
@@ -81,7 +80,7 @@ def test_nnx(name, train, request):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", nnx_networks.NETWORKS)
+@pytest.mark.parametrize("name", ["mobilenet", "efficientnet", "unet"])
 @MODES
 def test_nnx_in_float64(name, train, request, x64):
     not_yet(request, name)
@@ -96,7 +95,7 @@ def measured_linen(name, train, dtype=jnp.float32):
     return gradflow.profile(net, x, cotangent=cotangent_of(found.output)), found
 
 
-@pytest.mark.every(4)
+@pytest.mark.later
 @pytest.mark.parametrize("name", linen_networks.NETWORKS)
 @MODES
 def test_linen(name, train):
@@ -122,14 +121,12 @@ def without_tildes(path):
     return path.replace("/~/", "/")
 
 
-@pytest.mark.xfail(reason="parameters are named twice: block/conv_0/res_net/~/block/~/conv_0/w")
-@pytest.mark.every(2)
+@pytest.mark.later
 @MODES
 def test_haiku(train):
     assert_same(*measured_haiku(train), SINGLE, without_tildes)
 
 
-@pytest.mark.xfail(reason="parameters are named twice: block/conv_0/res_net/~/block/~/conv_0/w")
 @pytest.mark.slow
 @MODES
 def test_haiku_in_float64(train, x64):
@@ -159,7 +156,6 @@ def test_equinox_in_float64(train, x64):
 # Depth.
 
 
-@pytest.mark.xfail(reason="the row is 'blocks/conv/*/' and not 'blocks/*/conv'")
 def test_a_scan_has_the_profile_of_its_loop():
     net = nnx_networks.Scanned(3, rngs=nnx.Rngs(0))
     x = normal((2, 5, 4, 8))
@@ -172,28 +168,7 @@ def test_a_scan_has_the_profile_of_its_loop():
 
 
 @pytest.mark.slow
-def test_a_thousand_layers_in_a_loop(x64):
-    """Plain gradients in float64 reach this far; those in float32 are zero."""
-    kernel_scale = 0.5  # of the usual gain, so that the gradient ends near 1e-300
-    depth = 1000
-    net = nnx_networks.Deep(depth, rngs=nnx.Rngs(0))
-    for layer in net.layers:
-        layer.kernel[...] = layer.kernel[...] * (2**0.5 * kernel_scale)
-    x = normal((2, 5, 4, 8))
-    single = gradflow.profile(net, x, cotangent=normal(x.shape, 7))
-    twin = nnx.merge(
-        nnx.graphdef(net), jax.tree.map(lambda v: v.astype(jnp.float64), nnx.state(net))
-    )
-    found = nnx_networks.references(
-        twin, x.astype(jnp.float64), normal(x.shape, 7).astype(jnp.float64)
-    )
-    for path, (activation, gradient) in found.units.items():
-        unit = single[path]
-        logs = [float(unit.activation.log_norm), float(unit.gradient.log_norm)]
-        np.testing.assert_allclose(logs, np.log([activation, gradient]), 1e-4, err_msg=path)
-
-
-@pytest.mark.slow
+@pytest.mark.later
 def test_ten_thousand_layers_by_scan():
     net = nnx_networks.Scanned(10_000, rngs=nnx.Rngs(0))
     profile = gradflow.profile(net, normal((2, 5, 4, 8)), cotangent=jax.random.key(0))
@@ -207,10 +182,6 @@ def test_ten_thousand_layers_by_scan():
 ODD = {
     "output_a_dict": "a dict of one array is taken for that array",
     "output_that_is_cut_off": "zero gradients are no error",
-    "a_module_without_call_and_how_to_call_it": "refused before call= is looked at",
-    "attribute_a_numpy_array": "KeyError",
-    "attribute_a_jax_array": "KeyError",
-    "random_numbers_are_given": "_variables is annotated for modules, and gets an Rngs",
 }
 
 

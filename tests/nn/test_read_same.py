@@ -24,7 +24,7 @@ def pair(other, train):
     return same.in_convjax(net), nn.Function(*same.in_linen(net, train)), None
 
 
-@pytest.mark.every(4)
+@pytest.mark.later
 @OTHERS
 @MODES
 def test_profile(other, train):
@@ -49,7 +49,7 @@ def test_profile(other, train):
         )
 
 
-@pytest.mark.every(4)
+@pytest.mark.later
 @OTHERS
 @MODES
 def test_paths(other, train):
@@ -75,9 +75,7 @@ def test_cost(other):
 @pytest.mark.every(4)
 @OTHERS
 @MODES
-def test_prediction(other, train, request):
-    if not train:
-        request.applymarker(pytest.mark.xfail(reason="running statistics differ by 0.3"))
+def test_prediction(other, train):
     ours, theirs, said = pair(other, train)
     x = normal(same.SHAPE)
     written = gradflow.predict(ours, x, train=train, kernels="measured")

@@ -43,7 +43,10 @@ class Function(nnx.Module):
         if not leaves:
             raise ValueError("params holds no array; give the pytree that apply takes")
         split = isinstance(params, Mapping) and "params" in params
-        self.names = tuple(_name(path, split) for path, _ in leaves)
+        plain = [_name(path[split:]) for path, _ in leaves]
+        # A statistic stands beside the parameters of its module, unless one has its name.
+        alone = len(set(plain)) == len(plain)
+        self.names = tuple(plain if alone else [_name(path) for path, _ in leaves])
         for name, (path, leaf) in zip(self.names, leaves, strict=True):
             _check.instance(
                 f"params[{name}]", leaf, (np.ndarray, np.generic, jax.Array), "an array"
@@ -58,9 +61,7 @@ class Function(nnx.Module):
         return self.apply(jax.tree.unflatten(self.structure, leaves), x)
 
 
-def _name(path: tuple[Any, ...], split: bool) -> str:
-    """Return the name of a leaf; statistics have the name of their collection before it."""
-    parts = [str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path]
-    if split and parts[0] == "params":
-        parts = parts[1:]
+def _name(path: tuple[Any, ...]) -> str:
+    """Return the name of a leaf."""
+    parts = (str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path)
     return "/".join(parts)

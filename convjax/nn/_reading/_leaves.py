@@ -121,13 +121,13 @@ def name_of(piece: Piece, structure: Structure, kind: str) -> str:
     """Return what a leaf is called: its module, or its scope and what it does."""
     owner = structure.owner
     used = [name for i in piece.equations for name in owner.parameters_of(i)]
-    scope = owner.leaf_scope(piece.equations)
-    if scope:
-        return scope
     if used:
         module = common([name.rpartition("/")[0] for name in used])
         # A module that holds others is no leaf's name: its own parameter is.
         return used[0] if owner.holds_modules(module) else module
+    scope = owner.leaf_scope(piece.equations)
+    if scope:
+        return scope
     scope = common([owner.scope_of(i) for i in piece.equations])
     label = kind or label_of(structure.flow.equations[_central(piece, structure)])
     return f"{scope}/{label}" if scope else label

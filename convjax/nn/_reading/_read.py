@@ -284,12 +284,16 @@ class _Reader:
         if "/" not in name and not names and like is not None and like.kind == "Activation":
             # Nothing names its module: an activation stands by what it is applied to.
             name = f"{_parent(self.given.latest)}/{name}".removeprefix("/")
-        held = {n.removeprefix(f"{name}/"): self.variables[v] for v, n in names.items()}
+        short = {
+            n: n.rpartition("/")[2] if n == name else n.removeprefix(f"{name}/")
+            for n in names.values()
+        }
+        held = {short[n]: self.variables[v] for v, n in names.items()}
         leaf = Segment(self.once(name), _kind(like), work, held)
         if like is not None:
-            short = {field: getattr(like, field) for field in PARTS}
-            short = {f: n and n.removeprefix(f"{name}/") for f, n in short.items()}
-            leaf._like = dataclasses.replace(like, **short)
+            parts = {field: getattr(like, field) for field in PARTS}
+            parts = {field: n and short[n] for field, n in parts.items()}
+            leaf._like = dataclasses.replace(like, **parts)
         return leaf
 
     def graph(self, part: Wired) -> Graph:
@@ -317,7 +321,9 @@ class _Reader:
             stacked = jnp.broadcast_to(value, (part.length, *jnp.shape(value)))
             names[v], variables[v] = f"{CONSTANT} {i}", nnx.Variable(stacked)
         learned = [n for v, n in names.items() if isinstance(variables[v], nnx.Param)]
-        within = _leaves.common([_parent(name) for name in learned or names.values()])
+        modules = {_parent(name) for name in learned or names.values()}
+        # What is repeated stands around its leaves, and around the one where there is but one.
+        within = _leaves.common([_parent(m) for m in modules] if len(modules) == 1 else [*modules])
         around = (part.program, part.entry, part.exit, names, variables, self.given)
         inner = _Reader(*around, within=within)
         node: Any = Repeat(lambda rngs: Identity(), 1, rngs=nnx.Rngs(0))
@@ -331,7 +337,8 @@ class _Reader:
         if self.within is not None:
             turn = f"{self.within}/*".removeprefix("/")
             if name != turn and not name.startswith(f"{turn}/"):
-                name = f"{turn}/{name.removeprefix(self.within).removeprefix('/')}"
+                rest = name.removeprefix(self.within).removeprefix("/")
+                name = f"{turn}/{rest}" if rest else turn
         return self.given.once(name)
 
 

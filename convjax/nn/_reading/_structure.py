@@ -134,7 +134,8 @@ class Structure:
         if self.is_elementwise(piece):
             return [piece]
         terms = None
-        if equation.primitive.name in SUMS and exit in equation.outvars:
+        same = all(v.aval.shape == exit.aval.shape for v in equation.invars)
+        if equation.primitive.name in SUMS and exit in equation.outvars and same:
             terms = self._apart(equation, entry, link[:-1])
         past = terms is not None and any(v is entry for v, _ in terms)
         if self.is_statistics(link) and not past:
