@@ -1,6 +1,5 @@
 """A browser without a window, for tests: driven over two pipes by its own protocol, offline."""
 
-import base64
 import json
 import os
 import select
@@ -173,11 +172,6 @@ class Page:
             "e.scrollIntoView({block: 'center'}); const b = e.getBoundingClientRect(); "
             "return [b.x + b.width / 2, b.y + b.height / 2]; })()"
         )
-
-    def picture(self, path, whole=True):
-        """Write a picture of the page."""
-        found = self._ask("Page.captureScreenshot", captureBeyondViewport=whole)
-        Path(path).write_bytes(base64.b64decode(found["data"]))
 
     @property
     def requests(self):

@@ -30,12 +30,9 @@ TINY = Config(name="resnet20_cifar", batch=8, size=8)
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(models, "create", small)
         yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")

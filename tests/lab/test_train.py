@@ -36,16 +36,10 @@ def small(name, *, rngs, in_features, num_classes, window=2, depth=8, **options)
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """Compile quickly; and promote as optax's schedules need it."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    promotion = jax.config.jax_numpy_dtype_promotion
-    jax.config.update("jax_disable_most_optimizations", True)
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
-    with pytest.MonkeyPatch.context() as patched:
+    """Train a small network; and promote as optax's schedules need it."""
+    with pytest.MonkeyPatch.context() as patched, jax.numpy_dtype_promotion("standard"):
         patched.setattr(models, "create", small)
         yield
-    jax.config.update("jax_disable_most_optimizations", before)
-    jax.config.update("jax_numpy_dtype_promotion", promotion)
 
 
 @pytest.fixture(scope="module")
