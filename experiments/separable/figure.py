@@ -95,9 +95,9 @@ def _sizes(columns: Columns) -> list[plots.Series]:
 
 
 def _cut(columns: Columns) -> list[plots.Series]:
-    made = []
-    for k in windows(columns):
-        rows = pick(columns, topic="accuracy", kernel_size=k)
-        found = array(rows, "value", "seed", "number")
-        made.append(series(FULL, np.arange(1, k + 1), found, middle=np.median, joined=True))
-    return made
+    how: dict[str, Any] = {"middle": np.median, "joined": True}
+    rows = {k: pick(columns, topic="accuracy", kernel_size=k) for k in windows(columns)}
+    return [
+        series(FULL, np.arange(1, k + 1), array(of, "value", "seed", "number"), **how)
+        for k, of in rows.items()
+    ]

@@ -22,10 +22,9 @@ SOBEL = np.array([[1.0, 2.0, 1.0], [0.0, 0.0, 0.0], [-1.0, -2.0, -1.0]], np.floa
 
 
 def exact() -> dict[str, float]:
-    """Return differences of whole numbers, so that nothing rounds.
+    """Return differences of whole numbers, which do not round.
 
-    They are 0, but for those in ``SHOWN``, which are not, and those in ``ROUNDED``, which come of
-    a singular value decomposition.
+    They are 0, but for those in ``SHOWN``, and to rounding those in ``ROUNDED``, which come of SVD.
     """
     random = np.random.default_rng(0)
 
@@ -131,10 +130,8 @@ def trained(
 ) -> Iterator[tuple[int, dict[tuple[str, str, str], Any]]]:
     """Train networks of one layer on the digits, by Adam with a falling learning rate.
 
-    Yields:
-      Of every seed the number of parameters; and by topic, name and quantity: losses and accuracy
-      after every epoch, by running statistics; of full convolutions, the accuracy with all kernels
-      of rank 1, 2, …, and the kernels' errors at these ranks at initialization and trained.
+    Yields of every seed the parameters' number; and by topic, name and quantity: curves by running
+    statistics; of full convolutions, accuracies and kernels' errors at rank 1, 2, ….
     """
     seen, unseen = data.digits("train"), data.digits("test")
     length = len(seen[0]) // BATCH_SIZE

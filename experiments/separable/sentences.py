@@ -100,11 +100,8 @@ def of_trained_kernels(columns: Columns) -> list[Claim]:
     *cut, whole = array(rows, "value", "number", "seed")
     ways = {"split": SPLIT, "as pairs": PAIR}
     apart = {way: last(columns, layer, "test_accuracy") for way, layer in ways.items()}
-    of = {
-        "1d": [_as_good(f"at rank {rank}", found, whole) for rank, found in enumerate(cut, 1)],
-        "1e": [_as_good(way, found, whole) for way, found in apart.items()],
-    }
-    return _claims(of)
+    ranks = [_as_good(f"at rank {rank}", found, whole) for rank, found in enumerate(cut, 1)]
+    return _claims({"1d": ranks, "1e": [_as_good(way, one, whole) for way, one in apart.items()]})
 
 
 def _claims(of: dict[str, list[Evidence]]) -> list[Claim]:
@@ -123,12 +120,9 @@ def _of_rank_1(columns: Columns) -> list[Evidence]:
 def _regularises(columns: Columns) -> Evidence:
     target, test = results.at_equal_training_loss(columns)
     support = np.log(test[FULL]) - np.log(test[NECK])
-    return Evidence(
-        f"training loss {digits(target, 2)}",
-        support if target <= COMPARABLE else np.array([]),
-        f"{_middle(test[NECK], 2)} for {_middle(test[FULL], 2)}",
-        LOWER,
-    )
+    shown = f"{_middle(test[NECK], 2)} for {_middle(test[FULL], 2)}"
+    compared = support if target <= COMPARABLE else np.array([])
+    return Evidence(f"training loss {digits(target, 2)}", compared, shown, LOWER)
 
 
 def _starved(columns: Columns, layer: str, other: str) -> Evidence:
@@ -138,10 +132,10 @@ def _starved(columns: Columns, layer: str, other: str) -> Evidence:
     )
     per_byte = float(np.log(bytes_a / bytes_b).mean())
     per_second = np.log(rounds_a / rounds_b).mean(axis=0)
-    shown = (
-        f"x{digits(np.exp(per_byte), 2)} per byte, "
-        f"x{digits(float(np.exp(np.median(per_second))), 2)} per second"
+    by_byte, by_second = (
+        digits(float(np.exp(log)), 2) for log in (per_byte, np.median(per_second))
     )
+    shown = f"x{by_byte} per byte, x{by_second} per second"
     return Evidence(f"{layer} against {other}", np.sign(per_byte) * per_second, shown)
 
 

@@ -36,6 +36,7 @@ Takes about a minute and a half on two cores. For a look at it in half a minute:
 """
 
 import dataclasses
+import itertools
 from collections.abc import Hashable
 
 from flax import nnx
@@ -63,11 +64,7 @@ class Config(lab.Options, Settings):
 
 
 def cells(config: Config) -> list[Run]:
-    """Return what is measured: every seed under every shift.
-
-    Raises:
-      ValueError: an option that cannot be done, weights that do not fit, a folder without images.
-    """
+    """Return every seed under every shift; refuse options, weights and folders that do not fit."""
     check(config)
     settings = lab.cell_of(Settings, config)
     task = read(settings)
@@ -78,11 +75,8 @@ def cells(config: Config) -> list[Run]:
         loaded(config.weights, make(rngs=nnx.Rngs(0)))
     shifts = config.shifts or ((0,) if config.images else DIGITS_SHIFTS)
     hashed = contents(settings, task)
-    return [
-        Run(settings, hashed, max(shifts), shift, seed)
-        for shift in shifts
-        for seed in range(config.seeds)
-    ]
+    every = itertools.product(shifts, range(config.seeds))
+    return [Run(settings, hashed, max(shifts), *one) for one in every]
 
 
 def check(config: Config) -> None:
