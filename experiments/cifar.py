@@ -137,30 +137,19 @@ class Config(training.Runs, Settings):
 
 
 def cells(config: Config) -> list[Run]:
-    """Return the runs, the shallow networks first; look at data and networks before.
-
-    Raises:
-      ValueError: files that are missing or damaged, an option out of range, a folder of another
-        run.
-    """
+    """Return the runs, the shallow networks first; look at data and networks before."""
     lab.check_several(config, "depths")
-    every = [
-        completed(
-            lab.cell_of(Run, config, depth=n, seed=seed, out=config.out / f"resnet{n}-{seed}")
-        )
-        for n in config.depths
-        for seed in training.seeds_of(config)
-    ]
+    every = []
+    for n in config.depths:
+        for seed in training.seeds_of(config):
+            out = config.out / f"resnet{n}-{seed}"
+            every.append(completed(lab.cell_of(Run, config, depth=n, seed=seed, out=out)))
     training.look_at(every, config, prepared)
     return every
 
 
 def measure(run: Run) -> Columns:
-    """Train, or go on, in the folder ``run.out``; return what ``convjax.lab.train`` makes.
-
-    Raises:
-      Diverged: the loss or the gradient left its range.
-    """
+    """Train, or go on, in the folder ``run.out``; return what ``convjax.lab.train`` makes."""
     return training.carried_out(run, prepared)
 
 

@@ -96,8 +96,7 @@ def seeds_of(config: Any) -> range:
     Raises:
       ValueError: there is none.
     """
-    if config.seeds < 1:
-        raise ValueError(f"seeds={config.seeds} must be at least 1")
+    lab.check_least(config, seeds=1)
     return range(config.seed, config.seed + config.seeds)
 
 
@@ -124,10 +123,9 @@ def recipe_of(options: Training) -> train.Recipe:
       ValueError: what ``train.Recipe`` refuses.
     """
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(train.Recipe)}
-    if options.options is None:
-        given["options"] = MOMENTUM if options.optimiser == "sgd" else {}
-    else:
-        given["options"] = pairs("options", options.options)
+    usual = MOMENTUM if options.optimiser == "sgd" else {}
+    words = options.options
+    given["options"] = usual if words is None else pairs("options", words)
     return train.Recipe(**given | {"warmup": options.warmup or 0, "remat": options.remat or "none"})
 
 

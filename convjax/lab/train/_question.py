@@ -94,11 +94,7 @@ def cells(config: Config) -> list[Run]:
 
 
 def measure(run: Run) -> Columns:
-    """Train, or go on, in the folder ``run.out``; return what ``_columns.columns`` makes.
-
-    Raises:
-      Diverged: the loss or the gradient left its range.
-    """
+    """Train, or go on, in the folder ``run.out``; return what ``_columns.columns`` makes."""
     return runs.carried_out(run, prepared)
 
 
