@@ -50,14 +50,10 @@ def table(columns: Columns) -> Table:
     }
     if not columns["fresh"][0]:
         norms = {head: norm for head, norm in norms.items() if head.strip() != "expected"}
-    rows = [
-        (
-            columns["path"][i] or "(the whole)",
-            columns["kind"][i],
-            *("" if np.isnan(norm[i]) else digits(norm[i], 3) for norm in norms.values()),
-        )
-        for i in np.flatnonzero(columns["shown"])
-    ]
+    rows = []
+    for i in np.flatnonzero(columns["shown"]):
+        sizes = ("" if np.isnan(norm[i]) else digits(norm[i], 3) for norm in norms.values())
+        rows.append((columns["path"][i] or "(the whole)", columns["kind"][i], *sizes))
     over = "norm of its gradient over that at the network's output"
     title = f"Root mean square of the output; {over}; norms of weights"
     made = lab.plain_table(title, ("unit", "kind", *map(str.strip, norms)), rows)

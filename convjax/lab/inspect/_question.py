@@ -15,11 +15,7 @@ class Config(Request, lab.CommandOptions):
 
 
 def cells(config: Config) -> list[Request]:
-    """Return what is asked for.
-
-    Raises:
-      ValueError: an option out of its range.
-    """
+    """Return what is asked for; a ValueError names an option out of its range."""
     given = [o for o in ("batch", "size", "num_classes", "depth") if getattr(config, o) is not None]
     lab.check_least(config, **dict.fromkeys(given, 1))
     return [lab.cell_of(Request, config)]

@@ -14,13 +14,10 @@ _VOID = ("br", "img", "meta")
 
 
 def tag(name: str, /, *inside: Any, **attributes: Any) -> Html:
-    """Return an element.
+    """Return an element; of what stands in it ``Html`` as it is, all else as escaped text.
 
-    Args:
-      name: such as "p".
-      inside: what stands in it: ``Html`` as it is, anything else as escaped text; None is nothing.
-      attributes: ``class_`` for class, ``data_part`` for data-part; True for an attribute without a
-        value, None and False for none.
+    An attribute may be written ``class_`` or ``data_part``; True is one without a value, None and
+    False are none.
     """
     given = ((k, v) for k, v in attributes.items() if v is not None and v is not False)
     written = "".join(_attribute(key, value) for key, value in given)

@@ -18,12 +18,7 @@ ODD = re.compile(r"[^\w-]+")
 
 
 def page(found: Found, home: Path) -> str:
-    """Return the page.
-
-    Args:
-      found: what there is to show.
-      home: the folder that the page will lie in.
-    """
+    """Return the page of what there is to show, which will lie in the folder ``home``."""
     marks = [f"{ODD.sub('-', one.name)}-{i}" for i, one in enumerate(found.measured, 1)]
     named = list(zip(found.measured, marks, strict=True))
     main = [
