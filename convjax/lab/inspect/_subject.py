@@ -61,11 +61,7 @@ class Subject(NamedTuple):
 
 
 def subject(request: Request) -> Subject:
-    """Return the network and the batch.
-
-    Raises:
-      ValueError: an unknown name (with the nearest), weights that do not fit, no image to be read.
-    """
+    """Return the network and the batch."""
     if not request.name:
         raise lab.UsageError(
             "give the name of a network first, such as resnet50; there are "

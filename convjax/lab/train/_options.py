@@ -91,21 +91,13 @@ HARMLESS = ("out", "devices", "tensorboard", "readers", "reach")
 
 
 def seeds_of(config: Any) -> range:
-    """Return the seeds of the runs.
-
-    Raises:
-      ValueError: there is none.
-    """
+    """Return the seeds of the runs, of which there must be one."""
     lab.check_least(config, seeds=1)
     return range(config.seed, config.seed + config.seeds)
 
 
 def frozen_of(options: Training, net: nnx.Module) -> models.Split | None:
-    """Return what is frozen of a network, or None.
-
-    Raises:
-      ValueError: no such unit.
-    """
+    """Return what is frozen of a network, or None."""
     if options.freeze_up_to is None:
         if options.frozen_statistics != "frozen":
             raise lab.UsageError(
@@ -117,11 +109,7 @@ def frozen_of(options: Training, net: nnx.Module) -> models.Split | None:
 
 
 def recipe_of(options: Training) -> train.Recipe:
-    """Return the recipe that the options describe.
-
-    Raises:
-      ValueError: what ``train.Recipe`` refuses.
-    """
+    """Return the recipe that the options describe."""
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(train.Recipe)}
     usual = MOMENTUM if options.optimiser == "sgd" else {}
     words = options.options

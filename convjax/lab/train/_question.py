@@ -77,12 +77,7 @@ class Config(Runs, Run):
 
 
 def cells(config: Config) -> list[Run]:
-    """Return the runs; look at the data and at what is trained, before anything is.
-
-    Raises:
-      ValueError: an unknown name, an option out of range, data that cannot be read, a folder of
-        another run.
-    """
+    """Return the runs; look at the data and at what is trained, before anything is."""
     check(config)
     stem = f"{config.called.lower()}-{config.data}"
     every = [
