@@ -60,6 +60,18 @@ def said(net: nnx.Module, train: bool) -> str:
     return f"called as net(x{passed})" + (f"; norms on {used}" if used else "")
 
 
+def unseen(net: nnx.Module) -> tuple[str, ...]:
+    """Return the units of a network that was read in which the signal takes several paths."""
+    found = []
+    for _, node, _ in nn.walk(net):
+        if isinstance(node, nn.Graph):
+            *_, (_, last) = node.items()
+            found.append(str(nn.label_of("", last)))
+        if isinstance(node, nn.Segment) and node.work.parts:
+            found.append(str(nn.label_of("", node)))
+    return tuple(found)
+
+
 def is_written(net: nnx.Module) -> bool:
     """Whether a network is an expression already, or a node with a rule of its own."""
     return isinstance(net, nn.Node)

@@ -17,7 +17,7 @@ from convjax._check import choice, number, wrong_type
 from convjax._readable import Readable, Table, known
 from convjax.gradflow import _check as check
 from convjax.gradflow import _plot as drawing
-from convjax.gradflow._door import opened
+from convjax.gradflow._door import opened, said, unseen
 from convjax.gradflow._forward import check_forward, is_lost
 from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._lengths import Route, longest, refuse_hidden, visit
@@ -44,12 +44,17 @@ class Paths(Readable):
       gradient: the norm of the gradient itself, the sum of the ``g_k``.
       batch_size: examples in the batch; energies are summed over them.
       train: whether norms used the batch's statistics.
+      whole: units that were read from a program and not seen through, which have paths of their
+        own: each counts as one leaf.
+      mode: how the network was called, in words.
     """
 
     parts: Norm
     gradient: Norm
     batch_size: int = dataclasses.field(metadata={"static": True})
     train: bool = dataclasses.field(metadata={"static": True})
+    whole: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
+    mode: str = dataclasses.field(default="", metadata={"static": True})
 
     @property
     def lengths(self) -> np.ndarray:
@@ -119,12 +124,16 @@ class Paths(Readable):
         return drawing.curve(title, "paths", self.lengths, self.energy, "branches", share)
 
     def __repr__(self) -> str:
-        mode, most = f"batch of {self.batch_size}, train={self.train}", ""
+        mode, most = self._how, ""
         if shape := np.shape(self.parts.squares):
             most = f"lengths 0 to {shape[-1] - 1}, "
         if known(self.parts.squares) and np.ndim(self.parts.squares) == 1:
             mode += f"; mean length {self.mean_length:.4g}, coherence {self.coherence:.3g}"
         return f"Paths({most}{mode})"
+
+    @property
+    def _how(self) -> str:
+        return f"batch of {self.batch_size}, {self.mode or f'train={self.train}'}"
 
     def _as_table(self) -> Table:
         values = (
@@ -142,7 +151,10 @@ class Paths(Readable):
             f"{skip:.3g}; coherence {coherence:.3g}"
             for mean, low, high, skip, coherence in zip(*values, strict=True)
         ]
-        said.append(f"batch of {self.batch_size}, train={self.train}")
+        said.append(self._how)
+        if self.whole:
+            some = ", ".join(self.whole[:3]) + ", …" * (len(self.whole) > 3)
+            said.append(f"paths inside of these are not told apart, each is one leaf: {some}")
         heads = ("branches", "energy", "up to here")
         if self.energy.ndim > 1:
             return Table(heads, [], below=said)
@@ -238,6 +250,7 @@ def paths(
     arrays = (state, x, targets, cotangent, streams)
     rules = registered(homogeneous, nn.children)
     found = _measure(*arrays, graphdef=graphdef, loss=loss, train=train, whole=whole, rules=rules)
+    found = dataclasses.replace(found, whole=unseen(net), mode=said(net, train))
     if _traced(arrays):
         return found
     check_forward(net, x, train=train, rngs=rngs, plain=False)

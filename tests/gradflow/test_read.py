@@ -156,6 +156,9 @@ def test_what_is_not_known_is_named_and_measured_all_the_same():
     assert "blocks/0/mul" in expected.unknown
     assert "theory covers" in str(expected)
     assert gradflow.compare(measured, expected)
+    found = gradflow.paths(net, x, cotangent=jax.random.key(2))
+    assert found.whole == ("blocks/*/mul",)
+    assert "paths inside of these are not told apart, each is one leaf: blocks/*/mul" in str(found)
 
 
 def test_examples_that_a_norm_couples_have_no_gradients_of_their_own():

@@ -74,6 +74,12 @@ class Work:
         return elementwise
 
     @functools.cached_property
+    def parts(self) -> bool:
+        """Whether the signal parts here: a loop or a choice, which may hold sums."""
+        names = {equation.primitive.name for equation in self.path}
+        return bool(names & {"scan", "while", "cond", "custom_vjp_call", "shard_map"})
+
+    @functools.cached_property
     def counts(self) -> list[Count]:
         """What each equation on the path computes."""
         return [count(equation) for equation in self.path]
