@@ -103,6 +103,16 @@ class Stacked(nnx.Module):
         return step(x, self.blocks)
 
 
+class Gated(nnx.Module):
+    def __init__(self, rngs):
+        self.both = nnx.Linear(4, 8, rngs=rngs)
+        self.mixed = nnx.Linear(4, 4, rngs=rngs)
+
+    def __call__(self, x):
+        value, gate = jnp.split(self.both(x), 2, axis=-1)
+        return self.mixed(value) * jax.nn.sigmoid(gate)
+
+
 def image(features, seed=1):
     return jax.random.normal(jax.random.key(seed), (3, 8, 6, features))
 
@@ -119,6 +129,7 @@ LABELS = {
         "scale add"
     ),
     UNet: "encode silu avg_pool below rise concat end",
+    Gated: "both split split#2 mixed mul",
     Stacked: (
         "blocks/*/depthwise blocks/*/norm blocks/*/relu6 blocks/*/global_avg_pool "
         "blocks/*/excite/down blocks/*/excite/relu blocks/*/excite/up blocks/*/mul "
@@ -127,7 +138,7 @@ LABELS = {
 }
 
 
-@pytest.mark.parametrize("kind", [ResNet, Mobile, UNet, Attending, Stacked])
+@pytest.mark.parametrize("kind", [ResNet, Mobile, UNet, Attending, Stacked, Gated])
 def test_the_expression_computes_what_the_network_does(kind):
     net, x = kind(nnx.Rngs(0)), image(3 if kind is ResNet else 4)
     read = nn.read(net, x)

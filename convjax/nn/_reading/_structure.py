@@ -20,6 +20,7 @@ ELEMENTWISE = words(
     "reduce_precision custom_jvp_call custom_vjp_call jit pjit"
 )
 PRODUCTS = frozenset(("conv_general_dilated", "dot_general"))
+REMAT = ("remat", "remat2", "checkpoint")
 SUMS = ("add", "add_any", "sub")
 
 
@@ -176,10 +177,7 @@ class Structure:
             program.outputs[0],
             dict(zip(others, slices, strict=True)),
             equation.params["length"],
-            any(
-                "remat" in e.primitive.name or "checkpoint" in e.primitive.name
-                for e in _eqns(equation)
-            ),
+            any(e.primitive.name in REMAT for e in subprograms(equation)[0].eqns),
         )
 
     def _joins(self, i: int, entry: Any) -> bool:
@@ -263,8 +261,10 @@ class Structure:
         for group in _with_one_exit(groups, self.flow, link, exit):
             made = {v for i in group for v in self.flow.equations[i].outvars}
             read = (v for i in group for v in self.flow.signals_of(i) if v not in made)
-            last = _exits(group, self.flow, link, exit)[0]
-            pieces.append(Piece(tuple(dict.fromkeys(read)), last, tuple(group)))
+            entries = tuple(dict.fromkeys(read))
+            # One equation may make several values, as a split does: each has a piece.
+            ends = _exits(group, self.flow, link, exit)
+            pieces += [Piece(entries, end, tuple(group)) for end in ends]
         return Wired(entry, exit, tuple(pieces))
 
     def _follows(self, group: Sequence[int], i: int) -> bool:
@@ -306,12 +306,6 @@ def _with_one_exit(
             found.append(rest[:n])
             rest = rest[n:]
     return found
-
-
-def _eqns(equation: Any) -> list[Any]:
-    """Return the equations of the program that a loop repeats, as they were written."""
-    (inner, *_) = subprograms(equation)
-    return list(inner.eqns)
 
 
 def _same_places(equation: Any) -> bool:
