@@ -17,6 +17,15 @@ from tests.nn.conftest import quick_compilation as quick_compilation
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 MODES = pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgetting():
+    """Each network is compiled several times: a process that keeps all programs runs out of room."""
+    yield
+    jax.clear_caches()
+
+
 SINGLE, DOUBLE = 1e-5, 1e-10
 SILENT = re.compile("dropout", re.IGNORECASE)
 """Modules that do nothing in a program where nothing is dropped, and so have no row."""
