@@ -21,7 +21,7 @@ MODES = pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
 
 @pytest.fixture(scope="module", autouse=True)
 def forgetting():
-    """Each network is compiled several times: a process that keeps all programs runs out of room."""
+    """Every network is compiled several times: a process that kept all programs might end."""
     yield
     jax.clear_caches()
 
