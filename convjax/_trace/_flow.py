@@ -59,10 +59,3 @@ class Flow:
                 found.add(i)
                 waiting += self.read(self.equations[i])
         return sorted(found)
-
-    def given(self, indices: Iterable[int]) -> list[Any]:
-        """Return the variables that some equations read and none of them makes, in order."""
-        indices = list(indices)
-        made = {v for i in indices for v in self.equations[i].outvars}
-        read = (v for i in indices for v in self.read(self.equations[i]))
-        return list(dict.fromkeys(v for v in read if v not in made))

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from convjax import nn
+from convjax._trace import carried, is_variable, subprograms
 
 _SUMS = ("add", "add_any", "sub", "scatter-add", "scatter_add")
 _SAME = ("slice", "reshape", "squeeze", "expand_dims", "rev", "transpose", "convert_element_type")
@@ -51,10 +52,10 @@ class _Reading:
         narrow: set[Any] = set()
         root: dict[Any, Any] = {}
         for eqn in jaxpr.eqns:
-            own = [v for v in eqn.invars if _is_variable(v) and v in depends]
+            own = [v for v in eqn.invars if is_variable(v) and v in depends]
             if not own:
                 continue
-            flags = [_is_variable(v) and v in depends for v in eqn.invars]
+            flags = [is_variable(v) and v in depends for v in eqn.invars]
             outputs = self._inside(eqn, flags) if _subs(eqn) else [True] * len(eqn.outvars)
             if not _subs(eqn):
                 self._join(eqn.primitive.name, own, narrow, root)
@@ -63,7 +64,7 @@ class _Reading:
                 root[eqn.outvars[0]] = root.get(own[0], own[0])
             if all(v in narrow for v in own) or eqn.primitive.name.startswith("reduce_"):
                 narrow |= set(eqn.outvars)
-        return [_is_variable(v) and v in depends for v in jaxpr.outvars]
+        return [is_variable(v) and v in depends for v in jaxpr.outvars]
 
     def _join(self, name: str, own: list[Any], narrow: set[Any], root: dict[Any, Any]) -> None:
         if len(own) < 2:
@@ -79,7 +80,7 @@ class _Reading:
             return [True] * len(eqn.outvars)
         subs = _subs(eqn)
         if eqn.primitive.name == "scan":
-            return self._loop(subs[0], flags, *_carried(eqn.params))
+            return self._loop(subs[0], flags, *carried(eqn.params))
         if eqn.primitive.name == "while":
             skip = eqn.params["cond_nconsts"]
             count = len(flags) - skip - eqn.params["body_nconsts"]
@@ -103,29 +104,9 @@ class _Reading:
             flags = [*flags[:consts], *after, *flags[end:]]
 
 
-def _carried(params: dict[str, Any]) -> tuple[int, int]:
-    """Return how many constants, and how many carried values, a scan has; by any version of JAX."""
-    if "num_consts" in params:
-        return params["num_consts"], params["num_carry"]
-    consts, carry, _ = params["ft_in"].unpack()
-    return len(list(consts)), len(list(carry))
-
-
-def _is_variable(v: Any) -> bool:
-    return not hasattr(v, "val")
-
-
 def _subs(eqn: Any) -> list[Any]:
-    """Return the programs that an equation calls."""
-    found = []
-    if eqn.primitive.name.startswith(_ATOMIC):
-        return found
-    for value in eqn.params.values():
-        for part in value if isinstance(value, tuple | list) else (value,):
-            inner = getattr(part, "jaxpr", part)
-            if hasattr(inner, "eqns") and hasattr(inner, "invars"):
-                found.append(inner)
-    return found
+    """Return the programs that an equation calls, but those that only combine two numbers."""
+    return [] if eqn.primitive.name.startswith(_ATOMIC) else subprograms(eqn)
 
 
 def _of_jax(eqn: Any) -> bool:

@@ -117,7 +117,7 @@ def kind_of(node: nnx.Module) -> str:
       >>> nn.kind_of(nn.Identity()), nn.kind_of(nn.Activation("relu"))
       ('Identity', 'relu')
     """
-    return vars(node).get("_kind") or type(node).__name__
+    return getattr(node, "_kind", "") or type(node).__name__
 
 
 class Visit(NamedTuple):

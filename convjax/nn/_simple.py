@@ -129,7 +129,10 @@ class Activation(Node):
             own = ACTIVATIONS.get(name, function) is not function
             self.name = f"{name} (own)" if own else name
             self.function = keepable(function)
-        self._kind = self.name
+
+    @property
+    def _kind(self) -> str:
+        return self.name
 
     def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
         """Apply the function."""
