@@ -52,12 +52,11 @@ def said(net: nnx.Module, train: bool) -> str:
     """Return how a network was called, as results print it."""
     if not isinstance(net, nn.Reading):
         return f"train={train}"
-    passed = "".join(f", {name}={value}" for name, value in net.passed)
     leaves = [leaf for _, leaf, _ in nn.walk(net) if isinstance(leaf, nn.Segment)]
     modes = [leaf.mode for leaf in leaves if leaf.mode]
     norms = {"batch": "the batch's statistics", "running": "running statistics"}
     used = " and ".join(norms[mode] for mode in dict.fromkeys(modes))
-    return f"called as net(x{passed})" + (f"; norms on {used}" if used else "")
+    return f"called as {net.words}" + (f"; norms on {used}" if used else "")
 
 
 def unseen(net: nnx.Module) -> tuple[str, ...]:

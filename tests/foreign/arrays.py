@@ -67,3 +67,25 @@ def norms(outputs, by_output, gradients, output) -> References:
     """Return the references from arrays by path."""
     units = {path: (norm(y), norm(by_output[path])) for path, y in outputs.items()}
     return References(units, {p: norm(g) for p, g in gradients.items()}, np.asarray(output))
+
+
+def measured(run, params, x, cotangent=None):
+    """Return output, the modules' outputs by path, and the gradients by parameters and by outputs.
+
+    Args:
+      run: of parameters, what is added to the modules' outputs (None: nothing) and the batch;
+        returns the output, and the modules' outputs by path.
+      params: the parameters.
+      x: the batch.
+      cotangent: of the output; one that depends on its shape alone if None.
+    """
+    _, shapes = jax.eval_shape(run, params, None, x)
+    zeros = {path: jnp.zeros(s.shape, s.dtype) for path, s in shapes.items()}
+
+    @jax.jit
+    def measure(params, zeros, x):
+        output, pullback, outputs = jax.vjp(lambda p, e: run(p, e, x), params, zeros, has_aux=True)
+        ct = cotangent_of(output) if cotangent is None else cotangent
+        return output, outputs, *pullback(ct)
+
+    return measure(params, zeros, x)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import tree_flatten_with_path, tree_map_with_path
 
-from tests.foreign.arrays import References, cotangent_of, norms, shaken
+from tests.foreign.arrays import References, measured, norms, shaken
 
 
 class Block(eqx.Module):
@@ -163,16 +163,7 @@ def references(arrays, rest, state, x, cotangent=None) -> References:
         mapped = jax.vmap(one, axis_name="batch")
         return mapped(x, perturbations)
 
-    _, shapes = jax.eval_shape(run, arrays, None, x)
-    zeros = {path: jnp.zeros(s.shape, s.dtype) for path, s in shapes.items()}
-
-    @jax.jit
-    def measure(arrays, zeros, x):
-        output, pullback, outputs = jax.vjp(lambda a, e: run(a, e, x), arrays, zeros, has_aux=True)
-        ct = cotangent_of(output) if cotangent is None else cotangent
-        return output, outputs, *pullback(ct)
-
-    output, outputs, by_param, by_output = measure(arrays, zeros, x)
+    output, outputs, by_param, by_output = measured(run, arrays, x, cotangent)
     return norms(outputs, by_output, by_path(by_param), output)
 
 

@@ -7,7 +7,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from tests.foreign.arrays import References, cotangent_of, norms, numbered, shaken
+from tests.foreign.arrays import References, measured, norms, numbered, shaken
 
 
 class Block(hk.Module):
@@ -95,15 +95,6 @@ def references(apply: Callable[[Any, Any], Any], params, x, cotangent=None) -> R
 
         return watched(params, x), outputs
 
-    _, shapes = jax.eval_shape(run, params, None, x)
-    zeros = {path: jnp.zeros(s.shape, s.dtype) for path, s in shapes.items()}
-
-    @jax.jit
-    def measure(params, zeros, x):
-        output, pullback, outputs = jax.vjp(lambda p, e: run(p, e, x), params, zeros, has_aux=True)
-        ct = cotangent_of(output) if cotangent is None else cotangent
-        return output, outputs, *pullback(ct)
-
-    output, outputs, by_param, by_output = measure(params, zeros, x)
+    output, outputs, by_param, by_output = measured(run, params, x, cotangent)
     flat = {f"{module}/{name}": g for module, held in by_param.items() for name, g in held.items()}
     return norms(outputs, by_output, flat, output)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from tests.foreign.arrays import References, cotangent_of, norms, numbered, shaken
+from tests.foreign.arrays import References, measured, norms, numbered, shaken
 
 ModuleDef = Any
 
@@ -156,14 +156,5 @@ def references(apply: Callable[[Any, Any], Any], variables, x, cotangent=None) -
             return apply({**variables, "params": params}, x), outputs
 
     params = variables["params"]
-    _, shapes = jax.eval_shape(run, params, None, x)
-    zeros = {path: jnp.zeros(s.shape, s.dtype) for path, s in shapes.items()}
-
-    @jax.jit
-    def measure(params, zeros, x):
-        output, pullback, outputs = jax.vjp(lambda p, e: run(p, e, x), params, zeros, has_aux=True)
-        ct = cotangent_of(output) if cotangent is None else cotangent
-        return output, outputs, *pullback(ct)
-
-    output, outputs, by_param, by_output = measure(params, zeros, x)
+    output, outputs, by_param, by_output = measured(run, params, x, cotangent)
     return norms(outputs, by_output, flatten_dict(by_param, sep="/"), output)

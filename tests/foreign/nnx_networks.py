@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tests.foreign.arrays import References, cotangent_of, norms, numbered, shaken
+from tests.foreign.arrays import References, measured, norms, numbered, shaken
 
 conv3 = partial(nnx.Conv, kernel_size=(3, 3), padding=1, use_bias=False)
 conv1 = partial(nnx.Conv, kernel_size=(1, 1), use_bias=False)
@@ -621,16 +621,7 @@ def references(net: nnx.Module, x: jax.Array, cotangent=None, **kwargs) -> Refer
         _watched(copy, tape)
         return copy(x, **kwargs), tape.outputs
 
-    _, shapes = jax.eval_shape(run, params, None, x)
-    zeros = {path: jnp.zeros(s.shape, s.dtype) for path, s in shapes.items()}
-
-    @jax.jit
-    def measure(params, zeros, x):
-        output, pullback, outputs = jax.vjp(lambda p, e: run(p, e, x), params, zeros, has_aux=True)
-        ct = cotangent_of(output) if cotangent is None else cotangent
-        return output, outputs, *pullback(ct)
-
-    output, outputs, by_param, by_output = measure(params, zeros, x)
+    output, outputs, by_param, by_output = measured(run, params, x, cotangent)
     flat = nnx.to_flat_state(by_param)
     gradients = {"/".join(map(str, path)): value[...] for path, value in flat}
     return norms(outputs, by_output, gradients, output)

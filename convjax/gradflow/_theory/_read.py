@@ -46,8 +46,7 @@ def _(node: nn.Segment, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         return expected(nn.Activation(known), signal, scope)
     fields: dict[str, Any] = {"origin": _FRESH, "standardize": False, "gain": 1.0}
     held = node.held()
-    for field in ("scale", "bias", "mean", "var", "value"):
-        name = getattr(like, field)
+    for field, name in like.named.items():
         value = None if name is None else _Value(scope.values(held[name]))
         if value is not None or field not in dict(like.fields):
             fields[field] = value

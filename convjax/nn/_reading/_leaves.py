@@ -4,14 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from convjax._trace import name_of as name_of_equation
-from convjax._trace import words
-from convjax.nn._reading._structure import PRODUCTS, Piece, Structure, label_of
-
-SHAPES = words(
-    "reshape broadcast_in_dim transpose squeeze expand_dims convert_element_type copy copy_p "
-    "reduce_precision optimization_barrier"
-)
-"""What moves or converts entries, and computes nothing."""
+from convjax.nn._reading._structure import PRODUCTS, SHAPES, Piece, Structure, label_of
 
 
 def joined(parts: Sequence[Any], structure: Structure) -> list[Any]:

@@ -41,10 +41,12 @@ class Reading(Chain):
 
     Attributes:
       passed: what the network is called with besides its input, as it is printed.
+      words: how the network is called, as it is printed.
       channels_first: whether its images are ``(N, C, *spatial)``, as its first convolution has it.
     """
 
     passed: tuple[tuple[str, Any], ...] = ()
+    words: str = ""
     channels_first: bool = False
 
     @property
@@ -168,7 +170,7 @@ def _template(how: Called, x: jax.ShapeDtypeStruct) -> _Template:
     if exit not in reader.flow.signals:
         raise ValueError("net: its output does not depend on x, so that no gradient travels")
     expression: Any = Reading(reader.nodes(reader.series))
-    expression.passed = tuple(how.passed.items())
+    expression.passed, expression.words = tuple(how.passed.items()), how.words
     expression._label, expression._kind = "", how.name
     expression.channels_first = _channels_first(program.equations)
     for _, leaf, _ in walk(expression):
@@ -291,8 +293,7 @@ class _Reader:
         held = {short[n]: self.variables[v] for v, n in names.items()}
         leaf = Segment(self.once(name), _kind(like), work, held)
         if like is not None:
-            parts = {field: getattr(like, field) for field in PARTS}
-            parts = {field: n and short[n] for field, n in parts.items()}
+            parts = {field: n and short[n] for field, n in like.named.items()}
             leaf._like = dataclasses.replace(like, **parts)
         return leaf
 
@@ -352,8 +353,6 @@ def _kind(like: Like | None) -> str:
         return "Segment"
     return dict(like.fields)["name"] if like.kind == "Activation" else like.kind
 
-
-PARTS = ("scale", "bias", "mean", "var", "value")
 
 WORDS = {"Flatten": "flatten", "Reshape": "reshape", "Dropout": "dropout"}
 

@@ -15,9 +15,8 @@ import numpy as np
 
 from convjax._trace import is_of_jax, is_variable, on_numbers
 from convjax.nn._activations import ACTIVATIONS
-from convjax.nn._reading._leaves import SHAPES
 from convjax.nn._reading._segment import Work
-from convjax.nn._reading._structure import ELEMENTWISE, PRODUCTS
+from convjax.nn._reading._structure import ELEMENTWISE, PRODUCTS, SHAPES
 
 Layout = tuple[int, ...]
 
@@ -49,6 +48,11 @@ class Like:
     var: str | None = None
     value: str | None = None
     mode: str = ""
+
+    @property
+    def named(self) -> dict[str, str | None]:
+        """The parameters and statistics by what they are for."""
+        return {field: getattr(self, field) for field in ("scale", "bias", "mean", "var", "value")}
 
     def leaf(self, kind: type, **fields: Any) -> Any:
         """Return a leaf of a class, with these attributes and those known, and nothing else.

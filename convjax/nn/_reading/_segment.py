@@ -46,23 +46,23 @@ class Work:
 
     def needed(self, v: Any) -> tuple[int, ...]:
         """Return which of the given values a variable off the path is made of."""
-        waiting, found = [v], set()
-        while waiting:
-            u = waiting.pop()
-            if u in self.given:
-                found.add(self.given.index(u))
-            elif u in self.made_aside:
-                waiting += Flow.read(self.made_aside[u])
-        return tuple(sorted(found))
+        return tuple(i for i, u in enumerate(self.given) if u in self._behind(v))
 
     def beside(self, v: Any, given: Mapping[int, Any]) -> Any:
         """Return the value of a variable off the path, from those given values that it needs."""
-        values = {self.given[i]: value for i, value in given.items()}
-        for equation in self.aside:
-            if all(u in values for u in Flow.read(equation)):
-                inputs = [values[u] if is_variable(u) else u.val for u in equation.invars]
-                values.update(zip(equation.outvars, bind(equation, inputs), strict=True))
-        return values[v]
+        behind = self._behind(v)
+        equations = [e for e in self.aside if behind & set(e.outvars)]
+        return self._run(equations, {self.given[i]: value for i, value in given.items()}, v)
+
+    def _behind(self, v: Any) -> set[Any]:
+        """Return a variable off the path, and all that it is made of."""
+        waiting, found = [v], set()
+        while waiting:
+            u = waiting.pop()
+            if u not in found:
+                found.add(u)
+                waiting += Flow.read(self.made_aside[u]) if u in self.made_aside else []
+        return found
 
     @functools.cached_property
     def function(self) -> Callable[[Any], Any]:

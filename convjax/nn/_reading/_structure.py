@@ -19,6 +19,11 @@ ELEMENTWISE = words(
     "round gt lt ge le eq ne and or not xor is_finite stop_gradient copy copy_p "
     "reduce_precision custom_jvp_call custom_vjp_call jit pjit"
 )
+SHAPES = words(
+    "reshape broadcast_in_dim transpose squeeze expand_dims convert_element_type copy copy_p "
+    "reduce_precision optimization_barrier"
+)
+"""What moves or converts entries, and computes nothing."""
 PRODUCTS = frozenset(("conv_general_dilated", "dot_general"))
 REMAT = ("remat", "remat2", "checkpoint")
 SUMS = ("add", "add_any", "sub")
@@ -221,8 +226,7 @@ class Structure:
         """Whether equations only reduce and work elementwise, as norms and softmax do."""
         names = {self.flow.equations[i].primitive.name for i in link}
         reduces = any(name.startswith("reduce_") for name in names)
-        shapes = ("broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose")
-        plain = all(n in ELEMENTWISE or n.startswith("reduce_") or n in shapes for n in names)
+        plain = all(n in ELEMENTWISE | SHAPES or n.startswith("reduce_") for n in names)
         if not (reduces and plain and names & {"rsqrt", "sqrt", "div", "exp", "pow"}):
             return False
         return len(self.modules(link)) <= 1
