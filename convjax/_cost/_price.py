@@ -201,8 +201,7 @@ def _(node: nn.Segment, x, y) -> Price | None:
         return Price(passes_on=True) if name == "linear" else Price(elementwise=y.size)
     fields: dict[str, Any] = {"bias": like.bias}
     if like.kernel is not None:
-        shape = tuple(like.kernel.aval.shape[axis] for axis in like.order)
-        fields["kernel"] = nnx.Variable(jax.ShapeDtypeStruct(shape, x.dtype))
+        fields["kernel"] = nnx.Variable(jax.ShapeDtypeStruct(like.kernel_shape, x.dtype))
     kind = getattr(nn, like.kind)
     leaf = like.leaf(kind, **fields)
     return price.dispatch(kind)(leaf, *map(node.channels_last, (x, y)))

@@ -103,12 +103,12 @@ def _read(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what files of records hold: ``before`` bytes of labels, then red, green and blue."""
     folder, whole = path("folder", folder), flag("whole", whole)
+    kind, splits = ("CIFAR-10", CIFAR10) if before == 1 else ("CIFAR-100", CIFAR100)
+    hint = OFFERED.format(", ".join(name for split in splits.values() for name in split), kind)
     images, labels = [], []
     for name, count in files.items():
         file = folder / name
-        kind, all_files = ("CIFAR-10", CIFAR10) if before == 1 else ("CIFAR-100", CIFAR100)
-        names = ", ".join(name for split in all_files.values() for name in split)
-        existing_file("file", file, OFFERED.format(names, kind))
+        existing_file("file", file, hint)
         records = _records(file, before + PIXELS, count if whole else None)
         planes = records[:, before:].reshape(-1, 3, 32, 32)
         images.append(planes.transpose(0, 2, 3, 1))

@@ -117,8 +117,10 @@ class Trainer:
         Returns:
           The trained network, and the metrics of ``train.make_step`` with the steps for first axis.
         """
-        nets, found = zip(*self.stages(net, seed, steps=steps, first=first), strict=True)
-        return nets[-1], jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+        stage, found = (net, {}), []
+        for stage in self.stages(net, seed, steps=steps, first=first):
+            found.append(stage[1])
+        return stage[0], jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
     def stages(
         self, net: Any, seed: int, *, steps: int | None = None, first: int = 0

@@ -96,8 +96,7 @@ def _kernel(node: nn.Segment, scope: Scope) -> Any:
     like, held = node.like, list(node.held().values())
     given = {i: scope.values(held[i]) for i in node.work.needed(like.kernel)}
     if any(value is None for value in given.values()):
-        shape = tuple(like.kernel.aval.shape[axis] for axis in like.order)
-        return jax.ShapeDtypeStruct(shape, np.float32)
+        return jax.ShapeDtypeStruct(like.kernel_shape, np.float32)
     with jax.ensure_compile_time_eval():
         exact = {i: np.asarray(value, held[i].dtype) for i, value in given.items()}
         kernel = node.work.beside(like.kernel, exact)

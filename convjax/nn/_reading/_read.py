@@ -117,10 +117,11 @@ def read(
     shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
     how = called(net, call, train, rngs)
     key = (*how.key, call, shape.shape, shape.dtype)
-    found = _TEMPLATES.get(key) if _is_hashable(key) else None
+    told_apart = _is_hashable(key)
+    found = _TEMPLATES.get(key) if told_apart else None
     if found is None:
         found = _template(how, shape)
-        if _is_hashable(key) and not found.traced:
+        if told_apart and not found.traced:
             if len(_TEMPLATES) >= KEPT:
                 del _TEMPLATES[next(iter(_TEMPLATES))]
             _TEMPLATES[key] = found

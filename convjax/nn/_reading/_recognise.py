@@ -50,6 +50,11 @@ class Like:
     mode: str = ""
 
     @property
+    def kernel_shape(self) -> tuple[int, ...]:
+        """The kernel's shape, ``(*window, in, out)``."""
+        return tuple(self.kernel.aval.shape[axis] for axis in self.order)
+
+    @property
     def named(self) -> dict[str, str | None]:
         """The parameters and statistics by what they are for."""
         return {field: getattr(self, field) for field in ("scale", "bias", "mean", "var", "value")}
