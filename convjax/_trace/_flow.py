@@ -4,7 +4,12 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
-from convjax._trace._program import is_variable
+import jax.numpy as jnp
+
+from convjax._trace._program import is_variable, words
+
+CUTS = words("stop_gradient round floor ceil sign")
+"""What no gradient comes through, as it comes through no integer."""
 
 
 class Flow:
@@ -13,18 +18,21 @@ class Flow:
     Attributes:
       equations: all of the program.
       signals: the variables that depend on the signal.
+      felt: those of them whose changes a gradient sees.
       path: indices of the equations that the signal comes by on its way to the result.
     """
 
     def __init__(self, equations: Sequence[Any], entry: Any, exit: Any):
         self.equations = tuple(equations)
-        self.signals = {entry}
+        self.signals, self.felt = {entry}, {entry}
         self.path: list[int] = []
         needed = self._needed(exit)
         for i, equation in enumerate(self.equations):
             if i in needed and any(v in self.signals for v in self.read(equation)):
                 self.path.append(i)
                 self.signals |= set(equation.outvars)
+                if equation.primitive.name not in CUTS and self.felt & set(self.read(equation)):
+                    self.felt |= {v for v in equation.outvars if _is_inexact(v)}
         self.producer = {v: i for i, e in enumerate(self.equations) for v in e.outvars}
 
     def _needed(self, exit: Any) -> set[int]:
@@ -59,3 +67,7 @@ class Flow:
                 found.add(i)
                 waiting += self.read(self.equations[i])
         return sorted(found)
+
+
+def _is_inexact(v: Any) -> bool:
+    return jnp.issubdtype(v.aval.dtype, jnp.inexact)

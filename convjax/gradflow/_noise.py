@@ -183,7 +183,8 @@ def _log_squares(params, rest, x, targets, streams, *, graphdef, loss, train, ch
         target = jax.tree.map(lambda leaf: leaf[i][None], targets)
 
         def run(params):
-            return as_function(graphdef, (params, rest), own, train=train)(x[i][None])
+            states = (params, streams_of(rest, i))
+            return as_function(graphdef, states, own, train=train)(x[i][None])
 
         output, pullback = jax.vjp(run, params)
         return pullback(_cotangent(output, loss, target, None)[1])[0]

@@ -87,7 +87,9 @@ def per_example_norms(
       train: whether dropout drops, for each example anew. Refused where a norm takes statistics
         from the batch: an example's loss then depends on all examples, and none has a gradient of
         its own.
-      rngs: source of random numbers where ``train=True`` draws any; it is not advanced.
+      rngs: source of random numbers where ``train=True`` draws any; it is not advanced. Each
+        example has numbers of its own, of these keys and of those that the network holds or closes
+        over; where a call makes its key itself, all examples have the same.
       chunk: examples differentiated at once; memory grows with it.
       call: how a network that is no expression of ``convjax.nn`` is called, as for ``nn.read``.
 
@@ -210,7 +212,7 @@ def streams_of(streams: Any, i: jax.Array) -> Any:
 def _profiles(params, rest, x, targets, streams, *, graphdef, loss, train, chunk, rules):
     def one(i):
         return profile(
-            nnx.merge(graphdef, params, rest, copy=True),
+            nnx.merge(graphdef, params, streams_of(rest, i), copy=True),
             x[i][None],
             loss=loss,
             targets=jax.tree.map(lambda leaf: leaf[i][None], targets),

@@ -167,3 +167,28 @@ def test_examples_that_a_norm_couples_have_no_gradients_of_their_own():
     net = ResNet(nnx.Rngs(0))
     net.eval()
     assert len(gradflow.per_example_norms(net, image(3), loss=jnp.sum).log_norm) == 3
+
+
+class Dropping(nnx.Module):
+    def __init__(self):
+        self.linear = nnx.Linear(4, 5, rngs=nnx.Rngs(0))
+        self.drop = nnx.Dropout(0.5, rngs=nnx.Rngs(1))
+
+    def __call__(self, x):
+        return self.drop(self.linear(x))
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_every_example_drops_what_is_its_own_where_the_network_holds_the_key(held):
+    key = jax.random.key(3)
+
+    def apply(p, x):
+        y = x @ p
+        return jnp.where(jax.random.bernoulli(key, 0.5, y.shape), y, 0)
+
+    net = Dropping() if held else nn.Function(apply, jnp.ones((4, 5)))
+    x = jnp.tile(image(4)[:1, 0, :1], (8, 1, 1))
+    found = gradflow.per_example_norms(net, x, loss=jnp.sum)
+    assert len(set(found.loss.tolist())) > 2
+    scale = gradflow.noise_scale(net, x, loss=jnp.sum)
+    assert scale.trace > 0

@@ -246,7 +246,11 @@ def of(function):
 @pytest.mark.parametrize(
     ("net", "options", "message"),
     [
-        (of(lambda p, x: (x, x)), {}, r"net returns float32\[3, 8, 6, 4\], float32.* one array"),
+        (of(lambda p, x: (x, x)), {}, r"net returns \(float32\[3, 8, 6, 4\], float32.* one array"),
+        (of(lambda p, x: {"y": x}), {}, r"net returns {'y': float32.*net\(x\)\['y'\], say"),
+        (of(lambda p, x: None), {}, r"net returns None, and must return one array"),
+        (of(lambda p, x: jnp.sign(x @ p)), {}, "by stop_gradient, rounding or comparisons alone"),
+        (of(lambda p, x: jax.lax.stop_gradient(x) @ p), {}, "so that every gradient is zero"),
         (of(lambda p, x: x.astype(int)), {}, r"net returns int32\[3, 8, 6, 4\], and must return"),
         (of(lambda p, x: p), {}, "its output does not depend on x"),
         (of(lambda p, x: x @ p.T), {}, r"net=Function cannot be called as net\(x\) .* TypeError"),
@@ -265,3 +269,54 @@ def test_the_mode_is_passed_as_the_call_names_it():
     assert read.passed == (("deterministic", False),)
     given = nn.read(Modes(), image(4), call=lambda net, x: net(x, True))
     assert given.passed == () and given[0].mode == "running"
+
+
+class Cut(nnx.Module):
+    """Sums of which no gradient sees one term."""
+
+    def __init__(self):
+        self.one = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
+        self.two = nnx.Linear(4, 4, rngs=nnx.Rngs(1))
+
+    def __call__(self, x):
+        x = x + jax.lax.stop_gradient(self.one(x))
+        return 0.3 * x + jax.lax.stop_gradient(0.7 * self.two(x))
+
+
+def test_a_sum_of_which_no_gradient_sees_one_term_is_no_residual():
+    read = nn.read(Cut(), image(4))
+    assert not [node for _, node, _ in nn.walk(read) if isinstance(node, nn.Residual)]
+    assert {"one", "two"} <= set(read.labels)
+    np.testing.assert_allclose(read(image(4)), Cut()(image(4)), rtol=1e-6)
+
+
+class Tied(nnx.Module):
+    """A parameter in two modules, and parameters of the network's own."""
+
+    def __init__(self):
+        self.one = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
+        self.two = nnx.Linear(4, 4, rngs=nnx.Rngs(1))
+        self.two.kernel = self.one.kernel
+        self.token = nnx.Param(jnp.ones((1, 1, 6, 4)))
+        self.place = nnx.Param(jnp.ones((1, 9, 6, 4)))
+        self.weight = nnx.Param(jnp.ones((4, 4)))
+        self.bias = nnx.Param(jnp.ones(4))
+
+    def __call__(self, x):
+        token = jnp.broadcast_to(self.token[...], (len(x), 1, 6, 4))
+        x = jnp.concatenate([token, self.one(x)], 1) + self.place
+        return self.two(jnp.sin(x)) @ self.weight + self.bias
+
+
+def test_what_a_module_does_with_its_own_parameters_is_named_for_them_and_what_is_shared_for_use():
+    read = nn.read(Tied(), image(4))
+    assert read.labels == ("one", "token", "place", "sin", "two", "weight")
+    assert [nn.kind_of(node) for node in read][-1] == "Dense"
+
+
+def test_a_module_called_input_and_an_array_alone_are_told_from_the_batch_and_the_whole():
+    net = nn.Function(
+        lambda p, x: jnp.tanh(x @ p["input"]["w"]), {"input": {"w": jnp.ones((4, 2))}}
+    )
+    assert nn.read(net, image(4)).labels == ("input#2", "tanh")
+    assert nn.read(of(lambda p, x: x @ p), image(4)).labels == ("params",)

@@ -71,29 +71,17 @@ def measured_nnx(name, train, dtype=jnp.float32):
     return gradflow.profile(net, x, cotangent=cotangent_of(found.output), train=said), found
 
 
-WRONG = {
-    "vit": "pos_embed has the path cls_token/pos_embed",
-}
-
-
-def not_yet(request, name):
-    if name in WRONG:
-        request.applymarker(pytest.mark.xfail(reason=WRONG[name], strict=True))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", nnx_networks.NETWORKS)
 @MODES
-def test_nnx(name, train, request):
-    not_yet(request, name)
+def test_nnx(name, train):
     assert_same(*measured_nnx(name, train), SINGLE)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenet", "efficientnet", "unet"])
 @MODES
-def test_nnx_in_float64(name, train, request, x64):
-    not_yet(request, name)
+def test_nnx_in_float64(name, train, x64):
     assert_same(*measured_nnx(name, train, jnp.float64), DOUBLE)
 
 
@@ -189,16 +177,9 @@ def test_ten_thousand_layers_by_scan():
 
 # Odd ones.
 
-ODD = {
-    "output_a_dict": "a dict of one array is taken for that array",
-    "output_that_is_cut_off": "zero gradients are no error",
-}
-
 
 @pytest.mark.parametrize("name", odd.CASES)
-def test_odd(name, request):
-    if name in ODD:
-        request.applymarker(pytest.mark.xfail(reason=ODD[name]))
+def test_odd(name):
     case = odd.CASES[name]
     net, x, options = case.make()
     if case.expected == odd.REFUSED:

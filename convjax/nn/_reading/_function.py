@@ -62,6 +62,6 @@ class Function(nnx.Module):
 
 
 def _name(path: tuple[Any, ...]) -> str:
-    """Return the name of a leaf."""
+    """Return the name of a leaf; an array alone is called as the argument is."""
     parts = (str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path)
-    return "/".join(parts)
+    return "/".join(parts) or "params"

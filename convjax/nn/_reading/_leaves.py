@@ -1,22 +1,53 @@
 """Pieces of a series that make one leaf together, and what a leaf is called."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from convjax._trace import name_of as name_of_equation
 from convjax.nn._reading._structure import PRODUCTS, SHAPES, Piece, Structure, label_of
 
 
-def joined(parts: Sequence[Any], structure: Structure) -> list[Any]:
-    """Return the parts of a series with neighbouring pieces of one leaf together."""
+def joined(
+    parts: Sequence[Any], structure: Structure, is_known: Callable[[Piece], bool]
+) -> list[Any]:
+    """Return the parts of a series with neighbouring pieces of one leaf together.
+
+    Args:
+      parts: of the series.
+      structure: of the program.
+      is_known: whether a piece is a leaf that is recognised. A module that holds others may use
+        its own parameters in several leaves: what makes no known leaf together stays apart.
+    """
     found: list[Any] = []
+    runs: list[list[Any]] = []
     for part in parts:
+        run = [part]
         while _goes_on(found, part, structure):
-            part = _one(found.pop(), part)
+            part, run = _one(found.pop(), part), runs.pop() + run
         if found and _is_reshaped(found[-1], part, structure):
-            part = _one(found.pop(), part)
+            part, run = _one(found.pop(), part), runs.pop() + run
         found.append(part)
-    return found
+        runs.append(run)
+    whole = zip(found, runs, strict=True)
+    return [piece for part, run in whole for piece in _apart(part, run, structure, is_known)]
+
+
+def _apart(
+    part: Any, run: list[Any], structure: Structure, is_known: Callable[[Piece], bool]
+) -> list[Any]:
+    """Return a leaf as the known leaves in it, where the module that it belongs to holds others."""
+    if len(run) == 1 or is_known(part):
+        return [part]
+    owner = structure.owner
+    modules = structure.modules(part.equations)
+    scope = owner.leaf_scope(part.equations)
+    if scope is not None or not any(owner.holds_modules(module) for module in modules):
+        return [part]
+    for count in range(len(run) - 1, 0, -1):
+        first = _one(*run[:count])
+        if count == 1 or is_known(first):
+            break
+    return [first, *_apart(_one(*run[count:]), run[count:], structure, is_known)]
 
 
 def _is_reshaped(before: Any, part: Any, structure: Structure) -> bool:
@@ -116,8 +147,11 @@ def name_of(piece: Piece, structure: Structure, kind: str) -> str:
     used = [name for i in piece.equations for name in owner.parameters_of(i)]
     if used:
         module = common([name.rpartition("/")[0] for name in used])
-        # A module that holds others is no leaf's name: its own parameter is.
-        return used[0] if owner.holds_modules(module) else module
+        if not owner.holds_modules(module):
+            return module
+        # A module that holds others is no leaf's name: the one that is called is, which may use
+        # the parameters of another; or its own parameter.
+        return owner.leaf_scope(piece.equations) or used[0]
     scope = owner.leaf_scope(piece.equations)
     if scope:
         return scope

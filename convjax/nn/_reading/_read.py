@@ -154,15 +154,21 @@ class _Template:
 def _template(how: Called, x: jax.ShapeDtypeStruct) -> _Template:
     """Return the expression of a network that is called in some way."""
     values = [variable[...] for variable in how.variables.values()]
+    returned: list[Any] = []
+
+    def function(values: list[Any], x: Any) -> Any:
+        returned[:] = [how.function(values, x)]
+        return returned[0]
+
     try:
-        program = _trace.trace(how.function, values, x)
+        program = _trace.trace(function, values, x)
     except Exception as error:
         said = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(
             f"net={how.name} cannot be called as {how.words} with x of shape {x.shape} and dtype "
             f"{x.dtype}: {said}; give another x, or call=lambda net, x: … that says how"
         ) from error
-    entry, exit = program.inputs[len(values)], _output(program)
+    entry, exit = program.inputs[len(values)], _output(program, returned.pop())
     names = dict(list(zip(program.inputs, how.variables, strict=False))[: len(values)])
     variables = {v: how.variables[name] for v, name in names.items()}
     for i, (v, value) in enumerate(program.constants.items()):
@@ -170,6 +176,11 @@ def _template(how: Called, x: jax.ShapeDtypeStruct) -> _Template:
     reader = _Reader(program, entry, exit, names, variables, _Names())
     if exit not in reader.flow.signals:
         raise ValueError("net: its output does not depend on x, so that no gradient travels")
+    if exit not in reader.flow.felt:
+        raise ValueError(
+            "net: its output depends on x by stop_gradient, rounding or comparisons alone, so that "
+            "every gradient is zero; give call=lambda net, x: … that returns what is before them"
+        )
     expression: Any = Reading(reader.nodes(reader.series))
     expression.passed, expression.words = tuple(how.passed.items()), how.words
     expression._label, expression._kind = "", how.name
@@ -194,7 +205,7 @@ class _Names:
     """The names that were given, and the one that was given last."""
 
     def __init__(self):
-        self.taken: dict[str, int] = {}
+        self.taken = {"input": 1}  # the batch's
         self.latest = ""
 
     def once(self, name: str) -> str:
@@ -238,7 +249,7 @@ class _Reader:
 
     def nodes(self, series: Series) -> list[nnx.Module]:
         """Return the nodes of a series; the identity where it has no part."""
-        parts = _leaves.joined(series.parts, self.structure)
+        parts = _leaves.joined(series.parts, self.structure, self.is_known)
         return [self.node(part) for part in parts] or [Identity()]
 
     def chain(self, series: Series, *, negative: bool = False) -> nnx.Module:
@@ -277,13 +288,23 @@ class _Reader:
         node._label = self.once(self.around(part.equation, node, what))
         return node
 
-    def leaf(self, piece: Piece) -> Segment:
-        """Return a leaf."""
+    def is_known(self, piece: Piece) -> bool:
+        """Whether a piece is a leaf that is recognised."""
+        return self.recognised(piece)[2] is not None
+
+    def recognised(self, piece: Piece) -> tuple[Work, dict[Any, str], Like | None]:
+        """Return a piece as a function, the names of what it takes, and the leaf that it is."""
         work = Work(self.flow, piece.entries, piece.exit, piece.equations)
         names = {v: self.names[v] for v in work.given}
         learned = (n for v, n in names.items() if isinstance(self.variables[v], nnx.Param))
-        like = recognise(work, names, frozenset(learned))
-        name = _leaves.name_of(piece, self.structure, _word(like))
+        return work, names, recognise(work, names, frozenset(learned))
+
+    def leaf(self, piece: Piece) -> Segment:
+        """Return a leaf."""
+        work, names, like = self.recognised(piece)
+        # One operation that is no known activation is called by its own name.
+        alone = like is not None and like.fields == UNKNOWN and len(piece.equations) == 1
+        name = _leaves.name_of(piece, self.structure, "" if alone else _word(like))
         if "/" not in name and not names and like is not None and like.kind == "Activation":
             # Nothing names its module: an activation stands by what it is applied to.
             name = f"{_parent(self.given.latest)}/{name}".removeprefix("/")
@@ -355,6 +376,7 @@ def _kind(like: Like | None) -> str:
     return dict(like.fields)["name"] if like.kind == "Activation" else like.kind
 
 
+UNKNOWN = (("name", "elementwise"),)
 WORDS = {"Flatten": "flatten", "Reshape": "reshape", "Dropout": "dropout"}
 
 
@@ -368,17 +390,30 @@ def _word(like: Like | None) -> str:
     return how["name"] if like.kind == "Activation" else WORDS.get(like.kind, "")
 
 
-def _output(program: Any) -> Any:
-    """Return the one output of a program."""
-    outputs = program.outputs
-    floating = [jnp.issubdtype(v.aval.dtype, jnp.floating) for v in outputs]
-    if floating != [True]:
-        kinds = ", ".join(f"{v.aval.dtype}{list(v.aval.shape)}" for v in outputs) or "nothing"
-        raise ValueError(
-            f"net returns {kinds}, and must return one array of floating numbers; give "
-            "call=lambda net, x: net(x)[0], say"
-        )
-    return outputs[0]
+def _output(program: Any, returned: Any) -> Any:
+    """Return the one output of a program; refuse an array within a tuple or a dict."""
+    if jax.tree.structure(returned) == jax.tree.structure(0):
+        (found,) = program.outputs
+        if jnp.issubdtype(found.aval.dtype, jnp.floating):
+            return found
+    leaves, structure = jax.tree_util.tree_flatten_with_path(returned)
+    kinds = jax.tree.unflatten(structure, [_Kind(leaf) for _, leaf in leaves])
+    first = jax.tree_util.keystr(leaves[0][0]) if leaves else ""
+    call = f"net(x){first}, say" if first else "… that returns one"
+    raise ValueError(
+        f"net returns {kinds}, and must return one array of floating numbers; give "
+        f"call=lambda net, x: {call}"
+    )
+
+
+class _Kind:
+    """Shape and dtype of an array, as messages show them."""
+
+    def __init__(self, array: Any):
+        self.text = f"{jnp.result_type(array)}{list(jnp.shape(array))}"
+
+    def __repr__(self) -> str:
+        return self.text
 
 
 def _is_hashable(key: Any) -> bool:

@@ -193,7 +193,7 @@ class Structure:
 
     def _apart(self, equation: Any, entry: Any, link: tuple[int, ...]) -> list[Any] | None:
         """Return what an equation joins, with the equations of each; None if they share one."""
-        if not all(is_variable(v) and v in self.flow.signals for v in equation.invars):
+        if not all(is_variable(v) and v in self.flow.felt for v in equation.invars):
             return None
         terms, seen = [], set()
         for v in equation.invars:
