@@ -106,17 +106,16 @@ def visit(node: nnx.Module, signal: Signal, scope: Scope) -> tuple[Signal, Work]
 def run(node: Any, signal: Signal, scope: Scope) -> tuple[Signal, Work]:
     """Price one node, its children by ``visit``; a node whose type registers nothing is a leaf."""
     graphdef, state = nnx.split(node)
-    more = {"others": scope.others} if scope.others else {}
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state))
     key = graphdef, shapes, signal.x, scope.others
     if key not in scope.shapes:
         scope.shapes[key] = _shape(
             node,
             scope,
-            lambda state, x, more: nnx.merge(graphdef, state)(x, **more),
+            lambda state, x, others: _called(nnx.merge(graphdef, state), x, others),
             state,
             signal.x,
-            more,
+            scope.others,
         )
     x, y = signal.x, scope.shapes[key]
     priced = price(node, x, y)
@@ -130,6 +129,10 @@ def run(node: Any, signal: Signal, scope: Scope) -> tuple[Signal, Work]:
     flops = 2 * priced.multiply_adds + priced.elementwise
     work = dataclasses.replace(work, multiply_adds=priced.multiply_adds, flops=flops)
     return Signal(y, _seen(priced.sees, signal, y)), work
+
+
+def _called(node: Any, x: jax.Array, others: tuple[jax.Array, ...]) -> Any:
+    return node(x, others=others) if others else nn.applied(node, x)
 
 
 @run.register

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from convjax import nn
 from convjax.gradflow._units import followed, passed
 
 
@@ -38,9 +39,9 @@ def along(net: Any, x: Any) -> dict[str, jax.Array]:
     """
 
     def run(node, x, start, number):
-        y = node(x, train=False)
+        y = nn.applied(node, x)
         start = passed(start, y.shape)
-        branch = jnp.linalg.norm(node.branch(x, train=False)) / jnp.linalg.norm(x)
+        branch = jnp.linalg.norm(nn.applied(node.branch, x)) / jnp.linalg.norm(x)
         return y, (cosine(start, y), cka(start, y), branch)
 
     found = followed(net, x, run)[1]

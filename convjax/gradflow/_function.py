@@ -6,6 +6,8 @@ from typing import Any
 import jax
 from flax import nnx
 
+from convjax import nn
+
 
 def as_function(
     graphdef: Any, states: Sequence[Any], streams: Any, *, train: bool
@@ -13,9 +15,9 @@ def as_function(
     """Return ``x -> net(x)`` of a split network; each call draws the same random numbers."""
 
     def run(x):
-        net: Any = nnx.merge(graphdef, *states, copy=True)
+        net = nnx.merge(graphdef, *states, copy=True)
         rngs = None if streams is None else nnx.merge(*streams, copy=True)
-        return net(x, train=train, rngs=rngs)
+        return nn.applied(net, x, train, rngs)
 
     return run
 

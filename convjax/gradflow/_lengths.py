@@ -111,16 +111,15 @@ def travel(node: Any, signal: Signal, route: Route) -> Signal:
     """Apply one node; what is no combinator is called as a whole."""
     if own_module(node) and route.path not in route.whole:
         _refuse_joined(node, signal.x, route)
-    return signal._replace(x=node(signal.x, train=route.train, rngs=route.rngs))
+    return signal._replace(x=nn.applied(node, signal.x, route.train, route.rngs))
 
 
 def _refuse_joined(node: Any, x: jax.Array, route: Route) -> None:
     """Refuse a module of your own whose program has paths of its own, as a residual has."""
 
     def run(x):
-        copy: Any = nnx.clone(node)
         rngs = None if route.rngs is None else nnx.clone(route.rngs)
-        return copy(x, train=route.train, rngs=rngs)
+        return nn.applied(nnx.clone(node), x, route.train, rngs)
 
     joined = joins(run, x)
     if not joined or (isinstance(node, nn.Activation) and elementwise(run, x)):

@@ -55,13 +55,13 @@ def lesions(
     function("score", score)
     layers = flag("layers", layers)
     seen = jax.eval_shape(
-        lambda: followed(net, x, lambda node, x, _, i: (node(x, train=False), jnp.asarray(i)))[1]
+        lambda: followed(net, x, lambda node, x, _, i: (nn.applied(node, x), jnp.asarray(i)))[1]
     )
     units = len(seen)
     place = jnp.arange(units * (1 + LAYERS * layers))
     unit = jnp.where(place < units, place, NONE)
     layer = jnp.where(place < units, NONE, place - units)
-    found = {"whole": score(net(x, train=False))}
+    found = {"whole": score(nn.applied(net, x))}
     scores = jax.lax.map(lambda cut: score(_without(net, x, *cut, layers=layers)), (unit, layer))
     found["without"] = jax.tree.map(lambda values: values[:units], scores)
     if layers:
@@ -73,7 +73,7 @@ def _without(net: Any, x: Any, unit: Any, layer: Any, *, layers: bool) -> jax.Ar
     """Return the output without one unit, or one layer of one; ``NONE`` takes nothing out."""
 
     def run(node, x, start, number):
-        y = _less(node, x, layer - LAYERS * number) if layers else node(x, train=False)
+        y = _less(node, x, layer - LAYERS * number) if layers else nn.applied(node, x)
         return jnp.where(unit == number, passed(x, y.shape), y), ()
 
     return followed(net, x, run)[0]
@@ -88,6 +88,6 @@ def _less(node: nn.Residual, x: jax.Array, layer: Any) -> jax.Array:
         if not isinstance(part, nn.Activation):
             y = jnp.where(layer == seen, passed(branch, y.shape), y)
         branch = y
-    beside = None if node.shortcut is None else node.shortcut(x, train=False)  # pyright: ignore
+    beside = None if node.shortcut is None else nn.applied(node.shortcut, x)
     y = node.merge(*node.summands(x, branch, beside))
     return y if node.activation is None else node.activation(y, train=False)  # pyright: ignore

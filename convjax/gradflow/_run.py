@@ -251,7 +251,7 @@ def forward(node: Any, signal: Signal, scope: Scope) -> Signal:
       >>> gradflow.forward.dispatch(nn.Chain) is gradflow.forward.dispatch(nn.Conv)
       False
     """
-    return signal._replace(x=node(signal.x, train=scope.train, rngs=scope.rngs))
+    return signal._replace(x=nn.applied(node, signal.x, scope.train, scope.rngs))
 
 
 @forward.register

@@ -46,7 +46,7 @@ def _follow(
         y, found = node.scan(lambda one, x, _, i: unit(one, x, here, i), x, xs=numbers)
         return y, start, number + node.n, [found]
     if not isinstance(node, nn.Chain):
-        y = node(x, train=False)
+        y = nn.applied(node, x)
         return y, y, number, []
     every = []
     for _, part in nn.children(node):

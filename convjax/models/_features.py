@@ -7,7 +7,7 @@ included.
 
 import fnmatch
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 import jax
@@ -65,7 +65,7 @@ def features(
         _check.instance("rngs", rngs, nnx.Rngs, "an nnx.Rngs, such as nnx.Rngs(dropout=0), or None")
     outputs: dict[str, Any] = {}
     probe: Any = _recorded(net, "", wanted, outputs)
-    probe(x, train=train, rngs=rngs)
+    nn.applied(probe, x, train, rngs)
     if idle := [path for path in wanted if path not in outputs]:
         raise ValueError(f"paths: {', '.join(idle)} did not run in this pass")
     return {path: outputs[path] for path in wanted}
@@ -149,7 +149,7 @@ def _unrolled(
             unit = repeat[i]
             before = jax.tree.leaves(_statistics(unit))
             probe: Any = _recorded(unit, nn.join(path, str(i)), wanted, outputs)
-            x = probe(x, train=train, rngs=rngs)
+            x = nn.applied(probe, x, train, rngs)
             states.append(_statistics(unit))
             after = jax.tree.leaves(states[-1])
             moved = moved or any(a is not b for a, b in zip(before, after, strict=True))
@@ -177,6 +177,7 @@ def _watched(kind: type) -> type:
     """Derive from a node's type, not wrap it: parents look at the types of their children."""
 
     class Watched(kind):
+        @wraps(kind.__call__)  # nn.applied asks what it takes
         def __call__(self, *args, **mode):
             return vars(self)["_watch"](super().__call__, *args, **mode)
 

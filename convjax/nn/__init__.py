@@ -3,6 +3,7 @@
 from convjax import _room
 from convjax.nn import initializers as initializers
 from convjax.nn._activations import ACTIVATIONS as ACTIVATIONS
+from convjax.nn._applied import applied as applied
 from convjax.nn._chain import Chain as Chain
 from convjax.nn._chain import Parallel as Parallel
 from convjax.nn._conv import Conv as Conv

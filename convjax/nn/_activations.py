@@ -1,5 +1,6 @@
 """The activations by name, and functions of JAX's that a network can be pickled with."""
 
+import functools
 import importlib
 import types
 from collections.abc import Callable
@@ -52,8 +53,8 @@ class Found:
         if self.function is None:
             raise ValueError(f"function={name!r} of a network is not found in {module or 'nn'}")
 
-    def __call__(self, x: Any) -> Any:
-        return self.function(x)
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self.function(*arguments, **options)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Found) and other.function is self.function
@@ -71,10 +72,26 @@ class Found:
         return self
 
 
+class Fixed(functools.partial):
+    """A function with numbers or words for some arguments; equal to another one of the same."""
+
+    def __eq__(self, other: object) -> bool:
+        same = isinstance(other, Fixed) and self.func == other.func
+        return same and (self.args, self.keywords) == (other.args, other.keywords)  # pyright: ignore
+
+    def __hash__(self) -> int:
+        return hash(self.func)
+
+
 def keepable(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function as a network keeps it: by its name, where it could not be copied."""
-    if isinstance(function, types.FunctionType | Found):
+    if isinstance(function, types.FunctionType | Found | Fixed):
         return function
+    if isinstance(function, functools.partial):
+        given = (*function.args, *function.keywords.values())
+        plain = all(isinstance(value, bool | int | float | str | None) for value in given)
+        kind = Fixed if plain else functools.partial
+        return kind(keepable(function.func), *function.args, **function.keywords)
     known = next((name for name, own in ACTIVATIONS.items() if own is function), None)
     places = [("", known), (getattr(function, "__module__", ""), getattr(function, "__name__", ""))]
     for module, name in places:

@@ -1,6 +1,6 @@
 """Chain and Parallel: units one after the other, and side by side."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,7 +8,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from convjax import _check
-from convjax.nn._node import Node, check_module, children
+from convjax.nn._applied import applied
+from convjax.nn._node import Node, children_of
+from convjax.nn._unit import unit as as_unit
+
+Unit = nnx.Module | Callable[[Any], Any]
 
 
 class _Named(Node):
@@ -16,8 +20,8 @@ class _Named(Node):
 
     def __init__(
         self,
-        *units: nnx.Module | Mapping[str, nnx.Module] | Iterable[nnx.Module],
-        **named: nnx.Module,
+        *units: Unit | Mapping[str, Unit] | Iterable[Unit],
+        **named: Unit,
     ):
         given = _by_name(type(self).__name__, units)
         if twice := sorted(set(given) & set(named)):
@@ -27,7 +31,7 @@ class _Named(Node):
             raise ValueError(f"{type(self).__name__}: units is empty; give at least one")
         self.names = tuple(given)
         for name, unit in given.items():
-            check_module(f"{type(self).__name__}: unit {name!r}", unit)
+            unit = as_unit(f"{type(self).__name__}: unit {name!r}", unit)
             if (
                 not isinstance(name, str)
                 or not name
@@ -68,10 +72,10 @@ def _by_name(kind: str, units: tuple[Any, ...]) -> dict[Any, Any]:
         (several,) = units
         if isinstance(several, Mapping):
             return dict(several)
-        if isinstance(several, str) or not isinstance(several, Iterable):
+        if isinstance(several, str) or not (isinstance(several, Iterable) or callable(several)):
             right = "modules one by one, a sequence of them, or a mapping from names to them"
             _check.wrong_type(f"{kind}: units", several, right)
-        units = tuple(several)
+        units = tuple(several) if isinstance(several, Iterable) else units
     return {str(i): unit for i, unit in enumerate(units)}
 
 
@@ -81,12 +85,14 @@ class Chain(_Named):
     Formula: ``chain(x) = u_n(… u_2(u_1(x)))``.
 
     Args:
-      *units: nodes one by one, or a sequence of them (named "0", "1", …), or a mapping from names
-        to nodes.
+      *units: one by one, or in a sequence (named "0", "1", …), or in a mapping from names to them:
+        nodes, any other module of Flax NNX that can be called with one array, or functions such as
+        ``jax.nn.relu``. ``nn.applied`` says how the mode is passed to each.
       **named: further units by keyword, in order.
 
     Raises:
-      ValueError: no unit, a unit that is not a module, a name that cannot be one or is given twice.
+      ValueError: no unit, a unit that is neither module nor function, a name that cannot be one or
+        is given twice.
 
     Example:
       >>> import jax.numpy as jnp
@@ -99,7 +105,7 @@ class Chain(_Named):
     def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
         """Apply the units in order."""
         for unit in self:
-            x = unit(x, train=train, rngs=rngs)  # pyright: ignore[reportCallIssue]
+            x = applied(unit, x, train, rngs)
         return x
 
 
@@ -109,13 +115,13 @@ class Parallel(_Named):
     Formula: ``parallel(x) = concat(b_1(x), …, b_n(x))`` on the last axis.
 
     Args:
-      *units: the branches one by one, or a sequence of them (named "0", "1", …), or a mapping from
-        names to nodes.
+      *units: the branches, as the units of a ``Chain``.
       **named: further branches by keyword, in order.
 
     Raises:
-      ValueError: no branch, a branch that is not a module, a name that cannot be one or is given
-        twice; in the call, branches whose outputs differ in another axis than the channels.
+      ValueError: no branch, a branch that is neither module nor function, a name that cannot be one
+        or is given twice; in the call, branches whose outputs differ in another axis than the
+        channels.
 
     Example:
       >>> import jax.numpy as jnp
@@ -129,7 +135,7 @@ class Parallel(_Named):
 
     def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
         """Apply every branch to ``x`` and concatenate."""
-        return self.merge([b(x, train=train, rngs=rngs) for b in self])  # pyright: ignore
+        return self.merge([applied(branch, x, train, rngs) for branch in self])
 
     def merge(self, outputs: Sequence[jax.Array]) -> jax.Array:
         """Concatenate the branches' outputs on the last axis."""
@@ -139,6 +145,6 @@ class Parallel(_Named):
         return jnp.concatenate(outputs, axis=-1)
 
 
-@children.register
+@children_of.register
 def _(node: _Named):
     return node.items()

@@ -1,6 +1,5 @@
 """What a network is made of: nodes, their children, and the walk over them."""
 
-import inspect
 from collections.abc import Iterator
 from functools import singledispatch
 from typing import Any, NamedTuple
@@ -17,8 +16,8 @@ class Node(nnx.Module):
     """Base of every leaf and combinator; a node is called ``node(x, train=False, rngs=None)``.
 
     ``train=True`` means batch statistics, dropout and stochastic depth; nothing else switches
-    mode. ``rngs`` is needed only where ``train=True`` uses random numbers. Any ``nnx.Module`` that
-    is called in this way may stand in a network; deriving from ``Node`` adds nothing but the type.
+    mode. ``rngs`` is needed only where ``train=True`` uses random numbers. Any other
+    ``nnx.Module`` may stand in a network as well: ``nn.applied`` says how it is called.
     """
 
     def __call__(self, x: jax.Array, train: bool = False, rngs: nnx.Rngs | None = None) -> Any:
@@ -27,11 +26,16 @@ class Node(nnx.Module):
 
 
 @singledispatch
+def children_of(node: nnx.Module) -> Iterator[tuple[str, nnx.Module]]:
+    """Yield the children of a node that is checked; each combinator says which."""
+    return iter(())
+
+
 def children(node: nnx.Module) -> Iterator[tuple[str, nnx.Module]]:
     """Yield ``(name, child)`` in forward order; a leaf has none.
 
-    An interpreter sees through a node only by its children. A combinator of your own takes part
-    by ``children.register``; without that it is a leaf, measured as a whole.
+    These are the units of the combinators. Any other module is a leaf here; what measures it sees
+    into it all the same, by its program.
 
     Args:
       node: any node.
@@ -47,7 +51,10 @@ def children(node: nnx.Module) -> Iterator[tuple[str, nnx.Module]]:
       ['a', 'b']
     """
     check_module("node", node)
-    return iter(())
+    return children_of(node)
+
+
+vars(children).update(register=children_of.register, registry=children_of.registry)
 
 
 def check_module(argument: str, node: Any) -> Any:
@@ -56,23 +63,7 @@ def check_module(argument: str, node: Any) -> Any:
         "an instance, not a class" if isinstance(node, type) else "wrap a function in nn.Activation"
     )
     right = f"{MODULE}; {hint}" if callable(node) else MODULE
-    _check.instance(argument, node, nnx.Module, right)
-    if not isinstance(node, Node) and not _takes_train(node):
-        kind = type(node).__name__
-        raise ValueError(
-            f"{argument}={kind} is called as node(x, train, rngs), and its __call__ takes no "
-            f"'train'; call the {kind} in a class of your own that does, an nn.Node"
-        )
-    return node
-
-
-def _takes_train(node: Any) -> bool:
-    """Whether a module from elsewhere can be called as a node is; taken for true if unknown."""
-    try:
-        parameters = inspect.signature(node).parameters
-    except (TypeError, ValueError):
-        return True
-    return "train" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return _check.instance(argument, node, nnx.Module, right)
 
 
 def check_streams(rngs: Any, stream: str = "params") -> nnx.Rngs:
@@ -177,7 +168,7 @@ def walk(node: nnx.Module, path: str = "", repeats: tuple[int, ...] = ()) -> Ite
 
 
 def _visits(node: nnx.Module, path: str, repeats: tuple[int, ...]) -> Iterator[Visit]:
-    for name, child in children(node):
+    for name, child in children_of(node):
         inner = (*repeats, node.n) if name == "*" else repeats  # pyright: ignore
         yield from _visits(child, join(path, name), inner)
     yield Visit(path, node, repeats)

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from convjax import _check
+from convjax.nn._applied import applied
 from convjax.nn._chain import Chain
 from convjax.nn._held import check_held
-from convjax.nn._node import Node, check_module, check_streams, children
+from convjax.nn._node import Node, check_module, check_streams, children_of
 from convjax.nn._remat import REMAT, scan
+from convjax.nn._unit import unit as as_unit
 
 
 class Repeat(Node):
@@ -21,7 +23,8 @@ class Repeat(Node):
     values, the outputs and the random numbers are those of the unrolled chain.
 
     Args:
-      make_unit: called with ``rngs``, returns one unit; it must keep the shape of its input.
+      make_unit: called with ``rngs``, returns one unit: a node, any other module of Flax NNX, or a
+        function; it must keep the shape of its input.
       n: how many units.
       rngs: source of the initial values, used as n calls of ``make_unit`` in turn would.
       remat: what the backward pass runs again instead of keeping it: ``"none"``, ``"unit"`` or
@@ -42,7 +45,7 @@ class Repeat(Node):
 
     def __init__(
         self,
-        make_unit: Callable[[nnx.Rngs], nnx.Module],
+        make_unit: Callable[[nnx.Rngs], Any],
         n: int,
         *,
         rngs: nnx.Rngs,
@@ -53,7 +56,7 @@ class Repeat(Node):
         if not callable(make_unit) or isinstance(make_unit, nnx.Module):  # a class is a maker
             _check.wrong_type("make_unit", make_unit, "a function of rngs that returns a module")
         before = _counts(check_streams(rngs))
-        graphdef, first = nnx.split(check_module("make_unit(rngs)", make_unit(rngs)))
+        graphdef, first = nnx.split(as_unit("make_unit(rngs)", make_unit(rngs)))
         for leaf in jax.tree.leaves(first):
             check_held(f"n={n}", (n, *leaf.shape), leaf.dtype, leaf)
         draws = jax.tree.map(jnp.subtract, _counts(rngs), before)
@@ -61,7 +64,7 @@ class Repeat(Node):
         def make(i):
             local = nnx.clone(rngs)
             _set_counts(local, jax.tree.map(lambda b, d: b + i * d, before, draws))
-            return nnx.state(make_unit(local))
+            return nnx.state(as_unit("make_unit(rngs)", make_unit(local)))
 
         rest = jax.vmap(make)(jnp.arange(1, n, dtype=jnp.uint32)) if n > 1 else None
         _set_counts(rngs, jax.tree.map(lambda b, d: b + n * d, before, draws))
@@ -72,7 +75,7 @@ class Repeat(Node):
         """Apply the units in turn."""
 
         def step(unit, x, rngs, _):
-            return unit(x, train=train, rngs=rngs), None
+            return applied(unit, x, train, rngs), None
 
         return self.scan(step, x, rngs)[0]
 
@@ -169,7 +172,7 @@ class Repeat(Node):
         return repeat
 
 
-@children.register
+@children_of.register
 def _(node: Repeat):
     yield "*", node.unit
 

@@ -1,5 +1,8 @@
 """Residual: a branch, a shortcut, and their sum."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -7,10 +10,12 @@ from jaxtyping import Array, Float
 
 from convjax import _check
 from convjax.nn import initializers
+from convjax.nn._applied import applied
 from convjax.nn._conv import Conv
 from convjax.nn._kernel import Sizes
-from convjax.nn._node import Node, check_module, children
+from convjax.nn._node import Node, children_of
 from convjax.nn._simple import Identity
+from convjax.nn._unit import unit
 
 
 class Gate(Node):
@@ -78,12 +83,12 @@ class Residual(Node):
     post-activation unit gives one, applied after the sum.
 
     Args:
-      branch: the node whose output is added.
+      branch: the unit whose output is added: a node, any other module of Flax NNX, or a function.
       shortcut: ``"identity"``; ``"none"`` (the plain twin: the same parameters, one term less); or
-        a node: a projection, ``Scale(0.5)``, ``Gate(…)``, ``ZeroPadShortcut(…)``.
+        a unit: a projection, ``Scale(0.5)``, ``Gate(…)``, ``ZeroPadShortcut(…)``.
       scale: factor on the branch (a fixed number; for a learned one end the branch with
         ``Scale(0.0, learnable=True)``).
-      activation: node applied after the sum, or None.
+      activation: unit applied after the sum, or None.
 
     Raises:
       ValueError: an unknown shortcut; in the call, branch and shortcut of different shapes.
@@ -103,30 +108,29 @@ class Residual(Node):
 
     def __init__(
         self,
-        branch: nnx.Module,
-        shortcut: str | nnx.Module = "identity",
+        branch: nnx.Module | Callable[[Any], Any],
+        shortcut: str | nnx.Module | Callable[[Any], Any] = "identity",
         *,
         scale: float = 1.0,
-        activation: nnx.Module | None = None,
+        activation: nnx.Module | Callable[[Any], Any] | None = None,
     ):
         beside: nnx.Module | None = None
-        if isinstance(shortcut, nnx.Module):
-            beside = shortcut
+        if callable(shortcut):
+            beside = unit("shortcut", shortcut)
         elif _check.choice("shortcut", shortcut, ("identity", "none")) == "identity":
             beside = Identity()
-        self.branch: nnx.Module = check_module("branch", branch)
+        self.branch: nnx.Module = unit("branch", branch)
         self.shortcut = beside
         self.scale = _check.number("scale", scale)
-        self.activation = None if activation is None else check_module("activation", activation)
+        self.activation = None if activation is None else unit("activation", activation)
 
     def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
         """Add branch and shortcut."""
         x = _check.array("x", x)
-        mode = {"train": train, "rngs": rngs}
-        branch = self.branch(x, **mode)  # pyright: ignore[reportCallIssue]
-        shortcut = None if self.shortcut is None else self.shortcut(x, **mode)  # pyright: ignore
+        branch = applied(self.branch, x, train, rngs)
+        shortcut = None if self.shortcut is None else applied(self.shortcut, x, train, rngs)
         y = self.merge(*self.summands(x, branch, shortcut))
-        return y if self.activation is None else self.activation(y, **mode)  # pyright: ignore
+        return y if self.activation is None else applied(self.activation, y, train, rngs)
 
     def summands(
         self, x: Float[Array, "..."], branch: Array, shortcut: Array | None
@@ -150,7 +154,7 @@ class Residual(Node):
         return branch + shortcut
 
 
-@children.register
+@children_of.register
 def _(node: Residual):
     yield "branch", node.branch
     if node.shortcut is not None:

@@ -1,5 +1,6 @@
 """Leaves without a kernel: identity, scale, activations, pools, the parameter-free shortcut."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -124,7 +125,8 @@ class Activation(Node):
         else:
             right = f"a function of an array, or one of {', '.join(ACTIVATIONS)}"
             _check.function("function", function, right)
-            name = getattr(function, "__name__", "function")
+            named = function.func if isinstance(function, functools.partial) else function
+            name = getattr(named, "__name__", "function")
             # A function that bears a known name is not that function.
             own = ACTIVATIONS.get(name, function) is not function
             self.name = f"{name} (own)" if own else name

@@ -6,7 +6,7 @@ import inspect
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+from flax import linen, nnx
 
 from convjax import nn
 from convjax.nn import initializers
@@ -198,19 +198,36 @@ CASES = {
     "units by NumPy's numbers": (lambda: nn.Chain(UNIT)[np.int64(0)] is UNIT, None),
     "a number for units": (lambda: nn.Chain(3), r"^Chain: units=3 \(int\)"),
     "a string for units": (lambda: nn.Parallel("relu"), r"^Parallel: units='relu' \(str\)"),
-    "a function for a unit": (
-        lambda: nn.Chain([UNIT, jnp.tanh]),
-        "unit '1'=.* must be a module.*; wrap a function in nn.Activation",
+    "a function for a unit": (lambda: nn.Chain([UNIT, jnp.tanh])[1].name == "tanh", None),
+    "a function alone": (lambda: len(nn.Chain(jnp.tanh)) == 1, None),
+    "a layer of Flax's": (lambda: len(nn.Chain(a=nnx.Linear(3, 4, rngs=nnx.Rngs(0)))) == 1, None),
+    "a layer that needs more than x": (
+        lambda: nn.Chain(a=nnx.LSTMCell(3, 4, rngs=nnx.Rngs(0))),
+        "unit 'a'=LSTMCell cannot be called with one array, .* needs 'inputs' as well",
     ),
-    "a layer of Flax's": (
-        lambda: nn.Chain(a=nnx.Linear(3, 4, rngs=nnx.Rngs(0))),
-        "unit 'a'=Linear is called as node.* takes no 'train'",
+    "what cannot be called": (
+        lambda: nn.Chain(a=nnx.List([UNIT])),
+        "unit 'a'=List cannot be called; give a module with a __call__",
     ),
+    "a layer of Linen's": (
+        lambda: nn.Chain(a=linen.Dense(3)),
+        "unit 'a'=Dense.*; nn.Function.* makes a module of another framework's",
+    ),
+    "a method for a unit": (
+        lambda: nn.Chain(a=UNIT.__call__),
+        "unit 'a'=.*; give the module whose method this is",
+    ),
+    "a function around a module": (
+        lambda: nn.Chain(a=(lambda layer: lambda x: layer(x))(UNIT)),
+        "unit 'a': the function uses 'layer' .* from around it",
+    ),
+    "None for a unit": (lambda: nn.Chain(a=None), "unit 'a'=None"),
     "a class for a unit": (lambda: nn.Chain(act=nn.Identity), "unit 'act'=.*not a class"),
     "units beside a list": (lambda: nn.Chain(UNIT, [UNIT]), r"unit '1'=\["),
     "a number for a name": (lambda: nn.Chain({1: UNIT}), "1 cannot name a unit"),
     "a unit that is not there": (lambda: nn.Chain(UNIT)[3], "^key=3: there are 1 units"),
-    "a function for a branch": (lambda: nn.Residual(jnp.tanh), "^branch=.*wrap a function"),
+    "a function for a branch": (lambda: nn.Residual(jnp.tanh).branch.name == "tanh", None),
+    "a string for a branch": (lambda: nn.Residual("tanh"), "^branch='tanh'.*or a function"),
     "a name for an activation": (lambda: nn.Residual(UNIT, activation="relu"), "^activation='re"),
     "a shortcut misspelt": (lambda: nn.Residual(UNIT, "identiy"), "^shortcut='identiy'.*identity"),
     "NumPy's repeats": (

@@ -241,7 +241,7 @@ def expected(node: Any, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     shape = jax.ShapeDtypeStruct(
         (signal.batch, *signal.spatial, sum(signal.features)), np.dtype(np.float32)
     )
-    output = nnx.eval_shape(lambda net, x: net(x, train=scope.train), node, shape).shape
+    output = nnx.eval_shape(lambda net, x: nn.applied(net, x, scope.train), node, shape).shape
     return unknown(signal, output)
 
 

@@ -13,11 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from convjax.nn._applied import MODES
 from convjax.nn._reading._owner import MODULE
-
-MODES = {"train": True, "training": True, "is_training": True, "deterministic": False}
-MODES |= {"use_running_average": False, "inference": False}
-"""What a call may name its mode, and its value in training."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +159,7 @@ def _scopes(net: nnx.Module) -> Iterator[None]:
 
 @functools.cache
 def _with_scope(kind: type) -> type:
+    @functools.wraps(kind.__call__)  # pyright: ignore[reportAttributeAccessIssue]
     def call(self: Any, *arguments: Any, **options: Any) -> Any:
         path = _PATHS.get({}).get(id(self))
         with contextlib.nullcontext() if path is None else jax.named_scope(MODULE + path):

@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 
 from convjax._trace import Flow, bind, is_variable, on_numbers
-from convjax.nn._node import Node, children
+from convjax.nn._node import Node, children_of
 from convjax.nn._reading._count import Count, count
 from convjax.nn._reading._homogeneity import degree
 
@@ -213,6 +213,6 @@ class Graph(Node):
         return values[-1]
 
 
-@children.register
+@children_of.register
 def _(node: Graph):
     return node.items()
