@@ -17,6 +17,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +27,12 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
 
 from convjax.ops import _remat
-from convjax.ops._forms import _choose, _lax, _shift
+from convjax.ops._forms import _choose, _lax, _onednn, _shift
 from convjax.ops._geometry import Geometry
 from convjax.ops._shield import shielded
+
+# Sums of shifted images, and calls, are no products to the compiler.
+_NO_PRODUCTS = (_shift.__name__, _onednn.__name__)
 
 
 def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
@@ -61,7 +65,7 @@ def _primitive(direction: str, batch: Callable) -> Primitive:
 
     primitive.def_abstract_eval(abstract)
     for platform in (None, "cpu"):
-        lowered = mlir.lower_fun(partial(_form, direction, platform), multiple_results=False)
+        lowered = partial(_lower, direction, platform)
         mlir.register_lowering(primitive, lowered, platform=platform)
     batching.primitive_batchers[primitive] = partial(_batch, primitive, batch)
     jet.jet_rules[primitive] = partial(_series, primitive)
@@ -69,21 +73,44 @@ def _primitive(direction: str, batch: Callable) -> Primitive:
     return primitive
 
 
-def _form(direction: str, platform: str | None, a, b, *, geometry: Geometry) -> jax.Array:
+def _lower(direction: str, platform: str | None, ctx, a, b, *, geometry: Geometry):
+    """Write a primitive's program, which may call what only this process has if it runs here."""
+    here = platform == "cpu" and _runs_here(ctx.module_context)
+    form = partial(_form, direction, platform, here)
+    return mlir.lower_fun(form, multiple_results=False)(ctx, a, b, geometry=geometry)
+
+
+def _runs_here(module: mlir.ModuleContext) -> bool:
+    """Whether a program is for one CPU of this process, or for one of each part of a `shard_map`.
+
+    An export is for other processes. What is spread over devices automatically, the compiler must
+    be able to take apart.
+    """
+    if module.lowering_parameters.for_export or tuple(module.platforms) != ("cpu",):
+        return False
+    context: Any = module.axis_context
+    mesh = getattr(context, "mesh", None)
+    if mesh is not None:
+        return mesh.size == 1 or frozenset(mesh.axis_names) == context.manual_axes
+    return getattr(context, "num_devices", None) == 1
+
+
+def _form(
+    direction: str, platform: str | None, here: bool, a, b, *, geometry: Geometry
+) -> jax.Array:
     """Compute by the form that is chosen for a platform (None: any but the CPU)."""
     if 0 in a.shape or 0 in b.shape:
         shape = _SHAPES[direction](a.shape[int(geometry.stacked)], geometry)
         return jnp.zeros((*a.shape[: int(geometry.stacked)], *shape), a.dtype)
-    form = _choose.choose(direction, geometry, a.dtype, platform or "other")
+    form = _choose.choose(direction, geometry, a.dtype, platform or "other", here=here)
 
     def compute(a, b):
         if direction == "kernel_gradient":
             # Else XLA fuses the transposes that many forms begin with and all that made x and g,
             # computing it anew: in a residual network, everything since its stage began.
             a, b = lax.optimization_barrier((a, b))
-        elif platform == "cpu" and form.__module__ != _shift.__name__:
-            # Else a kernel of one repeated number gives a wrong result: see `_shield`. Sums of
-            # shifted images are no products to the compiler.
+        elif platform == "cpu" and form.__module__ not in _NO_PRODUCTS:
+            # Else a kernel of one repeated number gives a wrong result: see `_shield`.
             b = lax.optimization_barrier(b)
         return form(a, b, geometry)
 

@@ -54,6 +54,8 @@ def conv(
         lowering: the form to compute by, and to compute its derivatives by where it can serve them.
             "auto": whatever is fastest on the platform, from the shapes;
             "lax": XLA's own convolution; serves everything;
+            "onednn": the library oneDNN, which jaxlib for x86-64 and Linux has; serves float32 and
+            bfloat16, in programs for this process alone;
             "shift": shifted multiply-adds; serves depthwise convolutions of up to 64 taps;
             "product": one matrix product; serves windows that do not overlap, 1x1 among them;
             "taps": one matrix product for each tap; serves ungrouped convolutions, up to 64;
@@ -226,7 +228,7 @@ def convolve(
         out_features=kernel.shape[-1],
         precision=_precision.fix(op, precision),
     )
-    name = _lowering.resolve(op, lowering, geometry)
+    name = _lowering.resolve(op, lowering, geometry, x.dtype)
     return _bilinear.convolve(x, kernel, dataclasses.replace(geometry, lowering=name))
 
 

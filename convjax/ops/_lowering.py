@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 
 from convjax.ops import _shapes
 from convjax.ops._forms import _choose
@@ -24,8 +25,8 @@ def default_lowering(name: str) -> Iterator[None]:
     anew for every name that they are called under.
 
     Args:
-        name: "auto", or a form as `conv` describes them: "lax", "product", "shift", "taps",
-            "winograd".
+        name: "auto", or a form as `conv` describes them: "lax", "onednn", "product", "shift",
+            "taps", "winograd".
 
     Raises:
         ValueError: if there is no form of that name.
@@ -44,7 +45,7 @@ def default_lowering(name: str) -> Iterator[None]:
         yield
 
 
-def resolve(op: str, lowering: str | None, geometry: Geometry) -> str:
+def resolve(op: str, lowering: str | None, geometry: Geometry, dtype: np.dtype) -> str:
     """Return the name of the form that a call is to be computed by.
 
     Raises:
@@ -53,11 +54,15 @@ def resolve(op: str, lowering: str | None, geometry: Geometry) -> str:
     if lowering is None:
         return _context.value
     _shapes.check_name(op, "lowering", lowering, LOWERINGS)
-    if lowering not in ("auto", "lax") and lowering not in (able := _choose.serving(geometry)):
+    if lowering == "auto":
+        return lowering
+    able = _choose.serving(geometry, dtype) if lowering != "lax" else ["lax"]
+    if lowering not in able:
         raise ValueError(
             f"{op}: lowering={lowering!r} serves {_choose.FORMS[lowering].SERVES}; this call has "
             f"window {geometry.window}, strides {geometry.strides}, dilation {geometry.dilation}, "
-            f"{geometry.groups} groups of {geometry.in_features} channels and precision "
-            f"{geometry.precision}, which {' or '.join(map(repr, ['auto', *able]))} can serve"
+            f"{geometry.groups} groups of {geometry.in_features} channels, dtype {dtype.name} and "
+            f"precision {geometry.precision}, which "
+            f"{' or '.join(map(repr, ['auto', *able]))} can serve"
         )
     return lowering

@@ -7,12 +7,15 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from convjax import ops
+from convjax.ops._forms import _onednn
 from tests.ops.test_bilinear import FORMS
 
 DEPTHWISE = ((2, 9, 4), (3, 1, 4), {"feature_group_count": 4})
+ONEDNN = ((2, 9, 4), (3, 4, 4), {"lowering": "onednn"})
+MORE = {"onednn": ONEDNN} if _onednn.is_there(np.dtype("float32")) else {}
 CASES = {
     form: (lambda x, w, options=options: ops.conv(x, w, **options), *shapes)
-    for form, (*shapes, options) in (FORMS | {"auto": DEPTHWISE}).items()
+    for form, (*shapes, options) in (FORMS | MORE | {"auto": DEPTHWISE}).items()
 } | {
     "pointwise_conv": (ops.pointwise_conv, (2, 4, 3, 3), (1, 1, 3, 2)),
     "dense": (ops.dense, (4, 3), (3, 2)),
@@ -61,6 +64,14 @@ def main():
                 found = jax.jit(derivatives)(*spread)
                 assert found[0].sharding.spec[0] == found[1][0].sharding.spec[0] == "data"
                 check(found, whole)
+            if name == "onednn":
+                # A call is for one device: the compiler cannot take it apart by itself.
+                spread = [
+                    jax.device_put(a, NamedSharding(automatic, spec))
+                    for a, spec in zip(given, specs, strict=True)
+                ]
+                assert name in jax.jit(shared).lower(*given).as_text()
+                assert name not in jax.jit(derivatives).lower(*spread).as_text()
         except Exception as error:
             error.add_note(f"in {name}")
             raise

@@ -121,6 +121,7 @@ def test_the_name_given_to_a_call_wins_over_the_block(block):
 
 def test_what_the_form_of_a_block_cannot_serve_is_computed_as_by_auto():
     calls = {
+        "onednn": lambda x: ops.conv(x, _kernel(3, 3, 4, 2), precision="highest"),
         "shift": lambda x: ops.pointwise_conv(x, _kernel(1, 1, 4, 3)),
         "product": lambda x: ops.conv(x, _kernel(3, 3, 4, 2)),
         "taps": lambda x: ops.conv(x, _kernel(3, 3, 2, 4), feature_group_count=2),

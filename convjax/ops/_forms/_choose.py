@@ -11,13 +11,14 @@ from types import ModuleType
 import jax
 import numpy as np
 
-from convjax.ops._forms import _lax, _product, _shift, _taps, _winograd
+from convjax.ops._forms import _lax, _onednn, _product, _shift, _taps, _winograd
 from convjax.ops._geometry import Geometry
 
 Form = Callable[[jax.Array, jax.Array, Geometry], jax.Array]
 
 FORMS: dict[str, ModuleType] = {
     "lax": _lax,
+    "onednn": _onednn,
     "product": _product,
     "shift": _shift,
     "taps": _taps,
@@ -25,19 +26,38 @@ FORMS: dict[str, ModuleType] = {
 }
 
 
-def serving(geometry: Geometry) -> list[str]:
+def serving(geometry: Geometry, dtype: np.dtype) -> list[str]:
     """Return the names of the forms that can compute a geometry."""
-    return [name for name, form in FORMS.items() if name == "lax" or form.serves(geometry)]
+    return [name for name in FORMS if _serves(name, geometry, dtype)]
 
 
-def choose(direction: str, geometry: Geometry, dtype: np.dtype, platform: str) -> Form:
+def _serves(name: str, geometry: Geometry, dtype: np.dtype) -> bool:
+    if name == "lax":
+        return True
+    there = name != "onednn" or _onednn.is_there(dtype)
+    return FORMS[name].serves(geometry) and there
+
+
+def choose(
+    direction: str, geometry: Geometry, dtype: np.dtype, platform: str, *, here: bool = False
+) -> Form:
     """Return the function that computes one of the three, "forward" or a gradient, on a platform.
 
     A form that is named computes whatever it can, on every platform; what it cannot (a derivative
     may have another geometry than the call that it comes from) is chosen as by "auto".
+
+    Args:
+        direction: the name of the function.
+        geometry: what it computes.
+        dtype: of both operands.
+        platform: "cpu", or any other name.
+        here: whether the program runs in this process, and on one device of it. Only such a program
+            may call oneDNN.
     """
     named = geometry.lowering
-    if named != "auto" and (named == "lax" or FORMS[named].serves(geometry)):
+    if named == "onednn" and not (here and _onednn.differentiates(direction, geometry)):
+        named = "auto"
+    if named != "auto" and _serves(named, geometry, dtype):
         form = getattr(FORMS[named], direction, None)
         if form is not None:
             return form

@@ -24,27 +24,26 @@ def serves(geometry: Geometry) -> bool:
 
 def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """Multiply the image, cut into windows, by the kernel."""
-    rows = _rows(x, geometry)
-    return _dot(rows, _matrix(kernel), ((geometry.rank + 1,), (0,)), geometry)
+    return _dot(rows(x, geometry), _matrix(kernel), ((geometry.rank + 1,), (0,)), geometry)
 
 
 def input_gradient(g: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """Multiply the cotangent by the kernel's transpose, and put the windows back."""
-    rows = _dot(g, _matrix(kernel), ((geometry.rank + 1,), (1,)), geometry)
-    return _put_back(rows.reshape(*g.shape[:-1], *kernel.shape[:-1]), geometry)
+    products = _dot(g, _matrix(kernel), ((geometry.rank + 1,), (1,)), geometry)
+    return _put_back(products.reshape(*g.shape[:-1], *kernel.shape[:-1]), geometry)
 
 
 def kernel_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
     """Multiply the transposed windows by the cotangent."""
     axes = tuple(range(geometry.rank + 1))
-    return _dot(_rows(x, geometry), g, (axes, axes), geometry).reshape(geometry.kernel_shape)
+    return _dot(rows(x, geometry), g, (axes, axes), geometry).reshape(geometry.kernel_shape)
 
 
 def _matrix(kernel: jax.Array) -> jax.Array:
     return kernel.reshape(math.prod(kernel.shape[:-1]), kernel.shape[-1])
 
 
-def _rows(x: jax.Array, geometry: Geometry) -> jax.Array:
+def rows(x: jax.Array, geometry: Geometry) -> jax.Array:
     """Return (batch, *out_spatial, window * features)."""
     windows = _cut(x, geometry)
     size = math.prod(windows.shape[geometry.rank + 1 :])

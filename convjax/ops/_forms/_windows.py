@@ -112,7 +112,13 @@ def spread(
     parts = {r: residue(r) for r in np.ndindex(*geometry.strides)}
     some = next(part for part in parts.values() if part is not None)
     full = {r: jnp.zeros_like(some) if part is None else part for r, part in parts.items()}
-    x = _interleave(full, geometry.strides)
+    return put_together(full, geometry)
+
+
+def put_together(parts: dict[Tap, jax.Array], geometry: Geometry) -> jax.Array:
+    """Return the image whose element s q + r - low is element q of the part r."""
+    x = _interleave(parts, geometry.strides)
+    batch = x.shape[0]
     starts = [low for low, _ in geometry.pads]
     ends = [low + n for low, n in zip(starts, geometry.spatial, strict=True)]
     return lax.slice(x, (0, *starts, 0), (batch, *ends, x.shape[-1]))

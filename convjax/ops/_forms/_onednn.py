@@ -1,0 +1,234 @@
+"""Convolutions by oneDNN, which lies inside jaxlib's wheels for x86-64 and Linux.
+
+XLA's CPU compiler calls it where a program asks for it by name; there is no flag that makes it do
+so by itself. It blocks for registers and vectors as XLA's own convolutions do not.
+
+What oneDNN cannot do ends the process. Hence it is called for what `tests/ops/onednn_table.py` has
+tried, and for nothing else. A program that holds such a call runs where it was compiled alone, and
+JAX cannot write it to disk: `_choose` says when it is left out.
+"""
+
+import functools
+import json
+import os
+import platform
+import threading
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from convjax.ops import _precision
+from convjax.ops._forms import _lax, _product, _windows
+from convjax.ops._geometry import Geometry
+
+SERVES = (
+    "float32, and bfloat16 where the processor has AVX-512, at the backend's default precision, by "
+    "a jaxlib for x86-64 and Linux"
+)
+_CONVOLUTION, _PRODUCT = "__onednn$convolution", "__onednn$matmul"
+# The table has been tried with these versions of JAX, from the first on and before the last.
+_TRIED = ((0, 10, 1), (0, 13))
+_BFLOAT16_NEEDS = {"avx512f", "avx512bw", "avx512vl", "avx512dq"}
+
+
+def serves(geometry: Geometry) -> bool:
+    """Whether oneDNN computes a convolution of this kind, in a dtype that `is_there` for."""
+    return geometry.precision == _precision.DEFAULT and not geometry.stacked
+
+
+def differentiates(direction: str, geometry: Geometry) -> bool:
+    """Whether it also computes a convolution's derivative, "input_gradient" or the other."""
+    if direction == "kernel_gradient":
+        return _product.serves(geometry)
+    ones = (1,) * geometry.rank
+    reached = all(k >= s for k, s in zip(geometry.window, geometry.strides, strict=True))
+    whole = geometry.strides == ones or (geometry.dilation == ones and reached)
+    return direction == "forward" or whole
+
+
+def is_there(dtype: np.dtype) -> bool:
+    """Whether this process can call oneDNN for arrays of a dtype; asked of XLA once."""
+    if dtype == jnp.bfloat16:
+        # Where it may not use all that the processor has, it may have no bfloat16.
+        limits = {"ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"} & set(os.environ)
+        return not limits and _processor() >= _BFLOAT16_NEEDS and _answers()
+    return dtype == jnp.float32 and "avx2" in _processor() and _answers()
+
+
+@functools.cache
+def _processor() -> frozenset[str]:
+    """Return the processor's abilities as Linux names them; none elsewhere."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return frozenset()
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    return frozenset(flags.split()) if platform.machine() == "x86_64" else frozenset()
+
+
+@functools.cache
+def _answers() -> bool:
+    """Whether a small convolution by oneDNN compiles and gives what it should."""
+    if not _TRIED[0] <= jax.__version_info__ < _TRIED[1]:
+        return False
+    found: list[bool] = []
+    # In a thread of its own nothing surrounds the question: no trace, mesh, or setting.
+    thread = threading.Thread(target=lambda: found.append(_ask()))
+    thread.start()
+    thread.join()
+    return bool(found and found[0])
+
+
+def _ask() -> bool:
+    geometry = Geometry((3, 2), (2, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1, 1, 1)
+    image = np.arange(6, dtype=np.float32).reshape(1, 3, 2, 1)
+    kernel = np.array([1, 10], np.float32).reshape(2, 1, 1, 1)
+    try:
+        device = jax.local_devices(backend="cpu")[0]
+        with jax.default_device(device):
+            y = jax.jit(lambda x, w: forward(x, w, geometry))(image, kernel)
+        return np.asarray(y).ravel().tolist() == [20, 31, 42, 53]
+    except Exception:  # whatever a jaxlib without it says
+        return False
+
+
+def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """Return F(x, w)."""
+    return _convolve(x, kernel, geometry.strides, geometry.pads, geometry.dilation, geometry.groups)
+
+
+def input_gradient(g: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """Convolve the cotangent with the flipped kernel, in and out channels exchanged.
+
+    Where the stride is not 1, each residue of positions is reached by taps of its own, and is a
+    convolution of stride 1 by those.
+    """
+    rank = geometry.rank
+    exchanged = _lax.exchange(jnp.flip(kernel, range(rank)), geometry.groups)
+    ones = (1,) * rank
+    if geometry.strides == ones:
+        pads = tuple(
+            (e - 1 - low, e - 1 - high)
+            for e, (low, high) in zip(geometry.extents, geometry.pads, strict=True)
+        )
+        return _convolve(g, exchanged, ones, pads, geometry.dilation, geometry.groups)
+    lengths = [
+        -(-(n + low) // s)
+        for n, (low, _), s in zip(geometry.spatial, geometry.pads, geometry.strides, strict=True)
+    ]
+
+    def residue(r: tuple[int, ...]) -> jax.Array:
+        # Of the flipped kernel, whose last tap is the first of the window.
+        taps = tuple(
+            slice((k - 1 - i) % s, None, s)
+            for k, i, s in zip(geometry.window, r, geometry.strides, strict=True)
+        )
+        part = exchanged[taps]
+        pads = tuple(
+            (k - 1, length - outputs)
+            for k, length, outputs in zip(part.shape, lengths, geometry.out_spatial, strict=False)
+        )
+        return _convolve(g, part, ones, pads, ones, geometry.groups)
+
+    parts = {r: residue(r) for r in np.ndindex(*geometry.strides)}
+    return _windows.put_together(parts, geometry)
+
+
+def kernel_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
+    """Multiply the transposed windows by the cotangent."""
+    rows = _product.rows(x, geometry)
+    rows, columns = (a.reshape(-1, a.shape[-1]) for a in (rows, g))
+    return product_of_transposed(rows, columns).reshape(geometry.kernel_shape)
+
+
+def product_of_transposed(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return the matrix product of the transposed ``a``, (K, M), and ``b``, (K, N)."""
+    result = jax.eval_shape(lambda a, b: a.T @ b, a, b)
+    config = {"transpose_a": True, "transpose_b": False, "optimization_config": _PLAIN}
+    for name, array in (("lhs", a), ("rhs", b), ("result", result)):
+        config[name] = {"dims": "2", "tensor": {"dimensions": ["1", "2"], "shape": _texts(array)}}
+    return _call(_PRODUCT, "onednn_matmul_config", config, result, a, b)
+
+
+def _convolve(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: tuple[int, ...],
+    pads: tuple[tuple[int, int], ...],
+    dilation: tuple[int, ...],
+    groups: int,
+) -> jax.Array:
+    """Convolve; a negative pad cuts elements off.
+
+    oneDNN has no fast way for elements that no window but those of the edge sees: what is padded by
+    more than the window's extent is padded before.
+    """
+    rank = len(strides)
+    extents = [d * (k - 1) + 1 for d, k in zip(dilation, kernel.shape[:rank], strict=True)]
+    inside = tuple(
+        (min(max(low, 0), e - 1), min(max(high, 0), e - 1))
+        for (low, high), e in zip(pads, extents, strict=True)
+    )
+    if inside != tuple(pads):
+        before = [(p - i, q - j) for (p, q), (i, j) in zip(pads, inside, strict=True)]
+        x, pads = _windows.pad_spatial(x, before), inside
+    if rank == 1:
+        strides, dilation, pads = (1, *strides), (1, *dilation), ((0, 0), *pads)
+        y = _convolve(x[:, None], kernel[None], strides, pads, dilation, groups)
+        return y[:, 0]
+    result = jax.eval_shape(
+        lambda x, kernel: lax.conv_general_dilated(
+            x,
+            kernel,
+            strides,
+            pads,
+            rhs_dilation=dilation,
+            dimension_numbers=_lax.LAYOUT[rank],
+            feature_group_count=groups,
+        ),
+        x,
+        kernel,
+    )
+    spatial = [str(axis) for axis in range(1, rank + 1)]
+    data = {"batch_dim": "0", "feature_dim": str(rank + 1), "spatial_dims": spatial}
+    filters = {
+        "input_feature_dim": str(rank),
+        "output_feature_dim": str(rank + 1),
+        "shape": _texts(kernel),
+        "spatial_dims": [str(axis) for axis in range(rank)],
+    }
+    config = {
+        "dims": str(rank + 2),
+        "feature_groups": str(groups),
+        "input": {"dims": "0", "data": data},
+        "kernel": {"dims": "0", "filter": filters},
+        "optimization_config": _PLAIN,
+        "output": {"dims": "0", "data": data},
+        "window": {
+            "pad_left": [str(low) for low, _ in pads],
+            "pad_right": [str(high) for _, high in pads],
+            "size": [],
+            "strides": [str(s) for s in strides],
+            "window_dilations": [str(d) for d in dilation],
+        },
+    }
+    return _call(_CONVOLUTION, "onednn_conv_config", config, result, x, kernel)
+
+
+_PLAIN = {"bias_broadcast": False, "user_scratchpad": False, "weights_prepacked": False}
+
+
+def _texts(array: jax.Array | jax.ShapeDtypeStruct) -> list[str]:
+    return [str(n) for n in array.shape]
+
+
+def _call(
+    target: str, name: str, config: dict, result: jax.ShapeDtypeStruct, *operands: jax.Array
+) -> jax.Array:
+    """Call what XLA knows by a name, which reads its configuration from a text of JSON."""
+    text = json.dumps({name: config, "outer_dimension_partitions": []})
+    call = jax.ffi.ffi_call(target, result, custom_call_api_version=2, legacy_backend_config=text)
+    return call(*operands)
