@@ -287,6 +287,6 @@ def test_forms_says_what_auto_loses(bench):
     kept, printed = bench("forms", *options, "--repeats", "1")
     assert [row["direction"] for row in kept["rows"]] == list(forms.DIRECTIONS)
     for row in kept["rows"]:
-        assert set(row["seconds"]) == {"auto", "lax", "shift"}
+        assert set(row["seconds"]) - {"onednn"} == {"auto", "lax", "shift"}
         assert row["loss"] == row["seconds"]["auto"] / min(row["seconds"].values())
     assert "auto / fastest" in printed.out
