@@ -1,6 +1,6 @@
 """What the functions of this room are given: networks, recipes, optimisers, sources, rows, …."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import optax
@@ -14,7 +14,8 @@ from convjax.train._source import Source
 
 def network(net: Any) -> nnx.Module:
     """Return a network."""
-    return _check.instance("net", net, nnx.Module, "a network, such as models.resnet_cifar(…)")
+    right = "a network: a module of Flax NNX, or nn.Function(apply, params)"
+    return _check.function("net", _check.instance("net", net, nnx.Module, right), right)  # pyright: ignore
 
 
 def recipe(given: Any) -> Recipe:
@@ -36,6 +37,11 @@ def check_plan(net: Any, how: Any, rule: Any = None) -> None:
     network(net)
     recipe(how)
     optimiser(rule)
+
+
+def call(given: Any) -> Callable[..., Any] | None:
+    """Return how a network is called, or None."""
+    return given if given is None else _check.function("call", given, "a function of net and x")
 
 
 def optimiser_name(name: Any, optimiser: Any) -> str | None:

@@ -5,6 +5,7 @@ those that a library names in public by that name alone.
 """
 
 import contextlib
+import dataclasses
 import enum
 import functools
 import hashlib
@@ -15,12 +16,23 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
+from flax import linen, nnx
 
 from convjax._check import shown
 
 # Their functions are told by name, their inner ones by code and by what they close over as well.
-LIBRARIES = ("builtins", "chex", "convjax", "flax", "functools", "jax", "jaxlib", "numpy", "optax")
+LIBRARIES = (
+    "builtins",
+    "chex",
+    "convjax",
+    "equinox",
+    "flax",
+    "functools",
+    "haiku",
+    "jax",
+    "jaxlib",
+)
+LIBRARIES += ("numpy", "optax")
 # Machinery of modules and wrappers, which says nothing of what they compute.
 HIDDEN = ("_pytree__", "_object__", "__")
 
@@ -143,6 +155,9 @@ def attributes(value: Any) -> dict[str, Any]:
     """Return the attributes of an object that say what it is."""
     if hasattr(value, "_fields"):  # a named tuple
         return {name: getattr(value, name) for name in value._fields}
+    if isinstance(value, linen.Module):  # which has a number of its own in each process
+        fields = [field.name for field in dataclasses.fields(value)]
+        return {name: getattr(value, name, None) for name in fields if name != "parent"}
     found = dict(getattr(value, "__dict__", {}))
     for kind in type(value).__mro__:
         slots = getattr(kind, "__slots__", ())

@@ -28,6 +28,7 @@ def make_dispatch(
     optimiser: optax.GradientTransformation | None = None,
     frozen: models.Split | None = None,
     mesh: Mesh | None = None,
+    call: Callable[..., Any] | None = None,
 ) -> Dispatch:
     """Return ``dispatch(state, arrays, inputs, count) -> (state, metrics)``, compiled when called.
 
@@ -41,6 +42,7 @@ def make_dispatch(
       optimiser: any optax transformation, in the place of the recipe's.
       frozen: what ``models.freeze`` returns, or None.
       mesh: devices that share each batch; None is the default device.
+      call: how the network is called, if not as its signature says; see ``train.make_step``.
 
     Returns:
       The function. ``inputs`` have leading axes ``(recipe.dispatch, batch_size)``; metrics have
@@ -73,6 +75,7 @@ def make_dispatch(
         optimiser=optimiser,
         frozen=frozen,
         axis_name=None if mesh is None else AXIS,
+        call=call,
         classes=classes_of(source),
     )
 

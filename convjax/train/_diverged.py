@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from convjax import gradflow, models
+from convjax import gradflow, models, nn
 from convjax.train._checkpoints import Checkpoints
 from convjax.train._losses import check_labels, cross_entropy
 from convjax.train._precision import lower
 from convjax.train._recipe import Recipe
+from convjax.train._set_up import is_written
 from convjax.train._source import Source
 from convjax.train._state import State, assembled
 from convjax.train._step import keys_of
@@ -55,6 +56,7 @@ class Replay:
     arrays: Any
     inputs: Callable[[int, int], Any]
     frozen: models.Split | None = None
+    call: Callable[..., Any] | None = None
 
     def explained(
         self,
@@ -99,17 +101,25 @@ class Replay:
         lower(net, self.recipe.precision)
         if self.recipe.precision != "float32":
             images = images.astype(self.recipe.precision)
-        outputs = jax.eval_shape(lambda net, x: net(x, train=False), net, images).shape[-1]
+        shapes = nnx.eval_shape(
+            lambda net, x: nn.applied(net, x, train=False, call=self.call), net, images
+        )
+        outputs = shapes.shape[-1]
         try:
             check_labels("labels", labels, outputs)
         except ValueError as error:
             return f"{error}."
         loss = partial(cross_entropy, smoothing=self.recipe.label_smoothing)
-        rngs = nnx.Rngs(dropout=keys_of(self.recipe, jnp.int32(state.step))[1])
+        key = keys_of(self.recipe, jnp.int32(state.step))[1]
+        how: dict[str, Any] = {"train": True, "rngs": nnx.Rngs(dropout=key)}
+        if self.call is not None or not is_written(net):
+
+            def call(net, x):
+                return nn.applied(net, x, train=True, rngs=nnx.Rngs(key), call=self.call)
+
+            how = {"call": call}
         try:
-            profile = gradflow.profile(
-                net, images, loss=loss, targets=labels, train=True, rngs=rngs
-            )
+            profile = gradflow.profile(net, images, loss=loss, targets=labels, **how)
         except ValueError as error:
             return str(error)
         if not np.isfinite(profile.loss):

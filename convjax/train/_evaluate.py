@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
-from convjax import _check
+from convjax import _check, nn
 from convjax.train import _arguments
 from convjax.train._losses import accuracy, check_labels, cross_entropy
 from convjax.train._mesh import AXIS, spread
@@ -20,14 +20,22 @@ Batches = Iterable[tuple[Any, Any]]
 Held = tuple[Any, Any] | Callable[[], Batches]
 
 
-def evaluate(net: nnx.Module, test: Held, *, batch_size: int = 256) -> dict[str, float]:
+def evaluate(
+    net: nnx.Module,
+    test: Held,
+    *,
+    batch_size: int = 256,
+    call: Callable[..., Any] | None = None,
+) -> dict[str, float]:
     """Return mean loss and accuracy of a network, on its running statistics.
 
     Args:
-      net: the network.
+      net: the network; any module of Flax NNX, or an ``nn.Function``. It is left as it is.
       test: ``(images, labels)``, or a function that returns an iterable of such batches, of any
         sizes, for sets that do not fit in memory.
       batch_size: examples at once, where ``test`` is a pair.
+      call: how the network is called, if not as its signature says: ``call(net, x)``, which is
+        passed ``train`` and ``rngs`` where it takes them by name; see ``nn.applied``.
 
     Returns:
       ``{"loss": …, "accuracy": …}``, means over all examples. An image for which the network
@@ -46,7 +54,7 @@ def evaluate(net: nnx.Module, test: Held, *, batch_size: int = 256) -> dict[str,
     """
     graphdef, params, rest = parts(_arguments.network(net))
     batch_size = _check.integer("batch_size", batch_size, 1)
-    evaluation = Evaluation(graphdef, test, batch_size)
+    evaluation = Evaluation(graphdef, test, batch_size, call=_arguments.call(call))
     evaluation.check(params, rest)
     return evaluation(params, rest)
 
@@ -58,7 +66,13 @@ class Evaluation:
     """
 
     def __init__(
-        self, graphdef: Any, test: Held, batch_size: int = 256, *, mesh: Mesh | None = None
+        self,
+        graphdef: Any,
+        test: Held,
+        batch_size: int = 256,
+        *,
+        mesh: Mesh | None = None,
+        call: Callable[..., Any] | None = None,
     ):
         self.test = _called(test) if callable(test) else _pair(test)
         self.batch_size = batch_size
@@ -66,7 +80,7 @@ class Evaluation:
 
         def scores(params, rest, images, labels, seen):
             net = assembled(graphdef, params, rest)
-            logits = net(images, train=False)
+            logits = nn.applied(net, images, train=False, call=call)
 
             def one(logits, label, seen):
                 logits, label = logits[None], label[None]

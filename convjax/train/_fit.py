@@ -5,7 +5,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -67,8 +67,15 @@ def fit(
     optimiser: optax.GradientTransformation | None = None,
     optimiser_name: str | None = None,
     frozen: models.Split | None = None,
+    call: Callable[..., Any] | None = None,
 ) -> Fitted:
     """Train a network by a recipe; with a folder, go on where an earlier call stopped.
+
+    Any network: a node of ``convjax.nn``; a module of Flax NNX as it is; one of another framework
+    in an ``nn.Function``, or of Linen's in ``nnx.bridge.ToNNX``. The mode is passed as its call's
+    signature has it, or set by ``net.train()`` and ``net.eval()`` on copies, so that each training
+    step and each test is in its own; random numbers come from the recipe's seed where the call
+    takes ``rngs``, and else from those that the network holds, whose counts are part of the state.
 
     A run is a function of network, initial values, source, recipe, optimiser and what is frozen:
     it may be stopped at any instant and taken up again with the same arguments, and ends with the
@@ -105,6 +112,8 @@ def fit(
       frozen: what ``models.freeze`` returns. Frozen parameters stay: they get no gradient, have no
         part in its norm, and the optimiser does not see them. Frozen batch norms run in evaluation,
         unless the split was made with ``statistics="moving"``.
+      call: how the network is called, if not as its signature says: ``call(net, x)``, which is
+        passed ``train`` and ``rngs`` where it takes them by name; see ``nn.applied``.
 
     Returns:
       The trained network, its averages, the state, and the rows that were measured.
@@ -113,7 +122,8 @@ def fit(
       Diverged: the loss or the gradient became NaN or infinite; the message names step and unit.
       OSError: the disk is full; the message says what a checkpoint needs.
       ValueError: a batch that the devices or ``accumulate`` do not divide, a folder of another run
-        or one in use, a split of another network.
+        or one in use, a split of another network, what the recipe asks for and a network of another
+        framework cannot do.
 
     Example:
       >>> from flax import nnx
@@ -130,7 +140,7 @@ def fit(
     _arguments.optimiser_name(optimiser_name, optimiser)
     mesh = mesh_of(devices)
     check_divides(source.batch_size, mesh)
-    run = _Run(net, source, recipe, mesh, optimiser, frozen, test)
+    run = _Run(net, source, recipe, mesh, optimiser, frozen, test, _arguments.call(call))
     if folder is None:
         return run.go(observers, None)
     folder = writable(folder)
@@ -142,6 +152,7 @@ def fit(
         optimiser=optimiser,
         optimiser_name=optimiser_name,
         frozen=frozen,
+        call=call,
     )
     with (
         locked(folder),
@@ -164,16 +175,19 @@ class _Run:
         optimiser: optax.GradientTransformation | None,
         frozen: models.Split | None,
         test: Held | None,
+        call: Callable[..., Any] | None,
     ):
         self.graphdef, *_ = parts(net)
+        self.call = call
         self.source = source
         self.recipe = recipe
         self.mesh = mesh
         self.arrays = everywhere(source.arrays, mesh)
         self.frozen = frozen
         chosen = {"optimiser": optimiser, "frozen": frozen}
-        self.dispatch = make_dispatch(net, source, recipe, mesh=mesh, **chosen)
-        self.evaluation = None if test is None else Evaluation(self.graphdef, test, mesh=mesh)
+        self.dispatch = make_dispatch(net, source, recipe, mesh=mesh, call=call, **chosen)
+        how = {"mesh": mesh, "call": call}
+        self.evaluation = None if test is None else Evaluation(self.graphdef, test, **how)
         if self.evaluation is not None:
             self.evaluation.check(*parts(net)[1:])
         self.order = functools.cache(network_order(net))
@@ -321,5 +335,5 @@ class _Log:
     def _stop(self, step: int, made: Sequence[str] = ()) -> None:
         run = self.run
         of = (run.graphdef, run.source, run.recipe, run.dispatch, run.arrays, run.inputs)
-        replay = Replay(*of, run.frozen)
+        replay = Replay(*of, run.frozen, run.call)
         raise replay.explained(step, run.start(), self.checkpoints, made)

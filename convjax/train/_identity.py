@@ -1,7 +1,7 @@
 """identity: all that determines what a run ends with, as JSON, beside each of its checkpoints."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from convjax import models, nn
 from convjax.train._described import attributes, described, digest_of
 from convjax.train._host import leaves_of
 from convjax.train._recipe import Recipe
+from convjax.train._set_up import is_written
 from convjax.train._source import Source
 
 
@@ -25,9 +26,14 @@ def identity(
     optimiser: optax.GradientTransformation | None,
     optimiser_name: str | None,
     frozen: models.Split | None,
+    call: Callable[..., Any] | None = None,
 ) -> dict[str, Any]:
     """Return what tells this run from another; what comes first is compared first."""
+    if not is_written(net):
+        net = nnx.merge(*nnx.split(net))
+        net.train()  # a mode that is an attribute is fit's to set
     return {
+        **({} if call is None else {"call": described(call)}),
         "recipe": described(dataclasses.asdict(recipe)),
         "optimiser": described(optimiser) if optimiser_name is None else optimiser_name,
         "frozen": described(None if frozen is None else _frozen(frozen)),
@@ -76,7 +82,7 @@ def _devices(net: nnx.Module, recipe: Recipe, mesh: Mesh | None) -> Any:
 
     Dropout has random numbers of each device, and so may any leaf that convjax does not know.
     """
-    random = any(
+    random = not is_written(net) or any(
         getattr(node, "rate", 0) > 0
         if isinstance(node, nn.Dropout | nn.StochasticDepth)
         else not type(node).__module__.startswith("convjax.")

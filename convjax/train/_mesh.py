@@ -93,6 +93,9 @@ def here(tree: Any, mesh: Mesh | None) -> Any:
 
 def _placed(tree: Any, sharding: NamedSharding) -> Any:
     def place(leaf: Any) -> jax.Array:
+        if jax.numpy.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key):
+            data = place(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         values = np.asarray(leaf)
         return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 

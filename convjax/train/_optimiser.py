@@ -15,6 +15,9 @@ from convjax.train._frozen import check_frozen, divided
 from convjax.train._precision import NORM_LEAVES
 from convjax.train._recipe import Recipe, arguments_of
 
+VECTORS = ("bias", "b", "scale", "offset")
+"""What other frameworks call parameters of which there is one for each channel."""
+
 
 def schedule_of(recipe: Recipe) -> optax.Schedule:
     """Return the learning rate as a function of the step.
@@ -126,7 +129,8 @@ def decayed(net: nnx.Module) -> Any:
 
     Returns:
       Nested dictionaries of truth values, in the form of ``train.State``'s ``params``: false for
-      what norms hold, for biases, and for scales.
+      what norms hold, for biases, and for scales. In modules of other frameworks these are the
+      parameters with fewer than two axes, and those called bias, b, scale or offset.
 
     Example:
       >>> from flax import nnx
@@ -137,8 +141,18 @@ def decayed(net: nnx.Module) -> Any:
     """
     graphdef, params, rest = nnx.split(_arguments.network(net), nnx.Param, ...)
     twin = nnx.merge(graphdef, jax.tree.map(lambda _: np.True_, params), rest, copy=True)
-    for _, node, _ in nn.walk(twin):
+    for _, node, _ in nn.walk(twin) if isinstance(net, nn.Node) else ():
         if isinstance(node, (*NORM_LEAVES, nn.Scale)):
             nnx.update(node, jax.tree.map(lambda _: np.False_, nnx.state(node, nnx.Param)))
     marks = nnx.to_pure_dict(nnx.split(twin, nnx.Param, ...)[1])
-    return jax.tree.map_with_path(lambda path, mark: bool(mark) and path[-1].key != "bias", marks)
+    modules = dict(nnx.iter_modules(net))
+
+    def is_kernel(path: tuple[Any, ...], mark: Any, param: Any) -> bool:
+        keys = tuple(part.key for part in path)
+        above = (keys[:n] for n in range(len(keys), -1, -1))
+        holder = next(modules[place] for place in above if place in modules)
+        if isinstance(holder, nn.Node):
+            return bool(mark) and keys[-1] != "bias"
+        return param.ndim > 1 and str(keys[-1]).rpartition("/")[2] not in VECTORS
+
+    return jax.tree.map_with_path(is_kernel, marks, nnx.to_pure_dict(params))

@@ -17,7 +17,7 @@ def network_order(net: nnx.Module) -> Callable[[str], tuple[int, ...]]:
       net: the network.
     """
     places: dict[str, int] = {}
-    for path, node, _ in nn.walk(net):
+    for path, node, _ in nn.walk(net) if isinstance(net, nn.Node) else ():
         names = (name for name, _ in nn.children(node))
         places |= {nn.join(path, name): i for i, name in enumerate(names)}
 

@@ -21,15 +21,23 @@ def lower(net: nnx.Module, precision: str) -> None:
     """Cast the parameters of a network to a precision in place, those of its norms excepted.
 
     A leaf computes in the dtype of its input and parameters, and a norm in float32 whatever comes
-    in; so this and an input of that precision is all that mixed precision needs.
+    in; so this and an input of that precision is all that mixed precision needs. In a network of
+    another framework the parameters of norms are cast as well: with others they would hand on
+    float32, and what follows would compute in it.
     """
     if precision == "float32":
+        return
+    if not isinstance(net, nn.Node):
+        nnx.update(net, _cast(nnx.state(net, nnx.Param), precision))
         return
     for _, node, _ in nn.walk(net):
         if isinstance(node, NORM_LEAVES) or any(True for _ in nn.children(node)):
             continue
-        own = nnx.state(node, nnx.Param)
-        nnx.update(node, jax.tree.map(lambda a: a.astype(precision), own))
+        nnx.update(node, _cast(nnx.state(node, nnx.Param), precision))
+
+
+def _cast(params: Any, precision: str) -> Any:
+    return jax.tree.map(lambda a: a.astype(precision), params)
 
 
 def first_scale(precision: str) -> dict[str, jax.Array] | None:

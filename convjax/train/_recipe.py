@@ -80,7 +80,8 @@ class Recipe:
         Batch norm then sees the parts.
       average: decay of the exponential moving average of the weights; 0 keeps none.
       precision: ``"float32"``, ``"bfloat16"`` (compute; parameters and norms stay float32) or
-        ``"float16"`` (the same, with loss scaling).
+        ``"float16"`` (the same, with loss scaling). A network of another framework computes with
+        all of its parameters in it, those of norms among them.
       remat: what the backward pass computes again inside every ``Repeat``, to save memory:
         ``"none"``, ``"unit"``, ``"sqrt"``; see ``nn.rematerialise``.
       batch_norm: on several devices, ``"synchronised"`` or ``"per_device"`` statistics.

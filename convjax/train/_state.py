@@ -25,7 +25,8 @@ class State:
       step: steps taken so far, an int32 scalar. Random numbers and the order of the examples are
         functions of it and of the seeds.
       params: nested dictionaries of parameters.
-      rest: nested dictionaries of what else the network holds: running statistics.
+      rest: nested dictionaries of what else the network holds: running statistics, and the keys and
+        counts of random numbers of its own.
       optimiser: optax's state.
       average: ``{"params": …, "rest": …}``, exponential moving averages, or None.
       scale: the loss scale of float16, or None.
@@ -93,6 +94,25 @@ def start(
         average=average,
         scale=first_scale(recipe.precision),
     )
+
+
+def state_of(net: nnx.Module, before: Any) -> Any:
+    """Return what a network holds beside its parameters, in the form that it had before a call.
+
+    Of what the call has added, such as what ``sow`` keeps, nothing is taken.
+    """
+
+    def taken(old: Any, new: Any) -> Any:
+        if isinstance(old, dict):
+            return {name: taken(inner, new[name]) for name, inner in old.items()}
+        return new.astype(old.dtype) if is_floating(old) else new
+
+    return taken(before, parts(net)[2])
+
+
+def is_floating(leaf: Any) -> bool:
+    """Whether a leaf is a statistic, and no count and no key of random numbers."""
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def parts(net: nnx.Module) -> tuple[Any, Any, Any]:

@@ -15,9 +15,10 @@ from convjax.train import _arguments
 from convjax.train._frozen import check_frozen, divided, joined
 from convjax.train._losses import accuracy, cross_entropy
 from convjax.train._optimiser import injected_rate, optimiser_of, recipe_rate
-from convjax.train._precision import all_finite, chosen, lower, next_scale
+from convjax.train._precision import all_finite, chosen, next_scale
 from convjax.train._recipe import Recipe
-from convjax.train._state import State, assembled, parts
+from convjax.train._set_up import check_served, is_written, own_keys, set_up
+from convjax.train._state import State, assembled, is_floating, parts, state_of
 from convjax.train._watch import Names, layers
 
 Step = Callable[[State, jax.Array, jax.Array], tuple[State, dict[str, Any]]]
@@ -30,6 +31,7 @@ def make_step(
     optimiser: optax.GradientTransformation | None = None,
     frozen: models.Split | None = None,
     axis_name: str | None = None,
+    call: Callable[..., Any] | None = None,
 ) -> Step:
     """Return the step of a recipe: ``step(state, images, labels) -> (state, metrics)``.
 
@@ -45,6 +47,8 @@ def make_step(
       axis_name: mapped axis over which the batch is spread, as inside ``shard_map``; gradients,
         metrics and running statistics are averaged over it. Dropout and stochastic depth use
         the network's key of the step, folded with the device's place on that axis.
+      call: how the network is called, if not as its signature says: ``call(net, x)``, which is
+        passed ``train`` and ``rngs`` where it takes them by name; see ``nn.applied``.
 
     Returns:
       The step. Images are ``(N, H, W, C)``, labels int ``(N,)`` or probabilities ``(N, classes)``.
@@ -56,8 +60,9 @@ def make_step(
       (``signal``), and of the running statistics. At steps that are not watched they are zeros.
 
     Raises:
-      ValueError: when called, a batch that ``accumulate`` does not divide, or labels that do not
-        fit; see ``train.cross_entropy``.
+      ValueError: what the recipe asks for and a network of another framework cannot do; when
+        called, a batch that ``accumulate`` does not divide, or labels that do not fit; see
+        ``train.cross_entropy``.
 
     Example:
       >>> import jax
@@ -76,7 +81,8 @@ def make_step(
     """
     kinds = (str, type(None))
     _check.instance("axis_name", axis_name, kinds, "the name of a mapped axis, or None")
-    return step_of(net, recipe, optimiser=optimiser, frozen=frozen, axis_name=axis_name)
+    chosen = {"optimiser": optimiser, "frozen": frozen, "axis_name": axis_name, "call": call}
+    return step_of(net, recipe, **chosen)
 
 
 def step_of(
@@ -86,18 +92,21 @@ def step_of(
     optimiser: optax.GradientTransformation | None,
     frozen: models.Split | None,
     axis_name: str | None,
+    call: Callable[..., Any] | None,
     classes: int | None = None,
 ) -> Step:
     """Return what ``make_step`` does; it refuses a network of fewer outputs than ``classes``."""
     _arguments.check_plan(net, recipe, optimiser)
     rate = recipe_rate(recipe) if optimiser is None else injected_rate
     check_frozen(frozen, net)
+    check_served(net, recipe, axis_name)
+    call = _arguments.call(call)
     if optimiser is None:
         optimiser = optimiser_of(net, recipe, frozen=frozen)
     graphdef, *_ = parts(net)
     names = Names(net) if recipe.watch else None
     places = {} if names is None else names.places
-    run = _Pass(graphdef, recipe, axis_name, places, classes, frozen)
+    run = _Pass(graphdef, recipe, axis_name, places, classes, frozen, call)
 
     def step(state: State, images: jax.Array, labels: jax.Array):
         key = keys_of(recipe, state.step)[1]
@@ -164,7 +173,9 @@ class _Pass:
         places: Any,
         classes: int | None,
         frozen: models.Split | None,
+        call: Callable[..., Any] | None,
     ):
+        self.call = call
         self.graphdef = graphdef
         self.classes = classes
         self.recipe = recipe
@@ -190,17 +201,23 @@ class _Pass:
         devices = jax.lax.axis_size(self.axis_name)
         # Squares of the parts of one gradient add up; each part is that of its device's own mean.
         tokens = jax.tree.map(lambda t: jax.lax.psum(t, self.axis_name) / devices**2, tokens)
-        averaged = jax.lax.pmean((loss, found, gradients), self.axis_name)
-        return averaged[:2], (averaged[2], tokens)
+        rest = found.pop("rest")
+        loss, found, gradients = jax.lax.pmean((loss, found, gradients), self.axis_name)
+        rest = jax.tree.map(
+            lambda a: jax.lax.pmean(a, self.axis_name) if is_floating(a) else a, rest
+        )
+        return (loss, {**found, "rest": rest}), (gradients, tokens)
 
     def _loss(self, kept, params, tokens, rest, images, labels, key, scale):
         net = assembled(self.graphdef, joined(params, kept), rest)
         if self.frozen is not None:
             self.frozen.keep_statistics(net)
-        _set_up(net, self.recipe, self.axis_name)
-        rngs = nnx.Rngs(dropout=key)
+        keys = own_keys(net)
+        set_up(net, self.recipe, self.axis_name)
         images = images.astype(_dtype(images, self.recipe))
-        logits = gradflow.tapped(net, images, tokens, train=True, rngs=rngs)
+        logits = self._logits(net, images, tokens, key)
+        if self.axis_name is not None:
+            nnx.update(net, keys)
         if self.classes is not None and logits.shape[-1] < self.classes:
             raise ValueError(
                 f"the source has {self.classes} classes, so its labels go up to "
@@ -210,9 +227,15 @@ class _Pass:
         found = {
             "loss": loss,
             "accuracy": accuracy(logits, labels),
-            "rest": jax.tree.map(lambda new, old: new.astype(old.dtype), parts(net)[2], rest),
+            "rest": state_of(net, rest),
         }
         return loss * scale.astype(loss.dtype), found
+
+    def _logits(self, net, images, tokens, key):
+        if is_written(net) and self.call is None:
+            rngs = nnx.Rngs(dropout=key)
+            return gradflow.tapped(net, images, tokens, train=True, rngs=rngs)
+        return nn.applied(net, images, train=True, rngs=nnx.Rngs(key), call=self.call)
 
     def _in_parts(self, take, params, rest, tokens, images, labels, key, scale):
         count = self.recipe.accumulate
@@ -251,17 +274,6 @@ class _Pass:
         return (loss, {**found, "rest": rest}), (gradients, received)
 
 
-def _set_up(net: nnx.Module, recipe: Recipe, axis_name: str | None) -> None:
-    """Make a merged copy of a network compute as the recipe says."""
-    lower(net, recipe.precision)
-    if recipe.remat != "none":
-        nn.rematerialise(net, recipe.remat)
-    if axis_name is not None and recipe.batch_norm == "synchronised":
-        for _, node, _ in nn.walk(net):
-            if isinstance(node, nn.BatchNorm):
-                node.axis_name = axis_name
-
-
 def _dtype(images: jax.Array, recipe: Recipe) -> Any:
     if recipe.precision != "float32":
         return recipe.precision
@@ -275,9 +287,11 @@ def _averaged(after: State, before: State, decay: float) -> Any:
     taken = before.step.astype(jnp.float32)
     share = 1 - jnp.minimum(decay, (1 + taken) / (10 + taken))
     new = {"params": after.params, "rest": after.rest}
-    return jax.tree.map(
-        lambda old, now: old + share.astype(old.dtype) * (now - old), before.average, new
-    )
+
+    def moved(old: jax.Array, now: jax.Array) -> jax.Array:
+        return old + share.astype(old.dtype) * (now - old) if is_floating(old) else now
+
+    return jax.tree.map(moved, before.average, new)
 
 
 def _every(steps: int, step: jax.Array, take: Callable[[], Any]) -> Any:

@@ -29,7 +29,7 @@ class Names:
     def __init__(self, net: nnx.Module):
         self.params = _named(net, nnx.Param)
         self.rest = _named(net, nnx.BatchStat)
-        self.places = gradflow.trunk(net)
+        self.places = gradflow.trunk(net) if isinstance(net, nn.Node) else {}
 
 
 def _named(net: nnx.Module, kind: type[nnx.Variable]) -> dict[tuple, tuple[str, int]]:
@@ -38,7 +38,7 @@ def _named(net: nnx.Module, kind: type[nnx.Variable]) -> dict[tuple, tuple[str, 
     numbered = jax.tree.unflatten(treedef, [np.int32(i) for i in range(len(leaves))])
     twin = nnx.merge(graphdef, numbered, others, copy=True)
     public: dict[int, tuple[str, int]] = {}
-    for path, node, repeats in nn.walk(twin):
+    for path, node, repeats in nn.walk(twin) if isinstance(net, nn.Node) else ():
         for inner, leaf in nnx.to_flat_state(nnx.state(node, kind)):
             # Children come first: what a node repeats of theirs is theirs already.
             name = nn.join(path, "/".join(map(str, inner)))

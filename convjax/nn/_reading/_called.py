@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import inspect
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from convjax.nn._applied import MODES
+from convjax.nn._applied import MODES, moved, parameters_of
 from convjax.nn._reading._owner import MODULE
 
 
@@ -106,20 +105,13 @@ def takes_mode(net: Any) -> bool:
       >>> nn.takes_mode(nnx.BatchNorm(3, rngs=nnx.Rngs(0)))
       True
     """
-    return bool(set(_parameters(net)) & set(MODES))
-
-
-def _parameters(net: Any) -> dict[str, Any]:
-    try:
-        return dict(inspect.signature(net).parameters)
-    except (TypeError, ValueError):
-        return {}
+    return bool(set(parameters_of(net)) & set(MODES))
 
 
 def _passed(net: Any, call: Any, train: bool | None, rngs: Any) -> dict[str, Any]:
     if call is not None:
         return {}
-    accepted = _parameters(net)
+    accepted = parameters_of(net)
     modes = [name for name in accepted if name in MODES]
     if modes and train is None:
         raise ValueError(
@@ -132,6 +124,7 @@ def _passed(net: Any, call: Any, train: bool | None, rngs: Any) -> dict[str, Any
             "net.train() or net.eval() before), or give call=lambda net, x: …"
         )
     found: dict[str, Any] = {name: MODES[name] == train for name in modes}
+    found |= moved(net, train)
     if "rngs" in accepted and rngs is not None:
         found["rngs"] = "given"
     return found
