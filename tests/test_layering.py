@@ -15,13 +15,17 @@ FILES = sorted(p for d in ("convjax", "experiments") for p in (ROOT / d).rglob("
 # room: (rooms that it may know, packages that it may know beside the standard library)
 ROOMS = {
     "_check": ("", "jax numpy"),
+    "_foreign": ("_check", "jax numpy flax"),
     "_room": ("", ""),
     "ops": ("_check ops", "jax jaxtyping numpy"),
     "_readable": ("_check", "jax numpy"),
     "_trace": ("_trace", "jax"),
-    "nn": ("_check _trace ops nn", "jax jaxtyping numpy flax"),
-    "_cost": ("_check _readable ops nn _cost", "jax jaxtyping numpy flax"),
-    "gradflow": ("_check _readable _trace ops nn gradflow plots", "jax jaxtyping numpy scipy flax"),
+    "nn": ("_check _foreign _trace ops nn", "jax jaxtyping numpy flax"),
+    "_cost": ("_check _foreign _readable ops nn _cost", "jax jaxtyping numpy flax"),
+    "gradflow": (
+        "_check _foreign _readable _trace ops nn gradflow plots",
+        "jax jaxtyping numpy scipy flax",
+    ),
     "models": (
         "_check ops nn models",
         "jax jaxtyping numpy flax safetensors h5py torch huggingface_hub ml_dtypes",
@@ -34,7 +38,7 @@ ROOMS = {
     "study": ("_check study", "jax numpy pyarrow ray submitit"),
     "plots": ("_check study plots", "numpy matplotlib"),
     "lab": (
-        "_check _room cost gradflow models nn train data study plots lab",
+        "_check _foreign _room cost gradflow models nn train data study plots lab",
         "jax numpy flax optax matplotlib tyro rich",
     ),
     "command": ("", ""),
@@ -110,7 +114,8 @@ def test_what_is_private_stays_at_home(path):
         # A question has its own folder, and what is private there is its own.
         at_home = at_home or name[:2] == ("experiments", path.parent.name)
         hidden = [part for part in name[1:] if part.startswith("_") and part != "__version__"]
-        shared = path.parts[-2] != "experiments" and name[1] in ("_check", "_readable", "_trace")
+        ground = ("_check", "_foreign", "_readable", "_trace")
+        shared = path.parts[-2] != "experiments" and name[1] in ground
         # A room of one function, which bears the function's name in public.
         shared = shared or (path == ROOT / "convjax/__init__.py" and name[1] == "_cost")
         shared = shared or (name[:2] == ("convjax", "_room") and path in OPEN)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from convjax import _check, nn
+from convjax import _check, _foreign, nn
 from convjax._cost import _window
 from convjax._cost._price import price
 from convjax._cost._record import Cost
@@ -116,7 +116,7 @@ def cost(
     Reference: the multiply-adds of Howard et al., MobileNets, 2017; receptive fields as in Araujo,
     Norris and Sim, Computing Receptive Fields of Convolutional Neural Networks, 2019.
     """
-    _check.instance("net", net, nnx.Module, "a network, any module of nnx")
+    _foreign.module("net", net, "a network, any module of nnx")
     shape, dtype = _shape(input_shape), _check.dtype("dtype", dtype)
     net, first = _opened(net, jax.ShapeDtypeStruct(shape, dtype), call)
     spatial = shape[2:] if first else shape[1:-1]
@@ -133,7 +133,7 @@ def cost(
 def _opened(net: Any, x: Any, call: Any) -> tuple[nnx.Module, bool]:
     """Return a network's expression, read if it is none; and whether its channels come first."""
     if call is None and isinstance(net, nn.Node):
-        return net, False
+        return net, isinstance(net, nn.Reading) and net.channels_first
     # What norms compute in either mode is counted as one: a network is read without its batch.
     mode = False if call is None and nn.takes_mode(net) else None
     found = nn.read(net, x, call=call, train=mode)

@@ -194,7 +194,7 @@ def _(node: nn.Segment, x, y) -> Price | None:
     like = node.like
     if like is None:
         return _counted(node, y)
-    if like.kind == "Reshape":
+    if like.kind in ("Reshape", "Flatten"):
         return Price(sees="all" if len(x.shape) != len(y.shape) else "place")
     if like.kind == "Activation":
         name = dict(like.fields)["name"]

@@ -7,15 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from convjax import _check
+from convjax import _check, _foreign
 
 
 def network(net: Any) -> nnx.Module:
     """Return a module that can be called."""
     expected = "a network: a node of convjax.nn, or any nnx.Module called as net(x, train, rngs)"
-    if isinstance(net, type):
-        _check.wrong_type("net", net, f"{expected}, and not a class")
-    _check.instance("net", net, nnx.Module, expected)
+    _foreign.module("net", net, expected)
     return _check.function("net", net, expected)  # pyright: ignore[reportReturnType]
 
 

@@ -12,8 +12,9 @@ from convjax._readable import Readable, Table, whole
 from convjax.gradflow import _plot as drawing
 from convjax.gradflow._alike import check_alike
 from convjax.gradflow._causes import Finding, likely_cause
+from convjax.gradflow._door import not_seen
 from convjax.gradflow._lookup import Lookup
-from convjax.gradflow._predict import Expected, Prediction, remarks
+from convjax.gradflow._predict import Expected, Prediction, coverage, remarks
 from convjax.gradflow._profile import Profile
 
 COMBINATORS = ("Chain", "Residual", "Repeat", "Parallel")
@@ -66,6 +67,10 @@ class Comparison(Readable):
       cause: the likely cause in words; "" where none is known, or nothing departs.
       remarks: what is as expected, and worth knowing all the same.
       replicas: how many profiles were averaged.
+      coverage: how many units theory covers, and which it does not, in words; "" where it covers
+        all.
+      opaque: units that the measurement does not see through, as ``Profile.opaque``.
+      mode: how the measured network was called, in words.
     """
 
     units: tuple[Compared, ...]
@@ -75,6 +80,9 @@ class Comparison(Readable):
     cause: str
     remarks: tuple[str, ...]
     replicas: int
+    coverage: str = ""
+    opaque: tuple[str, ...] = ()
+    mode: str = ""
 
     @property
     def agrees(self) -> bool:
@@ -88,6 +96,7 @@ class Comparison(Readable):
             return (
                 f"as theory expects: largest |z| {self.largest:.1f}, allowed {self.threshold:.1f}, "
                 f"over {sum(_departure(unit) >= 0 for unit in self.units)} units"
+                + (f"; {self.coverage}" if self.coverage else "")
             )
         unit = self[self.first]
         measured = getattr(unit, f"{self.side}_gain")
@@ -168,6 +177,9 @@ class Comparison(Readable):
                 f"gains in log norm, measured / expected; {few}"
                 + (f", of which {departing} depart" if departing else ""),
                 *(f"worth knowing: {remark}" for remark in self.remarks),
+                *([self.coverage] if self.coverage and self.first is not None else []),
+                *not_seen(self.opaque),
+                *([self.mode] if self.mode else []),
             ],
         )
 
@@ -242,6 +254,9 @@ def compare(profile: Profile, prediction: Prediction, *, tolerance: float = 0.02
         cause,
         tuple(remarks(prediction.units)),
         measured.replicas,
+        "".join(coverage(prediction)),
+        profile.opaque,
+        profile.mode or f"train={profile.train}",
     )
 
 

@@ -1,14 +1,17 @@
 """Any network as an expression: as it was written, or read from its program."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from flax import nnx
 
-from convjax import nn
-from convjax._check import flag, function, instance
+from convjax import _foreign, nn
+from convjax._check import flag, function
+from convjax._readable import whole
 from convjax.gradflow import _check as check
+
+OPAQUE = "not seen through, measured from outside"
 
 
 def opened(
@@ -33,7 +36,7 @@ def opened(
     if call is None:
         check.network(net)
     else:
-        instance("net", net, nnx.Module, "a module of Flax NNX, which call=… says how to call")
+        _foreign.module("net", net, "a module of Flax NNX, which call=… says how to call")
         function("call", call, "a function of net and x")
     train = None if train is None else flag("train", train)
     if call is None and is_written(net):
@@ -69,6 +72,14 @@ def unseen(net: nnx.Module) -> tuple[str, ...]:
         if isinstance(node, nn.Segment) and node.work.parts:
             found.append(str(nn.label_of("", node)))
     return tuple(found)
+
+
+def not_seen(paths: Sequence[str], what: str = OPAQUE) -> list[str]:
+    """Return the sentence that names some units, as results print it; none where there is none."""
+    if not paths:
+        return []
+    more = ", …" * (len(paths) > 3)
+    return [f"{what}: {', '.join(map(whole, paths[:3]))}{more}"]
 
 
 def is_written(net: nnx.Module) -> bool:

@@ -17,7 +17,7 @@ from convjax._check import choice, number, wrong_type
 from convjax._readable import Readable, Table, known
 from convjax.gradflow import _check as check
 from convjax.gradflow import _plot as drawing
-from convjax.gradflow._door import opened, said, unseen
+from convjax.gradflow._door import not_seen, opened, said, unseen
 from convjax.gradflow._forward import check_forward, is_lost
 from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._lengths import Route, longest, refuse_hidden, visit
@@ -152,9 +152,7 @@ class Paths(Readable):
             for mean, low, high, skip, coherence in zip(*values, strict=True)
         ]
         said.append(self._how)
-        if self.whole:
-            some = ", ".join(self.whole[:3]) + ", …" * (len(self.whole) > 3)
-            said.append(f"paths inside of these are not told apart, each is one leaf: {some}")
+        said += not_seen(self.whole, "paths inside of these are not told apart, each is one leaf")
         heads = ("branches", "energy", "up to here")
         if self.energy.ndim > 1:
             return Table(heads, [], below=said)

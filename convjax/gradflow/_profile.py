@@ -16,10 +16,10 @@ from jax.typing import ArrayLike
 
 from convjax import nn
 from convjax._check import instance
-from convjax._readable import Readable, Table, known, size, whole
+from convjax._readable import Readable, Table, known, size
 from convjax.gradflow import _check as check
 from convjax.gradflow import _plot as drawing
-from convjax.gradflow._door import opened, said
+from convjax.gradflow._door import not_seen, opened, said
 from convjax.gradflow._gather import Gathered
 from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._norm import at_least_float32, finite, suspect
@@ -112,10 +112,7 @@ class Profile(Readable):
     def _as_table(self) -> Table:
         said = self.mode or f"train={self.train}"
         below = [f"root mean squares; batch of {self.batch_size}, {said}"]
-        if self.opaque:
-            some = ", ".join(map(whole, self.opaque[:3])) + ", …" * (len(self.opaque) > 3)
-            below.append(f"not seen through, measured from outside: {some}")
-        return as_table(self.paths, self.units, below)
+        return as_table(self.paths, self.units, [*below, *not_seen(self.opaque)])
 
 
 def profile(

@@ -5,11 +5,15 @@ import numpy as np
 from convjax import gradflow
 from convjax.lab._columns import Columns
 
+PRODUCTS = ("Conv", "ConvTranspose", "Dense")
+"""Kinds of leaves whose parameters may have other names."""
+
 
 def layers(profile: gradflow.Profile) -> Columns:
     """Return the rows of a profile's table that are layers, numbered from 0 in ``position``.
 
-    A layer is a leaf with a kernel, in forward order; norms and activations are no layers.
+    A layer is a leaf with a kernel, in forward order, whatever the kernel is called where a network
+    was read; norms and activations are no layers.
 
     Args:
       profile: of any network.
@@ -26,6 +30,10 @@ def layers(profile: gradflow.Profile) -> Columns:
       ['conv']
     """
     table = profile.table()
-    kept = np.array(["kernel" in " ".join(profile[path].parameters) for path in table["path"]])
+    kept = np.array([_has_kernel(profile[path]) for path in table["path"]])
     rows = {name: column[kept] for name, column in table.items()}
     return rows | {"position": np.arange(kept.sum())}
+
+
+def _has_kernel(unit: gradflow.Unit) -> bool:
+    return unit.kind in PRODUCTS or "kernel" in " ".join(unit.parameters)

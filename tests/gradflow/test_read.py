@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import convjax
 from convjax import gradflow, nn
 from tests.nn.conftest import quick_compilation as quick_compilation
 from tests.nn.test_read import Mobile, ResNet, Stacked, image
@@ -192,3 +193,25 @@ def test_every_example_drops_what_is_its_own_where_the_network_holds_the_key(hel
     assert len(set(found.loss.tolist())) > 2
     scale = gradflow.noise_scale(net, x, loss=jnp.sum)
     assert scale.trace > 0
+
+
+class Flat(nnx.Module):
+    """A network that ends as old ones do."""
+
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(3, 4, (3, 3), rngs=rngs)
+        self.head = nnx.Linear(4 * 5 * 4, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(jax.nn.relu(self.conv(x)).reshape(x.shape[0], -1))
+
+
+def test_a_flattened_image_is_priced_and_predicted_and_what_theory_lacks_is_in_the_verdict():
+    net, x = Flat(nnx.Rngs(0)), jax.random.normal(jax.random.key(1), (3, 5, 4, 3))
+    assert convjax.cost(net, x.shape).multiply_adds == 3 * (5 * 4 * 27 * 4 + 80 * 2)
+    measured = gradflow.profile(net, x, cotangent=jax.random.key(2))
+    found = gradflow.compare(measured, gradflow.predict(net, x))
+    assert found.agrees
+    covered = "theory covers 4 of 5 units; not: flatten"
+    assert found.verdict.endswith(covered) and str(found).count("theory covers") == 1
+    assert str(found).endswith("called as net(x)") and "called as net(x)" in found._repr_html_()

@@ -38,7 +38,7 @@ def _(node: nn.Segment, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     like = node.like
     if like is None:
         return _unknown(node, signal, scope, f"nothing is known of {nn.label_of('', node)}")
-    if like.kind == "Reshape":
+    if like.kind in ("Reshape", "Flatten"):
         return _reshaped(node, signal, scope)
     if like.kind == "Activation":
         name = dict(like.fields)["name"]

@@ -32,6 +32,8 @@ def judge(columns: Columns) -> list[Criterion]:
     scores = np.concatenate([columns["activation_z"], columns["gradient_z"]])
     threshold, first, cause = (columns[name][0] for name in ("threshold", "first", "cause"))
     why = f" at {first}: {cause or 'no known cause'}" if first else ""
+    covered = columns["coverage"][0]
+    why = f"{why}; {covered}" if covered else why
     judged = int(np.isfinite(scores).sum())
     claim = "fresh weights: no unit departs from mean-field theory"
     largest = f"largest |z| {np.nanmax(np.abs(scores)):.1f}{why}"
@@ -41,12 +43,12 @@ def judge(columns: Columns) -> list[Criterion]:
 def table(columns: Columns) -> Table:
     """Return the units that are shown: activations, gradients, and what is expected of them."""
     norms = {
-        "activation": columns["activation_rms"],
+        "output": columns["activation_rms"],
         "expected": np.exp(columns["expected_activation_log_rms"]),
         "gradient": np.exp(relative(columns)),
         "expected ": np.exp(columns["expected_gradient_log_norm"]),
         "weights": np.exp(columns["parameter_log_norm"]),
-        "their gradient": np.exp(columns["parameter_gradient_log_norm"]),
+        "its grad.": np.exp(columns["parameter_gradient_log_norm"]),
     }
     if not columns["fresh"][0]:
         norms = {head: norm for head, norm in norms.items() if head.strip() != "expected"}
@@ -55,10 +57,13 @@ def table(columns: Columns) -> Table:
         sizes = ("" if np.isnan(norm[i]) else digits(norm[i], 3) for norm in norms.values())
         rows.append((columns["path"][i] or "(the whole)", columns["kind"][i], *sizes))
     over = "norm of its gradient over that at the network's output"
-    title = f"Root mean square of the output; {over}; norms of weights"
+    title = f"Root mean square of the output; {over}; norm of the weights and of its gradient"
     made = lab.plain_table(title, ("unit", "kind", *map(str.strip, norms)), rows)
     for column in made.columns[2:]:
-        column.justify = "right"
+        column.justify, column.no_wrap = "right", True
+    said = [columns[name][0] for name in ("hidden", "coverage")]
+    made.caption, made.caption_justify = "\n".join(filter(None, said)), "left"
+    made.caption_style = ""
     return made
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from convjax import lab, models
+from convjax.lab.inspect._own import is_own
 from convjax.lab.inspect._subject import Request, measured, subject
 
 KEEPS = False
@@ -30,7 +31,7 @@ def measure(request: Request) -> lab.Columns:
     what = subject(request)
     shown = lab.console()
     shown.print("\n".join(what.remarks), soft_wrap=True)
-    shown.print(f"\n{what.cost.text(request.depth)}\n", soft_wrap=True)
+    shown.print(f"\n{what.cost.text(what.request.depth)}\n", soft_wrap=True)
     return measured(what)
 
 
@@ -38,7 +39,9 @@ def in_full(argv: Sequence[str]) -> list[str]:
     """Return the command line with a name that stands first, and bare --train, written out."""
     words = list(argv)
     # A name that stands last, and is no option's value, is the network's as well.
-    if words[-1:] and words[-1] in models.list() and not words[-2:][0].startswith("-"):
+    last = words[-1] if words else ""
+    named = last in models.list() or (is_own(last) and not last.startswith("-"))
+    if named and not words[-2:][0].startswith("-"):
         words.insert(0, words.pop())
     if words and not words[0].startswith("-"):
         words[:0] = ["--name"]

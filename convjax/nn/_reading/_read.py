@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.core import Tracer
 
-from convjax import _check, _trace
+from convjax import _check, _foreign, _trace
 from convjax.nn._chain import Chain, Parallel
 from convjax.nn._node import walk
 from convjax.nn._reading import _leaves
@@ -104,7 +104,7 @@ def read(
       >>> nn.read(Net(nnx.Rngs(0)), jax.numpy.ones((2, 5, 4, 3))).labels
       ('conv', 'relu', 'add')
     """
-    _check.instance("net", net, nnx.Module, "a module of Flax NNX, or nn.Function(apply, params)")
+    _foreign.module("net", net, "a module of Flax NNX, or nn.Function(apply, params)")
     if call is None:
         _check.function("net", net, "a module that can be called")
     else:
