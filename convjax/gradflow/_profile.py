@@ -24,6 +24,7 @@ from convjax.gradflow._gather import Gathered
 from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._norm import at_least_float32, finite, suspect
 from convjax.gradflow._own import shared
+from convjax.gradflow._pack import packed
 from convjax.gradflow._rules import registered
 from convjax.gradflow._run import Scope, Signal, foreign, forward, is_whole, token_paths, visit
 from convjax.gradflow._table import as_table, check_finite, columns, pick
@@ -171,24 +172,14 @@ def profile(
     cotangent = check.start(loss, targets, cotangent)
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
     streams = None if rngs is None else nnx.split(rngs)
-    measure = partial(
-        _measure,
-        params,
-        rest,
-        x,
-        targets,
-        cotangent,
-        streams,
-        graphdef=graphdef,
-        loss=loss,
-        train=train,
-        rules=registered(forward, homogeneous, nn.children),
-    )
-    if _traced((params, rest, x, targets, cotangent, streams)):
-        return measure(careful=True)
-    measured = measure(careful=False)
+    arrays = (params, rest, x, targets, cotangent, streams)
+    rules = registered(forward, homogeneous, nn.children)
+    how = {"graphdef": graphdef, "loss": loss, "train": train, "rules": rules}
+    if _traced(arrays):
+        return _measured(*arrays, **how, careful=True)
+    measured = _results(*arrays, **how, careful=False).unpacked()
     if suspect([norm for unit in measured.units for norm in unit.of_signals()]):
-        measured = measure(careful=True)
+        measured = _results(*arrays, **how, careful=True).unpacked()
     if not finite([n for unit in measured.units for n in unit.of_signals() + unit.of_parameters()]):
         check_rules(net, measured.check)
     return measured
@@ -215,7 +206,6 @@ def _traced(tree: Any) -> bool:
     )
 
 
-@partial(jax.jit, static_argnames=("graphdef", "loss", "train", "careful", "rules"))
 def _measure(
     params, rest, x, targets, cotangent, streams, *, graphdef, loss, train, careful, rules
 ):
@@ -255,6 +245,15 @@ def _measure(
             opaque.append(shown)
     how = (value, x.shape[0], train, tuple(opaque), said(net, train))
     return Profile(tuple(names), tuple(units), *how)
+
+
+_STATIC = ("graphdef", "loss", "train", "careful", "rules")
+_measured = jax.jit(_measure, static_argnames=_STATIC)
+
+
+@partial(jax.jit, static_argnames=_STATIC)
+def _results(*arrays, **how):
+    return packed(_measure(*arrays, **how))
 
 
 def _cotangent(output, loss, targets, cotangent):
