@@ -17,9 +17,9 @@ ROOMS = {
     "_check": ("", "jax numpy"),
     "_foreign": ("_check", "jax numpy flax"),
     "_room": ("", ""),
-    "ops": ("_check ops", "jax jaxtyping numpy"),
+    "ops": ("_check _trace ops", "jax jaxtyping numpy"),
     "_readable": ("_check", "jax numpy"),
-    "_trace": ("_trace", "jax"),
+    "_trace": ("_trace", "jax numpy"),
     "nn": ("_check _foreign _trace ops nn", "jax jaxtyping numpy flax"),
     "_cost": ("_check _foreign _readable ops nn _cost", "jax jaxtyping numpy flax"),
     "gradflow": (

@@ -14,3 +14,7 @@ from convjax._trace._program import scopes as scopes
 from convjax._trace._program import subprograms as subprograms
 from convjax._trace._program import trace as trace
 from convjax._trace._program import words as words
+from convjax._trace._rewrite import evaluate as evaluate
+from convjax._trace._rewrite import is_array as is_array
+from convjax._trace._rewrite import jit_options as jit_options
+from convjax._trace._rewrite import rewrite as rewrite

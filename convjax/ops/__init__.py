@@ -1,6 +1,7 @@
 """Pure functions on channels-last arrays: convolutions, pools, norms, kernels."""
 
 from convjax import _room
+from convjax.ops._accelerate import accelerate as accelerate
 from convjax.ops._conv import conv as conv
 from convjax.ops._conv import depthwise_conv as depthwise_conv
 from convjax.ops._conv import pointwise_conv as pointwise_conv

@@ -43,6 +43,16 @@ def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     return _forward.bind(_vary(x, varying), _vary(kernel, varying), geometry=geometry)
 
 
+def input_gradient(g: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """Return X(g, w), shape (batch, *spatial, C)."""
+    return _input.bind(g, kernel, geometry=geometry)
+
+
+def kernel_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
+    """Return W(x, g), shape (*window, C / groups, D)."""
+    return _kernel.bind(x, g, geometry=geometry)
+
+
 def is_spread(a: jax.Array) -> bool:
     """Whether the type of an array names axes of a mesh that are explicit."""
     return any(axis is not None for axis in jax.typeof(a).sharding.spec)

@@ -181,4 +181,8 @@ CASES = {
         "conv_general_dilated: lowering='tap' is not known",
     ),
     "an infinite gain": (lambda: ops.standardize_kernel(KERNEL, gain=np.inf), "gain=inf must be"),
+    "accelerate without a function": (
+        lambda: ops.accelerate(3),
+        r"accelerate: f=3 \(int\) must be a function",
+    ),
 }
