@@ -45,6 +45,11 @@ def default_lowering(name: str) -> Iterator[None]:
         yield
 
 
+def of_block() -> str:
+    """Return the name that `default_lowering` was called with around here, or "auto"."""
+    return _context.value
+
+
 def resolve(op: str, lowering: str | None, geometry: Geometry, dtype: np.dtype) -> str:
     """Return the name of the form that a call is to be computed by.
 
@@ -52,7 +57,7 @@ def resolve(op: str, lowering: str | None, geometry: Geometry, dtype: np.dtype) 
         ValueError: if the name is unknown, or the call named a form that cannot serve it.
     """
     if lowering is None:
-        return _context.value
+        return of_block()
     _shapes.check_name(op, "lowering", lowering, LOWERINGS)
     if lowering == "auto":
         return lowering

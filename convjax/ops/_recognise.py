@@ -103,13 +103,8 @@ class _Call(NamedTuple):
         return tuple(self.out[axis] for axis in self.numbers.out_spec[2:])
 
     def geometry(self, **facts: Any) -> Geometry:
-        """Return the geometry of these facts, to be computed by the form that is asked for here."""
-        made = Geometry(**facts, precision=self.precision)
-        return Geometry(**facts, precision=self.precision, lowering=_named(made))
-
-
-def _named(geometry: Geometry) -> str:
-    return _lowering.resolve(_OP, None, geometry)
+        """Return the geometry of these facts, by the form that is asked for around here."""
+        return Geometry(**facts, precision=self.precision, lowering=_lowering.of_block())
 
 
 def _is_kernel_gradient(call: _Call) -> bool:
