@@ -127,7 +127,8 @@ def cost(
     shown = {name: row for name, row in rows.items() if name is not None}
     names = (nn.label_of(path, scope.rows[path].node) for path in scope.unknown)
     unknown = tuple(name for name in names if name is not None)
-    return Cost(tuple(shown), tuple(map(_unit, shown.values())), shape, dtype, unknown)
+    words = net.words if isinstance(net, nn.Reading) else ""
+    return Cost(tuple(shown), tuple(map(_unit, shown.values())), shape, dtype, unknown, words)
 
 
 def _opened(net: Any, x: Any, call: Any) -> tuple[nnx.Module, bool]:

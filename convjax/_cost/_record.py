@@ -25,6 +25,7 @@ class Cost(Readable):
       dtype: dtype of the batch.
       unknown: paths of leaves whose type has not registered a ``price``: their parameters, bytes
         and shapes are counted, their arithmetic is not.
+      mode: how a network that was read is called, in words; "" of any other.
     """
 
     paths: tuple[str, ...]
@@ -32,6 +33,7 @@ class Cost(Readable):
     input_shape: tuple[int, ...]
     dtype: Any
     unknown: tuple[str, ...]
+    mode: str = ""
 
     @property
     def total(self) -> UnitCost:
@@ -118,9 +120,10 @@ class Cost(Readable):
         return "x".join(map(str, self.input_shape))
 
     def _as_table(self, depth: int | None = None) -> Table:
+        called = f", called as {self.mode}" if self.mode else ""
         below = [
-            f"forward pass of a batch {self._batch}, {self.dtype}: {_table.totals(self.total)}; "
-            "FLOP: two for each multiply-add"
+            f"forward pass of a batch {self._batch}, {self.dtype}{called}: "
+            f"{_table.totals(self.total)}; FLOP: two for each multiply-add"
         ]
         if self.unknown:
             names = ", ".join(map(whole, self.unknown))

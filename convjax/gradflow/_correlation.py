@@ -16,7 +16,7 @@ from convjax._check import array, integer, wrong_type
 from convjax._readable import Readable, Table, known
 from convjax.gradflow import _check as check
 from convjax.gradflow import _plot as drawing
-from convjax.gradflow._door import opened
+from convjax.gradflow._door import opened, said
 from convjax.gradflow._forward import check_forward, is_lost
 from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._norm import Norm, at_least_float32, measure_stacked
@@ -42,11 +42,13 @@ class Correlation(Readable):
         where one of them is zero.
       norms: norm of every gradient, ``(samples, N)``.
       train: whether norms used the batch's statistics.
+      mode: how the network was called, in words.
     """
 
     cosines: jax.Array
     norms: Norm
     train: bool = dataclasses.field(metadata={"static": True})
+    mode: str = dataclasses.field(default="", metadata={"static": True})
 
     @property
     def products(self) -> np.ndarray:
@@ -91,8 +93,13 @@ class Correlation(Readable):
     def __repr__(self) -> str:
         return f"Correlation({self._said()})"
 
+    @property
+    def how(self) -> str:
+        """How the network was called, or else its mode."""
+        return self.mode or f"train={self.train}"
+
     def _said(self) -> str:
-        said = f"train={self.train}"
+        said = self.how
         if shape := np.shape(self.cosines):
             samples, count = shape[-3:-1]
             said = f"{count} inputs, {samples} cotangent{'s' if samples > 1 else ''}, {said}"
@@ -169,7 +176,7 @@ class Line(Readable):
     def __repr__(self) -> str:
         points = (np.shape(self.correlation.cosines) or ("?",))[-1]
         length = f", length {float(self.length):.3g}" if _is_number(self.length) else ""
-        return f"Line({points} points{length}, train={self.correlation.train})"
+        return f"Line({points} points{length}, {self.correlation.how})"
 
     def _as_table(self) -> Table:
         """Return the autocorrelation at some lags, of several lines their mean."""
@@ -184,7 +191,7 @@ class Line(Readable):
             ("points apart", "distance", "autocorrelation"),
             [(str(i), f"{lags[i]:.3g}", f"{values[i]:.3f}") for i in some],
             left=0,
-            below=[f"{len(some)} of {points} lags of {of}; train={self.correlation.train}"],
+            below=[f"{len(some)} of {points} lags of {of}; {self.correlation.how}"],
         )
 
 
@@ -262,6 +269,7 @@ def correlation(
     arrays = (state, x, cotangent, streams)
     rules = registered(forward, homogeneous, nn.children)
     found = _measure(*arrays, graphdef=graphdef, samples=samples, train=train, rules=rules)
+    found = dataclasses.replace(found, mode=said(net, train))
     if _traced(arrays):
         return found
     check_rules(net, lambda: check_forward(net, x, train=train, rngs=rngs, plain=False))

@@ -71,7 +71,7 @@ def unseen(net: nnx.Module) -> tuple[str, ...]:
             found.append(str(nn.label_of("", last)))
         if isinstance(node, nn.Segment) and node.work.parts:
             found.append(str(nn.label_of("", node)))
-    return tuple(found)
+    return tuple(dict.fromkeys(found))
 
 
 def not_seen(paths: Sequence[str], what: str = OPAQUE) -> list[str]:

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from convjax._check import integer, shown
 from convjax.gradflow import _check as check
 from convjax.gradflow._check import numbers
-from convjax.gradflow._door import is_written
+from convjax.gradflow._door import is_written, said
 from convjax.gradflow._forward import check_forward
 from convjax.gradflow._function import as_function, split_streams
 from convjax.gradflow._norm import at_least_float32, sum_squares
@@ -31,10 +31,12 @@ class NoiseScale:
       gradient_square: estimate of ``|G|^2``, G the gradient of the expected loss; a batch too small
         to tell it from noise may make it negative.
       trace: estimate of ``tr Sigma``, the examples' covariance summed over the parameters.
+      mode: how the network was called, in words.
     """
 
     gradient_square: float
     trace: float
+    mode: str = ""
 
     @property
     def scale(self) -> float:
@@ -44,7 +46,7 @@ class NoiseScale:
     def __str__(self) -> str:
         return (
             f"noise scale {self.scale:.3g} examples: |G|^2 {self.gradient_square:.3g}, "
-            f"tr Sigma {self.trace:.3g}"
+            f"tr Sigma {self.trace:.3g}" + (f"; {self.mode}" if self.mode else "")
         )
 
 
@@ -122,7 +124,8 @@ def noise_scale(
             "the dtype of the parameters; a factor on the loss leaves the noise scale as it is"
         )
     smaller = float(np.mean(np.exp(np.asarray(single, np.float64))))
-    return noise_scale_from_norms(smaller, 1, float(np.exp(np.float64(mean))), count)
+    found = noise_scale_from_norms(smaller, 1, float(np.exp(np.float64(mean))), count)
+    return dataclasses.replace(found, mode=said(net, train))
 
 
 def noise_scale_from_norms(

@@ -33,11 +33,13 @@ class PerExample(Readable):
       log_norm: natural logarithm of the norm over all parameters, ``(N,)``.
       log_norms: the same for the parameters of one unit, by the unit's path, each ``(N,)``; minus
         infinity where the gradient is zero.
+      mode: how the network was called, in words.
     """
 
     loss: np.ndarray
     log_norm: np.ndarray
     log_norms: dict[str, np.ndarray]
+    mode: str = ""
 
     def __repr__(self) -> str:
         least, middle, most = _spread(self.log_norm)
@@ -51,7 +53,10 @@ class PerExample(Readable):
             ("unit", "least", "median", "largest"),
             [(whole(path), *_spread(log)) for path, log in logs.items()],
             main=on_trunk(paths, [""] * len(paths)),
-            below=[f"norms of {len(self.log_norm)} examples' gradients by the parameters"],
+            below=[
+                f"norms of {len(self.log_norm)} examples' gradients by the parameters"
+                + (f", {self.mode}" if self.mode else "")
+            ],
         )
 
 
@@ -137,7 +142,8 @@ def per_example_norms(
         for i, (path, entry) in enumerate(zip(rows.paths, rows.entries, strict=True))
         if measured.units[entry].parameters
     }
-    return PerExample(np.asarray(measured.loss, np.float64), logs[:, -1], by_path)
+    losses = np.asarray(measured.loss, np.float64)
+    return PerExample(losses, logs[:, -1], by_path, measured.mode)
 
 
 def check_examples(x: Any, loss: Any, targets: Any, chunk: Any) -> tuple[jax.Array, int]:

@@ -88,9 +88,10 @@ class Expected:
 
     def __repr__(self) -> str:
         said = [
-            f"log rms {_with(self.activation_log_rms, self.activation_scatter)}",
-            f"log gradient {_with(self.gradient_log_norm, self.gradient_scatter)}",
-            f"its gain {_with(self.gradient_gain, self.gradient_gain_scatter)}",
+            *(
+                f"{name} {value or 'unknown'}"
+                for name, value in zip(SHOWN, _cells(self), strict=True)
+            ),
             *([self.note] if self.note else []),
         ]
         return f"Expected({whole(self.path)}, {self.kind}: {', '.join(said)})"
@@ -149,19 +150,11 @@ class Prediction(Readable):
 
     def _as_table(self) -> Table:
         units = self.units
-        cells = [
-            [_with(value, scatter) for value, scatter in pairs]
-            for pairs in (
-                [(u.activation_log_rms, u.activation_scatter) for u in units],
-                [(u.gradient_log_norm, u.gradient_scatter) for u in units],
-                [(u.gradient_gain, u.gradient_gain_scatter) for u in units],
-            )
-        ]
         paths, kinds = [u.path for u in units], [u.kind for u in units]
         mode = f"batch of {self.batch_size}, {self.mode or f'train={self.train}'}"
         return Table(
-            ("unit", "kind", "log rms", "log gradient", "its gain"),
-            list(zip(map(whole, paths), kinds, *cells, strict=True)),
+            ("unit", "kind", *SHOWN),
+            [(whole(u.path), u.kind, *_cells(u)) for u in units],
             left=2,
             spare=("kind",),
             main=on_trunk(paths, kinds),
@@ -414,5 +407,19 @@ def _deviation(doubt: Doubt) -> float:
     return 0.5 * math.sqrt(max(doubt.variance, 0.0))
 
 
-def _with(value: float, scatter: float) -> str:
+SHOWN = ("log rms", "log gradient", "its gain")
+
+
+def _cells(unit: Expected) -> list[str]:
+    """Return what tables show of a unit; nothing where theory knows nothing."""
+    return [
+        _with(unit.activation_log_rms, unit.activation_scatter, unit.activation_slack),
+        _with(unit.gradient_log_norm, unit.gradient_scatter, unit.gradient_slack),
+        _with(unit.gradient_gain, unit.gradient_gain_scatter, unit.gradient_gain_slack),
+    ]
+
+
+def _with(value: float, scatter: float, slack: float) -> str:
+    if math.isnan(value) or not math.isfinite(slack):
+        return ""
     return f"{round(value, 3) + 0.0:.3f} ± {scatter:.3f}"  # no minus before zero

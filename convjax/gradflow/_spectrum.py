@@ -17,7 +17,7 @@ from convjax._readable import Readable, Table
 from convjax.gradflow import _check as check
 from convjax.gradflow import _jacobian
 from convjax.gradflow import _plot as drawing
-from convjax.gradflow._door import opened
+from convjax.gradflow._door import opened, said
 from convjax.gradflow._forward import check_forward
 from convjax.gradflow._function import as_function, split_streams
 
@@ -45,6 +45,7 @@ class Spectrum(Readable):
       relative_variance: variance of s^2 over its squared mean; NaN by Lanczos.
       relative_variance_error: its standard error; 0 where it is exact.
       tolerance: what is no larger cannot be told from zero in the dtype of the computation.
+      mode: how the network was called, in words.
     """
 
     shape: tuple[int, int]
@@ -56,6 +57,7 @@ class Spectrum(Readable):
     relative_variance: float
     relative_variance_error: float
     tolerance: float
+    mode: str = ""
 
     @property
     def complete(self) -> bool:
@@ -130,6 +132,7 @@ class Spectrum(Readable):
             below=[
                 f"{self.shape[0]} outputs, {self.shape[1]} inputs; {of}, by {self.method}",
                 f"{self.tolerance:.3g} and less cannot be told from zero",
+                *([self.mode] if self.mode else []),
             ],
         )
 
@@ -244,7 +247,9 @@ def spectrum(
         parts |= _of_probes(found, count)
     largest = max(parts["singular_values"], default=0.0)
     eps = float(jnp.finfo(jnp.result_type(x.dtype, out.dtype)).eps)
-    return Spectrum(shape, method, **parts, tolerance=max(shape) * eps * float(largest))
+    return Spectrum(
+        shape, method, **parts, tolerance=max(shape) * eps * float(largest), mode=said(net, train)
+    )
 
 
 def _unmeasured() -> dict[str, Any]:

@@ -215,3 +215,53 @@ def test_a_flattened_image_is_priced_and_predicted_and_what_theory_lacks_is_in_t
     covered = "theory covers 4 of 5 units; not: flatten"
     assert found.verdict.endswith(covered) and str(found).count("theory covers") == 1
     assert str(found).endswith("called as net(x)") and "called as net(x)" in found._repr_html_()
+
+
+class Partial(nnx.Module):
+    """One part of it, a product of two paths, is not seen through."""
+
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(3, 4, (3, 3), rngs=rngs)
+        self.gate = nnx.Conv(3, 4, (3, 3), rngs=rngs)
+        self.mix = nnx.Conv(4, 4, (3, 3), rngs=rngs)
+
+    def __call__(self, x, train):
+        x = self.conv(x) * jnp.where(jnp.sum(x) > 0, jnp.tanh(self.gate(x)), 1.0)
+        return x + jax.nn.relu(self.mix(x))
+
+
+LOSS = {"loss": jnp.sum, "train": False}
+RESULTS = {
+    "cost": lambda net, x: convjax.cost(net, x.shape),
+    "profile": lambda net, x: gradflow.profile(net, x, **LOSS),
+    "paths": lambda net, x: gradflow.paths(net, x, **LOSS),
+    "predict": lambda net, x: gradflow.predict(net, x, train=False),
+    "compare": lambda net, x: gradflow.compare(
+        gradflow.profile(net, x, **LOSS), gradflow.predict(net, x, train=False)
+    ),
+    "spectrum": lambda net, x: gradflow.spectrum(net, x[:, :2, :2], train=False),
+    "correlation": lambda net, x: gradflow.correlation(
+        net, x, cotangent=jax.random.key(0), train=False
+    ),
+    "line": lambda net, x: gradflow.line(
+        net, x[0], x[1], points=3, cotangent=jax.random.key(0), train=False
+    ),
+    "per example": lambda net, x: gradflow.per_example_norms(net, x, **LOSS),
+    "noise scale": lambda net, x: gradflow.noise_scale(net, x, **LOSS),
+}
+PART = {
+    "profile": "not seen through, measured from outside: ",
+    "paths": "each is one leaf: ",
+    "predict": "; not: conv, gate",
+    "compare": "; not: conv, gate",
+}
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_every_result_says_how_the_network_was_called_and_what_was_not_seen(name):
+    found = RESULTS[name](Partial(nnx.Rngs(0)), jax.random.normal(jax.random.key(1), (2, 5, 4, 3)))
+    shown = [str(found)] + ([found._repr_html_()] if name != "noise scale" else [])
+    for text in (" ".join(one.split()) for one in shown):
+        assert "called as net(x, train=False)" in text
+        assert PART.get(name, "") in text
+        assert "nan" not in text

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from convjax import nn
@@ -65,6 +66,8 @@ def _(node: nn.Graph, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     note = "another wiring than sums and concatenations: nothing is known of it"
     after, back = _unknown(last, signal, scope, note)
     for name, leaf in node.items():
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            continue  # it carries no gradient, and has no row in a profile
         inner = scope.inside(name, source=Source(None, None))
         shape = leaf.channels_last(leaf.work.exit.aval).shape
         inner.say(unknown=True)

@@ -44,9 +44,9 @@ def table(columns: Columns) -> Table:
     """Return the units that are shown: activations, gradients, and what is expected of them."""
     norms = {
         "output": columns["activation_rms"],
-        "expected": np.exp(columns["expected_activation_log_rms"]),
+        "expected": _expected(columns, "activation", "log_rms"),
         "gradient": np.exp(relative(columns)),
-        "expected ": np.exp(columns["expected_gradient_log_norm"]),
+        "expected ": _expected(columns, "gradient", "log_norm"),
         "weights": np.exp(columns["parameter_log_norm"]),
         "its grad.": np.exp(columns["parameter_gradient_log_norm"]),
     }
@@ -65,6 +65,12 @@ def table(columns: Columns) -> Table:
     made.caption, made.caption_justify = "\n".join(filter(None, said)), "left"
     made.caption_style = ""
     return made
+
+
+def _expected(columns: Columns, side: str, size: str) -> np.ndarray:
+    """Return what theory expects, NaN beyond a leaf of which it knows nothing."""
+    known = np.isfinite(columns[f"expected_{side}_slack"])
+    return np.where(known, np.exp(columns[f"expected_{side}_{size}"]), np.nan)
 
 
 def relative(columns: Columns) -> np.ndarray:
