@@ -1,17 +1,21 @@
 """Put together what the forward pass recorded and what the backward pass returned, by path."""
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from convjax import nn
 from convjax.gradflow._lengths import add
-from convjax.gradflow._norm import Norm, measure, measure_stacked
+from convjax.gradflow._norm import SMALL, Norm, lanes, measure, measure_stacked
 from convjax.gradflow._own import Place, Shared, own_parameters
-from convjax.gradflow._run import returned
+from convjax.gradflow._pack import Later
+from convjax.gradflow._run import ONE, ZERO, returned
 from convjax.gradflow._tap import Signal
 from convjax.gradflow._unit import Addition, Unit
 
@@ -26,6 +30,8 @@ class Gathered:
       anchors: every visited node's anchor.
       aliases: the node whose output is this node's.
       shared: the parameters that stand at several places.
+      repeats: the lengths of the repeats around each node.
+      together: takes the norms of parameters, where no power of two was taken out of anything.
     """
 
     records: dict[str, Any]
@@ -33,10 +39,15 @@ class Gathered:
     anchors: dict[str, str]
     aliases: dict[str, str]
     shared: Shared
+    repeats: Mapping[str, tuple[int, ...]]
+    together: "Together | None" = None
 
     def input(self, x: jax.Array) -> Unit:
         """Return what was measured of the batch itself."""
-        activation = measure(x, jnp.zeros((), self.received["input"].dtype), careful=True)
+        if self.together is not None:
+            activation = self.together(x, 0)
+        else:
+            activation = measure(x, jnp.zeros((), self.received["input"].dtype), careful=True)
         return Unit("input", activation, self._gradient("input", activation.size), {}, {})
 
     def unit(self, path: str, node: nnx.Module, twin: nnx.Module, axes: int) -> Unit:
@@ -49,6 +60,10 @@ class Gathered:
         later, groups = self.shared.later(path), self.shared.at(path)
         parameters, of_parameters = {}, {}
         for name in values.keys() - later:
+            if self.together is not None:
+                parameters[name] = self.together(values[name][...], axes)
+                of_parameters[name] = self.together(gradients[name][...], axes)
+                continue
             parameters[name] = measure_stacked(values[name][...], axes=axes)
             if name in groups:
                 parts = [self._part(place) for place in groups[name]]
@@ -88,7 +103,7 @@ class Gathered:
     def _output(self, path: str) -> tuple[Norm, Norm]:
         same = self.aliases.get(path)
         if same is None:
-            activation = self.records[path].activation
+            activation = self._summed(path, self.records[path].activation)
             return activation, self._gradient(path, activation.size)
         both = self._output(same)
         if same.endswith("*"):
@@ -98,11 +113,21 @@ class Gathered:
 
     def _gradient(self, token: str, size: int, path: str | None = None) -> Norm:
         own = self.received[token]
+        if self.together is not None:
+            return self._summed(token, Norm(own, ONE, ZERO, size))
         on_trunk = path is None and self.anchors.get(token, token) == token
         squares, divisor, exponent = own[..., 0], own[..., 1], own[..., 2]
         if not on_trunk:
             exponent = self._downstream(token if path is None else path, squares)
         return Norm(squares, divisor, exponent, size)
+
+    def _summed(self, path: str, norm: Norm) -> Norm:
+        """Return a norm of which sums of squares are left to do, where that is so."""
+        if self.together is None:
+            return norm
+        shape = self.repeats[path]
+        one, zero = (np.broadcast_to(a, shape) for a in (ONE, ZERO))
+        return Norm(Later(norm.squares, len(shape)), one, zero, norm.size)
 
     def _downstream(self, path: str, like: jax.Array) -> jax.Array:
         """Return the power of two taken out of the cotangents that reach this node's inside.
@@ -117,11 +142,60 @@ class Gathered:
         terms = self.records.get(f"{path}+")
         if terms is None:
             return None
-        handed = (
+        handed = [
             self._gradient(returned(path, part), terms.input_size, path)
             for part in ("branch", "shortcut")
+        ]
+        terms = (self._summed(path, norm) for norm in (terms.branch, terms.shortcut))
+        return Addition(*terms, *handed)
+
+
+class Together:
+    """The norms of many arrays: those of small ones of a shape, one after the other, are one sum.
+
+    A call promises the norm over all but the first axes of an array; ``kept`` puts all norms that
+    were promised in the place of the promises.
+    """
+
+    def __init__(self):
+        self._arrays: list[tuple[jax.Array, int]] = []
+
+    def __call__(self, x: jax.Array, axes: int) -> Norm:
+        """Promise a norm."""
+        self._arrays.append((x, axes))
+        place = len(self._arrays) - 1
+        zero = np.zeros(x.shape[:axes], np.float32)
+        size = math.prod(x.shape[axes:])
+        return Norm(_Promise(place, 0), _Promise(place, 1), zero, size)
+
+    def kept(self, tree: Any) -> Any:
+        """Return a pytree with norms in the place of promises."""
+        alike: dict[Any, list[int]] = {}
+        for place, (x, axes) in enumerate(self._arrays):
+            alike.setdefault((x.shape, x.dtype, axes), []).append(place)
+        found: dict[int, tuple[Any, Any]] = {}
+        for (shape, _, axes), places in alike.items():
+            arrays = [self._arrays[place][0] for place in places]
+            if math.prod(shape[axes:]) <= SMALL:
+                norms = measure_stacked(jnp.stack(arrays, axes), axes=axes + 1)
+                squares, divisor = (Later(a, axes + 1) for a in (norms.squares, norms.divisor))
+                for i, place in enumerate(places):
+                    found[place] = squares[..., i], divisor[..., i]
+                continue
+            take = lanes
+            for _ in range(axes):
+                take = jax.vmap(take)
+            for x, place in zip(arrays, places, strict=True):
+                found[place] = Later(take(x), axes), np.broadcast_to(ONE, shape[:axes])
+        return jax.tree.map(
+            lambda leaf: found[leaf.place][leaf.part] if isinstance(leaf, _Promise) else leaf, tree
         )
-        return Addition(terms.branch, terms.shortcut, *handed)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Promise:
+    place: int
+    part: int
 
 
 def _together(parts: list[Signal], axes: int) -> Norm:

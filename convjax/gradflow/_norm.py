@@ -15,6 +15,9 @@ from convjax._readable import size as readable
 
 LOG2 = math.log(2.0)
 _LANES = 256
+_FEWEST_LANES = 64
+SMALL = 4096
+"""Most entries of a parameter whose norm is taken together with others of its shape."""
 
 
 @jax.tree_util.register_dataclass
@@ -129,6 +132,16 @@ def sum_squares(x: jax.Array, careful: bool) -> tuple[jax.Array, jax.Array]:
     most = jnp.minimum(largest, 0.25 / tiny)
     divisor = jnp.where((largest >= tiny) & jnp.isfinite(largest), most, one)
     return _in_two_stages(jnp.square(x / divisor)), divisor
+
+
+def lanes(x: jax.Array) -> jax.Array:
+    """Return sums of squares, of which the total is the rest: one pass, and few terms in each."""
+    x = x.astype(at_least_float32(x.dtype))
+    leading = x.ndim
+    while leading and math.prod(x.shape[leading:]) < _FEWEST_LANES:
+        leading -= 1
+    squares = jax.lax.integer_pow(x, 2)
+    return jax.lax.reduce_sum(squares, range(leading)) if leading else squares
 
 
 def _in_two_stages(x: jax.Array) -> jax.Array:

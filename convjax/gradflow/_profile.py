@@ -20,16 +20,31 @@ from convjax._readable import Readable, Table, known, size
 from convjax.gradflow import _check as check
 from convjax.gradflow import _plot as drawing
 from convjax.gradflow._door import not_seen, opened, said
-from convjax.gradflow._gather import Gathered
+from convjax.gradflow._gather import Gathered, Together
 from convjax.gradflow._homogeneous import homogeneous
-from convjax.gradflow._norm import at_least_float32, finite, suspect
+from convjax.gradflow._norm import SMALL, at_least_float32, finite, suspect
 from convjax.gradflow._own import shared
 from convjax.gradflow._pack import packed
 from convjax.gradflow._rules import registered
-from convjax.gradflow._run import Scope, Signal, foreign, forward, is_whole, token_paths, visit
+from convjax.gradflow._run import (
+    Forward,
+    Scope,
+    Signal,
+    Summands,
+    foreign,
+    forward,
+    is_whole,
+    tapped_at,
+    token_paths,
+    visit,
+)
 from convjax.gradflow._table import as_table, check_finite, columns, pick
 from convjax.gradflow._tap import TOKEN, cut
+from convjax.gradflow._tapped import trunk
 from convjax.gradflow._unit import Unit
+
+_DEEP = 100
+"""Units of a trunk up to which nothing need be rescaled, as a rule."""
 
 
 @jax.tree_util.register_dataclass
@@ -176,13 +191,27 @@ def profile(
     rules = registered(forward, homogeneous, nn.children)
     how = {"graphdef": graphdef, "loss": loss, "train": train, "rules": rules}
     if _traced(arrays):
-        return _measured(*arrays, **how, careful=True)
-    measured = _results(*arrays, **how, careful=False).unpacked()
-    if suspect([norm for unit in measured.units for norm in unit.of_signals()]):
-        measured = _results(*arrays, **how, careful=True).unpacked()
+        return _measured(*arrays, **how, level="careful")
+    level = _cheapest(net, x)
+    measured = _results(*arrays, **how, level=level).unpacked()
+    doubtful = [norm for unit in measured.units for norm in unit.of_signals()]
+    if level == "plain":  # what is large was summed in one pass, as signals are
+        norms = (norm for unit in measured.units for norm in unit.of_parameters())
+        doubtful += [norm for norm in norms if norm.size > SMALL]
+    if suspect(doubtful):
+        measured = _results(*arrays, **how, level="careful").unpacked()
     if not finite([n for unit in measured.units for n in unit.of_signals() + unit.of_parameters()]):
         check_rules(net, measured.check)
     return measured
+
+
+def _cheapest(net: nnx.Module, x: jax.Array) -> str:
+    """Return the cheapest way to measure that will do: nothing rescaled, if not very deep.
+
+    A half precision's range is so small that entries are lost where no norm shows it.
+    """
+    units = sum(map(math.prod, trunk(net).values()))
+    return "plain" if units <= _DEEP and x.dtype != jnp.float16 else "cut"
 
 
 def check_rules(net: nnx.Module, measured_check: Callable[[], Any]) -> None:
@@ -206,9 +235,8 @@ def _traced(tree: Any) -> bool:
     )
 
 
-def _measure(
-    params, rest, x, targets, cotangent, streams, *, graphdef, loss, train, careful, rules
-):
+def _measure(params, rest, x, targets, cotangent, streams, *, graphdef, loss, train, level, rules):
+    plain, careful = level == "plain", level == "careful"
     net = nnx.merge(graphdef, params, rest)
     dtype = at_least_float32(x.dtype)
     repeats = token_paths(net)
@@ -222,16 +250,28 @@ def _measure(
         net = nnx.merge(graphdef, params, rest, copy=True)
         rngs = None if streams is None else nnx.merge(*streams, copy=True)
         records: dict[str, Any] = {}
-        scope = Scope(train, careful, rngs, tokens, records, anchors, aliases, shared=tied.paths)
-        signal: Any = cut(Signal(x, jnp.zeros((), dtype)), tokens["input"], careful)
+        scope = Scope(train, careful, rngs, tokens, records, anchors, aliases, plain=plain)
+        signal: Any = Signal(x, jnp.zeros((), dtype))
+        if plain:
+            signal = signal._replace(x=tapped_at("input", x, scope))
+        else:
+            scope = dataclasses.replace(scope, shared=tied.paths)
+            signal = cut(signal, tokens["input"], careful)
         signal = visit(net, signal, scope)
         return signal.x, records
 
+    if plain:
+        _, outlined = jax.eval_shape(run, params, {})
+        found = (
+            (p, r.activation.squares if isinstance(r, Forward) else r) for p, r in outlined.items()
+        )
+        tokens = {p: jnp.zeros(s.shape, s.dtype) for p, s in found if not isinstance(s, Summands)}
     output, pullback, records = jax.vjp(run, params, tokens, has_aux=True)
     value, cotangent = _cotangent(output, loss, targets, cotangent)
     gradients, received = pullback(cotangent)
 
-    gathered = Gathered(records, received, anchors, aliases, tied)
+    together = Together() if plain else None
+    gathered = Gathered(records, received, anchors, aliases, tied, repeats, together)
     # The gradients in the network's own shape: walking both shows every leaf beside its gradient.
     twin = nnx.merge(graphdef, gradients, rest)
     names, units, opaque = ["input"], [gathered.input(x)], []
@@ -243,11 +283,13 @@ def _measure(
         units.append(gathered.unit(path, node, shadow, len(axes)))
         if gathered.hides(path, node):
             opaque.append(shown)
+    if together is not None:
+        units = together.kept(units)
     how = (value, x.shape[0], train, tuple(opaque), said(net, train))
     return Profile(tuple(names), tuple(units), *how)
 
 
-_STATIC = ("graphdef", "loss", "train", "careful", "rules")
+_STATIC = ("graphdef", "loss", "train", "level", "rules")
 _measured = jax.jit(_measure, static_argnames=_STATIC)
 
 

@@ -16,16 +16,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from convjax import nn
 from convjax._check import instance
 from convjax.gradflow._agree import agreeing, called_as_a_whole
 from convjax.gradflow._homogeneous import homogeneous
-from convjax.gradflow._norm import Norm, measure
+from convjax.gradflow._norm import Norm, lanes, measure
 from convjax.gradflow._own import shifted
 from convjax.gradflow._rules import by_type, follows
-from convjax.gradflow._tap import Signal, cut, renormalise, restore, tap
+from convjax.gradflow._tap import Signal, cut, plain_tap, renormalise, restore, tap
 
 
 @jax.tree_util.register_dataclass
@@ -57,7 +58,9 @@ class Scope:
     node whose output is the same array. ``bare`` leaves all out but the taps that ``tokens`` names.
     ``parent`` is the node whose rule runs, where that is foreign, and ``within`` its path.
     ``seen`` are the paths that this trace has come by, ``shared`` those of nodes with parameters
-    that stand elsewhere too. ``others`` are what a leaf of a graph takes besides its first input.
+    that stand elsewhere too. ``plain`` takes no power of two out of anything, and leaves
+    the last sums of squares to do; where it has no tokens it says what they would be. ``others``
+    are what a leaf of a graph takes besides its first input.
     """
 
     train: bool
@@ -75,6 +78,7 @@ class Scope:
     within: str = ""
     seen: set[str] = dataclasses.field(default_factory=set)
     shared: frozenset[str] = frozenset()
+    plain: bool = False
     others: tuple[jax.Array, ...] = ()
 
     @property
@@ -84,12 +88,17 @@ class Scope:
 
     def measure(self, x: jax.Array, exponent: jax.Array) -> Norm:
         """Return the norm of ``x * 2 ** exponent``; nothing flows back through it."""
+        if self.plain:
+            return Norm(lanes(jax.lax.stop_gradient(x)), ONE, ZERO, x.size)
         x, exponent = jax.lax.stop_gradient((x, exponent))
         return measure(x, exponent, careful=self.careful)
 
     def inside(self, name: str, **changes) -> "Scope":
         """Return the scope of a child."""
         return dataclasses.replace(self, path=nn.join(self.path, name), **changes)
+
+
+ONE, ZERO = np.float32(1), np.float32(0)
 
 
 def token_paths(net: nnx.Module) -> dict[str, tuple[int, ...]]:
@@ -159,8 +168,12 @@ def visit(node: nnx.Module, signal: Signal, scope: Scope) -> Signal:
         scope.anchors[scope.path] = scope.anchors[nn.join(scope.path, same)]
         return signal
     activation = scope.measure(signal.x, signal.exponent)
-    scope.records[scope.path] = Forward(activation, jax.lax.stop_gradient(before))
+    if scope.plain:
+        scope.records[scope.path] = Forward(activation, ZERO)
+        token = scope.tokens.get(scope.path)
+        return signal if token is None else signal._replace(x=plain_tap(signal.x, token))
     token = scope.tokens[scope.path]
+    scope.records[scope.path] = Forward(activation, jax.lax.stop_gradient(before))
     if not scope.on_trunk:
         return signal._replace(x=tap(signal.x, token, scope.careful))
     if scope.renormalise:
@@ -216,7 +229,11 @@ def tapped_at(path: str, x: jax.Array, scope: Scope) -> jax.Array:
     """Hand ``x`` on, through a tap where there is a token for it."""
     scope.seen.add(path)
     token = scope.tokens.get(path)
-    return x if token is None else tap(x, token, scope.careful)
+    if token is None:
+        if scope.plain:
+            scope.records[path] = lanes(x)
+        return x
+    return plain_tap(x, token) if scope.plain else tap(x, token, scope.careful)
 
 
 def _output_child(node: nnx.Module) -> str | None:
@@ -305,16 +322,27 @@ def _(node: nn.Residual, signal: Signal, scope: Scope) -> Signal:
 def _(node: nn.Repeat, signal: Signal, scope: Scope) -> Signal:
     prefix = nn.join(scope.path, "*")
     tokens = {p: t for p, t in scope.tokens.items() if p.startswith(prefix)}
-    unit_renormalises = scope.on_trunk and keeps_scale(node) and not scope.bare
+    unit_renormalises = scope.on_trunk and keeps_scale(node) and not (scope.bare or scope.plain)
 
     def step(unit, signal, rngs, tokens):
         inner = dataclasses.replace(scope, records={}, tokens=tokens, rngs=rngs, seen=set())
         signal = visit(unit, signal, inner.inside("*", renormalise=unit_renormalises))
         scope.seen.update(inner.seen)
-        return signal, inner.records
+        # Of what is the same for every unit nothing goes through the loop.
+        leaves, structure = jax.tree.flatten(inner.records)
+        fixed = [None if isinstance(leaf, jax.Array) else leaf for leaf in leaves]
+        kept.append((structure, fixed))
+        return signal, [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
 
-    signal, records = node.scan(step, signal, scope.rngs, tokens)
-    scope.records.update(records)
+    kept: list[Any] = []
+    signal, found = node.scan(step, signal, scope.rngs, tokens)
+    structure, fixed = kept[-1]
+    moving = iter(found)
+    leaves = [
+        next(moving) if leaf is None else np.broadcast_to(leaf, (node.n, *np.shape(leaf)))
+        for leaf in fixed
+    ]
+    scope.records.update(jax.tree.unflatten(structure, leaves))
     return restore(signal) if unit_renormalises and not scope.renormalise else signal
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from convjax.gradflow._norm import Norm, power_of_two, sum_squares
+from convjax.gradflow._norm import Norm, lanes, power_of_two, sum_squares
 
 TOKEN = (3,)
 """Shape of a token; its gradient holds the squares, divisor and exponent of a ``Norm``."""
@@ -43,6 +43,15 @@ def _tap_backward(careful, token, cotangent):
 
 
 tap.defvjp(_tap_forward, _tap_backward)
+
+
+@jax.custom_vjp
+def plain_tap(x: jax.Array, token: jax.Array) -> jax.Array:
+    """Hand ``x`` on; the gradient of the token, zeros as ``lanes(x)``, are the cotangent's."""
+    return x
+
+
+plain_tap.defvjp(lambda x, token: (x, None), lambda _, c: (c, lanes(c)))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
