@@ -2,12 +2,13 @@
 
     python -m experiments bench-profile
 
-Three comparisons: a profile of ResNet-56 against the gradient of its loss with respect to its
-parameters; compiling a profile of depth 10,000 against one of depth 100, plain and residual; and
+Four comparisons: a profile of ResNet-56 against the gradient of its loss with respect to its
+parameters and images; the first profile of a process, with its compilation, against the first such
+gradient; compiling a profile of depth 10,000 against one of depth 100, plain and residual; and
 the gradient through a scan of convolutions by ``convjax.ops.conv`` against the same by ``jax.lax``.
 Everything alternates within one run.
 
-Takes one to two minutes on two cores.
+Takes some five minutes on two cores.
 """
 
 import dataclasses
@@ -48,6 +49,9 @@ def measure(config: Config) -> dict[str, Any]:
     what = f"profile of ResNet-56, batch {config.batch_size} / its gradient"
     rows = [comparison(what, pairs(*profile_and_gradient(config.batch_size), config.repeats))]
     few = max(3, config.repeats // 2)
+    for name, size in (("resnet50", 64), ("mobilenetv2_100", 96)):
+        what = f"first profile of {name}, {size}x{size}, batch 4 / its first gradient"
+        rows.append(comparison(what, pairs(*first_profile_and_gradient(name, size), few)))
     for shortcut in ("none", "identity"):
         deep, shallow = (compile_profile(d, shortcut) for d in (config.deep, config.shallow))
         what = f"compiling a profile of depth {config.deep} / of {config.shallow}, shortcut "
@@ -59,17 +63,35 @@ def measure(config: Config) -> dict[str, Any]:
 
 def profile_and_gradient(batch_size: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Return a profile of ResNet-56, with everything that it holds, and its plain gradient."""
-    net = models.resnet_cifar(56, rngs=nnx.Rngs(0))
-    images = jax.random.normal(jax.random.key(1), (batch_size, 32, 32, 3))
-    labels = jnp.arange(batch_size) % 10
+    return _both(models.resnet_cifar(56, rngs=nnx.Rngs(0)), 32, batch_size, 10)
+
+
+def first_profile_and_gradient(name: str, size: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Return the same two of another network, compiled anew each time."""
+    found = _both(models.create(name, rngs=nnx.Rngs(0)), size, 4, 1000)
+
+    def anew(run: Callable[[], Any]) -> Any:
+        jax.clear_caches()
+        return run()
+
+    return partial(anew, found[0]), partial(anew, found[1])
+
+
+def _both(net: nnx.Module, size: int, batch_size: int, classes: int) -> tuple[Any, Any]:
+    images = jax.random.normal(jax.random.key(1), (batch_size, size, size, 3))
+    labels = jnp.arange(batch_size) % classes
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
     loss = loss_of(graphdef)
-    gradient = jax.jit(jax.value_and_grad(lambda *arrays: loss(*arrays)[0]))
+
+    def of(params: Any, images: jax.Array) -> jax.Array:
+        return loss(params, rest, images, labels)[0]
+
+    gradient = jax.jit(jax.value_and_grad(of, (0, 1)))
 
     def profile() -> Any:
         return gradflow.profile(net, images, loss=lab.cross_entropy, targets=labels, train=True)
 
-    return profile, partial(gradient, params, rest, images, labels)
+    return profile, partial(gradient, params, images)
 
 
 def compile_profile(depth: int, shortcut: str) -> Callable[[], None]:
