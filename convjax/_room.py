@@ -4,6 +4,11 @@ import textwrap
 from types import FunctionType, ModuleType
 from typing import Any
 
+from convjax import _interrupt
+
+# This is what convjax imports first, and what follows takes seconds.
+_interrupt.end_while_importing()
+
 
 def show(names: dict[str, Any]) -> None:
     """Give a module its ``__all__`` and ``__dir__``, and list its names in its docstring.

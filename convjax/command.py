@@ -6,6 +6,8 @@ import io
 import signal
 import sys
 
+from convjax import _interrupt
+
 
 def main() -> int:
     """Run the command line of ``convjax`` and return its exit code."""
@@ -24,12 +26,15 @@ def start(module: str, argv: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    # An import that is interrupted may raise anything; the signal's own way is to end the process.
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    before = signal.getsignal(signal.SIGINT)
+    free = before in (signal.default_int_handler, _interrupt.end)
     try:
+        if free:
+            signal.signal(signal.SIGINT, _interrupt.end)
         importlib.import_module("convjax.lab.commands")
         called = importlib.import_module(module).main
-        signal.signal(signal.SIGINT, before)
+        if free:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return called(argv)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

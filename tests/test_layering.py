@@ -16,7 +16,8 @@ FILES = sorted(p for d in ("convjax", "experiments") for p in (ROOT / d).rglob("
 ROOMS = {
     "_check": ("", "jax numpy"),
     "_foreign": ("_check", "jax numpy flax"),
-    "_room": ("", ""),
+    "_interrupt": ("", ""),
+    "_room": ("_interrupt", ""),
     "ops": ("_check _trace ops", "jax jaxtyping numpy"),
     "_readable": ("_check", "jax numpy"),
     "_trace": ("_trace", "jax numpy"),
@@ -41,7 +42,7 @@ ROOMS = {
         "_check _foreign _room cost gradflow models nn train data study plots lab",
         "jax numpy flax optax matplotlib tyro rich",
     ),
-    "command": ("", ""),
+    "command": ("_interrupt", ""),
     "experiments": (
         "ops nn cost gradflow models train data study plots lab command experiments",
         "jax numpy scipy flax optax matplotlib pyarrow sklearn tyro rich",
@@ -114,7 +115,7 @@ def test_what_is_private_stays_at_home(path):
         # A question has its own folder, and what is private there is its own.
         at_home = at_home or name[:2] == ("experiments", path.parent.name)
         hidden = [part for part in name[1:] if part.startswith("_") and part != "__version__"]
-        ground = ("_check", "_foreign", "_readable", "_trace")
+        ground = ("_check", "_foreign", "_interrupt", "_readable", "_trace")
         shared = path.parts[-2] != "experiments" and name[1] in ground
         # A room of one function, which bears the function's name in public.
         shared = shared or (path == ROOT / "convjax/__init__.py" and name[1] == "_cost")

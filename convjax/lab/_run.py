@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 import json
 import shlex
 import socket
@@ -12,7 +13,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
+from flax import nnx
+
 from convjax import study
+from convjax.lab._ensemble import Ensemble
 from convjax.lab._experiment import Experiment, measure_all, whole
 from convjax.lab._options import (
     CommandOptions,
@@ -130,6 +135,7 @@ def run_config(experiment: Experiment, config: Any, command: Sequence[str]) -> i
             # Before a dry run too: what the run refuses is refused.
             where = runner(config)
             if config.dry_run:
+                check_built(cells)
                 print_plan(experiment, config, cells)
                 return 0
             ran = study.run(
@@ -286,6 +292,30 @@ def check_effect(config: Any, runner: str) -> None:
             raise ValueError(
                 f"--{option} has no effect with --runner {runner}; leave it out, or take {taking}"
             )
+
+
+def check_built(cells: Sequence[Any]) -> None:
+    """Build the network of every cell without its values, and call it on its signal.
+
+    It is the kind of an ensemble, or the cell itself, that has ``network(rngs)``; what has
+    ``signal(key, batch_size)`` as well shows what goes in. Other cells are passed over.
+
+    Raises:
+      UsageError: what building or calling one raises, in a sentence that names the cell.
+    """
+    for cell in cells:
+        kind = getattr(cell, "kind", cell)
+        build, signal = getattr(kind, "network", None), getattr(kind, "signal", None)
+        if not callable(build) or len(inspect.signature(build).parameters) != 1:
+            continue
+
+        def called(key, build=build, signal=signal, cell=cell):
+            net = build(nnx.Rngs(key))
+            return net(signal(key, cell.batch_size), train=True) if signal else None
+
+        signal = signal if isinstance(cell, Ensemble) else None
+        with refusing(f"{cell}: "), calling(f"the network of {cell}", passing=(ValueError,)):
+            nnx.eval_shape(called, jax.random.key(0))
 
 
 def print_plan(experiment: Experiment, config: Any, cells: Sequence[Any]) -> None:

@@ -13,7 +13,7 @@ from convjax import command, lab
 from convjax.lab import Ticker, _run, console
 from experiments import __main__ as entry
 from experiments import all as everything
-from tests.lab import planted
+from tests.lab import kernel_size, planted
 
 ODD = "a [/data] of [width] and :smile:"
 
@@ -91,8 +91,22 @@ def test_a_dry_run_refuses_what_the_run_would_and_writes_nothing(tmp_path, capsy
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "other"]
 
 
-def test_ctrl_c_during_imports_is_no_traceback(tmp_path):
-    (tmp_path / "tyro.py").write_text("import time; print('importing', flush=True); time.sleep(60)")
+def test_a_dry_run_builds_the_networks_without_values(tmp_path, capsys):
+    asked = lab.experiment(kernel_size)
+    config = asked.config(sizes=(3, 0), out=tmp_path, dry_run=True)
+    with pytest.raises(
+        lab.UsageError, match=r"0x0, 16 layers: kernel_size\[0\]=0 must be at least"
+    ):
+        lab.run_config(asked, config, [])
+    assert lab.run_config(asked, dataclasses.replace(config, sizes=(3,)), []) == 0
+    assert "1 to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("package", ["flax", "tyro"])
+def test_ctrl_c_during_imports_is_one_line(package, tmp_path):
+    (tmp_path / f"{package}.py").write_text(
+        "import time; print('importing', flush=True); time.sleep(60)"
+    )
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments", "report", "results"],
         env={
@@ -105,8 +119,8 @@ def test_ctrl_c_during_imports_is_no_traceback(tmp_path):
     )
     assert process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=30) == ("", "")
-    assert process.returncode == -signal.SIGINT
+    assert process.communicate(timeout=30) == ("", "interrupted\n")
+    assert process.returncode == 130
 
 
 def test_a_name_that_the_terminal_cannot_show_is_no_traceback(tmp_path, monkeypatch):
