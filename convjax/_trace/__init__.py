@@ -3,6 +3,7 @@
 from convjax._trace._flow import Flow as Flow
 from convjax._trace._program import ACTIVATIONS as ACTIVATIONS
 from convjax._trace._program import Program as Program
+from convjax._trace._program import axes as axes
 from convjax._trace._program import bind as bind
 from convjax._trace._program import body as body
 from convjax._trace._program import carried as carried

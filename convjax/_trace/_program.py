@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax._src import core as jax_core
 from jax._src import source_info_util
 from jax.extend import core
 
@@ -121,6 +122,11 @@ def scopes(equation: Any) -> tuple[str, ...]:
     """Return the names of the scopes that an equation stands in, transformations left out."""
     stack = getattr(equation.source_info.name_stack, "stack", ())
     return tuple(entry.name for entry in stack if isinstance(entry, source_info_util.Scope))
+
+
+def axes() -> tuple[tuple[Any, int], ...]:
+    """Return the names and lengths of the mapped axes around what is traced now."""
+    return tuple(jax_core.get_axis_env().axis_sizes.items())
 
 
 def is_variable(v: Any) -> bool:

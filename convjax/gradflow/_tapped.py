@@ -1,6 +1,6 @@
 """tapped: the plain forward pass with taps at chosen places, for a training step to carry."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,20 +11,32 @@ from convjax import nn
 from convjax._check import array, flag, instance, integers, refuse
 from convjax._check import dtype as check_dtype
 from convjax.gradflow import _check as check
+from convjax.gradflow._door import is_written
 from convjax.gradflow._norm import at_least_float32
 from convjax.gradflow._rules import follows
 from convjax.gradflow._run import OWN, Scope, forward, token_paths, visit
 from convjax.gradflow._tap import TOKEN, Signal, tap
 
 
-def trunk(net: nnx.Module) -> dict[str, tuple[int, ...]]:
+def trunk(
+    net: nnx.Module,
+    x: Any = None,
+    *,
+    train: bool = True,
+    rngs: nnx.Rngs | None = None,
+    call: Callable[..., Any] | None = None,
+) -> dict[str, tuple[int, ...]]:
     """Return the places through which the whole signal passes, with the repeats around each.
 
     These are the input, and the units of chains and repeats down to, and not into, residuals and
     parallels: where a gradient's norm tells of depth and of nothing else.
 
     Args:
-      net: the network.
+      net: any network: a node of ``convjax.nn``, a module of Flax NNX, or an ``nn.Function``.
+      x: the batch, or what has its shape and dtype; needed where a network is read.
+      train: the mode in which it is read.
+      rngs: source of random numbers, where the call of a network that is read takes one.
+      call: how the network is called, if not as its signature says; see ``nn.applied``.
 
     Returns:
       Paths in forward order, "input" first, and the lengths of the repeats that each stands in.
@@ -36,7 +48,14 @@ def trunk(net: nnx.Module) -> dict[str, tuple[int, ...]]:
       >>> gradflow.trunk(net)["stage1/rest/*"]
       (3,)
     """
-    instance("net", net, nnx.Module, "a network of convjax.nn")
+    check.network(net)
+    if is_read(net, call):
+        if x is None:
+            raise ValueError(
+                f"x=None: net={type(net).__name__} is read from its program, which needs the "
+                "batch, or what has its shape and dtype"
+            )
+        return {"input": (), **nn.Live(net, x, train=train, rngs=rngs, call=call).places}
     found: dict[str, tuple[int, ...]] = {"input": ()}
 
     def follow(path: str, node: nnx.Module, repeats: tuple[int, ...]) -> None:
@@ -81,20 +100,22 @@ def tapped(
     *,
     train: bool,
     rngs: nnx.Rngs | None = None,
+    call: Callable[..., Any] | None = None,
 ) -> jax.Array:
     """Return ``net(x)``, whose gradient by a token is the norm of the gradient at that place.
 
     It computes what ``net(x)`` does, and the backward pass one sum of squares for each token: cheap
     enough for every step of a training, which ``profile`` with its running powers of two is not
     meant for. Norms are those of the dtype's range: a norm whose square under- or overflows is 0 or
-    infinite.
+    infinite. Statistics move, and random numbers are used up, as in the call.
 
     Args:
-      net: the network.
+      net: any network: a node of ``convjax.nn``, a module of Flax NNX, or an ``nn.Function``.
       x: the batch.
       tokens: zeros, by path, as ``gradflow.tokens`` makes them.
       train: whether norms use the batch's statistics and dropout drops.
-      rngs: source of random numbers where ``train=True`` draws any.
+      rngs: source of random numbers where ``train=True`` needs any.
+      call: how the network is called, if not as its signature says; see ``nn.applied``.
 
     Returns:
       The output. The gradient by a token holds the sum of the squares of the gradient by the output
@@ -118,8 +139,14 @@ def tapped(
     """
     check.network(net)
     x = check.batch(x)
+    if is_read(net, call):
+        live = nn.Live(net, x, train=flag("train", train), rngs=check.streams(rngs), call=call)
+        _check_tokens({"input": (), **live.places}, tokens)
+        first = tokens.get("input")
+        x = x if first is None else tap(x, first, False)
+        return live(x, tokens, lambda y, token: tap(y, token, False))
     scope = Scope(flag("train", train), False, check.streams(rngs), tokens, {}, {}, {}, bare=True)
-    _check_tokens(net, tokens)
+    _check_tokens(token_paths(net), tokens)
     first = tokens.get("input")
     x = x if first is None else tap(x, first, False)
     found = visit(net, Signal(x, jnp.zeros((), at_least_float32(x.dtype))), scope).x
@@ -131,9 +158,13 @@ def tapped(
     return found
 
 
-def _check_tokens(net: nnx.Module, tokens: Any) -> None:
+def is_read(net: nnx.Module, call: Callable[..., Any] | None) -> bool:
+    """Whether a network's program is read, and the network is no expression already."""
+    return call is not None or not is_written(net)
+
+
+def _check_tokens(known: Mapping[str, tuple[int, ...]], tokens: Any) -> None:
     instance("tokens", tokens, Mapping, "a mapping from paths to what gradflow.tokens makes")
-    known = token_paths(net)
     for path, token in tokens.items():
         if path not in known:
             refuse("tokens: path", path, known)

@@ -26,6 +26,7 @@ from convjax.nn._norm import LayerNorm as LayerNorm
 from convjax.nn._norm import norm as norm
 from convjax.nn._reading._called import takes_mode as takes_mode
 from convjax.nn._reading._function import Function as Function
+from convjax.nn._reading._live import Live as Live
 from convjax.nn._reading._read import Reading as Reading
 from convjax.nn._reading._read import read as read
 from convjax.nn._reading._segment import Graph as Graph

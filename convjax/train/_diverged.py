@@ -112,7 +112,7 @@ class Replay:
         loss = partial(cross_entropy, smoothing=self.recipe.label_smoothing)
         key = keys_of(self.recipe, jnp.int32(state.step))[1]
         how: dict[str, Any] = {"train": True, "rngs": nnx.Rngs(dropout=key)}
-        if self.call is not None or not is_written(net):
+        if not is_written(net, self.call):
 
             def call(net, x):
                 return nn.applied(net, x, train=True, rngs=nnx.Rngs(key), call=self.call)

@@ -13,7 +13,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from convjax import models
+from convjax import models, nn
 from convjax.train import _arguments
 from convjax.train._checkpoints import Checkpoints, writable
 from convjax.train._dispatch import make_dispatch
@@ -24,9 +24,10 @@ from convjax.train._json_lines import JsonLines
 from convjax.train._lock import locked
 from convjax.train._mesh import check_divides, everywhere, here, mesh_of, spread
 from convjax.train._observe import Observer, Pace, Row
-from convjax.train._order import network_order
+from convjax.train._order import network_order, read_order
 from convjax.train._recipe import Recipe
 from convjax.train._rows import finite, rows_of
+from convjax.train._set_up import is_written
 from convjax.train._source import Source, padded
 from convjax.train._spans import due, spans
 from convjax.train._state import State, assembled, parts, start
@@ -190,7 +191,8 @@ class _Run:
         self.evaluation = None if test is None else Evaluation(self.graphdef, test, **how)
         if self.evaluation is not None:
             self.evaluation.check(*parts(net)[1:])
-        self.order = functools.cache(network_order(net))
+        self.net = net
+        self.example = None
         self.start = lambda: everywhere(start(net, recipe, **chosen), mesh)
 
     def go(
@@ -252,9 +254,24 @@ class _Run:
         log.flush()
         return state
 
+    @functools.cached_property
+    def order(self) -> Callable[[str], tuple[int, ...]]:
+        """A key that sorts the paths of a network into forward order."""
+        if is_written(self.net, self.call):
+            return functools.cache(network_order(self.net))
+        key = jax.random.key(0)
+        images, _ = jax.eval_shape(self.source.batch, self.arrays, self.example, key)
+
+        def call(net: Any, x: Any) -> Any:
+            return nn.applied(net, x, train=True, rngs=nnx.Rngs(0), call=self.call)
+
+        x = jax.ShapeDtypeStruct(images.shape, jax.numpy.float32)
+        return functools.cache(read_order(nn.read(self.net, x, call=call).labels))
+
     def inputs(self, begin: int, end: int) -> Any:
         """Return the inputs of some steps, filled up to a whole dispatch."""
         inputs = padded(self.source.inputs(begin, end - begin), self.recipe.dispatch)
+        self.example = jax.tree.map(lambda array: array[0], inputs)
         return spread(inputs, self.mesh)
 
     def test(self, state: State) -> dict[str, Any]:
@@ -316,7 +333,7 @@ class _Log:
     def _hand_on(self, begin: int, end: int, metrics: Any) -> None:
         metrics = jax.device_get(metrics)
         now = time.perf_counter()
-        rows = list(rows_of(metrics, begin, end, self.run.recipe.watch, self.run.order))
+        rows = list(rows_of(metrics, begin, end, self.run.recipe.watch, lambda: self.run.order))
         took, self.clock = now - self.clock, now
         bad = next((row["step"] for row in rows if not finite(row)), None)
         # The first dispatch compiles: its time tells nothing of the others.

@@ -9,10 +9,10 @@ from convjax.train._watch import Watched
 
 
 def rows_of(
-    metrics: Any, begin: int, end: int, watch: int, order: Callable[[str], Any]
+    metrics: Any, begin: int, end: int, watch: int, order: Callable[[], Callable[[str], Any]]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a dispatch's steps, from what it measured."""
-    layers = Watched.of_steps(metrics.pop("layers"), order) if watch else []
+    """Yield the rows of a dispatch's steps, of paths in an order that is asked for when needed."""
+    layers = Watched.of_steps(metrics.pop("layers"), order()) if watch else []
     for i, step in enumerate(range(begin, end)):
         row: dict[str, Any] = {"kind": "train", "step": step}
         row |= {name: metrics[name][i].item() for name in sorted(metrics, key=_place)}

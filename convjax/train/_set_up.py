@@ -13,9 +13,9 @@ from convjax.train._recipe import Recipe
 BATCH_NORMS = (nn.BatchNorm, nnx.BatchNorm)
 
 
-def is_written(net: nnx.Module) -> bool:
-    """Whether a network is a node of ``convjax.nn``, and not read from its program."""
-    return isinstance(net, nn.Node)
+def is_written(net: nnx.Module, call: Any = None) -> bool:
+    """Whether a network is a node of ``convjax.nn``, called as one, and not read from a program."""
+    return isinstance(net, nn.Node) and call is None
 
 
 def check_served(net: nnx.Module, recipe: Recipe, axis_name: str | None) -> None:

@@ -105,7 +105,9 @@ def step_of(
         optimiser = optimiser_of(net, recipe, frozen=frozen)
     graphdef, *_ = parts(net)
     names = Names(net) if recipe.watch else None
-    places = {} if names is None else names.places
+    # Those of a network that is read are known with the batch.
+    written = is_written(net, call)
+    places = {} if names is None else gradflow.trunk(net) if written else None
     run = _Pass(graphdef, recipe, axis_name, places, classes, frozen, call)
 
     def step(state: State, images: jax.Array, labels: jax.Array):
@@ -185,7 +187,7 @@ class _Pass:
 
     def gradients(self, state: State, images, labels, key, scale) -> Any:
         """Return ``(scaled loss, found), (gradients, tokens)``, means over all devices."""
-        tokens = gradflow.tokens(self.places)
+        tokens = gradflow.tokens(self._trunk(state, images, key))
         count = self.recipe.accumulate
         own, kept = divided(state.params, self.frozen)
         take = jax.value_and_grad(partial(self._loss, kept), argnums=(0, 1), has_aux=True)
@@ -208,12 +210,26 @@ class _Pass:
         )
         return (loss, {**found, "rest": rest}), (gradients, tokens)
 
-    def _loss(self, kept, params, tokens, rest, images, labels, key, scale):
-        net = assembled(self.graphdef, joined(params, kept), rest)
+    def _trunk(self, state: State, images: jax.Array, key: jax.Array) -> Any:
+        """Return the places that are tapped."""
+        if self.places is not None:
+            return self.places
+        net = self._ready(state.params, state.rest)[0]
+        shape = (images.shape[0] // self.recipe.accumulate, *images.shape[1:])
+        x = jax.ShapeDtypeStruct(shape, _dtype(images, self.recipe))
+        return gradflow.trunk(net, x, train=True, rngs=nnx.Rngs(key), call=self.call)
+
+    def _ready(self, params: Any, rest: Any) -> tuple[Any, Any]:
+        """Return the network of some values, as the recipe has it, and its keys as they were."""
+        net = assembled(self.graphdef, params, rest)
         if self.frozen is not None:
             self.frozen.keep_statistics(net)
         keys = own_keys(net)
         set_up(net, self.recipe, self.axis_name)
+        return net, keys
+
+    def _loss(self, kept, params, tokens, rest, images, labels, key, scale):
+        net, keys = self._ready(joined(params, kept), rest)
         images = images.astype(_dtype(images, self.recipe))
         logits = self._logits(net, images, tokens, key)
         if self.axis_name is not None:
@@ -232,10 +248,13 @@ class _Pass:
         return loss * scale.astype(loss.dtype), found
 
     def _logits(self, net, images, tokens, key):
-        if is_written(net) and self.call is None:
+        if is_written(net, self.call):
             rngs = nnx.Rngs(dropout=key)
             return gradflow.tapped(net, images, tokens, train=True, rngs=rngs)
-        return nn.applied(net, images, train=True, rngs=nnx.Rngs(key), call=self.call)
+        how = {"train": True, "rngs": nnx.Rngs(key), "call": self.call}
+        if not tokens:
+            return nn.applied(net, images, **how)
+        return gradflow.tapped(net, images, tokens, **how)
 
     def _in_parts(self, take, params, rest, tokens, images, labels, key, scale):
         count = self.recipe.accumulate

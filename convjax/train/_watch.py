@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from convjax import _check, gradflow, nn
+from convjax import _check, nn
 
 Layers = dict[str, dict[str, jax.Array]]
 # By kind, the paths and the shapes of their numbers.
@@ -23,13 +23,11 @@ class Names:
     Attributes:
       params: public path and number of repeats around it, by place in the parameters' dictionary.
       rest: the same for the rest.
-      places: where the trunk's gradients are tapped.
     """
 
     def __init__(self, net: nnx.Module):
         self.params = _named(net, nnx.Param)
         self.rest = _named(net, nnx.BatchStat)
-        self.places = gradflow.trunk(net) if isinstance(net, nn.Node) else {}
 
 
 def _named(net: nnx.Module, kind: type[nnx.Variable]) -> dict[tuple, tuple[str, int]]:

@@ -14,6 +14,7 @@ from flax import linen, nnx
 
 from convjax import nn, train
 from convjax.train._step import keys_of
+from tests.foreign import nnx_networks
 from tests.nn.conftest import quick_compilation as quick_compilation
 from tests.train.conftest import quick_jit
 
@@ -334,7 +335,7 @@ def of_linen(source):
     return nn.Function(apply, variables)
 
 
-LONG = dataclasses.replace(RECIPE, steps=5, dispatch=2, checkpoint_every=2, average=0.9)
+LONG = dataclasses.replace(RECIPE, steps=5, dispatch=2, checkpoint_every=2, average=0.9, watch=2)
 
 
 @pytest.mark.parametrize("made", [lambda source: ByAttribute(rngs=nnx.Rngs(0)), of_linen])
@@ -409,3 +410,99 @@ def test_other_statistics_than_those_that_were_given_are_refused():
         net(jnp.ones((1, 2)), train=True)
     with pytest.raises(ValueError, match="new values of 'mean', which differs in 'm' from"):
         net(jnp.ones((1, 2)), train=False)
+
+
+WATCHED = dataclasses.replace(RECIPE, watch=2)
+
+
+def first_cotangent(net, images, labels):
+    """Return the gradient of the first step's loss by the logits."""
+    logits = nnx.clone(net)(images, train=True)
+    return jax.grad(loss_of)(logits, labels)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_units_are_watched_while_they_learn(source, accumulate):
+    """The norms at the trunk are those by perturbations; parts of a batch add up by squares."""
+    net, (images, labels) = ByCall(rngs=nnx.Rngs(0)), next(batches(source))
+    recipe = dataclasses.replace(WATCHED, accumulate=accumulate)
+    plain = train.fit(net, source, dataclasses.replace(recipe, watch=0))
+    fitted = train.fit(net, source, recipe)
+    assert [row["loss"] for row in fitted.rows] == [
+        pytest.approx(row["loss"], rel=1e-5) for row in plain.rows
+    ]
+    assert_same(held(fitted.net), held(plain.net))
+    assert ["layers" in row for row in fitted.rows] == [True, False, True]
+    layers = fitted.rows[0]["layers"]
+    signal = {path: kinds["signal"] for path, kinds in layers.items() if "signal" in kinds}
+    blocks = "blocks/0/add blocks/0/relu blocks/1/add blocks/1/relu"
+    assert list(signal) == f"input stem {blocks} global_avg_pool dropout fc".split()
+    assert set(layers["blocks/0/conv/kernel"]) == {"gradient", "update", "weight"}
+    assert set(layers["blocks/0/bn"]) == {"mean", "variance"}
+    order = list(layers)
+    assert order.index("stem/kernel") < order.index("blocks/0/conv/kernel")
+    assert order.index("blocks/0/bn/scale") < order.index("blocks/0/add")
+    if accumulate == 1:
+        cotangent = first_cotangent(net, images, labels)
+        by_hand = nnx_networks.references(net, images, cotangent, train=True)
+        for path in ("stem", "dropout", "fc"):
+            assert signal[path] == pytest.approx(by_hand.units[path][1], rel=1e-4), path
+        # A block's output is its last ReLU's.
+        assert signal["blocks/1/relu"] == pytest.approx(by_hand.units["blocks/1"][1], rel=1e-4)
+        for path, norm in by_hand.parameters.items():
+            assert layers[path]["gradient"] == pytest.approx(norm, rel=1e-3, abs=1e-5), path
+
+
+@pytest.mark.parametrize("made", [linen_net, haiku_net, equinox_net])
+def test_functions_are_watched(source, made):
+    variables, apply, *_ = made(source)
+    plain = train.fit(nn.Function(apply, variables), source, RECIPE)
+    fitted = train.fit(nn.Function(apply, variables), source, WATCHED)
+    assert_same(held(fitted.net), held(plain.net))
+    signal = [path for path, kinds in fitted.rows[0]["layers"].items() if "signal" in kinds]
+    assert len(signal) >= 6 and signal[0] == "input"
+
+
+class Scanned(nnx.Module):
+    """A loop over stacked layers, each of which is watched."""
+
+    def __init__(self, n, *, rngs):
+        @nnx.split_rngs(splits=n)
+        @nnx.vmap(in_axes=0, out_axes=0)
+        def layers(rngs):
+            return nnx.Linear(4, 4, rngs=rngs)
+
+        self.first = nnx.Linear(2, 4, rngs=rngs)
+        self.layers = layers(rngs)
+        self.head = nnx.Linear(4, 3, rngs=rngs)
+
+    def __call__(self, x):
+        @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+        def run(x, layer):
+            return jnp.tanh(layer(x))
+
+        return self.head(run(self.first(x.mean((1, 2))), self.layers))
+
+
+def test_turns_of_a_loop_are_watched_one_by_one(source):
+    net, (images, labels) = Scanned(3, rngs=nnx.Rngs(0)), next(batches(source))
+    fitted = train.fit(net, source, WATCHED)
+    signal = {
+        p: kinds["signal"] for p, kinds in fitted.rows[0]["layers"].items() if "signal" in kinds
+    }
+    before, turns, last = list(signal)[:3], list(signal)[3:-1], list(signal)[-1]
+    assert before == ["input", "global_avg_pool", "first"] and last == "head"
+    assert [next(filter(str.isdigit, name.split("/"))) for name in turns] == [*"001122"]
+
+    def rest(x, first):
+        for i in range(first, 3):
+            layer = jax.tree.map(lambda a, i=i: a[i], nnx.state(net.layers))
+            x = jnp.tanh(x @ layer["kernel"][...] + layer["bias"][...][None])
+        return loss_of(net.head(x), labels)
+
+    h = net.first(images.mean((1, 2)))
+    for i in range(3):
+        layer = jax.tree.map(lambda a, i=i: a[i], nnx.state(net.layers))
+        h = jnp.tanh(h @ layer["kernel"][...] + layer["bias"][...][None])
+        norm = jnp.linalg.norm(jax.grad(rest)(h, i + 1))
+        assert signal[turns[2 * i + 1]] == pytest.approx(float(norm), rel=1e-4)

@@ -50,20 +50,20 @@ def called(
     """
     passed = _passed(net, call, train, rngs)
     graphdef, state = nnx.split(net)
-    structure, variables = jax.tree.structure(state), _variables(net)
+    structure, variables = jax.tree.structure(state), variables_of(net)
     own = len(variables)
     streams, random = None, jax.tree.structure(None)
     if "rngs" in passed and rngs is not None:
         streams, found = nnx.split(rngs)
         random = jax.tree.structure(found)
-        variables |= {f"rngs/{name}": v for name, v in _variables(rngs).items()}
+        variables |= {f"rngs/{name}": v for name, v in variables_of(rngs).items()}
 
     def function(values: list[Any], x: Any) -> Any:
         copy: Any = nnx.merge(graphdef, jax.tree.unflatten(structure, values[:own]), copy=True)
         how = dict(passed)
         if streams is not None:
             how["rngs"] = nnx.merge(streams, jax.tree.unflatten(random, values[own:]), copy=True)
-        with _scopes(copy):
+        with scoped_modules(copy):
             return copy(x, **how) if call is None else call(copy, x)
 
     kinds = tuple((v[...].shape, v[...].dtype) for v in variables.values())
@@ -73,7 +73,7 @@ def called(
     return Called(function, variables, passed, type(net).__name__, words, key)
 
 
-def _variables(net: Any) -> dict[str, nnx.Variable]:
+def variables_of(net: Any) -> dict[str, nnx.Variable]:
     """Return what a network holds in the order of the state's leaves, by its first path."""
     held: dict[tuple[str, ...], Any] = {}
     for path, value in nnx.iter_graph(net):
@@ -134,7 +134,7 @@ _PATHS: ContextVar[dict[int, str]] = ContextVar("paths")
 
 
 @contextlib.contextmanager
-def _scopes(net: nnx.Module) -> Iterator[None]:
+def scoped_modules(net: nnx.Module) -> Iterator[None]:
     """Have every module's call stand in a scope that is named for its path."""
     modules = [(path, m) for path, m in nnx.iter_modules(net) if path]
     token = _PATHS.set({id(m): "/".join(map(str, path)) for path, m in modules})

@@ -117,7 +117,7 @@ def read(
     shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
     how = called(net, call, train, rngs)
     key = (*how.key, call, shape.shape, shape.dtype)
-    told_apart = _is_hashable(key)
+    told_apart = is_hashable(key)
     found = _TEMPLATES.get(key) if told_apart else None
     if found is None:
         found = _template(how, shape)
@@ -168,12 +168,12 @@ def _template(how: Called, x: jax.ShapeDtypeStruct) -> _Template:
             f"net={how.name} cannot be called as {how.words} with x of shape {x.shape} and dtype "
             f"{x.dtype}: {said}; give another x, or call=lambda net, x: … that says how"
         ) from error
-    entry, exit = program.inputs[len(values)], _output(program, returned.pop())
+    entry, exit = program.inputs[len(values)], output_of(program, returned.pop())
     names = dict(list(zip(program.inputs, how.variables, strict=False))[: len(values)])
     variables = {v: how.variables[name] for v, name in names.items()}
     for i, (v, value) in enumerate(program.constants.items()):
         names[v], variables[v] = f"{CONSTANT} {i}", nnx.Variable(value)
-    reader = _Reader(program, entry, exit, names, variables, _Names())
+    reader = Reader(program, entry, exit, names, variables, Names())
     if exit not in reader.flow.signals:
         raise ValueError("net: its output does not depend on x, so that no gradient travels")
     if exit not in reader.flow.felt:
@@ -201,7 +201,7 @@ def _channels_first(equations: Sequence[Any]) -> bool:
     return len(spec) > 2 and spec[1] == 1
 
 
-class _Names:
+class Names:
     """The names that were given, and the one that was given last."""
 
     def __init__(self):
@@ -215,7 +215,7 @@ class _Names:
         return self.latest
 
 
-class _Reader:
+class Reader:
     """Builds the nodes of a program's structure.
 
     Attributes:
@@ -232,7 +232,7 @@ class _Reader:
         exit: Any,
         names: dict[Any, str],
         variables: dict[Any, nnx.Variable],
-        given: _Names,
+        given: Names,
         within: str | None = None,
     ):
         self.names, self.variables, self.given, self.within = names, variables, given, within
@@ -249,8 +249,11 @@ class _Reader:
 
     def nodes(self, series: Series) -> list[nnx.Module]:
         """Return the nodes of a series; the identity where it has no part."""
-        parts = _leaves.joined(series.parts, self.structure, self.is_known)
-        return [self.node(part) for part in parts] or [Identity()]
+        return [self.node(part) for part in self.parts(series)] or [Identity()]
+
+    def parts(self, series: Series) -> list[Any]:
+        """Return the parts of a series, each of them one node."""
+        return _leaves.joined(series.parts, self.structure, self.is_known)
 
     def chain(self, series: Series, *, negative: bool = False) -> nnx.Module:
         """Return a branch, which has no name of its own; with the other sign where it is taken."""
@@ -338,6 +341,15 @@ class _Reader:
 
     def repeat(self, part: Loop) -> Repeat:
         """Return a loop over stacked parameters."""
+        inner = self.inside(part)
+        node: Any = Repeat(lambda rngs: Identity(), 1, rngs=nnx.Rngs(0))
+        node.unit, node.n = inner.chain(inner.series), part.length
+        node.remat = "unit" if part.remat else "none"
+        node._label = None
+        return node
+
+    def inside(self, part: Loop) -> "Reader":
+        """Return the reader of what a loop repeats."""
         names = {inner: self.names[outer] for inner, outer in part.stacked.items()}
         variables = {inner: self.variables[outer] for inner, outer in part.stacked.items()}
         for i, (v, value) in enumerate(part.program.constants.items()):
@@ -348,12 +360,7 @@ class _Reader:
         # What is repeated stands around its leaves, and around the one where there is but one.
         within = _leaves.common([_parent(m) for m in modules] if len(modules) == 1 else [*modules])
         around = (part.program, part.entry, part.exit, names, variables, self.given)
-        inner = _Reader(*around, within=within)
-        node: Any = Repeat(lambda rngs: Identity(), 1, rngs=nnx.Rngs(0))
-        node.unit, node.n = inner.chain(inner.series), part.length
-        node.remat = "unit" if part.remat else "none"
-        node._label = None
-        return node
+        return Reader(*around, within=within)
 
     def once(self, name: str) -> str:
         """Return a name for a unit: within a loop, with a star for which turn it is of."""
@@ -390,7 +397,7 @@ def _word(like: Like | None) -> str:
     return how["name"] if like.kind == "Activation" else WORDS.get(like.kind, "")
 
 
-def _output(program: Any, returned: Any) -> Any:
+def output_of(program: Any, returned: Any) -> Any:
     """Return the one output of a program; refuse an array within a tuple or a dict."""
     if jax.tree.structure(returned) == jax.tree.structure(0):
         (found,) = program.outputs
@@ -416,7 +423,7 @@ class _Kind:
         return self.text
 
 
-def _is_hashable(key: Any) -> bool:
+def is_hashable(key: Any) -> bool:
     try:
         hash(key)
     except TypeError:
