@@ -35,7 +35,8 @@ class Place(NamedTuple):
         found = arrays[self.which][self.start : self.stop].reshape(self.shape)
         if self.axes < len(self.shape):
             rest = tuple(range(self.axes, len(self.shape)))
-            found = found.sum(axis=rest, dtype=np.float64).astype(found.dtype)
+            with np.errstate(over="ignore"):
+                found = found.sum(axis=rest, dtype=np.float64).astype(found.dtype)
         for key in self.picked:
             found = found[key]
         return np.asarray(found)

@@ -10,6 +10,7 @@ from flax import nnx
 
 from convjax import gradflow, models, nn
 from convjax.gradflow._norm import measure, suspect
+from convjax.gradflow._pack import Later, packed
 from convjax.gradflow._tap import TOKEN, Signal, cut, restore
 from tests.nn.conftest import quick_compilation as quick_compilation
 
@@ -143,3 +144,34 @@ def test_the_whole_pass_without_rescaling_is_bit_for_bit_the_plain_one():
     np.testing.assert_allclose(
         np.exp(jax.device_get(measured)["input"].gradient.log_norm), norm, rtol=1e-6
     )
+
+
+@quickly
+def test_what_is_summed_on_the_host_is_what_is_taken_carefully():
+    net = models.resnet_cifar(14, width=4, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(1), (2, 10, 9, 3))
+
+    def run(net, x):
+        return gradflow.profile(net, x, cotangent=jax.random.key(2), train=True)
+
+    plain, careful = run(net, x), jax.jit(run)(net, x)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(plain))
+    ours, theirs = plain.table(), careful.table()
+    assert ours["path"].tolist() == theirs["path"].tolist()
+    for name, column in ours.items():
+        if name.endswith("log_norm"):
+            np.testing.assert_allclose(column, theirs[name], atol=1e-5, err_msg=name)
+
+
+def test_sums_and_picks_are_done_where_a_packed_tree_is_unpacked():
+    def few(a):
+        sums = Later(a, 1)
+        return packed({"all": a, "last": sums[-1], "sums": sums, "known": np.ones(2)})
+
+    a = np.arange(12.0, dtype=np.float32).reshape(3, 2, 2)
+    found = jax.jit(few)(a)
+    assert [array.shape for array in found.arrays] == [(12,)]
+    tree = found.unpacked()
+    np.testing.assert_array_equal(tree["all"], a)
+    np.testing.assert_array_equal(tree["sums"], a.sum((1, 2)))
+    assert tree["last"] == a[2].sum() and tree["known"].tolist() == [1, 1]
