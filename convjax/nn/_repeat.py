@@ -1,11 +1,13 @@
 """Repeat: n units of one shape, their parameters stacked, run by one scan."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.core import Tracer
 
 from convjax import _check
 from convjax.nn._applied import applied
@@ -14,6 +16,9 @@ from convjax.nn._held import check_held
 from convjax.nn._node import Node, check_module, check_streams, children_of
 from convjax.nn._remat import REMAT, scan
 from convjax.nn._unit import unit as as_unit
+
+_FEW = 32
+"""Most units that are made one by one."""
 
 
 class Repeat(Node):
@@ -66,7 +71,7 @@ class Repeat(Node):
             _set_counts(local, jax.tree.map(lambda b, d: b + i * d, before, draws))
             return nnx.state(as_unit("make_unit(rngs)", make_unit(local)))
 
-        rest = jax.vmap(make)(jnp.arange(1, n, dtype=jnp.uint32)) if n > 1 else None
+        rest = _every(make, n, first)
         _set_counts(rngs, jax.tree.map(lambda b, d: b + n * d, before, draws))
         self.unit = nnx.merge(graphdef, _stack(first, rest))
         self.n = n
@@ -229,6 +234,26 @@ def _counts(rngs: nnx.Rngs) -> Any:
 
 def _set_counts(rngs: nnx.Rngs, counts: Any) -> None:
     nnx.update(rngs, counts)
+
+
+def _every(make: Callable[[Any], Any], n: int, first: Any) -> Any | None:
+    """Return the states of the units 1 to n - 1, stacked; None of one unit."""
+    if n == 1:
+        return None
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(first))
+    if n > _FEW or traced:
+        return jax.vmap(make)(jnp.arange(1, n, dtype=jnp.uint32))
+    # A few units, one by one, come from programs that are compiled; of a batch of keys each shape
+    # would be a compilation.
+    states = [make(np.uint32(i)) for i in range(1, n)]
+    return jax.tree.map(lambda *leaves: _on_host(leaves), *states)
+
+
+def _on_host(leaves: Sequence[Any]) -> jax.Array:
+    """Stack arrays without a compilation for their shape; keys cannot come to the host."""
+    if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+        return jnp.stack(leaves)
+    return jnp.asarray(np.stack(jax.device_get(leaves)))
 
 
 def _stack(first: Any, rest: Any | None) -> Any:
