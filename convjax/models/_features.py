@@ -25,20 +25,25 @@ def features(
     *,
     train: bool = False,
     rngs: nnx.Rngs | None = None,
+    call: Callable[..., Any] | None = None,
 ) -> dict[str, jax.Array]:
     """Return the outputs of chosen nodes, from one forward pass.
 
-    The pass is ``net(x, train, rngs)``: with ``train=True`` batch statistics move as there. A
+    Of a network that is no expression of ``convjax.nn`` they are the units that ``nn.read`` finds,
+    by their labels, turns of a loop by number; it stays as it is, statistics included.
+
+    Else the pass is ``net(x, train, rngs)``: with ``train=True`` batch statistics move as there. A
     ``Repeat`` with a chosen node inside runs unrolled. Under ``jax.jit`` what stands behind the
     last chosen node is not computed.
 
     Args:
-      net: any network.
+      net: any network: a node of ``convjax.nn``, a module of Flax NNX, or an ``nn.Function``.
       x: the batch.
       paths: nodes by path, as for ``nn.at``, units of a ``Repeat`` by number; or globs, matched
         name by name: ``"stage*"`` is every stage, ``"stage2/rest/*"`` every unit of the repeat.
       train: as in the network's call.
       rngs: as in the network's call.
+      call: how the network is called, if not as its signature says; see ``nn.applied``.
 
     Returns:
       Path to output, in the order asked for.
@@ -59,16 +64,95 @@ def features(
        'stage1/rest/1/branch/conv2': (1, 8, 12, 4)}
     """
     _check.instance("net", net, nnx.Module, "a network, any module of nnx")
-    wanted = _resolved(net, _paths(paths))
+    given, read = _paths(paths), call is not None or not isinstance(net, nn.Node)
+    wanted = [] if read else _resolved(net, given)
     x, train = _check.array("x", x), _check.flag("train", train)
     if rngs is not None:
         _check.instance("rngs", rngs, nnx.Rngs, "an nnx.Rngs, such as nnx.Rngs(dropout=0), or None")
+    if read:
+        found = nn.read(net, x, call=as_called(train, rngs, call))
+        return _of_labels(found, x, given)
     outputs: dict[str, Any] = {}
     probe: Any = _recorded(net, "", wanted, outputs)
     nn.applied(probe, x, train, rngs)
     if idle := [path for path in wanted if path not in outputs]:
         raise ValueError(f"paths: {', '.join(idle)} did not run in this pass")
     return {path: outputs[path] for path in wanted}
+
+
+def as_called(
+    train: bool, rngs: nnx.Rngs | None, call: Callable[..., Any] | None
+) -> Callable[[Any, Any], Any]:
+    """Return how any network is called in a mode, as ``nn.read`` takes it."""
+    if call is not None:
+        _check.function("call", call, "a function of net and x")
+    if rngs is None:
+        return _without_random(train, call)
+    graphdef, state = nnx.split(rngs)
+
+    def run(net: Any, x: Any) -> Any:
+        return nn.applied(net, x, train, nnx.merge(graphdef, state, copy=True), call)
+
+    return run
+
+
+@cache
+def _without_random(train: bool, call: Callable[..., Any] | None) -> Callable[[Any, Any], Any]:
+    """Return one function for each mode: by it ``nn.read`` knows a network that it has read."""
+
+    def run(net: Any, x: Any) -> Any:
+        return nn.applied(net, x, train, None, call)
+
+    return run
+
+
+def labelled(reading: nnx.Module) -> dict[str, str]:
+    """Return where the units of a network that was read stand, by label in forward order."""
+    found: dict[str, str] = {}
+
+    def visit(node: nnx.Module, path: str, turns: tuple[str, ...]) -> None:
+        for name, child in _inside(node):
+            inner = (*turns, name) if isinstance(node, nn.Repeat) else turns
+            visit(child, nn.join(path, name), inner)
+        label = nn.label_of("", node)
+        if label:
+            numbers = iter(turns)
+            parts = (next(numbers, p) if p == "*" else p for p in label.split("/"))
+            found.setdefault("/".join(parts), path)
+
+    visit(reading, "", ())
+    return found
+
+
+def _of_labels(reading: nnx.Module, x: Any, patterns: Sequence[str]) -> dict[str, jax.Array]:
+    """Return the outputs of the units of these labels."""
+    places, chosen = labelled(reading), []
+    if not patterns:
+        raise ValueError("paths is empty; name at least one unit")
+    for pattern in patterns:
+        matches = [label for label in places if _fits(label, pattern)]
+        if not matches:
+            inside = [label for label in places if label.startswith(f"{pattern}/")]
+            if inside:
+                shown = ", ".join(inside[:8]) + (", …" if len(inside) > 8 else "")
+                raise ValueError(f"paths: {pattern!r} is no unit, but holds some: {shown}")
+            _check.refuse("paths: unit", pattern, list(places))
+        if twice := [label for label in matches if label in chosen]:
+            raise ValueError(
+                f"paths: {twice[0]!r} is asked for twice, the second time by {pattern!r}"
+            )
+        chosen += matches
+    outputs: dict[str, Any] = {}
+    probe: Any = _recorded(reading, "", [places[label] for label in chosen], outputs)
+    probe(x)
+    return {label: outputs[places[label]] for label in chosen}
+
+
+def _fits(label: str, pattern: str) -> bool:
+    """Whether a label is what a pattern says, name by name."""
+    names, globs = label.split("/"), pattern.split("/")
+    pairs = zip(names, globs, strict=False)
+    return len(names) == len(globs) and all(n == g or fnmatch.fnmatchcase(n, g) for n, g in pairs)
 
 
 def _paths(paths: str | Sequence[str]) -> Sequence[str]:

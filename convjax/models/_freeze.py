@@ -1,14 +1,16 @@
 """freeze: which parameters stay, and which are trained, in transfer learning."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from flax import nnx
 
 from convjax import nn
-from convjax._check import choice, instance, wrong_type
+from convjax._check import array, choice, instance, refuse, wrong_type
+from convjax.models._features import as_called
 
 FROZEN, TRAINABLE, MOVING = "frozen", "trainable", "moving"
 
@@ -70,24 +72,39 @@ class Split:
         """Have frozen batch norms run in evaluation, also where the network is called to train.
 
         They then normalise by their running statistics, and leave them as they are. This sets
-        ``frozen`` on every such ``nn.BatchNorm``; ``train.fit(frozen=…)`` does it by itself.
+        ``frozen`` on every such ``nn.BatchNorm``, and gives every such ``nnx.BatchNorm`` a call
+        that is always in evaluation; ``train.fit(frozen=…)`` does it by itself.
 
         Args:
           net: the network that was split, or a copy of it; its norms are changed.
 
         Raises:
-          ValueError: running statistics that stay and are not an ``nn.BatchNorm``'s.
+          ValueError: running statistics that stay and are neither's.
         """
         held = {id(v): p for p, v in nnx.iter_graph(net) if p in self.statistics}
         for _, module in nnx.iter_modules(net):
-            if isinstance(module, nn.BatchNorm) and id(module.mean) in held:
-                module.frozen = True
+            if isinstance(module, nn.BatchNorm | nnx.BatchNorm) and id(module.mean) in held:
+                if isinstance(module, nn.BatchNorm):
+                    module.frozen = True
+                else:
+                    module.__class__ = _still(type(module))
                 held = {i: p for i, p in held.items() if i not in (id(module.mean), id(module.var))}
         for path in held.values():
             raise ValueError(
-                f"statistics='frozen': {'/'.join(map(str, path))!r} is not an nn.BatchNorm's, so "
-                "it is not known how to keep it; give models.freeze(…, statistics='moving')"
+                f"statistics='frozen': {'/'.join(map(str, path))!r} is not an nn.BatchNorm's, "
+                "nor an nnx.BatchNorm's, so it is not known how to keep it; give "
+                "models.freeze(…, statistics='moving')"
             )
+
+
+@functools.cache
+def _still(kind: type) -> type:
+    """Return the type of batch norms of NNX that are in evaluation, whatever they are told."""
+
+    def call(self: Any, x: Any, use_running_average: bool | None = None, **how: Any) -> Any:
+        return kind.__call__(self, x, True, **how)  # pyright: ignore[reportAttributeAccessIssue]
+
+    return type(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +123,8 @@ def freeze(
     *,
     paths: str | Sequence[str] = (),
     statistics: str = FROZEN,
+    x: Any = None,
+    call: Callable[..., Any] | None = None,
 ) -> Split:
     """Split a network's parameters into those that stay and those that are trained.
 
@@ -125,19 +144,23 @@ def freeze(
     ``split.keep_statistics(net)`` was called before.
 
     Args:
-      net: any network.
+      net: any network: a node of ``convjax.nn``, a module of Flax NNX, or an ``nn.Function``.
       up_to: path of the last frozen unit, such as ``"stage3"`` or ``"stage3/2"``; with it is frozen
-        whatever comes before it in forward order. None freezes nothing.
-      paths: instead of ``up_to``, the paths of just those units that are frozen.
+        whatever comes before it in forward order. None freezes nothing. In a network that is no
+        expression of ``convjax.nn`` it is a label that ``nn.read`` shows, or the path of a module.
+      paths: instead of ``up_to``, the paths of just those units that are frozen, or of modules and
+        parameters where the network is no expression.
       statistics: ``"frozen"``: the batch norms of frozen units keep their running statistics and
         normalise by them, as in Keras; ``"moving"``: they go on as in training.
+      x: a batch, or what has its shape and dtype; needed with ``up_to`` where a network is read.
+      call: how a network that is read is called, if not as its signature says; see ``nn.applied``.
 
     Returns:
       ``Split(labels, trainable, count, statistics)``.
 
     Raises:
       ValueError: no such path; a path inside a ``Repeat``, whose units share one array; both
-        ``up_to`` and ``paths``.
+        ``up_to`` and ``paths``; ``up_to`` without ``x`` for a network that is read.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -157,11 +180,14 @@ def freeze(
     instance("net", net, nnx.Module, "a network, an nnx.Module")
     choice("statistics", statistics, (FROZEN, MOVING))
     named = _listed(up_to, paths)
-    if up_to is not None:
-        nodes = _up_to("up_to", net, up_to)
+    if not isinstance(net, nn.Node):
+        stay = _read_up_to(net, up_to, x, call) if up_to is not None else _inside(net, named)
     else:
-        nodes = [_up_to("paths", net, path)[-1] for path in named]
-    stay = {id(value) for node in nodes for _, value in nnx.iter_graph(node)}
+        if up_to is not None:
+            nodes = _up_to("up_to", net, up_to)
+        else:
+            nodes = [_up_to("paths", net, path)[-1] for path in named]
+        stay = {id(value) for node in nodes for _, value in nnx.iter_graph(node)}
     graph = [(p, v) for p, v in nnx.iter_graph(net) if isinstance(v, nnx.Variable)]
     words, count = {}, {FROZEN: 0, TRAINABLE: 0}
     for path, value in graph:
@@ -172,6 +198,45 @@ def freeze(
     kept = {p for p, v in graph if isinstance(v, nnx.BatchStat) and id(v) in stay}
     still = frozenset(kept if statistics == FROZEN else ())
     return Split(Labels(tuple(words.items())), moving, count, still)
+
+
+def _held(net: nnx.Module) -> dict[str, Any]:
+    """Return what a network holds by path."""
+    graph = ((p, v) for p, v in nnx.iter_graph(net) if isinstance(v, nnx.Variable))
+    return {"/".join(map(str, path)): value for path, value in graph}
+
+
+def _inside(net: nnx.Module, paths: Sequence[str]) -> set[int]:
+    """Return the ids of what is held at or below some paths of a network that is read."""
+    held, stay = _held(net), set()
+    for path in paths:
+        found = [v for name, v in held.items() if name == path or name.startswith(f"{path}/")]
+        if not any(isinstance(v, nnx.Param) for v in found):
+            params = [name for name, v in held.items() if isinstance(v, nnx.Param)]
+            refuse("paths: module or parameter", path, params)
+        stay |= {id(v) for v in found}
+    return stay
+
+
+def _read_up_to(net: nnx.Module, up_to: str, x: Any, call: Callable[..., Any] | None) -> set[int]:
+    """Return the ids of what the units up to one use, in forward order."""
+    if x is None:
+        raise ValueError(
+            f"up_to={up_to!r} needs x, a batch or what has its shape and dtype: the order of the "
+            f"units of net={type(net).__name__} is read from its program"
+        )
+    if not isinstance(x, jax.ShapeDtypeStruct):
+        x = array("x", x)
+    reading = nn.read(net, x, call=as_called(False, None, call))
+    units = [node for _, node, _ in nn.walk(reading) if nn.label_of("", node)]
+    names = [str(nn.label_of("", node)) for node in units]
+    here = [i for i, name in enumerate(names) if name == up_to or name.startswith(f"{up_to}/")]
+    if not here:
+        refuse("up_to: unit", up_to, names)
+    held = _held(net)
+    used = {p for unit in units[: here[-1] + 1] for p in getattr(unit, "paths", ())}
+    used |= {path for path in held if path.startswith(f"{up_to}/")}
+    return {id(held[path]) for path in used if path in held}
 
 
 def _listed(up_to: Any, paths: Any) -> list[str]:

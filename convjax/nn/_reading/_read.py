@@ -181,7 +181,9 @@ def _template(how: Called, x: jax.ShapeDtypeStruct) -> _Template:
             "net: its output depends on x by stop_gradient, rounding or comparisons alone, so that "
             "every gradient is zero; give call=lambda net, x: … that returns what is before them"
         )
-    expression: Any = Reading(reader.nodes(reader.series))
+    # What is tried on numbers to recognise a unit is no part of what is traced around.
+    with jax.ensure_compile_time_eval():
+        expression: Any = Reading(reader.nodes(reader.series))
     expression.passed, expression.words = tuple(how.passed.items()), how.words
     expression._label, expression._kind = "", how.name
     expression.channels_first = _channels_first(program.equations)
@@ -317,6 +319,7 @@ class Reader:
         }
         held = {short[n]: self.variables[v] for v, n in names.items()}
         leaf = Segment(self.once(name), _kind(like), work, held)
+        leaf._paths = tuple(n for n in names.values() if not n.startswith(CONSTANT))
         if like is not None:
             parts = {field: n and short[n] for field, n in like.named.items()}
             leaf._like = dataclasses.replace(like, **parts)

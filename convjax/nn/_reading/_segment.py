@@ -128,6 +128,7 @@ class Segment(Node):
         self._names = tuple(held)
         self._like: Any = None
         self._first = False
+        self._paths: tuple[str, ...] = ()
         for name, variable in held.items():
             setattr(self, name, variable)
 
@@ -167,6 +168,11 @@ class Segment(Node):
     def dtype(self) -> Any:
         """The dtype of the output."""
         return self._work.exit.aval.dtype
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths of what the equations use, in the network that was read."""
+        return self._paths
 
     def held(self) -> dict[str, nnx.Variable]:
         """Return what the equations use, by name."""
