@@ -1,6 +1,6 @@
 """What stands where a network is asked for and is none of Flax NNX, and what would serve."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -69,14 +69,17 @@ def _is_split(value: Any) -> bool:
     )
 
 
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and (
-        callable(value[0]) or is_linen(value[0])
-    )  # fmt: skip
+def _is_pair(value: Any, first: Callable[[Any], bool] = callable) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and first(value[0])
+
+
+def _is_method(value: Any) -> bool:
+    return isinstance(getattr(value, "__self__", None), nnx.Module)
 
 
 def _are_layers(value: Any) -> bool:
-    return isinstance(value, Sequence) and len(value) > 0 and all(map(callable, value))
+    several = hasattr(value, "__getitem__") and hasattr(value, "__len__")
+    return several and not isinstance(value, str | Mapping) and all(map(callable, value))
 
 
 RULES: tuple[tuple[Callable[[Any], bool], str], ...] = (
@@ -115,6 +118,16 @@ RULES: tuple[tuple[Callable[[Any], bool], str], ...] = (
         "of a TrainState: nn.Function(lambda p, x: net.apply_fn({'params': p}, x), net.params)",
     ),
     (_is_split, "of a network that was split: nnx.merge(graphdef, state) is one again"),
+    (
+        lambda v: _is_pair(v, is_linen),
+        "of a Linen module and its variables: module, variables = net, then "
+        "nn.Function(lambda v, x: module.apply(v, x), variables)",
+    ),
+    (
+        lambda v: _is_pair(v, is_equinox),
+        "of the two parts of an Equinox module: arrays, rest = net, then "
+        "nn.Function(lambda a, x: jax.vmap(eqx.combine(a, rest))(x), arrays)",
+    ),
     (_is_pair, "of a function and its parameters: nn.Function(apply, params)"),
     (_are_layers, "of layers in a list: nnx.Sequential(*layers), or nn.Chain(layers)"),
     (
@@ -125,6 +138,11 @@ RULES: tuple[tuple[Callable[[Any], bool], str], ...] = (
     (
         lambda v: isinstance(v, str),
         "a name is no network: models.create(name, rngs=nnx.Rngs(0))",
+    ),
+    (_is_method, "of a method: give the network itself, and call=lambda net, x: … that calls it"),
+    (
+        lambda v: comes_from(v, "flax.nnx") and callable(v),
+        "of a network within nnx.jit: give the network itself, it is compiled here",
     ),
     (
         callable,

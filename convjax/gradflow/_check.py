@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 
-from convjax import _check, _foreign
+from convjax import _check, _foreign, nn
 
 
 def network(net: Any) -> nnx.Module:
@@ -15,6 +16,33 @@ def network(net: Any) -> nnx.Module:
     expected = "a network: a node of convjax.nn, or any nnx.Module called as net(x, train, rngs)"
     _foreign.module("net", net, expected)
     return _check.function("net", net, expected)  # pyright: ignore[reportReturnType]
+
+
+def held(net: nnx.Module, *states: Any) -> None:
+    """Refuse a network whose arrays are shapes alone, or were handed over and are gone."""
+    if not any(map(_is_absent, jax.tree.leaves(states))):
+        return
+    name, leaf = next(
+        (f"{nn.label_of(path, node) or path}/{part[-1]}", value.get_value())
+        for path, node, _ in nn.walk(net)
+        if not any(True for _ in nn.children(node))
+        for part, value in nnx.iter_graph(node)
+        if isinstance(value, nnx.Variable) and _is_absent(value.get_value())
+    )
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        raise ValueError(
+            f"net: {name!r} is a shape without values, as nnx.eval_shape makes it; build the "
+            "network itself (convjax.cost and gradflow.predict take it as it is)"
+        )
+    raise ValueError(
+        f"net: the array {name!r} was deleted, as jax.jit does with what donate_argnums names; "
+        "measure before the step, or with what the step returned"
+    )
+
+
+def _is_absent(leaf: Any) -> bool:
+    gone = isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer) and leaf.is_deleted()
+    return gone or isinstance(leaf, jax.ShapeDtypeStruct)
 
 
 def streams(rngs: Any) -> nnx.Rngs | None:

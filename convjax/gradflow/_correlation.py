@@ -265,6 +265,7 @@ def correlation(
             f"samples={samples} are drawn from a PRNG key, and cotangent is an array; give a key"
         )
     graphdef, state = nnx.split(net)
+    check.held(net, state)
     streams = None if rngs is None else nnx.split(rngs)
     arrays = (state, x, cotangent, streams)
     rules = registered(forward, homogeneous, nn.children)

@@ -106,6 +106,7 @@ def noise_scale(
         check_forward(net, x, train=bool(train), rngs=rngs, plain=True)
     net, train, rngs = one_by_one(net, x, train, rngs, call)
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
+    check.held(net, params, rest)
     single, mean = _log_squares(
         params,
         rest,

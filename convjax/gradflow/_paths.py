@@ -244,6 +244,7 @@ def paths(
     whole = _known_paths(net, whole)
     refuse_hidden(net, whole)
     graphdef, state = nnx.split(net)
+    check.held(net, state)
     streams = None if rngs is None else nnx.split(rngs)
     arrays = (state, x, targets, cotangent, streams)
     rules = registered(homogeneous, nn.children)

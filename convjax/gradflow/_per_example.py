@@ -122,6 +122,7 @@ def per_example_norms(
     net, train, rngs = one_by_one(net, x, train, rngs, call)
     _check_unshared(net)
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
+    check.held(net, params, rest)
     measured: Profile = _profiles(
         params,
         rest,

@@ -186,6 +186,7 @@ def profile(
     net, train, rngs = opened(net, x, train, rngs, call)
     cotangent = check.start(loss, targets, cotangent)
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
+    check.held(net, params, rest)
     streams = None if rngs is None else nnx.split(rngs)
     arrays = (params, rest, x, targets, cotangent, streams)
     rules = registered(forward, homogeneous, nn.children)

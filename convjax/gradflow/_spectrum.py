@@ -226,6 +226,7 @@ def spectrum(
     key = jax.random.key(jax.device_put(np.uint32(0))) if key is None else check_key("key", key)
     check_forward(net, x, train=train, rngs=rngs, plain=True)
     graphdef, state = nnx.split(net)
+    check.held(net, state)
     streams = split_streams(rngs)
     out = jax.eval_shape(as_function(graphdef, (state,), streams, train=train), x)
     shape = (math.prod(out.shape), x.size)

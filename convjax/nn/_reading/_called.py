@@ -66,7 +66,8 @@ def called(
         with scoped_modules(copy):
             return copy(x, **how) if call is None else call(copy, x)
 
-    kinds = tuple((v[...].shape, v[...].dtype) for v in variables.values())
+    held = [v.get_value() for v in variables.values()]  # shapes will do
+    kinds = tuple((value.shape, value.dtype) for value in held)
     key = (graphdef, streams, kinds, tuple(passed.items()))
     options = "".join(f", {name}={value}" for name, value in passed.items())
     words = f"net(x{options})" if call is None else "call(net, x)"

@@ -147,13 +147,13 @@ class _Template:
 
     def filled(self, how: Called) -> Reading:
         """Return the expression with a network's values."""
-        values = [how.variables[s][...] if isinstance(s, str) else s for s in self.sources]
+        values = [how.variables[s].get_value() if isinstance(s, str) else s for s in self.sources]
         return nnx.merge(self.graphdef, jax.tree.unflatten(self.structure, values))
 
 
 def _template(how: Called, x: jax.ShapeDtypeStruct) -> _Template:
     """Return the expression of a network that is called in some way."""
-    values = [variable[...] for variable in how.variables.values()]
+    values = [variable.get_value() for variable in how.variables.values()]
     returned: list[Any] = []
 
     def function(values: list[Any], x: Any) -> Any:
