@@ -123,12 +123,21 @@ def cost(
     reaches = tuple(_window.identity() for _ in spatial)
     scope = Scope({}, [], {})
     visit(abstract(net), Signal(jax.ShapeDtypeStruct(shape, dtype), reaches), scope)
-    rows = {nn.label_of(path, row.node): row for path, row in scope.rows.items()}
-    shown = {name: row for name, row in rows.items() if name is not None}
-    names = (nn.label_of(path, scope.rows[path].node) for path in scope.unknown)
-    unknown = tuple(name for name in names if name is not None)
-    words = net.words if isinstance(net, nn.Reading) else ""
-    return Cost(tuple(shown), tuple(map(_unit, shown.values())), shape, dtype, unknown, words)
+    labels = {path: nn.label_of(path, row.node) for path, row in scope.rows.items()}
+    shown = {path: label for path, label in labels.items() if label is not None}
+    turns = {path: nn.turns_of(scope.rows[path].node) for path in shown}
+    rows = [scope.rows[path] for path in shown]
+    order = nn.Turns.in_order([*turns.values()])
+    units = tuple(_unit(rows[i], k) for i, k in order)
+    unknown = [path for path in scope.unknown if path in shown]
+    return Cost(
+        nn.Turns.names([*shown.values()], [*turns.values()]),
+        units,
+        shape,
+        dtype,
+        nn.Turns.names([shown[path] for path in unknown], [turns[path] for path in unknown]),
+        net.words if isinstance(net, nn.Reading) else "",
+    )
 
 
 def _opened(net: Any, x: Any, call: Any) -> tuple[nnx.Module, bool]:
@@ -148,8 +157,9 @@ def _shape(input_shape: Sequence[int]) -> tuple[int, ...]:
     return shape
 
 
-def _unit(row: Row) -> UnitCost:
+def _unit(row: Row, turn: int | None) -> UnitCost:
     node, work = row.node, row.work
+    field = sizes(row)
     return UnitCost(
         kind=nn.kind_of(node),
         output_shape=row.signal.x.shape,
@@ -158,7 +168,7 @@ def _unit(row: Row) -> UnitCost:
         parameters=sum(work.parameters.values()),
         activation_bytes=work.activation_bytes,
         traffic_bytes=work.traffic_bytes,
-        receptive_field=sizes(row),
+        receptive_field=field if turn is None else field[turn],
         stride=tuple(reach.stride for reach in row.signal.reaches),
         leaf=row.leaf,
     )

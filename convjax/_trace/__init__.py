@@ -12,6 +12,7 @@ from convjax._trace._program import is_variable as is_variable
 from convjax._trace._program import name_of as name_of
 from convjax._trace._program import on_numbers as on_numbers
 from convjax._trace._program import scopes as scopes
+from convjax._trace._program import sources as sources
 from convjax._trace._program import subprograms as subprograms
 from convjax._trace._program import trace as trace
 from convjax._trace._program import words as words

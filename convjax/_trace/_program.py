@@ -146,8 +146,13 @@ def is_of_jax(equation: Any) -> bool:
     """Whether no rule of derivatives but JAX's own stands in an equation."""
     if not equation.primitive.name.startswith("custom_"):
         return all(is_of_jax(e) for program in subprograms(equation) for e in program.eqns)
-    sources = [str(getattr(p.debug_info, "func_src_info", "")) for p in subprograms(equation)]
-    return all("/jax/_src/" in source.replace("\\", "/") for source in sources)
+    return all("/jax/_src/" in source.replace("\\", "/") for source in sources(equation))
+
+
+def sources(equation: Any) -> tuple[str, ...]:
+    """Return where the functions stand that an equation calls."""
+    found = [getattr(p.debug_info, "func_src_info", "") for p in subprograms(equation)]
+    return tuple(map(str, found))
 
 
 def subprograms(equation: Any) -> list[Any]:

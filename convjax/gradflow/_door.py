@@ -68,10 +68,12 @@ def unseen(net: nnx.Module) -> tuple[str, ...]:
     for _, node, _ in nn.walk(net):
         if isinstance(node, nn.Graph):
             *_, (_, last) = node.items()
-            found.append(str(nn.label_of("", last)))
+            found.append(last)
         if isinstance(node, nn.Segment) and node.work.parts:
-            found.append(str(nn.label_of("", node)))
-    return tuple(dict.fromkeys(found))
+            found.append(node)
+    labels = [str(nn.label_of("", node)) for node in found]
+    names = nn.Turns.names(labels, [nn.turns_of(node) for node in found])
+    return tuple(dict.fromkeys(names))
 
 
 def not_seen(paths: Sequence[str], what: str = OPAQUE) -> list[str]:

@@ -135,7 +135,7 @@ def per_example_norms(
         chunk=even_chunk(x.shape[0], chunk),
         rules=registered(forward, homogeneous, nn.children),
     )
-    measured = jax.device_get(measured).check()
+    measured = jax.device_get(measured).unrolled().check()
     logs = measured.table()["parameter_gradient_log_norm"].reshape(x.shape[0], -1)
     rows = _Rows(measured.paths, measured.units)
     by_path = {

@@ -42,6 +42,7 @@ from convjax.gradflow._table import as_table, check_finite, columns, pick
 from convjax.gradflow._tap import TOKEN, cut
 from convjax.gradflow._tapped import trunk
 from convjax.gradflow._unit import Unit
+from convjax.gradflow._unrolled import unrolled
 
 _DEEP = 100
 """Units of a trunk up to which nothing need be rescaled, as a rule."""
@@ -54,7 +55,8 @@ class Profile(Readable):
 
     Attributes:
       paths: every unit's path, children before parents, "input" first. ``*`` stands for every
-        unit of a ``Repeat``.
+        unit of a ``Repeat``; under a transformation also for every turn of a loop in which a
+        network that was read calls equal layers.
       units: what was measured there, in the same order.
       loss: the loss, or None where a cotangent was given.
       batch_size: examples in the batch. Norms are those of the gradient of the loss as given: a
@@ -63,6 +65,7 @@ class Profile(Readable):
       opaque: paths of leaves that are not seen through: modules that hold modules but registered no
         children, and what was read of a program and not recognised; measured from outside.
       mode: how the network was called, in words.
+      turns: for each unit, its names in the turns of such a loop, or None; empty without loops.
     """
 
     paths: tuple[str, ...] = dataclasses.field(metadata={"static": True})
@@ -72,12 +75,15 @@ class Profile(Readable):
     train: bool = dataclasses.field(metadata={"static": True})
     opaque: tuple[str, ...] = dataclasses.field(metadata={"static": True})
     mode: str = dataclasses.field(default="", metadata={"static": True})
+    turns: tuple[nn.Turns | None, ...] = dataclasses.field(default=(), metadata={"static": True})
 
     def __getitem__(self, path: str) -> Unit:
         """Return the unit at a path; a number in place of a ``*`` picks one unit of a repeat."""
         instance("path", path, str, "a unit's path")
         if path in self.paths:
             return self.units[self.paths.index(path)]
+        if self.turns:
+            return self.unrolled()[path]
         unit = pick(self.paths, self.units, path)
         if unit is not None:
             return unit
@@ -91,12 +97,22 @@ class Profile(Readable):
 
     def table(self) -> dict[str, np.ndarray]:
         """Return the columns named in ``gradflow.COLUMNS``: one row per unit, repeats unrolled."""
-        return columns(self.paths, self.units)
+        written = self.unrolled()
+        return columns(written.paths, written.units)
 
     def check(self) -> "Profile":
         """Return the profile, or raise a ValueError that names the first unit not finite."""
-        check_finite(self.paths, self.units)
+        written = self.unrolled()
+        check_finite(written.paths, written.units)
         return self
+
+    def unrolled(self) -> "Profile":
+        """Return the profile with a unit for every turn of a loop, by its own name."""
+        if not self.turns:
+            return self
+        replicas = np.ndim(self.units[0].activation.squares)
+        paths, units = unrolled(self.paths, self.units, self.turns, replicas)
+        return dataclasses.replace(self, paths=paths, units=units, turns=())
 
     def plot(self, prediction: Any = None) -> Any:
         """Draw activations and gradients along the trunk; of a vmapped profile mean and ends.
@@ -112,7 +128,7 @@ class Profile(Readable):
           ValueError: no prediction, or one of other units.
           MissingPackageError: matplotlib is not installed.
         """
-        return drawing.of_profile(self, prediction)
+        return drawing.of_profile(self.unrolled(), prediction)
 
     def __repr__(self) -> str:
         shapes = [np.shape(unit.activation.squares) for unit in self.units]
@@ -128,7 +144,8 @@ class Profile(Readable):
     def _as_table(self) -> Table:
         said = self.mode or f"train={self.train}"
         below = [f"root mean squares; batch of {self.batch_size}, {said}"]
-        return as_table(self.paths, self.units, [*below, *not_seen(self.opaque)])
+        written = self.unrolled()
+        return as_table(written.paths, written.units, [*below, *not_seen(self.opaque)])
 
 
 def profile(
@@ -203,7 +220,7 @@ def profile(
         measured = _results(*arrays, **how, level="careful").unpacked()
     if not finite([n for unit in measured.units for n in unit.of_signals() + unit.of_parameters()]):
         check_rules(net, measured.check)
-    return measured
+    return measured.unrolled()
 
 
 def _cheapest(net: nnx.Module, x: jax.Array) -> str:
@@ -276,18 +293,21 @@ def _measure(params, rest, x, targets, cotangent, streams, *, graphdef, loss, tr
     # The gradients in the network's own shape: walking both shows every leaf beside its gradient.
     twin = nnx.merge(graphdef, gradients, rest)
     names, units, opaque = ["input"], [gathered.input(x)], []
+    turns: list[nn.Turns | None] = [None]
     for (path, node, axes), (_, shadow, _) in zip(nn.walk(net), nn.walk(twin), strict=True):
         shown = nn.label_of(path, node)
         if path not in anchors or shown is None:
             continue  # its parent runs it as a whole, or its output is its last unit's
         names.append(shown)
+        turns.append(nn.turns_of(node))
         units.append(gathered.unit(path, node, shadow, len(axes)))
         if gathered.hides(path, node):
-            opaque.append(shown)
+            opaque.append((shown, nn.turns_of(node)))
     if together is not None:
         units = together.kept(units)
-    how = (value, x.shape[0], train, tuple(opaque), said(net, train))
-    return Profile(tuple(names), tuple(units), *how)
+    hidden = nn.Turns.names([str(shown) for shown, _ in opaque], [own for _, own in opaque])
+    how = (value, x.shape[0], train, hidden, said(net, train))
+    return Profile(tuple(names), tuple(units), *how, tuple(turns) if any(turns) else ())
 
 
 _STATIC = ("graphdef", "loss", "train", "level", "rules")

@@ -44,5 +44,7 @@ from convjax.nn._simple import ZeroPadShortcut as ZeroPadShortcut
 from convjax.nn._squeeze import SqueezeExcite as SqueezeExcite
 from convjax.nn._stochastic import Dropout as Dropout
 from convjax.nn._stochastic import StochasticDepth as StochasticDepth
+from convjax.nn._turns import Turns as Turns
+from convjax.nn._turns import turns_of as turns_of
 
 _room.show(globals())

@@ -7,7 +7,7 @@ import numpy as np
 
 from convjax import nn
 from convjax.gradflow._theory._duals import moments
-from convjax.gradflow._theory._run import Back, Row, Scope, Source, expected, visit
+from convjax.gradflow._theory._run import Back, Row, Scope, Source, expected, output_of, visit
 from convjax.gradflow._theory._state import Cotangent, Doubt, Signal, refined, scaled_by
 
 
@@ -18,7 +18,7 @@ def _(node: nn.Chain, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     for name, unit in node.items():
         signal, back = visit(unit, signal, inner.inside(name))
         backs.append(back)
-        here = nn.join(scope.path, name)
+        here = output_of(unit, nn.join(scope.path, name))
         inner = inner._replace(source=Source(here, (here, "gradient")))
     return signal, _in_turn(backs)
 
@@ -31,7 +31,8 @@ def _(node: nn.Repeat, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         step = inner.inside(str(i), units=(*scope.units, i))
         signal, back = visit(node.unit, signal, step)
         backs.append(back)
-        inner = inner._replace(source=Source(step.path, (step.path, "gradient")))
+        here = output_of(node.unit, step.path)
+        inner = inner._replace(source=Source(here, (here, "gradient")))
     return signal, _in_turn(backs)
 
 

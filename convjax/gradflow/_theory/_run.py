@@ -163,12 +163,26 @@ def visit(node: nnx.Module, signal: Signal, scope: Scope) -> tuple[Signal, Back]
 
 def shown(node: nnx.Module, scope: Scope) -> str | None:
     """Return the name of a node, with numbers for the units of repeats, or None for no row."""
-    name = nn.label_of(scope.path, node)
+    name, turns = nn.label_of(scope.path, node), nn.turns_of(node)
+    if turns is not None:
+        return turns.labels[scope.units[-1]]
     if name is None or name == scope.path:
         return name
     for i in scope.units:
         name = name.replace("*", str(i), 1)
     return name
+
+
+def output_of(node: Any, path: str) -> str:
+    """Return the path of the row that shows what a node gives: a loop or a chain may have none."""
+    while nn.label_of(path, node) is None:
+        if isinstance(node, nn.Repeat):
+            path, node = nn.join(path, str(node.n - 1)), node.unit
+        elif isinstance(node, nn.Chain):
+            path, node = nn.join(path, node.names[-1]), node[-1]
+        else:
+            break
+    return path
 
 
 def _pair(node: Any, result: Any) -> tuple[Signal, Back]:

@@ -36,12 +36,14 @@ def _apart(
     part: Any, run: list[Any], structure: Structure, is_known: Callable[[Piece], bool]
 ) -> list[Any]:
     """Return a leaf as the known leaves in it, where the module that it belongs to holds others."""
-    if len(run) == 1 or is_known(part):
+    if len(run) == 1:
         return [part]
     owner = structure.owner
     modules = structure.modules(part.equations)
     scope = owner.leaf_scope(part.equations)
     if scope is not None or not any(owner.holds_modules(module) for module in modules):
+        return [part]
+    if is_known(part):
         return [part]
     for count in range(len(run) - 1, 0, -1):
         first = _one(*run[:count])

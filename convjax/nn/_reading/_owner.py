@@ -25,6 +25,9 @@ class Owner:
             if i not in flow.on_path:
                 used = self._of(equation)
                 self._used |= dict.fromkeys(equation.outvars, used)
+        # A parameter of a module in another one: "a/b/kernel" says that "a" holds modules.
+        held = (name.split("/")[:-2] for name in self.names.values())
+        self._holding = {"/".join(m[: k + 1]) for m in map(tuple, held) for k in range(len(m))}
         self._parts = {part for name in self.names.values() for part in name.split("/")}
         self._scopes = {i: self._scope(i) for i in flow.path}
         inside = {s.rpartition("/")[0] for s in self._scopes.values() if s}
@@ -46,9 +49,7 @@ class Owner:
 
     def holds_modules(self, module: str) -> bool:
         """Whether a module holds others; the root does."""
-        depth = module.count("/") + 1
-        inside = (name for name in self.names.values() if name.startswith(f"{module}/"))
-        return not module or any(name.count("/") > depth for name in inside)
+        return not module or module in self._holding
 
     def scope_of(self, i: int) -> str:
         """Return the path of the scope that an equation stands in."""

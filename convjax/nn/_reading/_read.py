@@ -11,9 +11,10 @@ from jax.core import Tracer
 
 from convjax import _check, _foreign, _trace
 from convjax.nn._chain import Chain, Parallel
-from convjax.nn._node import walk
+from convjax.nn._node import label_of, walk
 from convjax.nn._reading import _leaves
 from convjax.nn._reading._called import Called, called
+from convjax.nn._reading._folded import Folder, stacked
 from convjax.nn._reading._owner import Owner
 from convjax.nn._reading._recognise import Like, recognise
 from convjax.nn._reading._segment import Graph, Segment, Work
@@ -21,6 +22,7 @@ from convjax.nn._reading._structure import Beside, Loop, Piece, Series, Structur
 from convjax.nn._repeat import Repeat
 from convjax.nn._residual import Residual
 from convjax.nn._simple import Identity, Scale
+from convjax.nn._turns import Turns, turns_of
 
 CONSTANT = "constant"
 """Begins the name of what a network closes over, and does not hold."""
@@ -52,8 +54,9 @@ class Reading(Chain):
     @property
     def labels(self) -> tuple[str, ...]:
         """The names of all units, in forward order."""
-        shown = (getattr(node, "_label", None) for _, node, _ in walk(self))
-        return tuple(label for label in shown if label)
+        shown = [node for _, node, _ in walk(self) if getattr(node, "_label", None)]
+        labels = [str(label_of("", node)) for node in shown]
+        return Turns.names(labels, [turns_of(node) for node in shown])
 
 
 def read(
@@ -134,8 +137,14 @@ _TEMPLATES: dict[Any, "_Template"] = {}
 class _Template:
     """An expression without its values, and where these come from."""
 
-    def __init__(self, expression: Reading, variables: dict[str, nnx.Variable]):
-        names = {id(variable): name for name, variable in variables.items()}
+    def __init__(
+        self,
+        expression: Reading,
+        variables: dict[str, nnx.Variable],
+        stacks: Sequence[tuple[nnx.Variable, Sequence[Any]]],
+    ):
+        names: dict[int, Any] = {id(variable): name for name, variable in variables.items()}
+        names |= {id(variable): tuple(sources) for variable, sources in stacks}
         self.graphdef, state = nnx.split(expression)
         leaves, self.structure = jax.tree.flatten(state)
         held = {path: v for path, v in nnx.iter_graph(expression) if isinstance(v, nnx.Variable)}
@@ -143,12 +152,17 @@ class _Template:
         self.sources = [
             names.get(id(held[path]), leaf) for path, leaf in zip(paths, leaves, strict=True)
         ]
-        self.traced = any(isinstance(source, Tracer) for source in self.sources)
+        self.traced = any(isinstance(source, Tracer) for source in jax.tree.leaves(self.sources))
 
     def filled(self, how: Called) -> Reading:
         """Return the expression with a network's values."""
-        values = [how.variables[s].get_value() if isinstance(s, str) else s for s in self.sources]
+        values = [self._value(source, how) for source in self.sources]
         return nnx.merge(self.graphdef, jax.tree.unflatten(self.structure, values))
+
+    def _value(self, source: Any, how: Called) -> Any:
+        if isinstance(source, tuple):
+            return stacked([self._value(one, how) for one in source])
+        return how.variables[source].get_value() if isinstance(source, str) else source
 
 
 def _template(how: Called, x: jax.ShapeDtypeStruct) -> _Template:
@@ -190,7 +204,7 @@ def _template(how: Called, x: jax.ShapeDtypeStruct) -> _Template:
     for _, leaf, _ in walk(expression):
         if isinstance(leaf, Segment):
             leaf._first = expression.channels_first
-    return _Template(expression, how.variables)
+    return _Template(expression, how.variables, reader.folder.stacks)
 
 
 def _channels_first(equations: Sequence[Any]) -> bool:
@@ -248,14 +262,24 @@ class Reader:
         owner = Owner(self.flow, named)
         self.structure = Structure(self.flow, owner, loops=within is None)
         self.series = self.structure.series(entry, exit, self.flow.path)
+        self._joined: dict[int, list[Any]] = {}
+        self.folder = Folder(self)
+
+    def parts(self, series: Series) -> list[Any]:
+        """Return the parts of a series, each of them one node outside of loops."""
+        if id(series) not in self._joined:
+            self._joined[id(series)] = _leaves.joined(series.parts, self.structure, self.is_known)
+        return self._joined[id(series)]
 
     def nodes(self, series: Series) -> list[nnx.Module]:
         """Return the nodes of a series; the identity where it has no part."""
-        return [self.node(part) for part in self.parts(series)] or [Identity()]
-
-    def parts(self, series: Series) -> list[Any]:
-        """Return the parts of a series, each of them one node."""
-        return _leaves.joined(series.parts, self.structure, self.is_known)
+        parts, found, done = self.parts(series), [], 0
+        for run in self.folder.runs(parts) if self.within is None else ():
+            found += map(self.node, parts[done : run.start])
+            found.append(self.folder.repeat(parts[run.start : run.end], run))
+            done = run.end
+        found += map(self.node, parts[done:])
+        return found or [Identity()]
 
     def chain(self, series: Series, *, negative: bool = False) -> nnx.Module:
         """Return a branch, which has no name of its own; with the other sign where it is taken."""
@@ -290,7 +314,9 @@ class Reader:
         else:
             assert isinstance(part, Beside)
             node, what = Parallel([self.chain(branch) for branch in part.branches]), "concat"
-        node._label = self.once(self.around(part.equation, node, what))
+        leaves = [m for _, m in nnx.iter_modules(node) if isinstance(m, Segment)]
+        inside = [str(m._label) for m in leaves if m.held()]
+        node._label = self.once(self.around(part.equation, inside, what))
         return node
 
     def is_known(self, piece: Piece) -> bool:
@@ -301,29 +327,44 @@ class Reader:
         """Return a piece as a function, the names of what it takes, and the leaf that it is."""
         work = Work(self.flow, piece.entries, piece.exit, piece.equations)
         names = {v: self.names[v] for v in work.given}
-        learned = (n for v, n in names.items() if isinstance(self.variables[v], nnx.Param))
+        variables = {v: self.folder.standing.get(v, self.variables[v]) for v in work.given}
+        learned = (n for v, n in names.items() if isinstance(variables[v], nnx.Param))
         return work, names, recognise(work, names, frozenset(learned))
 
     def leaf(self, piece: Piece) -> Segment:
         """Return a leaf."""
         work, names, like = self.recognised(piece)
+        label, short = self.called(piece, like, list(names.values()))
+        held = {
+            s: self.folder.standing.get(v, self.variables[v])
+            for s, v in zip(short, names, strict=True)
+        }
+        leaf = Segment(label, _kind(like), work, held)
+        leaf._paths = tuple(n for n in names.values() if not n.startswith(CONSTANT))
+        if like is not None:
+            own = dict(zip(names.values(), short, strict=True))
+            parts = {field: n and own[n] for field, n in like.named.items()}
+            leaf._like = dataclasses.replace(like, **parts)
+        return leaf
+
+    def called(
+        self, piece: Piece, like: Like | None, names: Sequence[str]
+    ) -> tuple[str, list[str]]:
+        """Return the name of a leaf, and what it calls what it holds.
+
+        Args:
+          piece: its equations.
+          like: the known leaf that they compute.
+          names: what it holds.
+        """
         # One operation that is no known activation is called by its own name.
         alone = like is not None and like.fields == UNKNOWN and len(piece.equations) == 1
         name = _leaves.name_of(piece, self.structure, "" if alone else _word(like))
         if "/" not in name and not names and like is not None and like.kind == "Activation":
             # Nothing names its module: an activation stands by what it is applied to.
             name = f"{_parent(self.given.latest)}/{name}".removeprefix("/")
-        short = {
-            n: n.rpartition("/")[2] if n == name else n.removeprefix(f"{name}/")
-            for n in names.values()
-        }
-        held = {short[n]: self.variables[v] for v, n in names.items()}
-        leaf = Segment(self.once(name), _kind(like), work, held)
-        leaf._paths = tuple(n for n in names.values() if not n.startswith(CONSTANT))
-        if like is not None:
-            parts = {field: n and short[n] for field, n in like.named.items()}
-            leaf._like = dataclasses.replace(like, **parts)
-        return leaf
+        short = [n.rpartition("/")[2] if n == name else n.removeprefix(f"{name}/") for n in names]
+        return self.once(name), short
 
     def graph(self, part: Wired) -> Graph:
         """Return leaves of another wiring."""
@@ -333,14 +374,26 @@ class Reader:
         node._label = None
         return node
 
-    def around(self, equation: int, node: nnx.Module, what: str) -> str:
-        """Return the name of a sum or a concatenation: its scope, or what its leaves share."""
+    def around(self, equation: int, inside: Sequence[str], what: str) -> str:
+        """Return the name of a sum or a concatenation: its scope, or what its leaves share.
+
+        Args:
+          equation: the sum.
+          inside: the names of the leaves in it that hold something.
+          what: says what it is.
+        """
         scope = self.structure.owner.scope_of(equation)
         if not scope:
-            leaves = [m for _, m in nnx.iter_modules(node) if isinstance(m, Segment)]
-            inside = [str(m._label) for m in leaves if m.held()]
             scope = _leaves.common(inside if len(inside) > 1 else [_parent(n) for n in inside])
         return f"{scope}/{what}" if scope else what
+
+    def is_constant(self, v: Any) -> bool:
+        """Whether a variable stands for what the network closes over, and does not hold."""
+        return self.names[v].startswith(CONSTANT)
+
+    def source_of(self, v: Any) -> Any:
+        """Return the name of what a variable stands for; of a constant, its value."""
+        return self.variables[v][...] if self.is_constant(v) else self.names[v]
 
     def repeat(self, part: Loop) -> Repeat:
         """Return a loop over stacked parameters."""
