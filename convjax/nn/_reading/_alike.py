@@ -12,8 +12,9 @@ import numpy as np
 from convjax._trace import Flow, is_of_jax, is_variable, sources
 from convjax.nn._reading._structure import Beside, Loop, Piece, Sum, Wired
 
-FEWEST = 24
-"""So many turns are read as one repeat; of fewer the loop would run longer than it compiles."""
+FEWEST = 64
+"""So many turns are read as one repeat. XLA's convolutions run slower in a loop on CPU, some ten
+times, and compiling fewer layers takes seconds: networks of usual depth stay as they are."""
 
 LONGEST = 64
 """So many parts may make a turn."""
