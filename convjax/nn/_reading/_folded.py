@@ -35,13 +35,15 @@ class Folder:
         self.reader = reader
         self.stacks: list[tuple[nnx.Variable, list[Any]]] = []
         self.standing: dict[Any, nnx.Variable] = {}
+        self._within = False
+        self._loops = 0
         self._uses: Counter[str] | None = None
         self._alike = _alike.Alike(reader.flow, self._kind, reader.parts)
         self._patterns: Counter[str] = Counter()
 
     def runs(self, parts: Sequence[Any]) -> list[_alike.Run]:
         """Return the loops among the parts of a series; none within a loop."""
-        if len(parts) < _alike.FEWEST or self.standing:
+        if len(parts) < _alike.FEWEST or self._within:
             return []
         found = _alike.runs([self._alike.number(part) for part in parts], _alike.FEWEST)
         return [run for run in found if self._keeps_shape(parts[run.start : run.end], run)]
@@ -68,22 +70,24 @@ class Folder:
             self.standing[v] = type(variable)(value)
             sources = [reader.source_of(u) for u in (v, *others)]
             self.stacks.append((self.standing[v], sources))
+        self._within, self._loops = True, self._loops + 1
         nodes = [reader.node(part) for part in turns[0]]
         names = _Names(reader, nodes)
         for turn, theirs in zip(turns[1:], given[1:], strict=True):
             names.given = dict(zip(given[0], theirs, strict=True))
             for part, node in zip(turn, nodes, strict=True):
                 names.rename(part, node)
-        self.standing = {}
+        self._within, self.standing = False, {}
         for node, labels, held in names.found.values():
             pattern = starred(labels)
             self._patterns[pattern] += 1
             count = self._patterns[pattern]
             node._label = pattern if count == 1 else f"{pattern}#{count}"
-            node._turns = Turns(len(self.stacks), tuple(labels), tuple(held))
+            node._turns = Turns(self._loops, tuple(labels), tuple(held))
         found: Any = Repeat(lambda rngs: Identity(), 1, rngs=nnx.Rngs(0))
-        found.unit, found.n = Chain(nodes), run.turns
-        found._label = found.unit._label = None
+        unit: Any = Chain(nodes)
+        found.unit, found.n, found.remat = unit, run.turns, "none"
+        found._label = unit._label = None
         return found
 
     def _kind(self, v: Any) -> Any:
@@ -121,9 +125,10 @@ class _Names:
         self.given: dict[Any, Any] = {}
         for top in nodes:
             for _, node in nnx.iter_modules(top):
-                if vars(node).get("_label") is not None:
+                label = vars(node).get("_label")
+                if label is not None:
                     held = [tuple(node.held())] if isinstance(node, Segment) else []
-                    self.found[id(node)] = (node, [node._label], held)
+                    self.found[id(node)] = (node, [label], held)
 
     def rename(self, part: Any, node: Any) -> None:
         """Give the node of a part the name of this turn."""
@@ -219,6 +224,6 @@ def _is_at_hand(value: Any) -> bool:
     """Whether an array lies in the memory of the host."""
     if isinstance(value, Tracer) or not isinstance(value, jax.Array):
         return isinstance(value, np.ndarray)
-    plain = not jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended)
+    plain = not jnp.issubdtype(value.dtype, jax.dtypes.extended)
     devices = value.devices()
     return plain and len(devices) == 1 and next(iter(devices)).platform == "cpu"
