@@ -42,7 +42,7 @@ from convjax.gradflow._table import as_table, check_finite, columns, pick
 from convjax.gradflow._tap import TOKEN, cut
 from convjax.gradflow._tapped import trunk
 from convjax.gradflow._unit import Unit
-from convjax.gradflow._unrolled import unrolled
+from convjax.gradflow._unrolled import named, unrolled
 
 _DEEP = 100
 """Units of a trunk up to which nothing need be rescaled, as a rule."""
@@ -82,9 +82,9 @@ class Profile(Readable):
         instance("path", path, str, "a unit's path")
         if path in self.paths:
             return self.units[self.paths.index(path)]
-        if self.turns:
-            return self.unrolled()[path]
-        unit = pick(self.paths, self.units, path)
+        replicas = np.ndim(self.units[0].activation.squares)
+        unit = named(path, self.units, self.turns, replicas) if self.turns else None
+        unit = pick(self.paths, self.units, path) if unit is None else unit
         if unit is not None:
             return unit
         near = difflib.get_close_matches(path, self.paths, n=2)

@@ -172,7 +172,8 @@ def relative_gradients(profile: Profile) -> Ratios:
     2021, for the ratio.
     """
     instance("profile", profile, Profile, "what gradflow.profile returned")
-    units = jax.device_get(profile.check().units)
+    profile = profile.check().unrolled()
+    units = jax.device_get(profile.units)
     outer = np.ndim(units[0].activation.squares)
     paths, lengths, changes, sizes = [], [], [], []
     for path, unit in zip(profile.paths, units, strict=True):

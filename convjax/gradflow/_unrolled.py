@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from convjax import nn
 from convjax.gradflow._unit import Unit
@@ -24,13 +25,21 @@ def unrolled(
       turns: of each unit, its turns; None for one that stands in no loop.
       replicas: how many axes stand before that of the turns.
     """
-    # On the host: a network of thousands of layers has as many slices.
-    units = jax.device_get(units)
+    if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(units)):
+        units = jax.device_get(units)  # a network of thousands of layers has as many slices
     found = [
         units[i] if k is None else _of_turn(units[i], turns[i], k, (slice(None),) * replicas)
         for i, k in nn.Turns.in_order(turns)
     ]
     return nn.Turns.names(paths, turns), tuple(found)
+
+
+def named(path: str, units: Sequence[Unit], turns: Turned, replicas: int) -> Unit | None:
+    """Return the unit of one turn, by its name; None where no turn has it."""
+    for unit, own in zip(units, turns, strict=True):
+        if own is not None and path in own.labels:
+            return _of_turn(unit, own, own.labels.index(path), (slice(None),) * replicas)
+    return None
 
 
 def _of_turn(unit: Unit, turns: Any, k: int, before: tuple[slice, ...]) -> Unit:
@@ -42,10 +51,10 @@ def _of_turn(unit: Unit, turns: Any, k: int, before: tuple[slice, ...]) -> Unit:
     first, own = turns.held[0] if turns.held else (), turns.held[k] if turns.held else ()
     names = dict(zip(first, own, strict=True))
     found = jax.tree.map(slice_of, unit)
-    named = {
+    renamed = {
         field: {names[name]: norm for name, norm in getattr(found, field).items()}
         for field in ("parameters", "parameter_gradients")
     }
     return dataclasses.replace(
-        found, **{f: dict(sorted(norms.items())) for f, norms in named.items()}
+        found, **{f: dict(sorted(norms.items())) for f, norms in renamed.items()}
     )
