@@ -127,7 +127,10 @@ def read_with(fewest, net, x, what):
         return what(net, x)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    ["flat", "tied", *(pytest.param(n, marks=pytest.mark.later) for n in ("residual", "dense"))],
+)
 def test_a_loop_measures_as_its_layers_one_by_one(name):
     make, shape = NETWORKS[name]
     net, x = make(), jax.random.normal(jax.random.key(3), shape)
@@ -171,6 +174,16 @@ def test_three_hundred_layers_are_finite_where_a_gradient_is_zero():
     assert len(table["path"]) == 602
     assert np.isfinite(table["gradient_log_norm"]).all()
     assert table["path"][1:6:2].tolist() == ["layers/0", "layers/1", "layers/2"]
+
+
+@pytest.mark.later
+def test_a_thousand_residual_blocks_are_finite():
+    net, x = Deep(1000, 8, nnx.Rngs(0)), jax.random.normal(jax.random.key(3), (2, 6, 6, 3))
+    profile = gradflow.profile(net, x, cotangent=jax.random.key(1))
+    table = profile.table()
+    assert np.isfinite(table["gradient_log_norm"]).all()
+    assert {"blocks/0/conv", "blocks/999/norm", "blocks/999/add"} <= {*table["path"]}
+    assert len(convjax.cost(net, x.shape).paths) == len(profile.paths) - 1
 
 
 def test_runs():
