@@ -214,6 +214,12 @@ STEPS = {
         "^mesh has the axes",
     ),
     "fit": (fit(net=3), "^net=3"),
+    "fit of what cannot be called": (
+        fit(net=nnx.Dict(a=nnx.Param(IMAGES))),
+        "^net=.* must be a net",
+    ),
+    "fit by a call of no kind": (fit(call=3), r"^call=3 \(int\)"),
+    "evaluated by a call of no kind": (evaluate((IMAGES, LABELS), call=3), r"^call=3 \(int\)"),
     "fit on arrays": (fit(source=(IMAGES, LABELS)), "^source="),
     "fit by a dictionary": (fit(recipe={}), "^recipe={}"),
     "optimiser": (fit(optimiser="adam"), "^optimiser='adam'"),

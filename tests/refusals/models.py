@@ -127,6 +127,14 @@ CASES = {
         lambda: models.auxiliary_logits(None, X, train=False),
         "^net=None",
     ),
+    "features by a call of no kind": (
+        lambda: models.features(NET, X, "stem", call=3),
+        r"^call=3 \(int\)",
+    ),
+    "a split by a batch of no kind": (
+        lambda: models.freeze(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), "kernel", x="a"),
+        r"^x='a' \(str\)",
+    ),
     "a split of nothing": (lambda: models.freeze(3), "^net=3"),
     "a split at a number": (lambda: models.freeze(NET, 3), "^up_to=3"),
     "a split at numbers": (lambda: models.freeze(NET, paths=[3]), "^paths"),

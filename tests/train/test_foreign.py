@@ -16,7 +16,7 @@ from convjax import nn, train
 from convjax.train._step import keys_of
 from tests.foreign import nnx_networks
 from tests.nn.conftest import quick_compilation as quick_compilation
-from tests.train.conftest import quick_jit
+from tests.train.conftest import Indexed, quick_jit
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -506,3 +506,22 @@ def test_turns_of_a_loop_are_watched_one_by_one(source):
         h = jnp.tanh(h @ layer["kernel"][...] + layer["bias"][...][None])
         norm = jnp.linalg.norm(jax.grad(rest)(h, i + 1))
         assert signal[turns[2 * i + 1]] == pytest.approx(float(norm), rel=1e-4)
+
+
+class Poisoned(Indexed):
+    """Gives infinite images at one step."""
+
+    def inputs(self, first, steps):
+        return {"index": super().inputs(first, steps), "bad": np.arange(first, first + steps) == 1}
+
+    def batch(self, arrays, inputs, key):
+        images, labels = super().batch(arrays, inputs["index"], key)
+        return jnp.where(inputs["bad"], jnp.inf, images), labels
+
+
+def test_where_a_run_broke_is_named(pictures):
+    source = Poisoned(*pictures, batch_size=8)
+    with pytest.raises(
+        train.Diverged, match="step 1 is not finite: the activation of unit 'input'"
+    ):
+        train.fit(ByCall(rngs=nnx.Rngs(0)), source, RECIPE)
