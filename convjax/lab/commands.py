@@ -14,7 +14,8 @@ from convjax.lab._run import run
 
 USAGE = """\
 convjax run FILE.py [options]  ask the question of a file; --help after it explains its options
-convjax inspect NAME           what a network costs, and its gradient profile, on your images
+convjax inspect NAME           what a network costs, and its gradient profile, on your images;
+                               NAME is one of models.list(), or yours: path/to/file.py:make
 convjax train [NAME]           train a network on digits, CIFAR, your arrays or pictures, and watch
 convjax list [FOLDER]          the questions that stand in a folder
 convjax report FOLDER          one HTML page of what a folder of results holds

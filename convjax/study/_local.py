@@ -211,7 +211,7 @@ def packed(job: Job) -> bytes:
     Raises:
       ValueError: other processes cannot import its function, or cannot be sent its configuration.
     """
-    here = "or measure in this process with runner=study.Here()"
+    here = "or measure in this process with runner=study.Here(), --runner here in a command"
     name = getattr(job.function, "__qualname__", repr(job.function))
     if "<lambda>" in name:
         why = "it is a lambda"

@@ -174,7 +174,7 @@ def check_study(folder: Path, found: str | None, of: str) -> None:
     """
     if found not in (None, of):
         raise ValueError(
-            f"{str(folder)!r} holds the study {found!r}, not {of!r}; choose another folder"
+            f"{str(folder)!r} holds results of {found!r}, not of {of!r}; choose another folder"
         )
 
 

@@ -1,7 +1,7 @@
 """What is given in place of a network is refused with what would serve, and that advice works.
 
 Under these tests' import hook a wrong type never reaches a measurement, so the sentences are asked
-for where they are made; ``tests/refusals/nn.py`` makes two of the calls without the hook.
+for where they are made.
 """
 
 import equinox as eqx

@@ -84,7 +84,7 @@ def test_a_dry_run_refuses_what_the_run_would_and_writes_nothing(tmp_path, capsy
         dry(tmp_path / "file" / "new")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "study.json").write_text('{"format": 1, "study": "of:others"}')
-    with pytest.raises(lab.UsageError, match="holds the study 'of:others', not"):
+    with pytest.raises(lab.UsageError, match="holds results of 'of:others', not of"):
         dry(tmp_path / "other")
     assert dry(tmp_path / "new [/a]") == 0
     assert "new [/a]" in capsys.readouterr().out

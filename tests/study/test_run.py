@@ -367,5 +367,7 @@ def test_bad_cells_are_refused_before_anything_is_written(tmp_path, cells, error
 
 def test_the_folder_of_another_function_is_refused(tmp_path):
     study.run(depths, CELLS[:1], tmp_path)
-    with pytest.raises(ValueError, match=r"holds the study '.*:depths', not '.*:scaled'; choose"):
+    with pytest.raises(
+        ValueError, match=r"holds results of '.*:depths', not of '.*:scaled'; choose"
+    ):
         study.run(functools.partial(scaled, scale=1), CELLS[:1], tmp_path)

@@ -105,7 +105,9 @@ def test_stores_leave_no_file_open(tmp_path):
 def test_the_folder_of_another_study_is_refused(tmp_path):
     with Store(tmp_path, "experiments.a:measure"):
         pass
-    with pytest.raises(ValueError, match=r"holds the study 'experiments.a:m.*', not 'b:m'; choose"):
+    with pytest.raises(
+        ValueError, match=r"holds results of 'experiments.a:m.*', not of 'b:m'; choose"
+    ):
         Store(tmp_path, "b:m")
 
 

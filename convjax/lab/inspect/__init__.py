@@ -2,15 +2,19 @@
 
     convjax inspect NAME --weights FILE --images FOLDER
 
-NAME is one of ``models.list()``. Prints the cost of every unit; then the norms of activations and
-gradients at every unit from one backward pass; draws them along the layers, the leaves with a
-kernel. Every number of every unit is in ``inspect.parquet``.
+NAME is one of ``models.list()``, or a network of your own: ``convjax inspect nets.py:make --input
+8,32,32,3`` imports the file, or a ``package.module``, and takes what ``make`` returns or is: a
+module of NNX, ``nn.Function``, ``(apply, params)``, a Linen or an Equinox module.
 
-Without --weights the network is randomly initialized, and what mean-field theory expects of it
-(``gradflow.predict``) stands beside the measurement; of loaded weights theory says nothing. Without
---images the batch is unit Gaussian noise. Unless --train or --no-train says otherwise, loaded
-weights are measured in evaluation mode, with the running statistics that belong to them, and fresh
-ones on batch statistics: at initialization running statistics normalise nothing.
+Prints the cost of every unit; then the norms of activations and gradients at every unit from one
+backward pass; draws them along the layers, the leaves with a kernel. Every number of every unit is
+in ``inspect.parquet``.
+
+Without --weights, or --trained of your own network, it is randomly initialized, and what mean-field
+theory expects of it (``gradflow.predict``) stands beside the measurement; of trained weights theory
+says nothing. Without --images the batch is unit Gaussian noise. Unless --train or --no-train says
+otherwise, loaded weights are measured in evaluation mode, with the running statistics that belong
+to them, and fresh ones on batch statistics: at initialization running statistics normalise nothing.
 
 The gradient is that of the mean cross-entropy where weights are loaded and the images lie in as
 many class folders as the network has outputs, taken in sorted order. Else it comes from a unit

@@ -59,6 +59,8 @@ def table(columns: Columns) -> Table:
     over = "norm of its gradient over that at the network's output"
     title = f"Root mean square of the output; {over}; norm of the weights and of its gradient"
     made = lab.plain_table(title, ("unit", "kind", *map(str.strip, norms)), rows)
+    for column in made.columns[:2]:
+        column.overflow = "fold"
     for column in made.columns[2:]:
         column.justify, column.no_wrap = "right", True
     said = [columns[name][0] for name in ("hidden", "coverage")]
