@@ -114,8 +114,10 @@ def labelled(reading: nnx.Module) -> dict[str, str]:
         for name, child in _inside(node):
             inner = (*turns, name) if isinstance(node, nn.Repeat) else turns
             visit(child, nn.join(path, name), inner)
-        label = nn.label_of("", node)
-        if label:
+        label, own = nn.label_of("", node), nn.turns_of(node)
+        if own is not None:
+            found.setdefault(own.labels[int(turns[-1])], path)
+        elif label:
             numbers = iter(turns)
             parts = (next(numbers, p) if p == "*" else p for p in label.split("/"))
             found.setdefault("/".join(parts), path)

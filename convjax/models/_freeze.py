@@ -229,14 +229,23 @@ def _read_up_to(net: nnx.Module, up_to: str, x: Any, call: Callable[..., Any] | 
         x = array("x", x)
     reading = nn.read(net, x, call=as_called(False, None, call))
     units = [node for _, node, _ in nn.walk(reading) if nn.label_of("", node)]
-    names = [str(nn.label_of("", node)) for node in units]
+    turns = [nn.turns_of(unit) for unit in units]
+    names = nn.Turns.names([str(nn.label_of("", unit)) for unit in units], turns)
     here = [i for i, name in enumerate(names) if name == up_to or name.startswith(f"{up_to}/")]
     if not here:
-        refuse("up_to: unit", up_to, names)
+        refuse("up_to: unit", up_to, list(names))
     held = _held(net)
-    used = {p for unit in units[: here[-1] + 1] for p in getattr(unit, "paths", ())}
+    order = nn.Turns.in_order(turns)[: here[-1] + 1]
+    used = {p for i, k in order for p in _paths_of(units[i], turns[i], k)}
     used |= {path for path in held if path.startswith(f"{up_to}/")}
     return {id(held[path]) for path in used if path in held}
+
+
+def _paths_of(unit: nnx.Module, turns: nn.Turns | None, k: int | None) -> tuple[str, ...]:
+    """Return the paths of what a unit uses, in one turn of a loop."""
+    if turns is None or k is None:
+        return getattr(unit, "paths", ())
+    return turns.paths[k] if turns.paths else ()
 
 
 def _listed(up_to: Any, paths: Any) -> list[str]:

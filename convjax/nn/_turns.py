@@ -14,6 +14,7 @@ class Turns:
       loop: tells the loops of a network apart.
       labels: the node's name in every turn.
       held: the names of what the node holds, in every turn.
+      paths: the paths of that in the network that was read, in every turn.
 
     Example:
       >>> from convjax import nn
@@ -25,6 +26,7 @@ class Turns:
     loop: int
     labels: tuple[str, ...]
     held: tuple[tuple[str, ...], ...] = ()
+    paths: tuple[tuple[str, ...], ...] = ()
 
     @staticmethod
     def in_order(turns: Sequence["Turns | None"]) -> list[tuple[int, int | None]]:

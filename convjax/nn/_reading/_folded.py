@@ -78,12 +78,12 @@ class Folder:
             for part, node in zip(turn, nodes, strict=True):
                 names.rename(part, node)
         self._within, self.standing = False, {}
-        for node, labels, held in names.found.values():
+        for node, labels, held, paths in names.found.values():
             pattern = starred(labels)
             self._patterns[pattern] += 1
             count = self._patterns[pattern]
             node._label = pattern if count == 1 else f"{pattern}#{count}"
-            node._turns = Turns(self._loops, tuple(labels), tuple(held))
+            node._turns = Turns(self._loops, tuple(labels), tuple(held), tuple(paths))
         found: Any = Repeat(lambda rngs: Identity(), 1, rngs=nnx.Rngs(0))
         unit: Any = Chain(nodes)
         found.unit, found.n, found.remat = unit, run.turns, "none"
@@ -115,20 +115,21 @@ class _Names:
     """The names of a loop's nodes, turn by turn.
 
     Attributes:
-      found: each node that has a name, its labels and the names of what it holds.
+      found: each node that has a name, its labels, the names of what it holds and their paths.
       given: what the variables of the first turn are in this one.
     """
 
     def __init__(self, reader: Any, nodes: Sequence[Any]):
         self.reader = reader
-        self.found: dict[int, tuple[Any, list[str], list[tuple[str, ...]]]] = {}
+        self.found: dict[int, tuple[Any, list[str], list[Any], list[Any]]] = {}
         self.given: dict[Any, Any] = {}
         for top in nodes:
             for _, node in nnx.iter_modules(top):
                 label = vars(node).get("_label")
                 if label is not None:
-                    held = [tuple(node.held())] if isinstance(node, Segment) else []
-                    self.found[id(node)] = (node, [label], held)
+                    leaf = isinstance(node, Segment)
+                    held, paths = ([tuple(node.held())], [node.paths]) if leaf else ([], [])
+                    self.found[id(node)] = (node, [label], held, paths)
 
     def rename(self, part: Any, node: Any) -> None:
         """Give the node of a part the name of this turn."""
@@ -137,9 +138,10 @@ class _Names:
             assert isinstance(node, Segment)
             names = [reader.names[self.given[v]] for v in node.work.given]
             label, held = reader.called(part, node.like, names)
-            _, labels, every = self.found[id(node)]
+            _, labels, every, paths = self.found[id(node)]
             labels.append(label)
             every.append(tuple(held))
+            paths.append(reader.paths_of(names))
         elif isinstance(part, Wired):
             assert isinstance(node, Graph)
             for piece, (_, leaf) in zip(part.pieces, node.items(), strict=True):

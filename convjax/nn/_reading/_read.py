@@ -340,7 +340,7 @@ class Reader:
             for s, v in zip(short, names, strict=True)
         }
         leaf = Segment(label, _kind(like), work, held)
-        leaf._paths = tuple(n for n in names.values() if not n.startswith(CONSTANT))
+        leaf._paths = self.paths_of(list(names.values()))
         if like is not None:
             own = dict(zip(names.values(), short, strict=True))
             parts = {field: n and own[n] for field, n in like.named.items()}
@@ -386,6 +386,11 @@ class Reader:
         if not scope:
             scope = _leaves.common(inside if len(inside) > 1 else [_parent(n) for n in inside])
         return f"{scope}/{what}" if scope else what
+
+    @staticmethod
+    def paths_of(names: Sequence[str]) -> tuple[str, ...]:
+        """Return the names of what a network holds."""
+        return tuple(name for name in names if not name.startswith(CONSTANT))
 
     def is_constant(self, v: Any) -> bool:
         """Whether a variable stands for what the network closes over, and does not hold."""
