@@ -12,7 +12,7 @@ import pytest
 
 from convjax import ops
 from convjax.ops import _lowering, _precision
-from convjax.ops._forms import _choose
+from convjax.ops._forms import _choose, _onednn
 from convjax.ops._geometry import Geometry
 
 CONVOLUTION = "stablehlo.convolution"
@@ -296,8 +296,9 @@ CHOICES = {
 }
 
 
-def _chosen(geometry, platform, dtype="float32"):
-    forms = (_choose.choose(d, geometry, np.dtype(dtype), platform) for d in DIRECTIONS)
+def _chosen(geometry, platform, dtype="float32", *, here=False):
+    of = np.dtype(dtype)
+    forms = (_choose.choose(d, geometry, of, platform, here=here) for d in DIRECTIONS)
     return tuple(form.__module__.rpartition("._")[2] for form in forms)
 
 
@@ -305,6 +306,63 @@ def _chosen(geometry, platform, dtype="float32"):
 def test_what_auto_chooses_on_cpu(case):
     geometry, form = CHOICES[case]
     assert _chosen(geometry, "cpu") == EVERYWHERE[form]
+
+
+# geometry: what is chosen in every direction where a program may call oneDNN.
+WITH_ONEDNN = {
+    "3x3 of few channels": (_geometry(32, 3, (16, 16)), ("onednn", "onednn", "lax")),
+    "3x3": (_geometry(16, 3, (32, 32)), ("onednn",) * 3),
+    "3x3, small": (_geometry(8, 3, (64, 64)), ("onednn", "onednn", "lax")),
+    "3x3, small and wide": (_geometry(7, 3, (512, 512)), ("onednn",) * 3),
+    "3x3, wide": (_geometry(28, 3, (128, 128)), ("winograd", "winograd", "onednn")),
+    "3x3, less wide": (_geometry(112, 3, (32, 64)), ("winograd", "onednn", "onednn")),
+    "3x3, strided": (_geometry(56, 3, (128, 128), stride=2), ("onednn", "lax", "onednn")),
+    "3x3, tiny": (_geometry(3, 3, (512, 512)), ("taps", "taps", "onednn")),
+    "3x3, exact": (_geometry(16, 3, (32, 32), precision="highest"), ("lax",) * 3),
+    "stem": (_geometry(224, 7, (3, 64), stride=2), ("onednn", "lax", "lax")),
+    "from one channel": (_geometry(28, 3, (1, 32)), ("onednn", "lax", "lax")),
+    "patches": (_geometry(224, 16, (3, 192), stride=16), ("onednn", "lax", "product")),
+    "patches of channels": (_geometry(56, 2, (96, 192), stride=2), ("product",) * 2 + ("onednn",)),
+    "1x1": (_geometry(14, 1, (512, 512)), ("product", "product", "onednn")),
+    "1x1, large": (_geometry(56, 1, (24, 144)), ("onednn", "product", "onednn")),
+    "1x1, strided": (_geometry(56, 1, (64, 128), stride=2), ("product", "product", "onednn")),
+    "depthwise": (_geometry(56, 3, (64, 64), groups=64), ("onednn", "onednn", "shift")),
+    "depthwise, strided": (
+        _geometry(56, 3, (64, 64), groups=64, stride=2),
+        ("onednn", "shift", "shift"),
+    ),
+    "depthwise, multiplier": (_geometry(14, 3, (8, 16), groups=8), ("shift",) * 3),
+    "depthwise, 9x9": (_geometry(14, 9, (8, 8), groups=8), ("onednn", "onednn", "lax")),
+    "groups": (_geometry(14, 3, (64, 64), groups=2), ("onednn", "onednn", "lax")),
+    "groups, strided": (
+        _geometry(14, 3, (64, 64), groups=2, stride=2),
+        ("onednn", "onednn", "lax"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WITH_ONEDNN)
+def test_what_auto_chooses_where_a_program_may_call_onednn(case, monkeypatch):
+    monkeypatch.setattr(_onednn, "is_there", lambda dtype: True)
+    geometry, forms = WITH_ONEDNN[case]
+    assert _chosen(geometry, "cpu", here=True) == forms
+    assert "onednn" not in _chosen(geometry, "cpu")
+    assert "onednn" not in _chosen(geometry, "cpu", "float64", here=True)
+    monkeypatch.setattr(_onednn, "is_there", lambda dtype: False)
+    assert "onednn" not in _chosen(geometry, "cpu", here=True)
+
+
+def test_where_programs_are_kept_on_disk_none_calls_onednn_unless_it_is_named(monkeypatch):
+    monkeypatch.setattr(_onednn, "is_there", lambda dtype: True)
+    geometry, forms = WITH_ONEDNN["3x3"]
+    named = dataclasses.replace(geometry, lowering="onednn")
+    folder = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", "a folder")
+    try:
+        assert "onednn" not in _chosen(geometry, "cpu", here=True)
+        assert _chosen(named, "cpu", here=True) == forms
+    finally:
+        jax.config.update("jax_compilation_cache_dir", folder)
 
 
 def test_winograd_is_not_chosen_in_half_precision():

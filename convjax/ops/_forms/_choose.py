@@ -7,6 +7,7 @@ how much the rule loses against the best one.
 import math
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import jax
 import numpy as np
@@ -55,17 +56,75 @@ def choose(
             may call oneDNN.
     """
     named = geometry.lowering
-    if named == "onednn" and not (here and _onednn.differentiates(direction, geometry)):
-        named = "auto"
-    if named != "auto" and _serves(named, geometry, dtype):
+    able = named != "onednn" or (here and _onednn.differentiates(direction, geometry))
+    if named != "auto" and able and _serves(named, geometry, dtype):
         form = getattr(FORMS[named], direction, None)
         if form is not None:
             return form
+    if platform == "cpu" and here and _calls_onednn(direction, geometry, dtype):
+        return getattr(_onednn, direction)
     return getattr(_fastest(direction, geometry, dtype, platform), direction)
 
 
+def _calls_onednn(direction: str, geometry: Geometry, dtype: np.dtype) -> bool:
+    """Whether oneDNN is there and the fastest, and nobody asked to keep programs on disk.
+
+    JAX cannot write a program that calls it. Where the second run is to start at once, that counts
+    for more.
+    """
+    settings: Any = jax.config
+    kept = settings.jax_enable_compilation_cache and settings.jax_compilation_cache_dir
+    if kept or dtype != np.float32 or not _onednn.serves(geometry):
+        return False
+    able = _onednn.differentiates(direction, geometry)
+    return able and _ONEDNN_WINS[direction](geometry) and _onednn.is_there(dtype)
+
+
+def _forward_by_onednn(geometry: Geometry) -> bool:
+    if geometry.groups > 1:
+        return not 1 < geometry.multiplier <= 4 or not _shift.serves(geometry)
+    if _is_pointwise(geometry):
+        return max(geometry.strides) == 1 and min(geometry.spatial) >= 32
+    if _product.serves(geometry):
+        return geometry.in_features < 16
+    return not _is_tiny(geometry) and not (_winograd.serves(geometry) and _pays(geometry))
+
+
+def _input_gradient_by_onednn(geometry: Geometry) -> bool:
+    strided = max(geometry.strides) > 1
+    if geometry.groups > 1:
+        return not _shift.serves(geometry) or (geometry.multiplier == 1 and not strided)
+    features = min(geometry.in_features, geometry.out_features)
+    if strided or _is_pointwise(geometry) or _is_tiny(geometry) or features < 3:
+        return False
+    return not (_winograd.serves(geometry) and _pays(geometry) and features >= 48)
+
+
+def _kernel_gradient_by_onednn(geometry: Geometry) -> bool:
+    if _product.serves(geometry):
+        return _is_pointwise(geometry) or geometry.in_features >= 16
+    features = min(geometry.in_features, geometry.out_features)
+    return features >= (32 if math.prod(geometry.out_spatial) >= 256 else 128)
+
+
+# Whether oneDNN's time was below that of every other form by a clear margin, on JAX 0.10 and 0.12.
+_ONEDNN_WINS: dict[str, Callable[[Geometry], bool]] = {
+    "forward": _forward_by_onednn,
+    "input_gradient": _input_gradient_by_onednn,
+    "kernel_gradient": _kernel_gradient_by_onednn,
+}
+
+
+def _is_pointwise(geometry: Geometry) -> bool:
+    return geometry.groups == 1 and math.prod(geometry.window) == 1
+
+
+def _is_tiny(geometry: Geometry) -> bool:
+    return _taps.serves(geometry) and min(geometry.out_spatial) <= 3
+
+
 def _fastest(direction: str, geometry: Geometry, dtype: np.dtype, platform: str) -> ModuleType:
-    pointwise = geometry.groups == 1 and math.prod(geometry.window) == 1
+    pointwise = _is_pointwise(geometry)
     if platform != "cpu":
         # A window of 1 is a matrix product for every backend.
         return _product if pointwise and _product.serves(geometry) else _lax
@@ -79,7 +138,7 @@ def _fastest(direction: str, geometry: Geometry, dtype: np.dtype, platform: str)
         return _product
     # XLA takes the smaller operand for the kernel, and what then is the image, the larger kernel,
     # is run over by a scalar loop.
-    if _taps.serves(geometry) and min(geometry.out_spatial) <= 3:
+    if _is_tiny(geometry):
         return _taps
     if _winograd.serves(geometry) and dtype.itemsize >= 4 and _pays(geometry):
         return _winograd

@@ -10,6 +10,7 @@ JAX cannot write it to disk: `_choose` says when it is left out.
 
 import functools
 import json
+import math
 import os
 import platform
 import threading
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from convjax.ops import _precision
+from convjax.ops import _precision, _shapes
 from convjax.ops._forms import _lax, _product, _windows
 from convjax.ops._geometry import Geometry
 
@@ -31,6 +32,8 @@ SERVES = (
 _CONVOLUTION, _PRODUCT = "__onednn$convolution", "__onednn$matmul"
 # The table has been tried with these versions of JAX, from the first on and before the last.
 _TRIED = ((0, 10, 1), (0, 13))
+# Copies of about this many bytes are made and multiplied at a time: they stay in the cache.
+_BLOCK_BYTES = 7 << 19
 _BFLOAT16_NEEDS = {"avx512f", "avx512bw", "avx512vl", "avx512dq"}
 
 
@@ -42,7 +45,7 @@ def serves(geometry: Geometry) -> bool:
 def differentiates(direction: str, geometry: Geometry) -> bool:
     """Whether it also computes a convolution's derivative, "input_gradient" or the other."""
     if direction == "kernel_gradient":
-        return _product.serves(geometry)
+        return geometry.groups == 1
     ones = (1,) * geometry.rank
     reached = all(k >= s for k, s in zip(geometry.window, geometry.strides, strict=True))
     whole = geometry.strides == ones or (geometry.dilation == ones and reached)
@@ -138,13 +141,75 @@ def input_gradient(g: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.A
 
 
 def kernel_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
-    """Multiply the transposed windows by the cotangent."""
-    rows = _product.rows(x, geometry)
-    rows, columns = (a.reshape(-1, a.shape[-1]) for a in (rows, g))
-    return product_of_transposed(rows, columns).reshape(geometry.kernel_shape)
+    """Multiply what lies under the window, transposed, by the cotangent: a few images at a time."""
+    if _product.serves(geometry):
+        rows = _product.rows(x, geometry)
+        return _product_of_rows(rows, g).reshape(geometry.kernel_shape)
+    # In small images of many channels, the product takes longer than to copy its operand.
+    beside = geometry.strides == (1,) * geometry.rank and not (
+        min(geometry.out_spatial) <= 14 and geometry.out_features >= 256
+    )
+    multiply = _of_shifted_sides if beside else _of_all_taps
+    taps = math.prod(geometry.window)
+    features = taps * geometry.in_features
+    if beside:
+        wide = geometry.window[-1]
+        features = wide * geometry.in_features + taps // wide * geometry.out_features
+    image = math.prod(geometry.out_spatial) * features * x.dtype.itemsize
+    result = math.prod(geometry.kernel_shape) * x.dtype.itemsize
+    parts = _equal_parts(x.shape[0], max(_BLOCK_BYTES, result) // image)
+    if parts == 1:
+        return multiply(x, g, geometry)
+
+    def add(total: jax.Array, some: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return total + multiply(*some, geometry).astype(total.dtype), None
+
+    zeros = _windows.zeros(geometry.kernel_shape, _shapes.at_least_float32(x.dtype), x)
+    blocks = [a.reshape(parts, -1, *a.shape[1:]) for a in (x, g)]
+    return lax.scan(add, zeros, tuple(blocks))[0].astype(x.dtype)
 
 
-def product_of_transposed(a: jax.Array, b: jax.Array) -> jax.Array:
+def _equal_parts(n: int, most: int) -> int:
+    """Return into how many equal parts of at most ``most`` n is cut, if ``most`` is not 0."""
+    return next(parts for parts in range(1, n + 1) if n % parts == 0 and n // parts <= max(most, 1))
+
+
+def _of_all_taps(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
+    """Multiply by an operand that has the image under all taps side by side."""
+    padded = _windows.pad(x, geometry)
+    taps = [_windows.under(padded, tap, geometry) for tap in _windows.taps(geometry)]
+    return _product_of_rows(jnp.concatenate(taps, -1), g).reshape(geometry.kernel_shape)
+
+
+def _of_shifted_sides(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
+    """Multiply the image, shifted along its last axis, by the cotangent, shifted along the others.
+
+    One product gives every pair of shifts, from two operands of a few copies each: k copies beside
+    one another in place of k * k.
+    """
+    *outer, last = geometry.window
+    *spread, step = geometry.dilation
+    wide = geometry.out_spatial[-1]
+    padded = _windows.pad(x, geometry)
+    axis = x.ndim - 2
+    shifted = [lax.slice_in_dim(padded, t * step, t * step + wide, axis=axis) for t in range(last)]
+    room = [size - n for size, n in zip(padded.shape[1:-2], geometry.out_spatial, strict=False)]
+    cotangents = []
+    for tap in np.ndindex(*outer):
+        starts = [t * d for t, d in zip(tap, spread, strict=True)]
+        pads = [(low, more - low) for low, more in zip(starts, room, strict=True)]
+        cotangents.append(_windows.pad_spatial(g, [*pads, (0, 0)]))
+    product = _product_of_rows(jnp.concatenate(shifted, -1), jnp.concatenate(cotangents, -1))
+    split = product.reshape(last, geometry.in_features, -1, geometry.out_features)
+    return split.transpose(2, 0, 1, 3).reshape(geometry.kernel_shape)
+
+
+def _product_of_rows(x: jax.Array, g: jax.Array) -> jax.Array:
+    """Contract every axis but the last."""
+    return _product_of_transposed(x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1]))
+
+
+def _product_of_transposed(a: jax.Array, b: jax.Array) -> jax.Array:
     """Return the matrix product of the transposed ``a``, (K, M), and ``b``, (K, N)."""
     result = jax.eval_shape(lambda a, b: a.T @ b, a, b)
     config = {"transpose_a": True, "transpose_b": False, "optimization_config": _PLAIN}
