@@ -112,7 +112,8 @@ def _form(
     if 0 in a.shape or 0 in b.shape:
         shape = _SHAPES[direction](a.shape[int(geometry.stacked)], geometry)
         return jnp.zeros((*a.shape[: int(geometry.stacked)], *shape), a.dtype)
-    form = _choose.choose(direction, geometry, a.dtype, platform or "other", here=here)
+    images = a.shape[0] if here and not geometry.stacked else None
+    form = _choose.choose(direction, geometry, a.dtype, platform or "other", images=images)
 
     def compute(a, b):
         if direction == "kernel_gradient":

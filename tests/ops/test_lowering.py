@@ -296,9 +296,9 @@ CHOICES = {
 }
 
 
-def _chosen(geometry, platform, dtype="float32", *, here=False):
+def _chosen(geometry, platform, dtype="float32", *, images=None):
     of = np.dtype(dtype)
-    forms = (_choose.choose(d, geometry, of, platform, here=here) for d in DIRECTIONS)
+    forms = (_choose.choose(d, geometry, of, platform, images=images) for d in DIRECTIONS)
     return tuple(form.__module__.rpartition("._")[2] for form in forms)
 
 
@@ -345,22 +345,25 @@ WITH_ONEDNN = {
 def test_what_auto_chooses_where_a_program_may_call_onednn(case, monkeypatch):
     monkeypatch.setattr(_onednn, "is_there", lambda dtype: True)
     geometry, forms = WITH_ONEDNN[case]
-    assert _chosen(geometry, "cpu", here=True) == forms
+    assert _chosen(geometry, "cpu", images=64) == forms
     assert "onednn" not in _chosen(geometry, "cpu")
-    assert "onednn" not in _chosen(geometry, "cpu", "float64", here=True)
+    assert "onednn" not in _chosen(geometry, "cpu", "float64", images=64)
+    few = dataclasses.replace(geometry, spatial=tuple(min(n, 9) for n in geometry.spatial))
+    few = dataclasses.replace(few, in_features=few.groups, out_features=few.groups * 2)
+    assert "onednn" not in _chosen(few, "cpu", images=1)
     monkeypatch.setattr(_onednn, "is_there", lambda dtype: False)
-    assert "onednn" not in _chosen(geometry, "cpu", here=True)
+    assert "onednn" not in _chosen(geometry, "cpu", images=64)
 
 
 def test_where_programs_are_kept_on_disk_none_calls_onednn_unless_it_is_named(monkeypatch):
     monkeypatch.setattr(_onednn, "is_there", lambda dtype: True)
     geometry, forms = WITH_ONEDNN["3x3"]
     named = dataclasses.replace(geometry, lowering="onednn")
-    folder = jax.config.jax_compilation_cache_dir
+    folder = jax.config.values["jax_compilation_cache_dir"]
     jax.config.update("jax_compilation_cache_dir", "a folder")
     try:
-        assert "onednn" not in _chosen(geometry, "cpu", here=True)
-        assert _chosen(named, "cpu", here=True) == forms
+        assert "onednn" not in _chosen(geometry, "cpu", images=64)
+        assert _chosen(named, "cpu", images=64) == forms
     finally:
         jax.config.update("jax_compilation_cache_dir", folder)
 

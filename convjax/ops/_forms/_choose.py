@@ -40,7 +40,12 @@ def _serves(name: str, geometry: Geometry, dtype: np.dtype) -> bool:
 
 
 def choose(
-    direction: str, geometry: Geometry, dtype: np.dtype, platform: str, *, here: bool = False
+    direction: str,
+    geometry: Geometry,
+    dtype: np.dtype,
+    platform: str,
+    *,
+    images: int | None = None,
 ) -> Form:
     """Return the function that computes one of the three, "forward" or a gradient, on a platform.
 
@@ -52,18 +57,29 @@ def choose(
         geometry: what it computes.
         dtype: of both operands.
         platform: "cpu", or any other name.
-        here: whether the program runs in this process, and on one device of it. Only such a program
-            may call oneDNN.
+        images: how many there are, where the program runs in this process, on one device of it.
+            None elsewhere: such a program may not call oneDNN.
     """
     named = geometry.lowering
-    able = named != "onednn" or (here and _onednn.differentiates(direction, geometry))
+    called = images is not None and _onednn.differentiates(direction, geometry)
+    able = called or named != "onednn"
     if named != "auto" and able and _serves(named, geometry, dtype):
         form = getattr(FORMS[named], direction, None)
         if form is not None:
             return form
-    if platform == "cpu" and here and _calls_onednn(direction, geometry, dtype):
+    if (
+        called
+        and _is_worth_a_call(geometry, images or 0)
+        and _calls_onednn(direction, geometry, dtype)
+    ):
         return getattr(_onednn, direction)
     return getattr(_fastest(direction, geometry, dtype, platform), direction)
+
+
+def _is_worth_a_call(geometry: Geometry, images: int) -> bool:
+    """Whether there are so many products that the ten microseconds of a call do not count."""
+    products = images * math.prod(geometry.out_spatial) * math.prod(geometry.kernel_shape)
+    return products >= (1 << 19 if geometry.groups > 1 else 1 << 22)
 
 
 def _calls_onednn(direction: str, geometry: Geometry, dtype: np.dtype) -> bool:
@@ -76,8 +92,7 @@ def _calls_onednn(direction: str, geometry: Geometry, dtype: np.dtype) -> bool:
     kept = settings.jax_enable_compilation_cache and settings.jax_compilation_cache_dir
     if kept or dtype != np.float32 or not _onednn.serves(geometry):
         return False
-    able = _onednn.differentiates(direction, geometry)
-    return able and _ONEDNN_WINS[direction](geometry) and _onednn.is_there(dtype)
+    return _ONEDNN_WINS[direction](geometry) and _onednn.is_there(dtype)
 
 
 def _forward_by_onednn(geometry: Geometry) -> bool:
