@@ -117,7 +117,9 @@ def _input_gradient_by_onednn(geometry: Geometry) -> bool:
 
 def _kernel_gradient_by_onednn(geometry: Geometry) -> bool:
     if _product.serves(geometry):
-        return _is_pointwise(geometry) or geometry.in_features >= 16
+        return _is_pointwise(geometry)
+    if min(geometry.window) == 1 or math.prod(geometry.window) > 9:
+        return False
     features = min(geometry.in_features, geometry.out_features)
     return features >= (32 if math.prod(geometry.out_spatial) >= 256 else 128)
 

@@ -165,8 +165,8 @@ def kernel_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array
         return total + multiply(*some, geometry).astype(total.dtype), None
 
     zeros = _windows.zeros(geometry.kernel_shape, _shapes.at_least_float32(x.dtype), x)
-    blocks = [a.reshape(parts, -1, *a.shape[1:]) for a in (x, g)]
-    return lax.scan(add, zeros, tuple(blocks))[0].astype(x.dtype)
+    blocks = x.reshape(parts, -1, *x.shape[1:]), g.reshape(parts, -1, *g.shape[1:])
+    return lax.scan(add, zeros, blocks)[0].astype(x.dtype)
 
 
 def _equal_parts(n: int, most: int) -> int:
