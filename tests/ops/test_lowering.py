@@ -316,6 +316,7 @@ WITH_ONEDNN = {
     "3x3, small and wide": (_geometry(7, 3, (512, 512)), ("onednn",) * 3),
     "3x3, wide": (_geometry(28, 3, (128, 128)), ("winograd", "winograd", "onednn")),
     "3x3, less wide": (_geometry(112, 3, (32, 64)), ("winograd", "onednn", "onednn")),
+    "3x3, large": (_geometry(149, 3, (32, 32)), ("lax", "onednn", "onednn")),
     "3x3, strided": (_geometry(56, 3, (128, 128), stride=2), ("onednn", "lax", "onednn")),
     "3x3, tiny": (_geometry(3, 3, (512, 512)), ("taps", "taps", "onednn")),
     "3x3, exact": (_geometry(16, 3, (32, 32), precision="highest"), ("lax",) * 3),

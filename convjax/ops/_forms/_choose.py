@@ -102,6 +102,8 @@ def _forward_by_onednn(geometry: Geometry) -> bool:
         return max(geometry.strides) == 1 and min(geometry.spatial) >= 32
     if _product.serves(geometry):
         return geometry.in_features < 16
+    if geometry.in_features >= 16 and math.prod(geometry.out_spatial) > 64 * 64:
+        return False
     return not _is_tiny(geometry) and not (_winograd.serves(geometry) and _pays(geometry))
 
 
