@@ -1,12 +1,14 @@
 """Any JAX function, with the convolutions and pools of this package in place of XLA's."""
 
+import enum
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+import types
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 
-from convjax import _check, _trace
+from convjax import _check, _objects, _trace
 from convjax.ops import _recognise, _recognise_pool
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -85,18 +87,121 @@ def _jitted(f: Any, told: dict[str, Any]) -> Any:
     return jax.jit(accelerated, **told)
 
 
-class _Constants:
-    """Everything of a call that is no array, compared by value where that can be done."""
+def _compiled(f: Any) -> Any:
+    """Return a function that splits its arguments into arrays and constants, and is compiled."""
+    bound = isinstance(f, types.MethodType) and _objects.is_object(f.__self__)
+    function, first = (f.__func__, (f.__self__,)) if bound else (f, ())
+    plain: dict[Any, bool] = {}  # by the structure of a call, whether it holds no object of NNX
 
-    def __init__(self, tree: Any, leaves: list[Any]):
-        self.tree, self.leaves = tree, leaves
-        self.facts = tree, tuple(map(_fact, leaves))
+    def run(constants: _Constants, arrays: list[Any]) -> Any:
+        return _trace.evaluate(_rule, functools.partial(_call, constants), *arrays)
+
+    run.__name__ = run.__qualname__ = getattr(f, "__name__", type(f).__name__)
+    compiled = jax.jit(run, static_argnums=0)
+
+    def accelerated(*args: Any, **kwargs: Any) -> Any:
+        call = function, (*first, *args), kwargs
+        leaves, tree = jax.tree.flatten(call)
+        if tree not in plain:
+            plain[tree] = not _Parts.of(call).objects
+        if plain[tree] and not any(map(_objects.is_object, leaves)):
+            parts = _Parts(tree, leaves)
+        else:
+            parts = _Parts.of(call)
+        returned, changed = compiled(parts.constants, parts.arrays)
+        if parts.objects:
+            _objects.update(parts.objects, changed)
+        return returned.value(parts.objects)
+
+    return functools.update_wrapper(accelerated, f, updated=())
+
+
+def _call(constants: "_Constants", *arrays: Any) -> tuple["_Result", Any]:
+    """Call a function that was taken apart; return its result, and what its objects hold after."""
+    (function, args, kwargs), objects = constants.together(arrays)
+    result = _Result.of(function(*args, **kwargs), objects)
+    if not objects:
+        return result, ()
+    constant, changed = _objects.apart(objects)
+    if constant != constants.objects:
+        raise ValueError(
+            "accelerate: f changes what its NNX objects consist of, and not their arrays alone; "
+            "let it return what is new instead"
+        )
+    return result, changed
+
+
+class _Array(enum.Enum):
+    """Stands where an array was."""
+
+    HERE = enum.auto()
+
+
+class _Object(int):
+    """Stands where an object was, by its number."""
+
+
+class _Parts:
+    """What a value consists of: arrays, objects that may be changed, and constants."""
+
+    def __init__(self, tree: Any, leaves: Sequence[Any], known: Sequence[Any] = ()):
+        self.arrays: list[Any] = []
+        self.objects: list[Any] = list(known)
+        rest = [self._sorted(leaf) for leaf in leaves]
+        constant = None
+        if len(self.objects) > len(known):
+            constant, arrays = _objects.apart(self.objects[len(known) :])
+            self.arrays.append(arrays)
+        self.constants = _Constants(tree, rest, constant)
+
+    @classmethod
+    def of(cls, value: Any, known: Sequence[Any] = ()) -> "_Parts":
+        """Take a value apart; of objects that are known already, their numbers alone are kept."""
+        leaves, tree = jax.tree.flatten(value, is_leaf=_stops)
+        return cls(tree, leaves, known)
+
+    def _sorted(self, leaf: Any) -> Any:
+        if _trace.is_array(leaf) or _objects.is_arrays(leaf):
+            self.arrays.append(leaf)
+            return _Array.HERE
+        if not _objects.is_object(leaf):
+            return leaf
+        known = [i for i, other in enumerate(self.objects) if other is leaf]
+        if not known:
+            self.objects.append(leaf)
+        return _Object(known[0] if known else len(self.objects) - 1)
+
+
+def _stops(value: Any) -> bool:
+    return _objects.is_object(value) or _objects.is_arrays(value)
+
+
+class _Constants:
+    """Everything of a value that is no array, compared by value where that can be done."""
+
+    def __init__(self, tree: Any, leaves: list[Any], objects: Any = None):
+        self.tree, self.leaves, self.objects = tree, leaves, objects
+        self.facts = tree, tuple(map(_fact, leaves)), objects
 
     def __hash__(self) -> int:
         return hash(self.facts)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Constants) and self.facts == other.facts
+
+    def together(self, arrays: Any, known: Sequence[Any] = ()) -> tuple[Any, list[Any]]:
+        """Return the value again, and its objects, those that are known first."""
+        given = iter(arrays)
+        objects = list(known)
+        if self.objects is not None:
+            *arrays, last = arrays
+            given = iter(arrays)
+            objects += _objects.together(self.objects, last)
+        leaves = [
+            next(given) if leaf is _Array.HERE else objects[leaf] if type(leaf) is _Object else leaf
+            for leaf in self.leaves
+        ]
+        return jax.tree.unflatten(self.tree, leaves), objects
 
 
 def _fact(leaf: Any) -> Any:
@@ -108,31 +213,6 @@ def _fact(leaf: Any) -> Any:
     return type(leaf), repr(leaf) if isinstance(leaf, float | complex) else leaf
 
 
-class _Array(NamedTuple):
-    """Stands where an array was."""
-
-
-def _compiled(f: Any) -> Any:
-    """Return a function that splits its arguments into arrays and constants, and is compiled."""
-
-    def run(constants: _Constants, arrays: list[Any]) -> Any:
-        given = iter(arrays)
-        leaves = [next(given) if leaf is _Array else leaf for leaf in constants.leaves]
-        function, args, kwargs = jax.tree.unflatten(constants.tree, leaves)
-        return _Result.of(_trace.evaluate(_rule, function, *args, **kwargs))
-
-    run.__name__ = run.__qualname__ = getattr(f, "__name__", type(f).__name__)
-    compiled = jax.jit(run, static_argnums=0)
-
-    def accelerated(*args: Any, **kwargs: Any) -> Any:
-        leaves, tree = jax.tree.flatten((f, args, kwargs))
-        arrays = [leaf for leaf in leaves if _trace.is_array(leaf)]
-        others = [_Array if _trace.is_array(leaf) else leaf for leaf in leaves]
-        return compiled(_Constants(tree, others), arrays).value()
-
-    return functools.update_wrapper(accelerated, f, updated=())
-
-
 @jax.tree_util.register_pytree_node_class
 class _Result:
     """What a function returns, whose constants go past the compiler."""
@@ -141,15 +221,13 @@ class _Result:
         self.arrays, self.constants = arrays, constants
 
     @classmethod
-    def of(cls, value: Any) -> "_Result":
-        leaves, tree = jax.tree.flatten(value)
-        others = [_Array if _trace.is_array(leaf) else leaf for leaf in leaves]
-        return cls([leaf for leaf in leaves if _trace.is_array(leaf)], _Constants(tree, others))
+    def of(cls, value: Any, objects: Sequence[Any]) -> "_Result":
+        parts = _Parts.of(value, objects)
+        return cls(parts.arrays, parts.constants)
 
-    def value(self) -> Any:
-        given = iter(self.arrays)
-        leaves = [next(given) if leaf is _Array else leaf for leaf in self.constants.leaves]
-        return jax.tree.unflatten(self.constants.tree, leaves)
+    def value(self, objects: Sequence[Any]) -> Any:
+        """Return the value; an object that was an argument is that very object."""
+        return self.constants.together(self.arrays, objects)[0]
 
     def tree_flatten(self) -> tuple[Any, _Constants]:
         return self.arrays, self.constants
