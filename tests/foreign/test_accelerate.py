@@ -155,19 +155,6 @@ def test_objects_come_back_as_themselves_and_new_ones_new():
     np.testing.assert_allclose(rest["y"], net.conv(X), rtol=1e-5, atol=1e-5)
 
 
-def test_a_state_of_nnx_is_a_pytree():
-    net = Small(rngs=nnx.Rngs(0))
-    graphdef, params, rest = nnx.split(net, nnx.Param, ...)
-
-    def loss(params, rest, x):
-        return jnp.mean(nnx.merge(graphdef, params, rest, copy=True)(x) ** 2)
-
-    f = jax.grad(loss)
-    found, expected = ops.accelerate(f)(params, rest, X), f(params, rest, X)
-    assert_same(found, expected, 1e-4)
-    assert_same(ops.accelerate(jax.jit(f))(params, rest, X), expected, 1e-4)
-
-
 def test_an_object_that_gets_other_parts_is_refused():
     def f(net, x):
         net.more = nnx.Param(x)
