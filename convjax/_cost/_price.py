@@ -199,6 +199,13 @@ def _(node: nn.Segment, x, y) -> Price | None:
     if like.kind == "Activation":
         name = dict(like.fields)["name"]
         return Price(passes_on=True) if name == "linear" else Price(elementwise=y.size)
+    counted = _counted(node, y)
+    if counted is not None and like.kind == "Dense":
+        # The contraction may run over several axes.
+        seen = "place" if len(x.shape) == len(y.shape) else "all"
+        return Price(counted.multiply_adds, y.size if like.bias else 0, seen)
+    if not hasattr(nn, like.kind):
+        return counted
     fields: dict[str, Any] = {"bias": like.bias}
     if like.kernel is not None:
         fields["kernel"] = nnx.Variable(jax.ShapeDtypeStruct(like.kernel_shape, x.dtype))

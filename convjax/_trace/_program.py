@@ -18,7 +18,8 @@ def words(text: str) -> frozenset[str]:
 
 ACTIVATIONS = words(
     "relu relu6 gelu silu swish elu leaky_relu softplus hard_swish hard_silu selu celu mish "
-    "log_sigmoid squareplus soft_sign glu softmax log_softmax logsumexp standardize"
+    "log_sigmoid squareplus soft_sign hard_sigmoid hard_tanh sparse_plus sparse_sigmoid "
+    "glu softmax log_softmax logsumexp standardize"
 )
 """Functions of ``jax.nn`` that stay whole where a program calls them by name."""
 

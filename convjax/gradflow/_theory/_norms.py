@@ -6,7 +6,7 @@ of the cotangent: the constant one and the channel itself. For equally correlate
 batch less one, and this is Yang et al.'s closed form (2019), exactly.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,7 @@ class Affine(NamedTuple):
     bias_mean: float
 
 
-def _affine(node: nn.BatchNorm | nn.GroupNorm | nn.LayerNorm, scope: Scope) -> Affine:
+def _affine(node: Any, scope: Scope) -> Affine:
     scale, bias = scope.values(node.scale), scope.values(node.bias)
     return Affine(
         1.0 if scale is None else float(np.mean(scale**2)),
@@ -59,6 +59,19 @@ def _(node: nn.LayerNorm, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     return _per_example(signal, _affine(node, scope), node.epsilon, each, over_places=False)
 
 
+def root_mean_square(node: Any, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    """Expect what a norm of each place does that takes no mean out.
+
+    Args:
+      node: anything with ``scale``, ``bias`` and ``epsilon``, as a layer norm has them.
+      signal: what is expected of its input.
+      scope: where the node stands.
+    """
+    each = float(sum(signal.features))
+    affine = _affine(node, scope)
+    return _per_example(signal, affine, node.epsilon, each, over_places=False, centred=False)
+
+
 class Over(NamedTuple):
     """What a norm's statistics run over.
 
@@ -69,6 +82,7 @@ class Over(NamedTuple):
       channels: channels in one statistic.
       flat: (segments,) squared mean of the root energy over the mean energy, over places.
       per_channel: whether every channel has statistics of its own.
+      centred: whether the mean is taken out.
     """
 
     self_share: float
@@ -77,10 +91,17 @@ class Over(NamedTuple):
     channels: float
     flat: np.ndarray
     per_channel: bool
+    centred: bool = True
 
 
 def _per_example(
-    signal: Signal, affine: Affine, epsilon: float, each: float, *, over_places: bool
+    signal: Signal,
+    affine: Affine,
+    epsilon: float,
+    each: float,
+    *,
+    over_places: bool,
+    centred: bool = True,
 ) -> tuple[Signal, Back]:
     whole = signal.merged()
     if over_places:
@@ -91,7 +112,7 @@ def _per_example(
         self_share, nodes = 1.0, np.zeros(signal.pairs.count)
         inside = np.zeros(signal.pairs.count, bool)
         flat = 1.0
-    over = Over(self_share, nodes, inside, each, np.array([flat]), per_channel=False)
+    over = Over(self_share, nodes, inside, each, np.array([flat]), False, centred)
     return _normalised(whole, affine, epsilon, over, restore=signal)
 
 
@@ -102,13 +123,13 @@ def _normalised(
     common = np.zeros(len(level)) if over.per_channel else signal.mean**2
     joint = over.self_share + signal.pair @ over.nodes * over.flat
     # The mean over a group of channels keeps what is common to them, and little of the rest.
-    constant = common + (joint - common) / over.channels
+    constant = (common + (joint - common) / over.channels) * over.centred
     left = np.maximum(1 - constant, 1e-9)
     pair = signal.pair * over.flat[:, None]
     crossed = (
         pair[:, ~signal.pairs.same].mean(1) if over.per_channel or over.inside.any() else common
     )
-    across = common + (crossed - common) / over.channels
+    across = (common + (crossed - common) / over.channels) * over.centred
     taken = np.where(over.inside, constant[:, None], across[:, None])
     centred = np.clip((pair - taken) / left[:, None], -1, 1)
     inverse = 1 / over.channels * (over.self_share + (centred**2) @ over.nodes + signal.latent)
@@ -127,8 +148,9 @@ def _normalised(
         0.0,
         energy=scaled * log_free,
         pair=np.clip((affine.scale * soft[:, None] * centred + affine.bias) / safe[:, None], -1, 1),
-        mean=affine.bias_mean / np.sqrt(safe),
-        balanced=not over.per_channel and over.channels > 1 and affine.bias == 0,
+        mean=(affine.bias_mean + (not over.centred) * np.sqrt(affine.scale * soft) * signal.mean)
+        / np.sqrt(safe),
+        balanced=over.centred and not over.per_channel and over.channels > 1 and affine.bias == 0,
         overlap=min(signal.overlap, 1.0),
     )
     # Most of what scatters in the input's energy is its mean over the sites, which is taken out.
@@ -142,7 +164,7 @@ def _normalised(
         rough = NONE  # the batch itself is no sum of random terms
 
     def back(cotangent: Cotangent) -> Cotangent:
-        mean_part = (over.self_share + cotangent.pair @ over.nodes) / over.channels
+        mean_part = over.centred * (over.self_share + cotangent.pair @ over.nodes) / over.channels
         tilt = cotangent.tilt
         if tilt is None:
             tilt = np.concatenate([centred * cotangent.pair, np.ones((len(level), 1))], axis=1)

@@ -1,6 +1,7 @@
 """What to expect of the pools, and of squeeze-and-excitation."""
 
 import math
+from typing import Any
 
 import numpy as np
 import scipy
@@ -176,10 +177,22 @@ def _(node: nn.SqueezeExcite, signal: Signal, scope: Scope) -> tuple[Signal, Bac
     squeezed, _ = _global(nn.GlobalPool("avg", keepdims=True), own)
     for leaf in (node.reduce, node.activation, node.expand):
         squeezed, _ = expected(leaf, squeezed, inner)
+    return gated(signal, squeezed, node.gate.name, node.gate.function)
+
+
+def gated(signal: Signal, squeezed: Signal, name: str, function: Any) -> tuple[Signal, Back]:
+    """Expect what the product with a gate does; what flows back through the gate is left out.
+
+    Args:
+      signal: what is multiplied.
+      squeezed: what the gate is a function of, one vector an example.
+      name: of that function, if it is a known activation.
+      function: the function itself.
+    """
     level = float(squeezed.level[0]) * scaled_by(squeezed.log)
     mean = float(squeezed.mean[0]) * math.sqrt(level)
     variance = max(level - mean**2, 1e-12)
-    gate = moments(node.gate.name, node.gate.function, mean, variance)
+    gate = moments(name, function, mean, variance)
     rho = np.clip((squeezed.pair[0] * level - mean**2) / variance, -1, 1)
     tied = np.where(signal.pairs.same, 1.0, gate.pair(rho) / gate.second)
     doubt = Doubt(0.0, 0.05)

@@ -1,10 +1,15 @@
 """Pieces of a series that make one leaf together, and what a leaf is called."""
 
+import collections
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from convjax._trace import name_of as name_of_equation
+from convjax._trace import words
 from convjax.nn._reading._structure import PRODUCTS, SHAPES, Piece, Structure, label_of
+
+PARTING = words("scan while cond")
+"""What runs programs of their own, of any number of parts."""
 
 
 def joined(
@@ -26,10 +31,107 @@ def joined(
             part, run = _one(found.pop(), part), runs.pop() + run
         if found and _is_reshaped(found[-1], part, structure):
             part, run = _one(found.pop(), part), runs.pop() + run
+        while found and _makes(found, part, structure, is_known):
+            part, run = _one(found.pop(), part), runs.pop() + run
+        for _ in range(_of_softmax(found, part, structure)):
+            part, run = _one(found.pop(), part), runs.pop() + run
         found.append(part)
         runs.append(run)
     whole = zip(found, runs, strict=True)
     return [piece for part, run in whole for piece in _apart(part, run, structure, is_known)]
+
+
+def _singly(piece: Piece, structure: Structure) -> list[Piece]:
+    """Return changes of shape one by one; any other piece as it is."""
+    equations = [structure.flow.equations[i] for i in piece.equations]
+    after = [e.outvars[0] for e in equations]
+    series = all(e.invars[0] is v for e, v in zip(equations[1:], after, strict=False))
+    if len(piece.entries) != 1 or not (series and _only_shapes(piece, structure)):
+        return [piece]
+    begins = [piece.entries[0], *after]
+    return [Piece((begins[k],), after[k], (i,)) for k, i in enumerate(piece.equations)]
+
+
+def _makes(
+    found: Sequence[Any], part: Any, structure: Structure, is_known: Callable[[Piece], bool]
+) -> bool:
+    """Whether what stands before a piece makes it another known leaf, or one with it.
+
+    Zeros around an input, the mean that a norm takes out, and axes that are turned for a product or
+    a pool and back after it.
+    """
+    before = found[-1]
+    if not (isinstance(before, Piece) and isinstance(part, Piece)):
+        return False
+    owner = structure.owner
+    scopes = [owner.leaf_scope(piece.equations) for piece in (before, part)]
+    if scopes[0] != scopes[1]:
+        return False
+    names = _computing(before, structure)
+    mine = _computing(part, structure)
+    if not mine:
+        if names[:1] == ["reduce_window_sum"]:
+            # What a sum is divided by comes later.
+            return len(names) == 1 and _turns(before, structure) and _turns(part, structure)
+        turned = names and (names[-1] in PRODUCTS or names[0].startswith("reduce_window"))
+        return bool(turned) and not is_known(before) and is_known(_one(before, part))
+    if not names:
+        return mine[0].startswith("reduce_window") and _turns(before, structure)
+    if names == ["pad"]:
+        return is_known(_one(before, part))
+    if names == ["reduce_window_sum"] and len(mine) == 1 and mine[0] in ("div", "mul"):
+        return is_known(_one(before, part))
+    if set(names) <= {"sub", "div", "mul"} and set(mine) <= {"mul", "add"}:
+        return not structure.modules(before.equations) and is_known(_one(before, part))
+    centring = names[-1] == "sub" and "reduce_sum" in names and not {"rsqrt", "sqrt"} & set(names)
+    roots = {"rsqrt", "sqrt"} & set(mine) and "reduce_sum" in mine
+    return bool(centring and roots) and is_known(_one(before, part))
+
+
+def _of_softmax(found: Sequence[Any], part: Any, structure: Structure) -> int:
+    """Return how many pieces before the last one of a softmax belong to it."""
+    names = [
+        tuple(_computing(piece, structure)) if isinstance(piece, Piece) else ()
+        for piece in (*found[-2:], part)
+    ]
+    shifts = [("reduce_max", "sub"), ("reduce_max", "stop_gradient", "sub")]
+    shifts.append(("reduce_max", "max", "stop_gradient", "sub"))
+    if names[-1] == ("exp", "reduce_sum", "log", "sub") and {*names[-2:-1]} & {*shifts}:
+        return 1
+    whole = names[1:] == [("exp",), ("reduce_sum", "div")]
+    return 2 if whole and names[0] in shifts else 0
+
+
+def _computing(piece: Piece, structure: Structure) -> list[str]:
+    """Return the names of what computes something in a piece."""
+    equations = (structure.flow.equations[i] for i in piece.equations)
+    return [e.primitive.name for e in equations if e.primitive.name not in SHAPES]
+
+
+def _turns(piece: Piece, structure: Structure) -> bool:
+    """Whether a piece changes the order of axes."""
+    equations = structure.flow.equations
+    return any(equations[i].primitive.name == "transpose" for i in piece.equations)
+
+
+def joined_in_graph(
+    pieces: Sequence[Piece], exit: Any, structure: Structure, is_known: Callable[[Piece], bool]
+) -> list[Piece]:
+    """Return the pieces of a graph with those of one leaf together, which nothing parts."""
+    pieces = [one for piece in pieces for one in _singly(piece, structure)]
+    uses = collections.Counter(v for piece in pieces for v in piece.entries)
+    uses[exit] += 1
+    after = {piece.entries[0]: piece for piece in pieces if len(piece.entries) == 1}
+    found: list[Piece] = []
+    taken: set[int] = set()
+    for piece in pieces:
+        run: list[Piece] = []
+        while piece is not None and id(piece) not in taken:
+            run.append(piece)
+            taken.add(id(piece))
+            piece = after.get(piece.exit) if uses[piece.exit] == 1 else None
+        found += joined(run, structure, is_known)
+    return sorted(found, key=lambda piece: piece.equations[0])
 
 
 def _apart(
@@ -70,10 +172,14 @@ def _goes_on(found: Sequence[Any], part: Any, structure: Structure) -> bool:
     if not found or not isinstance(part, Piece) or not isinstance(found[-1], Piece):
         return False
     before = found[-1]
+    if _only_shapes(part, structure) and _only_shapes(before, structure):
+        return structure.owner.leaf_scope(before.equations) == structure.owner.leaf_scope(
+            part.equations
+        )
     if _only_shapes(part, structure):
-        return _is_trivial(part) and not _is_trivial(before)
+        return _is_trivial(part, structure) and not _is_trivial(before, structure)
     if _only_shapes(before, structure):
-        if _is_trivial(before):
+        if _is_trivial(before, structure):
             return True
         # A change of shape within one module: before its bias, say.
         return (
@@ -95,10 +201,19 @@ def _only_shapes(piece: Piece, structure: Structure) -> bool:
     return all(equations[i].primitive.name in SHAPES for i in piece.equations)
 
 
-def _is_trivial(piece: Piece) -> bool:
+def _is_trivial(piece: Piece, structure: Structure) -> bool:
     """Whether a change of shape only adds axes of length 1, or takes them away."""
     before, after = piece.entries[0].aval.shape, piece.exit.aval.shape
-    return [n for n in before if n > 1] == [n for n in after if n > 1]
+    equations = [structure.flow.equations[i] for i in piece.equations]
+    turned = any(e.primitive.name == "transpose" and _is_turned(e) for e in equations)
+    return not turned and [n for n in before if n > 1] == [n for n in after if n > 1]
+
+
+def _is_turned(equation: Any) -> bool:
+    """Whether a transposition changes the order of axes that are longer than 1."""
+    shape = equation.invars[0].aval.shape
+    order = [i for i in equation.params["permutation"] if shape[i] > 1]
+    return order != sorted(order)
 
 
 def _together(first: Piece, second: Piece, structure: Structure) -> bool:
@@ -112,7 +227,7 @@ def _together(first: Piece, second: Piece, structure: Structure) -> bool:
         return False
     mine, theirs = structure.modules(first.equations), structure.modules(second.equations)
     if theirs:
-        return mine == theirs or (not mine and structure.is_statistics(first.equations))
+        return mine == theirs or (not mine and _has_statistics(first, structure))
     if _is_mean(first, second, structure):
         return True
     plain = structure.is_elementwise(first) and structure.is_elementwise(second)
@@ -152,14 +267,23 @@ def name_of(piece: Piece, structure: Structure, kind: str) -> str:
         if not owner.holds_modules(module):
             return module
         # A module that holds others is no leaf's name: the one that is called is, which may use
-        # the parameters of another; or its own parameter.
-        return owner.leaf_scope(piece.equations) or used[0]
+        # the parameters of another; or its own parameter, unless it does several things with them.
+        scope = owner.leaf_scope(piece.equations)
+        several = structure.flow.equations[_central(piece, structure)].primitive.name in PARTING
+        if scope or not several:
+            return scope or used[0]
+        return "/".join((*module.split("/"), label_of_central(piece, structure))).lstrip("/")
     scope = owner.leaf_scope(piece.equations)
     if scope:
         return scope
     scope = common([owner.scope_of(i) for i in piece.equations])
-    label = kind or label_of(structure.flow.equations[_central(piece, structure)])
+    label = kind or label_of_central(piece, structure)
     return f"{scope}/{label}" if scope else label
+
+
+def label_of_central(piece: Piece, structure: Structure) -> str:
+    """Return what a leaf is called where no parameter names it."""
+    return label_of(structure.flow.equations[_central(piece, structure)])
 
 
 def _central(piece: Piece, structure: Structure) -> int:

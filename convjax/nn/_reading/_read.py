@@ -15,8 +15,9 @@ from convjax.nn._node import label_of, walk
 from convjax.nn._reading import _leaves
 from convjax.nn._reading._called import Called, called
 from convjax.nn._reading._folded import Folder, stacked
+from convjax.nn._reading._like import Like
 from convjax.nn._reading._owner import Owner
-from convjax.nn._reading._recognise import Like, recognise
+from convjax.nn._reading._recognise import recognise
 from convjax.nn._reading._segment import Graph, Segment, Work
 from convjax.nn._reading._structure import Beside, Loop, Piece, Series, Structure, Sum, Wired
 from convjax.nn._repeat import Repeat
@@ -187,7 +188,8 @@ def _template(how: Called, x: jax.ShapeDtypeStruct) -> _Template:
     variables = {v: how.variables[name] for v, name in names.items()}
     for i, (v, value) in enumerate(program.constants.items()):
         names[v], variables[v] = f"{CONSTANT} {i}", nnx.Variable(value)
-    reader = Reader(program, entry, exit, names, variables, Names())
+    first = _channels_first(program.equations)
+    reader = Reader(program, entry, exit, names, variables, Names(), channels_first=first)
     if exit not in reader.flow.signals:
         raise ValueError("net: its output does not depend on x, so that no gradient travels")
     if exit not in reader.flow.felt:
@@ -200,7 +202,7 @@ def _template(how: Called, x: jax.ShapeDtypeStruct) -> _Template:
         expression: Any = Reading(reader.nodes(reader.series))
     expression.passed, expression.words = tuple(how.passed.items()), how.words
     expression._label, expression._kind = "", how.name
-    expression.channels_first = _channels_first(program.equations)
+    expression.channels_first = first
     for _, leaf, _ in walk(expression):
         if isinstance(leaf, Segment):
             leaf._first = expression.channels_first
@@ -238,7 +240,9 @@ class Reader:
       names: of the variables that stand for what the network holds.
       variables: what they stand for.
       given: the names that were given so far.
-      within: path of what the loop around the program repeats; None where there is no loop.
+      channels_first: whether images have their channels behind the batch.
+      turns: for each loop around the program, outermost first: the path of what it repeats, and
+        how many times.
     """
 
     def __init__(
@@ -249,9 +253,11 @@ class Reader:
         names: dict[Any, str],
         variables: dict[Any, nnx.Variable],
         given: Names,
-        within: str | None = None,
+        turns: tuple[tuple[str, int], ...] = (),
+        channels_first: bool = False,
     ):
-        self.names, self.variables, self.given, self.within = names, variables, given, within
+        self.channels_first = channels_first
+        self.names, self.variables, self.given, self.turns = names, variables, given, turns
         self.flow = _trace.Flow(program.equations, entry, exit)
         random = (nnx.RngKey, nnx.RngCount)
         named = {
@@ -260,7 +266,8 @@ class Reader:
             if not isinstance(variables[v], random) and not n.startswith(CONSTANT)
         }
         owner = Owner(self.flow, named)
-        self.structure = Structure(self.flow, owner, loops=within is None)
+        constants = frozenset(v for v, n in names.items() if n.startswith(CONSTANT))
+        self.structure = Structure(self.flow, owner, constants)
         self.series = self.structure.series(entry, exit, self.flow.path)
         self._joined: dict[int, list[Any]] = {}
         self.folder = Folder(self)
@@ -274,7 +281,7 @@ class Reader:
     def nodes(self, series: Series) -> list[nnx.Module]:
         """Return the nodes of a series; the identity where it has no part."""
         parts, found, done = self.parts(series), [], 0
-        for run in self.folder.runs(parts) if self.within is None else ():
+        for run in self.folder.runs(parts) if not self.turns else ():
             found += map(self.node, parts[done : run.start])
             found.append(self.folder.repeat(parts[run.start : run.end], run))
             done = run.end
@@ -329,7 +336,8 @@ class Reader:
         names = {v: self.names[v] for v in work.given}
         variables = {v: self.folder.standing.get(v, self.variables[v]) for v in work.given}
         learned = (n for v, n in names.items() if isinstance(variables[v], nnx.Param))
-        return work, names, recognise(work, names, frozenset(learned))
+        first = self.channels_first
+        return work, names, recognise(work, names, frozenset(learned), first=first)
 
     def leaf(self, piece: Piece) -> Segment:
         """Return a leaf."""
@@ -368,9 +376,10 @@ class Reader:
 
     def graph(self, part: Wired) -> Graph:
         """Return leaves of another wiring."""
-        values = {part.entry: 0} | {piece.exit: i + 1 for i, piece in enumerate(part.pieces)}
-        sources = [tuple(values[v] for v in piece.entries) for piece in part.pieces]
-        node: Any = Graph([self.leaf(piece) for piece in part.pieces], sources)
+        pieces = _leaves.joined_in_graph(part.pieces, part.exit, self.structure, self.is_known)
+        values = {part.entry: 0} | {piece.exit: i + 1 for i, piece in enumerate(pieces)}
+        sources = [tuple(values[v] for v in piece.entries) for piece in pieces]
+        node: Any = Graph([self.leaf(piece) for piece in pieces], sources)
         node._label = None
         return node
 
@@ -385,6 +394,7 @@ class Reader:
         scope = self.structure.owner.scope_of(equation)
         if not scope:
             scope = _leaves.common(inside if len(inside) > 1 else [_parent(n) for n in inside])
+            scope = _outside(scope, len(self.turns))
         return f"{scope}/{what}" if scope else what
 
     @staticmethod
@@ -413,24 +423,40 @@ class Reader:
         """Return the reader of what a loop repeats."""
         names = {inner: self.names[outer] for inner, outer in part.stacked.items()}
         variables = {inner: self.variables[outer] for inner, outer in part.stacked.items()}
-        for i, (v, value) in enumerate(part.program.constants.items()):
-            stacked = jnp.broadcast_to(value, (part.length, *jnp.shape(value)))
-            names[v], variables[v] = f"{CONSTANT} {i}", nnx.Variable(stacked)
+        around = tuple(length for _, length in self.turns)
+        constants = {v: self.variables[outer][...] for v, outer in part.fixed.items()}
+        inside = {
+            v: jnp.broadcast_to(value, (*around, *jnp.shape(value)))
+            for v, value in part.program.constants.items()
+        }
+        for i, (v, value) in enumerate({**constants, **inside}.items()):
+            each = jnp.expand_dims(value, len(around))
+            shape = (*around, part.length, *value.shape[len(around) :])
+            names[v] = f"{CONSTANT} {i}"
+            variables[v] = nnx.Variable(jnp.broadcast_to(each, shape))
         learned = [n for v, n in names.items() if isinstance(variables[v], nnx.Param)]
         modules = {_parent(name) for name in learned or names.values()}
         # What is repeated stands around its leaves, and around the one where there is but one.
         within = _leaves.common([_parent(m) for m in modules] if len(modules) == 1 else [*modules])
-        around = (part.program, part.entry, part.exit, names, variables, self.given)
-        return Reader(*around, within=within)
+        program = (part.program, part.entry, part.exit, names, variables, self.given)
+        turns = (*self.turns, (within, part.length))
+        return Reader(*program, turns, channels_first=self.channels_first)
 
     def once(self, name: str) -> str:
         """Return a name for a unit: within a loop, with a star for which turn it is of."""
-        if self.within is not None:
-            turn = f"{self.within}/*".removeprefix("/")
-            if name != turn and not name.startswith(f"{turn}/"):
-                rest = name.removeprefix(self.within).removeprefix("/")
+        if "*" not in name.split("/"):
+            for within, _ in reversed(self.turns):
+                turn = f"{within}/*".removeprefix("/")
+                rest = name.removeprefix(within).removeprefix("/")
                 name = f"{turn}/{rest}" if rest else turn
         return self.given.once(name)
+
+
+def _outside(name: str, turns: int) -> str:
+    """Return a path as far as it is not within more loops than some number."""
+    parts = name.split("/")
+    stars = [i for i, part in enumerate(parts) if part == "*"]
+    return "/".join(parts[: stars[turns]]) if len(stars) > turns else name
 
 
 def _parent(name: str) -> str:
@@ -445,6 +471,7 @@ def _kind(like: Like | None) -> str:
 
 
 UNKNOWN = (("name", "elementwise"),)
+SUFFIX = " (own)"
 WORDS = {"Flatten": "flatten", "Reshape": "reshape", "Dropout": "dropout"}
 
 
@@ -455,7 +482,9 @@ def _word(like: Like | None) -> str:
     how = dict(like.fields)
     if like.kind in ("GlobalPool", "Pool"):
         return f"{how['kind']}_pool" if like.kind == "Pool" else f"global_{how['kind']}_pool"
-    return how["name"] if like.kind == "Activation" else WORDS.get(like.kind, "")
+    if like.kind == "Activation":
+        return how["name"].removesuffix(SUFFIX)
+    return WORDS.get(like.kind, like.kind if like.kind.islower() else "")
 
 
 def output_of(program: Any, returned: Any) -> Any:

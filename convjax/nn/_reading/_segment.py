@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 from convjax._trace import Flow, bind, is_variable, on_numbers
@@ -53,6 +54,15 @@ class Work:
         behind = self._behind(v)
         equations = [e for e in self.aside if behind & set(e.outvars)]
         return self._run(equations, {self.given[i]: value for i, value in given.items()}, v)
+
+    def number(self, v: Any) -> float | None:
+        """Return a number that a variable is, if nothing that is held makes it; or None."""
+        if not is_variable(v):
+            return float(v.val) if np.ndim(v.val) == 0 else None
+        if v not in self.made_aside or v.aval.shape or self.needed(v):
+            return None
+        with jax.ensure_compile_time_eval():
+            return float(self.beside(v, {}))
 
     def _behind(self, v: Any) -> set[Any]:
         """Return a variable off the path, and all that it is made of."""

@@ -27,6 +27,8 @@ SHAPES = words(
 PRODUCTS = frozenset(("conv_general_dilated", "dot_general"))
 REMAT = ("remat", "remat2", "checkpoint")
 SUMS = ("add", "add_any", "sub")
+SUMS_OVER = words("reduce_sum psum psum_invariant")
+"""Sums over axes; ``psum`` where a function is mapped over examples by an axis with a name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Loop:
       entry: the variable of that program in which the signal comes in.
       exit: the variable in which it goes out.
       stacked: the outer variable that each other input of the program is a slice of.
+      fixed: the outer variable that an input of the program is, the same at each turn.
       length: how many times.
       remat: whether the backward pass runs what is repeated again.
     """
@@ -95,17 +98,22 @@ class Loop:
     entry: Any
     exit: Any
     stacked: dict[Any, Any]
+    fixed: dict[Any, Any]
     length: int
     remat: bool
 
 
 class Structure:
-    """Takes the path of a flow apart; a loop within a loop is one piece."""
+    """Takes the path of a flow apart.
 
-    def __init__(self, flow: Flow, owner: Any, *, loops: bool):
+    Attributes:
+      constants: the variables that stand for what the network closes over.
+    """
+
+    def __init__(self, flow: Flow, owner: Any, constants: frozenset[Any] = frozenset()):
         self.flow = flow
         self.owner = owner
-        self.loops = loops
+        self.constants = constants
 
     def series(self, entry: Any, exit: Any, indices: Sequence[int]) -> Series:
         """Return the parts between two values, of the equations between them."""
@@ -133,7 +141,7 @@ class Structure:
     def _part(self, entry: Any, exit: Any, link: tuple[int, ...]) -> list[Any]:
         piece = Piece((entry,), exit, link)
         equation = self.flow.equations[link[-1]]
-        if len(link) == 1 and equation.primitive.name == "scan" and self.loops:
+        if len(link) == 1 and equation.primitive.name == "scan":
             return [self._loop(link[0], entry, exit) or piece]
         if len(link) == 1 and not self._joins(link[-1], entry):
             return [piece]
@@ -160,27 +168,31 @@ class Structure:
                 return [Beside(link[-1], tuple(self.series(entry, v, part) for v, part in terms))]
         if self.is_one_module(link):
             return [piece]
-        return [self._wired(entry, exit, link)]
+        wired = self._wired(entry, exit, link)
+        return list(wired.pieces) if len(wired.pieces) == 1 else [wired]
 
     def _loop(self, i: int, entry: Any, exit: Any) -> Loop | None:
         """Return a loop that is a repeat: one carried value, and slices of what is held."""
         equation = self.flow.equations[i]
         constants, carry = carried(equation.params)
         known = self.owner.names
-        slices = equation.invars[constants + carry :]
-        plain = constants == 0 and carry == 1 and not equation.params["reverse"]
-        if not plain or equation.invars[0] is not entry or equation.outvars[0] is not exit:
+        fixed, slices = equation.invars[:constants], equation.invars[constants + carry :]
+        plain = carry == 1 and not equation.params["reverse"]
+        if not plain or equation.invars[constants] is not entry or equation.outvars[0] is not exit:
             return None
-        if not all(is_variable(v) and v in known for v in slices):
+        if not all(is_variable(v) and v in {*known, *self.constants} for v in slices):
+            return None
+        if not all(is_variable(v) and v in self.constants for v in fixed):
             return None
         program = body(equation)
-        first, *others = program.inputs
+        first, others = program.inputs[constants], program.inputs[constants + 1 :]
         return Loop(
             i,
             program,
             first,
             program.outputs[0],
             dict(zip(others, slices, strict=True)),
+            dict(zip(program.inputs[:constants], fixed, strict=True)),
             equation.params["length"],
             any(e.primitive.name in REMAT for e in subprograms(equation)[0].eqns),
         )
@@ -226,7 +238,8 @@ class Structure:
         """Whether equations only reduce and work elementwise, as norms and softmax do."""
         names = {self.flow.equations[i].primitive.name for i in link}
         reduces = any(name.startswith("reduce_") for name in names)
-        plain = all(n in ELEMENTWISE | SHAPES or n.startswith("reduce_") for n in names)
+        known = ELEMENTWISE | SHAPES | SUMS_OVER
+        plain = all(n in known or n.startswith("reduce_") for n in names)
         if not (reduces and plain and names & {"rsqrt", "sqrt", "div", "exp", "pow"}):
             return False
         return len(self.modules(link)) <= 1
@@ -238,7 +251,7 @@ class Structure:
         shape = piece.entries[0].aval.shape
         for i in piece.equations:
             equation = self.flow.equations[i]
-            if equation.primitive.name not in ELEMENTWISE or not _same_places(equation):
+            if equation.primitive.name not in ELEMENTWISE or not same_places(equation):
                 return False
             if any(v.aval.shape != shape for v in (*equation.outvars, *self.flow.signals_of(i))):
                 return False
@@ -262,7 +275,7 @@ class Structure:
             else:
                 groups.append([i])
         pieces = []
-        for group in _with_one_exit(groups, self.flow, link, exit):
+        for group in self._measurable(_with_one_exit(groups, self.flow, link, exit), link, exit):
             made = {v for i in group for v in self.flow.equations[i].outvars}
             read = (v for i in group for v in self.flow.signals_of(i) if v not in made)
             entries = tuple(dict.fromkeys(read))
@@ -270,6 +283,25 @@ class Structure:
             ends = _exits(group, self.flow, link, exit)
             pieces += [Piece(entries, end, tuple(group)) for end in ends]
         return Wired(entry, exit, tuple(pieces))
+
+    def _measurable(
+        self, groups: Sequence[list[int]], link: Sequence[int], exit: Any
+    ) -> list[list[int]]:
+        """Return the groups, those that end in no real numbers together with what follows.
+
+        Integers that no parameter is used for stand alone: they have no gradient.
+        """
+        found: list[list[int]] = []
+        waiting: list[int] = []
+        for group in groups:
+            waiting = waiting + group
+            kinds = [v.aval.dtype for v in _exits(waiting, self.flow, link, exit)]
+            unreal = [kind for kind in kinds if not jnp.issubdtype(kind, jnp.floating)]
+            complex_ = any(jnp.issubdtype(kind, jnp.complexfloating) for kind in unreal)
+            if not complex_ and not (unreal and self.modules(waiting)):
+                found.append(waiting)
+                waiting = []
+        return [*found, waiting] if waiting else found
 
     def _follows(self, group: Sequence[int], i: int) -> bool:
         """Whether an equation goes on with a group: of one module, or of none and one scope."""
@@ -312,11 +344,11 @@ def _with_one_exit(
     return found
 
 
-def _same_places(equation: Any) -> bool:
+def same_places(equation: Any) -> bool:
     """Whether a called function, if there is one, is elementwise as well."""
     for inner in subprograms(equation):
         for e in inner.eqns:
-            if e.primitive.name not in ELEMENTWISE | {"broadcast_in_dim"} or not _same_places(e):
+            if e.primitive.name not in ELEMENTWISE | {"broadcast_in_dim"} or not same_places(e):
                 return False
     return True
 
