@@ -22,10 +22,11 @@ ROOMS = {
     "ops": ("_check _objects _trace ops", "jax jaxtyping numpy"),
     "_readable": ("_check", "jax numpy"),
     "_trace": ("_trace", "jax numpy"),
-    "nn": ("_check _foreign _trace ops nn", "jax jaxtyping numpy flax"),
-    "_cost": ("_check _foreign _readable ops nn _cost", "jax jaxtyping numpy flax"),
+    "_rules": ("", "flax"),
+    "nn": ("_check _foreign _rules _trace ops nn", "jax jaxtyping numpy flax"),
+    "_cost": ("_check _foreign _readable _rules ops nn _cost", "jax jaxtyping numpy flax"),
     "gradflow": (
-        "_check _foreign _readable _trace ops nn gradflow plots",
+        "_check _foreign _readable _rules _trace ops nn gradflow plots",
         "jax jaxtyping numpy scipy flax",
     ),
     "models": (
@@ -116,7 +117,7 @@ def test_what_is_private_stays_at_home(path):
         # A question has its own folder, and what is private there is its own.
         at_home = at_home or name[:2] == ("experiments", path.parent.name)
         hidden = [part for part in name[1:] if part.startswith("_") and part != "__version__"]
-        ground = ("_check", "_foreign", "_interrupt", "_objects", "_readable", "_trace")
+        ground = ("_check", "_foreign", "_interrupt", "_objects", "_readable", "_rules", "_trace")
         shared = path.parts[-2] != "experiments" and name[1] in ground
         # A room of one function, which bears the function's name in public.
         shared = shared or (path == ROOT / "convjax/__init__.py" and name[1] == "_cost")

@@ -143,7 +143,8 @@ def cost(
 def _opened(net: Any, x: Any, call: Any) -> tuple[nnx.Module, bool]:
     """Return a network's expression, read if it is none; and whether its channels come first."""
     if call is None and isinstance(net, nn.Node):
-        return net, isinstance(net, nn.Reading) and net.channels_first
+        first = isinstance(net, nn.Reading) and net.channels_first
+        return nn.seen(net, x, train=False), first
     # What norms compute in either mode is counted as one: a network is read without its batch.
     mode = False if call is None and nn.takes_mode(net) else None
     found = nn.read(net, x, call=call, train=mode)

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from functools import singledispatch
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ from flax import nnx
 
 from convjax import _check, nn
 from convjax._cost._window import Window
+from convjax._rules import by_type, of_leaves
 
 SEES = ("place", "all")
 
@@ -55,7 +55,8 @@ def _window(name: str, window: Any) -> Window:
     return Window(**{key: _check.integer(f"{name}.{key}", n, least[key]) for key, n in numbers})
 
 
-@singledispatch
+@of_leaves
+@by_type
 def price(node: Any, x: jax.ShapeDtypeStruct, y: jax.ShapeDtypeStruct) -> Price | None:
     """Say what a leaf computes, from the shapes of its input and output.
 

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from functools import reduce, singledispatch
+from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ from convjax import _check, nn
 from convjax._cost import _window
 from convjax._cost._price import Price, price
 from convjax._cost._window import Reach
+from convjax._rules import by_type
 
 Reaches = tuple[Reach, ...]
 
@@ -102,7 +103,7 @@ def visit(node: nnx.Module, signal: Signal, scope: Scope) -> tuple[Signal, Work]
     return signal, work
 
 
-@singledispatch
+@by_type
 def run(node: Any, signal: Signal, scope: Scope) -> tuple[Signal, Work]:
     """Price one node, its children by ``visit``; a node whose type registers nothing is a leaf."""
     graphdef, state = nnx.split(node)

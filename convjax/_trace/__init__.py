@@ -7,6 +7,7 @@ from convjax._trace._program import axes as axes
 from convjax._trace._program import bind as bind
 from convjax._trace._program import body as body
 from convjax._trace._program import carried as carried
+from convjax._trace._program import from_zeros as from_zeros
 from convjax._trace._program import is_of_jax as is_of_jax
 from convjax._trace._program import is_variable as is_variable
 from convjax._trace._program import name_of as name_of

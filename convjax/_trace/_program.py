@@ -110,6 +110,23 @@ def bind(equation: Any, values: Sequence[Any]) -> list[Any]:
     return list(results) if equation.primitive.multiple_results else [results]
 
 
+def from_zeros(program: Program, output: Any) -> int:
+    """Return a whole number that a program makes of zeros, and of no other input."""
+    if not is_variable(output):
+        return int(output.val)
+    values: dict[Any, Any] = {v: 0 for v in program.inputs if v.aval.shape == ()}
+    wanted, needed = {output}, []
+    for equation in reversed(program.equations):
+        if wanted & set(equation.outvars):
+            needed.append(equation)
+            wanted |= {v for v in equation.invars if is_variable(v)}
+    for equation in reversed(needed):
+        given = [values[v] if is_variable(v) else v.val for v in equation.invars]
+        given = [jnp.asarray(g, v.aval.dtype) for g, v in zip(given, equation.invars, strict=True)]
+        values.update(zip(equation.outvars, bind(equation, given), strict=True))
+    return int(values[output])
+
+
 def name_of(equation: Any) -> str:
     """Return the name of the function that an equation calls, or of its primitive."""
     if equation.primitive.name.startswith("custom_"):

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from convjax import nn
 from convjax._check import array, integer, wrong_type
 from convjax._readable import Readable, Table, known
+from convjax._rules import registered
 from convjax.gradflow import _check as check
 from convjax.gradflow import _plot as drawing
 from convjax.gradflow._door import opened, said
@@ -21,7 +22,6 @@ from convjax.gradflow._forward import check_forward, is_lost
 from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._norm import Norm, at_least_float32, measure_stacked
 from convjax.gradflow._profile import _traced, check_rules
-from convjax.gradflow._rules import registered
 from convjax.gradflow._run import Scope, forward, token_paths, visit
 from convjax.gradflow._tap import TOKEN, Signal, cut
 

@@ -1,8 +1,9 @@
 """Any network as an expression: as it was written, or read from its program."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -20,6 +21,7 @@ def opened(
     train: bool | None,
     rngs: nnx.Rngs | None,
     call: Callable[[Any, Any], Any] | None,
+    whole: Collection[str] = (),
 ) -> tuple[nnx.Module, bool, nnx.Rngs | None]:
     """Return a network's expression, and the mode and random numbers to run it with.
 
@@ -31,6 +33,7 @@ def opened(
       train: the mode; a network that was written as an expression must be given one.
       rngs: source of random numbers.
       call: how the network is called, if not as its signature says.
+      whole: paths of units that are not seen into.
     """
     rngs = check.streams(rngs)
     if call is None:
@@ -45,7 +48,8 @@ def opened(
                 "train=None: say train=True (norms use the batch's statistics, dropout "
                 "drops) or train=False"
             )
-        return net, train, rngs
+        shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        return nn.seen(net, shape, train=train, rngs=rngs, whole=whole), train, rngs
     found = nn.read(net, x, call=call, train=train, rngs=rngs)
     leaves = (leaf for _, leaf, _ in nn.walk(found) if isinstance(leaf, nn.Segment))
     return found, any(leaf.mode == "batch" for leaf in leaves), None
@@ -53,12 +57,13 @@ def opened(
 
 def said(net: nnx.Module, train: bool) -> str:
     """Return how a network was called, as results print it."""
-    if not isinstance(net, nn.Reading):
-        return f"train={train}"
     leaves = [leaf for _, leaf, _ in nn.walk(net) if isinstance(leaf, nn.Segment)]
     modes = [leaf.mode for leaf in leaves if leaf.mode]
     norms = {"batch": "the batch's statistics", "running": "running statistics"}
     used = " and ".join(norms[mode] for mode in dict.fromkeys(modes))
+    if not isinstance(net, nn.Reading):
+        asked = "batch" if train else "running"
+        return f"train={train}" + (f"; norms on {used}" if {*modes} - {asked} else "")
     return f"called as {net.words}" + (f"; norms on {used}" if used else "")
 
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from convjax import nn
+from convjax._rules import registered
 from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._norm import at_least_float32, measure
-from convjax.gradflow._rules import registered
 from convjax.gradflow._run import Forward, Scope, forward, token_paths, visit
 from convjax.gradflow._table import check_finite
 from convjax.gradflow._tap import TOKEN, Signal

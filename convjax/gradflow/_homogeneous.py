@@ -3,7 +3,7 @@
 from flax import nnx
 
 from convjax import _check, nn
-from convjax.gradflow._rules import by_type
+from convjax._rules import by_type
 
 _HOMOGENEOUS_ACTIVATIONS = ("relu", "leaky_relu", "linear")
 

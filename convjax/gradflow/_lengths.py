@@ -23,9 +23,9 @@ from flax import nnx
 from jax.custom_batching import custom_vmap
 
 from convjax import nn
+from convjax._rules import by_type
 from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._norm import at_least_float32, measure, power_of_two, sum_squares
-from convjax.gradflow._rules import by_type
 from convjax.gradflow._sums import elementwise, joins, own_module
 from convjax.gradflow._tap import Signal, renormalise, restore
 
@@ -139,6 +139,8 @@ def _is_whole(node: nnx.Module) -> bool:
 
 @travel.register
 def _(node: nn.Chain, signal: Signal, route: Route) -> Signal:
+    if isinstance(node, nn.Reading):
+        node.draw(route.rngs)
     units = list(node.items())
     following = [homogeneous(unit) for _, unit in units[1:]] + [route.renormalise]
     for (name, unit), after in zip(units, following, strict=True):

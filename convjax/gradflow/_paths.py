@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from convjax import nn
 from convjax._check import choice, number, wrong_type
 from convjax._readable import Readable, Table, known
+from convjax._rules import registered
 from convjax.gradflow import _check as check
 from convjax.gradflow import _plot as drawing
 from convjax.gradflow._door import not_seen, opened, said, unseen
@@ -23,7 +24,6 @@ from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._lengths import Route, longest, refuse_hidden, visit
 from convjax.gradflow._norm import Norm, at_least_float32, measure_stacked
 from convjax.gradflow._profile import _cotangent, _traced
-from convjax.gradflow._rules import registered
 from convjax.gradflow._tap import Signal
 
 ROWS = 20
@@ -239,7 +239,9 @@ def paths(
     is another quantity: paths of one length are here added before they are measured.
     """
     x = check.batch(x)
-    net, train, rngs = opened(net, x, train, rngs, call)
+    if isinstance(whole, str | bytes) or not isinstance(whole, Sequence):
+        wrong_type("whole", whole, "a sequence of paths")
+    net, train, rngs = opened(net, x, train, rngs, call, whole)
     cotangent = check.start(loss, targets, cotangent)
     whole = _known_paths(net, whole)
     refuse_hidden(net, whole)
@@ -257,8 +259,6 @@ def paths(
 
 
 def _known_paths(net: nnx.Module, whole: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(whole, str | bytes) or not isinstance(whole, Sequence):
-        wrong_type("whole", whole, "a sequence of paths")
     known = [path for path, _, _ in nn.walk(net)]
     return tuple(choice(f"whole[{i}]", path, known) for i, path in enumerate(whole))
 

@@ -14,12 +14,12 @@ from jax.typing import ArrayLike
 from convjax import nn
 from convjax._check import integer
 from convjax._readable import Readable, Table, on_trunk, size, whole
+from convjax._rules import registered
 from convjax.gradflow import _check as check
 from convjax.gradflow._door import has_mode, opened
 from convjax.gradflow._function import split_streams
 from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._profile import Profile, profile
-from convjax.gradflow._rules import registered
 from convjax.gradflow._run import forward
 from convjax.gradflow._table import _Rows
 

@@ -15,7 +15,7 @@ from convjax._check import choice, instance, integers, wrong_type
 from convjax._readable import Readable, Table, on_trunk, whole
 from convjax.gradflow import _check as check
 from convjax.gradflow import _plot as drawing
-from convjax.gradflow._door import channels_last, opened, said
+from convjax.gradflow._door import channels_last, is_written, opened, said
 from convjax.gradflow._theory import _combine as _combine
 from convjax.gradflow._theory import _elementwise as _elementwise
 from convjax.gradflow._theory import _linear as _linear
@@ -249,6 +249,8 @@ def predict(
     kernels = choice("kernels", kernels, ("declared", "measured"))
     given = _given(x)
     abstract = jax.ShapeDtypeStruct(given, np.float32) if isinstance(given, tuple) else x
+    if call is None and train and is_written(net) and rngs is None:
+        rngs = nnx.Rngs(0)  # theory asks for no numbers, but units may
     net, train, _ = opened(net, abstract, train, rngs, call)
     signal = _signal(channels_last(net, given))
     scope = Scope(train, kernels, [], {}, {})

@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from convjax import nn
 from convjax._check import instance
 from convjax._readable import Readable, Table, known, size
+from convjax._rules import registered
 from convjax.gradflow import _check as check
 from convjax.gradflow import _plot as drawing
 from convjax.gradflow._door import not_seen, opened, said
@@ -25,7 +26,6 @@ from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._norm import SMALL, at_least_float32, finite, suspect
 from convjax.gradflow._own import shared
 from convjax.gradflow._pack import packed
-from convjax.gradflow._rules import registered
 from convjax.gradflow._run import (
     Forward,
     Scope,

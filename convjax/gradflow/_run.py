@@ -21,11 +21,11 @@ from flax import nnx
 
 from convjax import nn
 from convjax._check import instance
+from convjax._rules import by_type, follows
 from convjax.gradflow._agree import agreeing, called_as_a_whole
 from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._norm import Norm, lanes, measure
 from convjax.gradflow._own import shifted
-from convjax.gradflow._rules import by_type, follows
 from convjax.gradflow._tap import Signal, cut, plain_tap, renormalise, restore, tap
 
 
@@ -273,6 +273,8 @@ def forward(node: Any, signal: Signal, scope: Scope) -> Signal:
 
 @forward.register
 def _(node: nn.Chain, signal: Signal, scope: Scope) -> Signal:
+    if isinstance(node, nn.Reading):
+        node.draw(scope.rngs)
     units = list(node.items())
     for i, (name, unit) in enumerate(units):
         following = keeps_scale(units[i + 1][1]) if i + 1 < len(units) else scope.renormalise

@@ -10,10 +10,10 @@ from flax import nnx
 from convjax import nn
 from convjax._check import array, flag, instance, integers, refuse
 from convjax._check import dtype as check_dtype
+from convjax._rules import follows
 from convjax.gradflow import _check as check
 from convjax.gradflow._door import is_written
 from convjax.gradflow._norm import at_least_float32
-from convjax.gradflow._rules import follows
 from convjax.gradflow._run import OWN, Scope, forward, token_paths, visit
 from convjax.gradflow._tap import TOKEN, Signal, tap
 

@@ -29,6 +29,7 @@ from convjax.nn._reading._function import Function as Function
 from convjax.nn._reading._live import Live as Live
 from convjax.nn._reading._read import Reading as Reading
 from convjax.nn._reading._read import read as read
+from convjax.nn._reading._seen import seen as seen
 from convjax.nn._reading._segment import Graph as Graph
 from convjax.nn._reading._segment import Segment as Segment
 from convjax.nn._repeat import Repeat as Repeat

@@ -20,6 +20,8 @@ class Node(nnx.Module):
     ``nnx.Module`` may stand in a network as well: ``nn.applied`` says how it is called.
     """
 
+    _abstract = True  # its call is meant to be replaced
+
     def __call__(self, x: jax.Array, train: bool = False, rngs: nnx.Rngs | None = None) -> Any:
         """Apply the node to ``x``."""
         raise NotImplementedError(f"{type(self).__name__} has no forward pass")

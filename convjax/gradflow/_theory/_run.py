@@ -16,7 +16,7 @@ from jax.core import Tracer
 
 from convjax import nn
 from convjax._check import instance, wrong_type
-from convjax.gradflow._rules import by_type
+from convjax._rules import by_type, of_leaves
 from convjax.gradflow._theory._state import NONE, Cotangent, Doubt, Signal
 
 Back = Callable[[Cotangent], Cotangent]
@@ -198,6 +198,7 @@ def _pair(node: Any, result: Any) -> tuple[Signal, Back]:
     return result
 
 
+@of_leaves
 @by_type
 def expected(node: Any, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     """Say what theory expects of one node: what goes out, and what is handed back.

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from convjax.nn._applied import MODES, moved, parameters_of
+from convjax.nn._applied import MODES, applied, moved, parameters_of
 from convjax.nn._reading._owner import MODULE
 
 
@@ -49,33 +49,81 @@ def called(
       ValueError: ``train`` for a network whose call has no mode, none for one that has.
     """
     passed = _passed(net, call, train, rngs)
-    graphdef, state = nnx.split(net)
-    structure, variables = jax.tree.structure(state), variables_of(net)
-    own = len(variables)
-    streams, random = None, jax.tree.structure(None)
-    if "rngs" in passed and rngs is not None:
-        streams, found = nnx.split(rngs)
-        random = jax.tree.structure(found)
-        variables |= {f"rngs/{name}": v for name, v in variables_of(rngs).items()}
 
-    def function(values: list[Any], x: Any) -> Any:
-        copy: Any = nnx.merge(graphdef, jax.tree.unflatten(structure, values[:own]), copy=True)
-        how = dict(passed)
-        if streams is not None:
-            how["rngs"] = nnx.merge(streams, jax.tree.unflatten(random, values[own:]), copy=True)
-        with scoped_modules(copy):
-            return copy(x, **how) if call is None else call(copy, x)
+    def run(copy: Any, x: Any, streams: nnx.Rngs | None) -> Any:
+        if call is not None:
+            return call(copy, x)
+        return copy(x, **(passed if streams is None else {**passed, "rngs": streams}))
 
-    held = [v.get_value() for v in variables.values()]  # shapes will do
-    kinds = tuple((value.shape, value.dtype) for value in held)
-    key = (graphdef, streams, kinds, tuple(passed.items()))
+    variables, given = variables_of(net), rngs if "rngs" in passed else None
+    function, structures = _pure(net, run, given)
+    if given is not None:
+        variables |= {f"rngs/{name}": v for name, v in variables_of(given).items()}
+    key = (*structures, kinds_of(variables), tuple(passed.items()))
     options = "".join(f", {name}={value}" for name, value in passed.items())
     words = f"net(x{options})" if call is None else "call(net, x)"
     return Called(function, variables, passed, type(net).__name__, words, key)
 
 
-def variables_of(net: Any) -> dict[str, nnx.Variable]:
+def called_in(
+    path: str,
+    node: nnx.Module,
+    train: bool,
+    streams: nnx.Rngs | None,
+    wrapped: dict[int, nnx.Variable],
+) -> Called:
+    """Return a unit of an expression as a pure function, called as the expression calls it.
+
+    Args:
+      path: the unit's, which begins the names of what it holds.
+      node: the unit.
+      train: the mode.
+      streams: random numbers.
+      wrapped: what stands for arrays that are no variables, by identity.
+    """
+
+    def run(copy: Any, x: Any, streams: nnx.Rngs | None) -> Any:
+        return applied(copy, x, train, streams)
+
+    held = variables_of(node, wrapped)
+    variables = {f"{path}/{name}" if path else name: v for name, v in held.items()}
+    if streams is not None:
+        variables |= {f"rngs/{name}": v for name, v in variables_of(streams).items()}
+    function, _ = _pure(node, run, streams, path)
+    return Called(function, variables, {}, type(node).__name__, "", ())
+
+
+def _pure(
+    net: nnx.Module, run: Callable[[Any, Any, Any], Any], rngs: nnx.Rngs | None, path: str = ""
+) -> tuple[Callable[[list[Any], Any], Any], tuple[Any, Any]]:
+    """Return what is run of a network, as a pure function of values; and both structures."""
+    graphdef, state = nnx.split(net)
+    structure = jax.tree.structure(state)
+    own = structure.num_leaves
+    streams, found = (None, None) if rngs is None else nnx.split(rngs)
+    random = jax.tree.structure(found)
+
+    def function(values: list[Any], x: Any) -> Any:
+        copy: Any = nnx.merge(graphdef, jax.tree.unflatten(structure, values[:own]), copy=True)
+        given = None
+        if streams is not None:
+            given = nnx.merge(streams, jax.tree.unflatten(random, values[own:]), copy=True)
+        with scoped_modules(copy, path):
+            return run(copy, x, given)
+
+    return function, (graphdef, streams)
+
+
+def kinds_of(variables: dict[str, nnx.Variable]) -> tuple[Any, ...]:
+    """Return shapes and dtypes of values."""
+    return tuple((v.get_value().shape, v.get_value().dtype) for v in variables.values())
+
+
+def variables_of(
+    net: Any, wrapped: dict[int, nnx.Variable] | None = None
+) -> dict[str, nnx.Variable]:
     """Return what a network holds in the order of the state's leaves, by its first path."""
+    wrapped = {} if wrapped is None else wrapped
     held: dict[tuple[str, ...], Any] = {}
     for path, value in nnx.iter_graph(net):
         if isinstance(value, nnx.Variable | jax.Array | np.ndarray):
@@ -84,9 +132,9 @@ def variables_of(net: Any) -> dict[str, nnx.Variable]:
     for path, _ in nnx.to_flat_state(nnx.state(net)):
         value = held[tuple(map(str, path))]
         # An array that is an attribute itself is no parameter.
-        found["/".join(map(str, path))] = (
-            value if isinstance(value, nnx.Variable) else nnx.Variable(jnp.asarray(value))
-        )
+        if not isinstance(value, nnx.Variable):
+            value = wrapped.setdefault(id(value), nnx.Variable(jnp.asarray(value)))
+        found["/".join(map(str, path))] = value
     return found
 
 
@@ -135,11 +183,13 @@ _PATHS: ContextVar[dict[int, str]] = ContextVar("paths")
 
 
 @contextlib.contextmanager
-def scoped_modules(net: nnx.Module) -> Iterator[None]:
+def scoped_modules(net: nnx.Module, around: str = "") -> Iterator[None]:
     """Have every module's call stand in a scope that is named for its path."""
-    modules = [(path, m) for path, m in nnx.iter_modules(net) if path]
-    token = _PATHS.set({id(m): "/".join(map(str, path)) for path, m in modules})
-    kinds = [(m, type(m)) for _, m in modules]
+    before = (around,) if around else ()
+    every = {id(m): (m, "/".join((*before, *map(str, p)))) for p, m in nnx.iter_modules(net)}
+    named = {key: (module, path) for key, (module, path) in every.items() if path}
+    token = _PATHS.set({key: path for key, (_, path) in named.items()})
+    kinds = [(m, type(m)) for m, _ in named.values()]
     try:
         for module, kind in kinds:
             if "__call__" in dir(kind):

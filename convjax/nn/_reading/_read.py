@@ -1,7 +1,7 @@
 """read: the expression of a network, from the program that JAX traces of it."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -50,7 +50,30 @@ class Reading(Chain):
 
     passed: tuple[tuple[str, Any], ...] = ()
     words: str = ""
+    _alike = True
     channels_first: bool = False
+    drawn: tuple[tuple[str, int], ...] = ()
+
+    def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
+        """Apply the units in order."""
+        self.draw(rngs)
+        return super().__call__(x, train, rngs)
+
+    def take(self, streams: nnx.Rngs, drawn: tuple[tuple[str, int], ...]) -> None:
+        """Have the random numbers that leaves hold come from those of each call."""
+        self.streams, self.drawn = streams, drawn
+
+    def draw(self, rngs: nnx.Rngs | None) -> None:
+        """Take what the leaves use of random numbers, as the unit that was read would."""
+        for name, count in self.drawn:
+            if rngs is None:
+                raise ValueError(
+                    f"rngs=None, and a unit draws from the stream {name!r} in training"
+                )
+            theirs, own = rngs[name], self.streams[name]
+            own.key.set_value(theirs.key[...])
+            own.count.set_value(theirs.count[...])
+            theirs.count.set_value(theirs.count[...] + count)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -121,54 +144,89 @@ def read(
     shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
     how = called(net, call, train, rngs)
     key = (*how.key, call, shape.shape, shape.dtype)
+
+    def make() -> Template:
+        expression, stacks = expression_of(how, shape)
+        return Template(expression, how.variables, stacks)
+
+    return kept(key, make).filled(how.variables)
+
+
+_TEMPLATES: dict[Any, "Template"] = {}
+
+
+def kept(key: tuple[Any, ...], make: Callable[[], "Template"]) -> "Template":
+    """Return the expression that is kept for a key, made where there is none."""
     told_apart = is_hashable(key)
     found = _TEMPLATES.get(key) if told_apart else None
     if found is None:
-        found = _template(how, shape)
+        found = make()
         if told_apart and not found.traced:
             if len(_TEMPLATES) >= KEPT:
                 del _TEMPLATES[next(iter(_TEMPLATES))]
             _TEMPLATES[key] = found
-    return found.filled(how)
+    return found
 
 
-_TEMPLATES: dict[Any, "_Template"] = {}
+class Template:
+    """An expression without its values, and where these come from.
 
-
-class _Template:
-    """An expression without its values, and where these come from."""
+    Args:
+      expression: the expression.
+      variables: what its values are taken from, by name.
+      wrapped: the one among them that stands for an array that is no variable, by its identity.
+    """
 
     def __init__(
         self,
-        expression: Reading,
+        expression: nnx.Module,
         variables: dict[str, nnx.Variable],
-        stacks: Sequence[tuple[nnx.Variable, Sequence[Any]]],
+        stacks: Sequence[tuple[nnx.Variable, Sequence[Any]]] = (),
+        wrapped: Mapping[int, nnx.Variable] | None = None,
     ):
         names: dict[int, Any] = {id(variable): name for name, variable in variables.items()}
+        names |= {key: names[id(v)] for key, v in (wrapped or {}).items() if id(v) in names}
         names |= {id(variable): tuple(sources) for variable, sources in stacks}
         self.graphdef, state = nnx.split(expression)
         leaves, self.structure = jax.tree.flatten(state)
-        held = {path: v for path, v in nnx.iter_graph(expression) if isinstance(v, nnx.Variable)}
+        held = dict(nnx.iter_graph(expression))
         paths = [path for path, _ in nnx.to_flat_state(state)]
         self.sources = [
             names.get(id(held[path]), leaf) for path, leaf in zip(paths, leaves, strict=True)
         ]
         self.traced = any(isinstance(source, Tracer) for source in jax.tree.leaves(self.sources))
 
-    def filled(self, how: Called) -> Reading:
+    def filled(self, variables: dict[str, nnx.Variable]) -> Any:
         """Return the expression with a network's values."""
-        values = [self._value(source, how) for source in self.sources]
+        values = [self._value(source, variables) for source in self.sources]
         return nnx.merge(self.graphdef, jax.tree.unflatten(self.structure, values))
 
-    def _value(self, source: Any, how: Called) -> Any:
+    def _value(self, source: Any, variables: dict[str, nnx.Variable]) -> Any:
         if isinstance(source, tuple):
-            return stacked([self._value(one, how) for one in source])
-        return how.variables[source].get_value() if isinstance(source, str) else source
+            return stacked([self._value(one, variables) for one in source])
+        return variables[source].get_value() if isinstance(source, str) else source
 
 
-def _template(how: Called, x: jax.ShapeDtypeStruct) -> _Template:
-    """Return the expression of a network that is called in some way."""
-    values = [variable.get_value() for variable in how.variables.values()]
+def expression_of(
+    how: Called,
+    x: jax.ShapeDtypeStruct,
+    *,
+    path: str = "",
+    around: tuple[int, ...] = (),
+    folds: bool = True,
+) -> tuple[Reading, Any]:
+    """Return the expression of a network that is called in some way, and what was stacked for it.
+
+    Args:
+      how: the network, as it is called.
+      x: what comes in.
+      path: the network's own, within another expression.
+      around: the lengths of the repeats around it, by which its values are stacked.
+      folds: whether equal units in turn become a repeat.
+    """
+    depth = len(around)
+    held = [variable.get_value() for variable in how.variables.values()]
+    values = [jax.ShapeDtypeStruct(v.shape[depth:], v.dtype) for v in held] if depth else held
     returned: list[Any] = []
 
     def function(values: list[Any], x: Any) -> Any:
@@ -187,9 +245,11 @@ def _template(how: Called, x: jax.ShapeDtypeStruct) -> _Template:
     names = dict(list(zip(program.inputs, how.variables, strict=False))[: len(values)])
     variables = {v: how.variables[name] for v, name in names.items()}
     for i, (v, value) in enumerate(program.constants.items()):
-        names[v], variables[v] = f"{CONSTANT} {i}", nnx.Variable(value)
+        each = jnp.broadcast_to(value, (*around, *jnp.shape(value))) if depth else value
+        names[v], variables[v] = f"{CONSTANT} {i}", nnx.Variable(each)
     first = _channels_first(program.equations)
     reader = Reader(program, entry, exit, names, variables, Names(), channels_first=first)
+    reader.outer, reader.folds = around, folds
     if exit not in reader.flow.signals:
         raise ValueError("net: its output does not depend on x, so that no gradient travels")
     if exit not in reader.flow.felt:
@@ -201,12 +261,12 @@ def _template(how: Called, x: jax.ShapeDtypeStruct) -> _Template:
     with jax.ensure_compile_time_eval():
         expression: Any = Reading(reader.nodes(reader.series))
     expression.passed, expression.words = tuple(how.passed.items()), how.words
-    expression._label, expression._kind = "", how.name
+    expression._label, expression._kind = path, how.name
     expression.channels_first = first
     for _, leaf, _ in walk(expression):
         if isinstance(leaf, Segment):
             leaf._first = expression.channels_first
-    return _Template(expression, how.variables, reader.folder.stacks)
+    return expression, reader.folder.stacks
 
 
 def _channels_first(equations: Sequence[Any]) -> bool:
@@ -243,6 +303,7 @@ class Reader:
       channels_first: whether images have their channels behind the batch.
       turns: for each loop around the program, outermost first: the path of what it repeats, and
         how many times.
+      outer: the lengths of the repeats of an expression that the program is a unit of.
     """
 
     def __init__(
@@ -258,6 +319,8 @@ class Reader:
     ):
         self.channels_first = channels_first
         self.names, self.variables, self.given, self.turns = names, variables, given, turns
+        self.outer: tuple[int, ...] = ()
+        self.folds = True
         self.flow = _trace.Flow(program.equations, entry, exit)
         random = (nnx.RngKey, nnx.RngCount)
         named = {
@@ -281,7 +344,7 @@ class Reader:
     def nodes(self, series: Series) -> list[nnx.Module]:
         """Return the nodes of a series; the identity where it has no part."""
         parts, found, done = self.parts(series), [], 0
-        for run in self.folder.runs(parts) if not self.turns else ():
+        for run in self.folder.runs(parts) if self.folds and not self.turns else ():
             found += map(self.node, parts[done : run.start])
             found.append(self.folder.repeat(parts[run.start : run.end], run))
             done = run.end
@@ -423,7 +486,7 @@ class Reader:
         """Return the reader of what a loop repeats."""
         names = {inner: self.names[outer] for inner, outer in part.stacked.items()}
         variables = {inner: self.variables[outer] for inner, outer in part.stacked.items()}
-        around = tuple(length for _, length in self.turns)
+        around = (*self.outer, *(length for _, length in self.turns))
         constants = {v: self.variables[outer][...] for v, outer in part.fixed.items()}
         inside = {
             v: jnp.broadcast_to(value, (*around, *jnp.shape(value)))

@@ -7,7 +7,8 @@ from typing import Any
 
 from flax import nnx
 
-from convjax import nn
+LEAVES: list[Any] = []
+"""The functions whose rules say what a leaf is: where one knows a type, it stays a leaf."""
 
 
 def by_type(default: Callable[..., Any]) -> Any:
@@ -32,6 +33,17 @@ def by_type(default: Callable[..., Any]) -> Any:
     return call
 
 
+def of_leaves(function: Any) -> Any:
+    """Have a function that dispatches on types count as one that knows leaves."""
+    LEAVES.append(function)
+    return function
+
+
+def is_known(kind: type) -> bool:
+    """Whether some rule is registered that says what leaves of a type are."""
+    return any(rule.dispatch(kind) is not rule.dispatch(object) for rule in LEAVES)
+
+
 def follows(node: Any, kind: type) -> bool:
     """Whether a node is of a class and computes what that class computes."""
     return isinstance(node, kind) and not _replaces(type(node), kind)
@@ -44,9 +56,12 @@ def registered(*functions: Any) -> tuple[Any, ...]:
 
 def _replaces(kind: type, ancestor: type) -> bool:
     """Whether a subclass has methods of its own in place of its ancestor's."""
-    if _owner(ancestor, "__call__") in (None, nn.Node):
+    owner = _owner(ancestor, "__call__")
+    if owner is None or vars(owner).get("_abstract"):
         return False  # an abstract class: whatever its subclasses compute, the rule is meant for it
     for between in kind.__mro__[: kind.__mro__.index(ancestor)]:
+        if vars(between).get("_alike"):
+            continue  # it says itself that rules hold for it
         for name, value in vars(between).items():
             method = inspect.isfunction(value) or isinstance(value, property)
             plain = not name.startswith("__") or name == "__call__"
