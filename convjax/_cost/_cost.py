@@ -71,7 +71,8 @@ def cost(
     A leaf of your own is counted by shapes, parameters and bytes; its arithmetic by a rule that you
     register with ``cost.register``: a function of the leaf, and of shape and dtype of its input and
     its output, that returns a ``convjax.Price``. The leaf's type is the annotation of the first
-    argument. Without a rule the leaf is listed in ``Cost.unknown``.
+    argument. Without a rule a module is read, and its parts are counted; what runs a program of its
+    own is listed in ``Cost.unknown``.
 
     Args:
       net: any network: a node of ``convjax.nn``, a module of Flax NNX, or an ``nn.Function``;

@@ -61,8 +61,8 @@ def price(node: Any, x: jax.ShapeDtypeStruct, y: jax.ShapeDtypeStruct) -> Price 
     """Say what a leaf computes, from the shapes of its input and output.
 
     ``convjax.cost`` asks this of every leaf, and ``convjax.cost.register`` adds the rule of a type
-    of your own. A leaf without one is listed in ``Cost.unknown``. So is a combinator of your own,
-    whose rule can add up the ``cost`` of its children.
+    of your own, which then stays one leaf. Without a rule a module of your own is read, and its
+    parts are counted.
 
     Args:
       node: the leaf, on whose type this dispatches; its parameters are shapes without values.
@@ -78,8 +78,6 @@ def price(node: Any, x: jax.ShapeDtypeStruct, y: jax.ShapeDtypeStruct) -> Price 
       >>> class Cube(nn.Node):
       ...     def __call__(self, x, train=False, rngs=None):
       ...         return x * x * x
-      >>> convjax.cost(Cube(), (1, 5, 4, 3)).unknown
-      ('',)
       >>> @convjax.cost.register
       ... def _(node: Cube, x, y):
       ...     return convjax.Price(elementwise=2 * y.size)

@@ -26,6 +26,10 @@ ACTIVATIONS = words(
 _CALLS = words("jit pjit closed_call core_call remat remat2 checkpoint")
 
 
+PLAIN: dict[str, Callable[..., Any]] = {}
+"""By the name of a primitive that is not JAX's, a function of JAX that computes the same."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Program:
     """Equations in order, and the variables that they begin and end with.
@@ -82,6 +86,8 @@ def _written_out(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Any])
             if _is_call(equation):
                 inner = equation.params["jaxpr"]
                 results = _written_out(inner, getattr(inner, "consts", ()), given)
+            elif equation.primitive.name in PLAIN:
+                results = [PLAIN[equation.primitive.name](*given, **equation.params)]
             else:
                 results = bind(equation, given)
         values.update(zip(equation.outvars, results, strict=True))

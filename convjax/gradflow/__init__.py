@@ -30,9 +30,6 @@ from convjax.gradflow._profile import profile as profile
 from convjax.gradflow._ratios import Ratios as Ratios
 from convjax.gradflow._ratios import relative_gradients as relative_gradients
 from convjax.gradflow._ratios import update_ratios as update_ratios
-from convjax.gradflow._run import Scope as Scope
-from convjax.gradflow._run import forward as forward
-from convjax.gradflow._run import visit as visit
 from convjax.gradflow._scale_coefficient import GradientScale as GradientScale
 from convjax.gradflow._scale_coefficient import (
     gradient_scale_coefficient as gradient_scale_coefficient,

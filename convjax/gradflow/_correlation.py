@@ -11,7 +11,6 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
-from convjax import nn
 from convjax._check import array, integer, wrong_type
 from convjax._readable import Readable, Table, known
 from convjax._rules import registered
@@ -21,8 +20,8 @@ from convjax.gradflow._door import opened, said
 from convjax.gradflow._forward import check_forward, is_lost
 from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._norm import Norm, at_least_float32, measure_stacked
-from convjax.gradflow._profile import _traced, check_rules
-from convjax.gradflow._run import Scope, forward, token_paths, visit
+from convjax.gradflow._profile import _traced
+from convjax.gradflow._run import Scope, token_paths, visit
 from convjax.gradflow._tap import TOKEN, Signal, cut
 
 MATRIX = 10
@@ -268,12 +267,12 @@ def correlation(
     check.held(net, state)
     streams = None if rngs is None else nnx.split(rngs)
     arrays = (state, x, cotangent, streams)
-    rules = registered(forward, homogeneous, nn.children)
+    rules = registered(homogeneous)
     found = _measure(*arrays, graphdef=graphdef, samples=samples, train=train, rules=rules)
     found = dataclasses.replace(found, mode=said(net, train))
     if _traced(arrays):
         return found
-    check_rules(net, lambda: check_forward(net, x, train=train, rngs=rngs, plain=False))
+    check_forward(net, x, train=train, rngs=rngs, plain=False)
     return found.check()
 
 

@@ -11,7 +11,7 @@ from convjax import nn
 from convjax._rules import registered
 from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._norm import at_least_float32, measure
-from convjax.gradflow._run import Forward, Scope, forward, token_paths, visit
+from convjax.gradflow._run import Forward, Scope, token_paths, visit
 from convjax.gradflow._table import check_finite
 from convjax.gradflow._tap import TOKEN, Signal
 from convjax.gradflow._unit import Unit
@@ -33,7 +33,7 @@ def check_forward(
     """
     graphdef, state = nnx.split(net)
     streams = None if rngs is None else nnx.split(rngs)
-    rules = registered(forward, homogeneous, nn.children)
+    rules = registered(homogeneous)
     how = {"graphdef": graphdef, "train": train, "plain": plain, "rules": rules}
     found = jax.device_get(_outputs(state, x, streams, **how))
     # In the order of the forward pass, which a dictionary loses on its way out of jit.

@@ -91,14 +91,13 @@ class Gathered:
         """Return what one place adds to the gradient of a parameter that stands elsewhere too."""
         return Signal(self.received[place.token], self._exponent(place.path))
 
-    def hides(self, path: str, node: nnx.Module) -> bool:
-        """Whether a leaf is not known, or a node of the user's own holds modules not seen."""
+    @staticmethod
+    def hides(node: nnx.Module) -> bool:
+        """Whether a leaf is not known, or one with a rule of the user's own holds modules."""
         if isinstance(node, nn.Segment):
             return node.like is None
         own = not type(node).__module__.startswith("convjax.")
-        modules = (module for _, module in nnx.iter_modules(node) if module is not node)
-        seen = any(nn.join(path, name) in self.anchors for name, _ in nn.children(node))
-        return own and any(True for _ in modules) and not seen
+        return own and any(module is not node for _, module in nnx.iter_modules(node))
 
     def _output(self, path: str) -> tuple[Norm, Norm]:
         same = self.aliases.get(path)

@@ -1,7 +1,7 @@
 """Which parameters are a node's own, and which stand at several places of one network."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -51,12 +51,10 @@ class Shared:
     Attributes:
       groups: the places of each such parameter, in forward order.
       values: the parameter, for each group.
-      plain: groups that stand inside one rule from elsewhere, where nothing is rescaled.
     """
 
     groups: tuple[tuple[Place, ...], ...]
     values: tuple[Any, ...]
-    plain: tuple[tuple[Place, ...], ...]
 
     def tokens(self) -> dict[str, jax.Array]:
         """Return the zeros to be added, by name."""
@@ -74,17 +72,15 @@ class Shared:
 
     def later(self, path: str) -> set[str]:
         """Return the names of a node's parameters that are reported at another place."""
-        return {p.name for group in self.groups + self.plain for p in group[1:] if p.path == path}
+        return {p.name for group in self.groups for p in group[1:] if p.path == path}
 
 
-def shared(net: nnx.Module, is_whole: Callable[[Any], bool], foreign: Sequence[str]) -> Shared:
+def shared(net: nnx.Module, is_whole: Callable[[Any], bool]) -> Shared:
     """Find the parameters that stand at several places.
 
     Args:
       net: the network.
       is_whole: tells what is not entered.
-      foreign: paths of nodes whose rules were registered from elsewhere. They may call a child
-        outside of its visit, so the parts of a gradient cannot be told apart there.
     """
     places: dict[int, list[Place]] = {}
     values: dict[int, Any] = {}
@@ -93,29 +89,10 @@ def shared(net: nnx.Module, is_whole: Callable[[Any], bool], foreign: Sequence[s
         for name, parameter in own_parameters(node, children).items():
             places.setdefault(id(parameter), []).append(Place(path, name, repeats))
             values[id(parameter)] = parameter[...]
-    groups, plain, kept = [], [], []
-    for key, found in places.items():
-        if len(found) == 1:
-            continue
-        around = [{p for p in foreign if _contains(p, place.path)} for place in found]
-        if not any(around):
-            groups.append(tuple(found))
-            kept.append(values[key])
-        elif set.intersection(*around):
-            plain.append(tuple(found))
-        else:
-            other = next(p for p, own in zip(found, around, strict=True) if own != around[0])
-            where = next(iter(set.union(*around))) or "(the whole)"
-            raise ValueError(
-                f"net has one parameter at {found[0].shown!r} and {other.shown!r}, one of them "
-                f"inside {where!r}, whose rule was registered from elsewhere; the parts of its "
-                "gradient cannot be told apart: write that unit with Chain, Parallel and Residual"
-            )
-    return Shared(tuple(groups), tuple(kept), tuple(plain))
-
-
-def _contains(outer: str, path: str) -> bool:
-    return not outer or path == outer or path.startswith(f"{outer}/")
+    several = [key for key, found in places.items() if len(found) > 1]
+    return Shared(
+        tuple(tuple(places[key]) for key in several), tuple(values[key] for key in several)
+    )
 
 
 def _walk(node: Any, is_whole: Any, path: str, repeats: tuple[int, ...]) -> Iterator[Any]:

@@ -249,7 +249,7 @@ def paths(
     check.held(net, state)
     streams = None if rngs is None else nnx.split(rngs)
     arrays = (state, x, targets, cotangent, streams)
-    rules = registered(homogeneous, nn.children)
+    rules = registered(homogeneous)
     found = _measure(*arrays, graphdef=graphdef, loss=loss, train=train, whole=whole, rules=rules)
     found = dataclasses.replace(found, whole=unseen(net), mode=said(net, train))
     if _traced(arrays):

@@ -20,7 +20,6 @@ from convjax.gradflow._door import has_mode, opened
 from convjax.gradflow._function import split_streams
 from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._profile import Profile, profile
-from convjax.gradflow._run import forward
 from convjax.gradflow._table import _Rows
 
 
@@ -133,7 +132,7 @@ def per_example_norms(
         loss=loss,
         train=train,
         chunk=even_chunk(x.shape[0], chunk),
-        rules=registered(forward, homogeneous, nn.children),
+        rules=registered(homogeneous),
     )
     measured = jax.device_get(measured).unrolled().check()
     logs = measured.table()["parameter_gradient_log_norm"].reshape(x.shape[0], -1)

@@ -31,8 +31,6 @@ from convjax.gradflow._run import (
     Scope,
     Signal,
     Summands,
-    foreign,
-    forward,
     is_whole,
     tapped_at,
     token_paths,
@@ -206,7 +204,7 @@ def profile(
     check.held(net, params, rest)
     streams = None if rngs is None else nnx.split(rngs)
     arrays = (params, rest, x, targets, cotangent, streams)
-    rules = registered(forward, homogeneous, nn.children)
+    rules = registered(homogeneous)
     how = {"graphdef": graphdef, "loss": loss, "train": train, "rules": rules}
     if _traced(arrays):
         return _measured(*arrays, **how, level="careful")
@@ -219,7 +217,7 @@ def profile(
     if suspect(doubtful):
         measured = _results(*arrays, **how, level="careful").unpacked()
     if not finite([n for unit in measured.units for n in unit.of_signals() + unit.of_parameters()]):
-        check_rules(net, measured.check)
+        measured.check()
     return measured.unrolled()
 
 
@@ -230,19 +228,6 @@ def _cheapest(net: nnx.Module, x: jax.Array) -> str:
     """
     units = sum(map(math.prod, trunk(net).values()))
     return "plain" if units <= _DEEP and x.dtype != jnp.float16 else "cut"
-
-
-def check_rules(net: nnx.Module, measured_check: Callable[[], Any]) -> None:
-    """Raise what a result's check raises; name the rules from elsewhere that may be to blame."""
-    try:
-        measured_check()
-    except ValueError as error:
-        if not (rules := foreign(net)):
-            raise
-        raise ValueError(
-            f"{error}; where a rule in gradflow.forward computes something else than its module, "
-            f"its output is made NaN: see {', '.join(map(repr, rules))}"
-        ) from None
 
 
 def _traced(tree: Any) -> bool:
@@ -258,7 +243,7 @@ def _measure(params, rest, x, targets, cotangent, streams, *, graphdef, loss, tr
     net = nnx.merge(graphdef, params, rest)
     dtype = at_least_float32(x.dtype)
     repeats = token_paths(net)
-    tied = shared(net, is_whole, foreign(net))
+    tied = shared(net, is_whole)
     tokens = {path: jnp.zeros((*axes, *TOKEN), dtype) for path, axes in repeats.items()}
     tokens |= tied.tokens()
     anchors: dict[str, str] = {}
@@ -301,7 +286,7 @@ def _measure(params, rest, x, targets, cotangent, streams, *, graphdef, loss, tr
         names.append(shown)
         turns.append(nn.turns_of(node))
         units.append(gathered.unit(path, node, shadow, len(axes)))
-        if gathered.hides(path, node):
+        if gathered.hides(node):
             opaque.append((shown, nn.turns_of(node)))
     if together is not None:
         units = together.kept(units)

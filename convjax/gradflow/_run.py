@@ -4,10 +4,6 @@ The trunk is every place through which the whole signal passes. There the value 
 between homogeneous units, and the cotangent at every boundary. Inside a residual's or a parallel's
 branches nothing is rescaled, since the parts must keep their proportion; what is measured there
 counts from the trunk's nearest boundary downstream, its *anchor*.
-
-A rule that is registered from elsewhere is never trusted with the trunk: whatever it does with its
-children, they may stand beside another path. So they are measured as in a branch, at the values'
-true size, and the running powers of two pass by the rule.
 """
 
 import dataclasses
@@ -20,9 +16,7 @@ import numpy as np
 from flax import nnx
 
 from convjax import nn
-from convjax._check import instance
 from convjax._rules import by_type, follows
-from convjax.gradflow._agree import agreeing, called_as_a_whole
 from convjax.gradflow._homogeneous import homogeneous
 from convjax.gradflow._norm import Norm, lanes, measure
 from convjax.gradflow._own import shifted
@@ -56,7 +50,6 @@ class Scope:
     ``careful`` norms under- or overflow nowhere, and cost one more pass.
     ``anchors`` and ``aliases`` hold nothing but names: path to anchor, and path to the path of the
     node whose output is the same array. ``bare`` leaves all out but the taps that ``tokens`` names.
-    ``parent`` is the node whose rule runs, where that is foreign, and ``within`` its path.
     ``seen`` are the paths that this trace has come by, ``shared`` those of nodes with parameters
     that stand elsewhere too. ``plain`` takes no power of two out of anything, and leaves
     the last sums of squares to do; where it has no tokens it says what they would be. ``others``
@@ -74,8 +67,6 @@ class Scope:
     anchor: str | None = None
     renormalise: bool = False
     bare: bool = False
-    parent: nnx.Module | None = None
-    within: str = ""
     seen: set[str] = dataclasses.field(default_factory=set)
     shared: frozenset[str] = frozenset()
     plain: bool = False
@@ -128,35 +119,11 @@ def visit(node: nnx.Module, signal: Signal, scope: Scope) -> Signal:
 
     Returns:
       What goes out.
-
-    Example:
-      A combinator of your own, seen through:
-
-      >>> import jax.numpy as jnp
-      >>> from convjax import gradflow, nn
-      >>> class Twice(nn.Node):
-      ...     def __init__(self, unit):
-      ...         self.unit = unit
-      ...
-      ...     def __call__(self, x, train=False, rngs=None):
-      ...         return self.unit(self.unit(x, train, rngs), train, rngs)
-      >>> @nn.children.register
-      ... def _(node: Twice):
-      ...     yield "unit", node.unit
-      >>> @gradflow.forward.register
-      ... def _(node: Twice, signal, scope):
-      ...     once = signal._replace(x=node.unit(signal.x, scope.train, scope.rngs))
-      ...     return gradflow.visit(node.unit, once, scope.inside("unit"))
-      >>> net = Twice(nn.Activation("tanh"))
-      >>> gradflow.profile(net, jnp.ones((2, 3)), loss=jnp.sum, train=False).paths
-      ('input', 'unit', '')
     """
-    instance("signal", signal, Signal, "a Signal, such as signal._replace(x=y) of what came in")
-    _check_place(node, scope)
     scope.seen.add(scope.path)
     before = signal.exponent
     undo = shifted(node, scope.path, scope.tokens) if scope.path in scope.shared else None
-    signal = _applied(node, signal, scope)
+    signal = forward(node, signal, scope)
     if undo is not None:
         undo()
     if scope.bare:
@@ -178,51 +145,9 @@ def visit(node: nnx.Module, signal: Signal, scope: Scope) -> Signal:
         return signal._replace(x=tap(signal.x, token, scope.careful))
     if scope.renormalise:
         signal = renormalise(signal, activation)
-    elif keeps_scale(node):  # nothing was taken out before any other
+    elif homogeneous(node):  # nothing was taken out before any other
         signal = restore(signal)
     return cut(signal, token, scope.careful)
-
-
-def _check_place(node: nnx.Module, scope: Scope) -> None:
-    """Refuse a visit at another place than the node's own, where numbers would be another's."""
-    if scope.parent is None:
-        return
-    kind, children = type(scope.parent).__name__, dict(nn.children(scope.parent))
-    found = [name for name in children if nn.join(scope.within, name) == scope.path]
-    if not found:
-        known = ", ".join(children) or "none is registered by nn.children.register"
-        raise ValueError(
-            f"visit: scope stands at {scope.path!r}, where {kind} has no child; give "
-            f"scope.inside(name) of the scope that its rule gets, with a child's name ({known})"
-        )
-    if children[found[0]] is not node:
-        raise ValueError(
-            f"visit: node={type(node).__name__} is not the child {found[0]!r} of {kind}; visit "
-            "what nn.children gives under that name, and call any other module as it is"
-        )
-    if scope.path in scope.seen:
-        raise ValueError(
-            f"visit: {kind} visits its child {found[0]!r} twice, and a measurement holds one "
-            "output of each; visit it once, and call the child itself elsewhere"
-        )
-
-
-def _applied(node: nnx.Module, signal: Signal, scope: Scope) -> Signal:
-    """Apply the rule of a node; one that is registered from elsewhere as in a branch."""
-    apply = forward.dispatch(type(node))
-    if apply in OWN:
-        return apply(node, signal, dataclasses.replace(scope, parent=None))
-    signal = restore(signal)
-    reference = called_as_a_whole(node, signal.x, scope)
-    anchor = scope.anchor or scope.path
-    within = dataclasses.replace(
-        scope, anchor=anchor, renormalise=False, parent=node, within=scope.path
-    )
-    out = apply(node, Signal(signal.x, jnp.zeros_like(signal.exponent)), within)
-    name = f"the rule of {type(node).__name__} in gradflow.forward"
-    instance(f"{name}: result", out, Signal, "a Signal, such as signal._replace(x=y)")
-    # The powers of two pass by: a rule may add signals, or make new ones.
-    return Signal(agreeing(name, out.x, reference), signal.exponent)
 
 
 def tapped_at(path: str, x: jax.Array, scope: Scope) -> jax.Array:
@@ -238,8 +163,6 @@ def tapped_at(path: str, x: jax.Array, scope: Scope) -> jax.Array:
 
 def _output_child(node: nnx.Module) -> str | None:
     """Name the child whose output is the node's own, so that nothing is measured twice."""
-    if forward.dispatch(type(node)) not in OWN:
-        return None
     if follows(node, nn.Chain):
         return list(node.items())[-1][0]  # pyright: ignore[reportAttributeAccessIssue]
     if follows(node, nn.Repeat):
@@ -253,7 +176,7 @@ def _output_child(node: nnx.Module) -> str | None:
 def forward(node: Any, signal: Signal, scope: Scope) -> Signal:
     """Apply one node inside a measurement, its children by ``visit``.
 
-    A node whose type registers nothing is called as a whole. ``visit`` shows how to register.
+    What is no combinator is called as a whole.
 
     Args:
       node: the node, on whose type this dispatches.
@@ -262,11 +185,6 @@ def forward(node: Any, signal: Signal, scope: Scope) -> Signal:
 
     Returns:
       What goes out, not yet measured: ``visit`` does that.
-
-    Example:
-      >>> from convjax import gradflow, nn
-      >>> gradflow.forward.dispatch(nn.Chain) is gradflow.forward.dispatch(nn.Conv)
-      False
     """
     return signal._replace(x=nn.applied(node, signal.x, scope.train, scope.rngs))
 
@@ -277,9 +195,9 @@ def _(node: nn.Chain, signal: Signal, scope: Scope) -> Signal:
         node.draw(scope.rngs)
     units = list(node.items())
     for i, (name, unit) in enumerate(units):
-        following = keeps_scale(units[i + 1][1]) if i + 1 < len(units) else scope.renormalise
+        following = homogeneous(units[i + 1][1]) if i + 1 < len(units) else scope.renormalise
         signal = visit(
-            unit, signal, scope.inside(name, renormalise=following and keeps_scale(unit))
+            unit, signal, scope.inside(name, renormalise=following and homogeneous(unit))
         )
     return signal
 
@@ -324,7 +242,7 @@ def _(node: nn.Residual, signal: Signal, scope: Scope) -> Signal:
 def _(node: nn.Repeat, signal: Signal, scope: Scope) -> Signal:
     prefix = nn.join(scope.path, "*")
     tokens = {p: t for p, t in scope.tokens.items() if p.startswith(prefix)}
-    unit_renormalises = scope.on_trunk and keeps_scale(node) and not (scope.bare or scope.plain)
+    unit_renormalises = scope.on_trunk and homogeneous(node) and not (scope.bare or scope.plain)
 
     def step(unit, signal, rngs, tokens):
         inner = dataclasses.replace(scope, records={}, tokens=tokens, rngs=rngs, seen=set())
@@ -367,20 +285,6 @@ def _(node: nn.Segment, signal: Signal, scope: Scope) -> Signal:
     return signal._replace(x=node(signal.x, others=scope.others))
 
 
-OWN = frozenset(forward.registry.values())
-"""The rules of this file, which know what is trunk and what is branch."""
-
-
-def foreign(net: nnx.Module) -> list[str]:
-    """Return the paths of nodes whose rules were registered from elsewhere."""
-    return [p for p, node, _ in nn.walk(net) if forward.dispatch(type(node)) not in OWN]
-
-
 def is_whole(node: nnx.Module) -> bool:
     """Whether a node is called as a whole, so that nothing inside is measured."""
     return forward.dispatch(type(node)) is forward.dispatch(object)
-
-
-def keeps_scale(node: nnx.Module) -> bool:
-    """Whether the signal may pass a node renormalised: rules from elsewhere see its true size."""
-    return homogeneous(node) and not foreign(node)

@@ -14,7 +14,7 @@ from convjax._rules import follows
 from convjax.gradflow import _check as check
 from convjax.gradflow._door import is_written
 from convjax.gradflow._norm import at_least_float32
-from convjax.gradflow._run import OWN, Scope, forward, token_paths, visit
+from convjax.gradflow._run import Scope, token_paths, visit
 from convjax.gradflow._tap import TOKEN, Signal, tap
 
 
@@ -59,8 +59,7 @@ def trunk(
     found: dict[str, tuple[int, ...]] = {"input": ()}
 
     def follow(path: str, node: nnx.Module, repeats: tuple[int, ...]) -> None:
-        rule = forward.dispatch(type(node))
-        if rule in OWN and (follows(node, nn.Chain) or follows(node, nn.Repeat)):
+        if follows(node, nn.Chain) or follows(node, nn.Repeat):
             inner = (*repeats, node.n) if isinstance(node, nn.Repeat) else repeats
             for name, child in nn.children(node):
                 follow(nn.join(path, name), child, inner)

@@ -56,9 +56,6 @@ def children(node: nnx.Module) -> Iterator[tuple[str, nnx.Module]]:
     return children_of(node)
 
 
-vars(children).update(register=children_of.register, registry=children_of.registry)
-
-
 def check_module(argument: str, node: Any) -> Any:
     """Return a module; refuse anything else, a function among it."""
     hint = (

@@ -26,6 +26,7 @@ from jax.experimental import jet
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
 
+from convjax._trace import PLAIN
 from convjax.ops import _remat
 from convjax.ops._forms import _choose, _lax, _onednn, _shift
 from convjax.ops._geometry import Geometry
@@ -80,6 +81,7 @@ def _primitive(direction: str, batch: Callable) -> Primitive:
     batching.primitive_batchers[primitive] = partial(_batch, primitive, batch)
     jet.jet_rules[primitive] = partial(_series, primitive)
     _remat.ask_as_lax(primitive, partial(_by_lax, direction))
+    PLAIN[primitive.name] = partial(_by_lax, direction)
     return primitive
 
 

@@ -20,6 +20,8 @@ from jax.experimental import jet
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from convjax._trace import PLAIN
+
 _shield = Primitive("shield")
 _shield.def_impl(lambda a: a)
 _shield.def_abstract_eval(lambda a: a)
@@ -39,6 +41,7 @@ def shielded(product: Callable[..., jax.Array], a: Any, b: Any) -> jax.Array:
 
 ad.deflinear2(_shield, lambda cotangent, _: [shield(cotangent)])
 jet.deflinear(_shield)
+PLAIN[_shield.name] = lambda a: a
 batching.primitive_batchers[_shield] = lambda operands, axes: (shield(*operands), *axes)
 for platform, lowered in ((None, lambda a: a), ("cpu", lax.optimization_barrier)):
     rule = mlir.lower_fun(lowered, multiple_results=False)

@@ -51,9 +51,14 @@ class Doubled(nn.Node):
         return self.inner(x)
 
 
+def _looped(x):
+    return jax.lax.fori_loop(0, 3, lambda i, y: jnp.tanh(y), x)
+
+
 def test_a_leaf_without_a_price_is_named_and_its_shapes_are_counted():
     def unit(rngs):
-        return nn.Residual(nn.Chain(a=Doubled(rngs), b=nn.Dense(6, 3, rngs=rngs)))
+        dense = nn.Dense(6, 3, rngs=rngs)
+        return nn.Residual(nn.Chain(a=Doubled(rngs), loop=_looped, b=dense))
 
     net = abstract(
         lambda rngs: nn.Chain(
@@ -61,14 +66,16 @@ def test_a_leaf_without_a_price_is_named_and_its_shapes_are_counted():
         )
     )
     found = convjax.cost(net, (2, 5, 4, 3))
-    assert found.unknown == ("own/*/branch/a",)
-    own = found["own/*/branch/a"]
-    assert (own.multiply_adds, own.parameters, own.output_shape) == (0, 24, (2, 5, 4, 6))
-    assert own.traffic_bytes == 4 * (2 * 5 * 4 * 3 + 24 + 2 * 5 * 4 * 6)
+    assert found.unknown == ("own/*/branch/loop",)
+    read = found["own/*/branch/a/inner"]
+    assert (read.multiply_adds, read.parameters) == (2 * 5 * 4 * 18, 24)
+    own = found["own/*/branch/loop"]
+    assert (own.multiply_adds, own.parameters, own.output_shape) == (0, 0, (2, 5, 4, 6))
+    assert own.traffic_bytes == 4 * (2 * 5 * 4 * 6 + 2 * 5 * 4 * 6)
     assert np.isnan(own.receptive_field).all() and np.isnan(found.total.stride).all()
     assert found["before"].receptive_field.tolist() == [3, 2]
     whole = found.text(width=None).splitlines()
-    assert whole[-1].endswith("no price: own/*/branch/a")
+    assert whole[-1].endswith("no price: own/*/branch/loop")
 
 
 def test_a_leaf_of_ones_own_is_priced_by_registering():
@@ -87,7 +94,7 @@ def test_a_leaf_of_ones_own_is_priced_by_registering():
     assert found.total.receptive_field.tolist() == [3 + 4, 2 + 4]
 
 
-def test_a_combinator_of_ones_own_is_priced_from_its_children():
+def test_a_combinator_of_ones_own_is_read_or_priced_from_its_children():
     class Twice(nn.Node):
         def __init__(self, unit):
             self.unit = unit
@@ -98,7 +105,8 @@ def test_a_combinator_of_ones_own_is_priced_from_its_children():
     def make(rngs):
         return nn.Repeat(lambda rngs: Twice(nn.Dense(3, 3, rngs=rngs)), 4, rngs=rngs)
 
-    assert convjax.cost(abstract(make), (2, 3)).unknown == ("*",)
+    read = convjax.cost(abstract(make), (2, 3))
+    assert read.unknown == () and "*/unit" in read
 
     @convjax.cost.register
     def _(node: Twice, x, y):
@@ -106,6 +114,8 @@ def test_a_combinator_of_ones_own_is_priced_from_its_children():
 
     found = convjax.cost(abstract(make), (2, 3))
     assert (found.multiply_adds, found.parameters) == (4 * 2 * 18, 4 * 12)
+    assert (read.multiply_adds, read.parameters) == (4 * 2 * 18, 4 * 12)
+    assert "*/unit" not in found
 
 
 def test_one_unit_of_a_repeat_is_picked_by_its_number():

@@ -304,7 +304,7 @@ def test_bad_input_is_refused_where_it_enters():
         _paths(nn.Residual(nn.Activation(lambda x: jnp.sqrt(x))))
 
 
-def test_residuals_that_cannot_be_seen_are_named():
+def test_residuals_of_a_module_of_ones_own_are_seen():
     class Twice(nn.Node):
         def __init__(self, unit):
             self.unit = unit
@@ -312,8 +312,8 @@ def test_residuals_that_cannot_be_seen_are_named():
         def __call__(self, x, train=False, rngs=None):
             return self.unit(self.unit(x, train, rngs), train, rngs)
 
-    with pytest.raises(ValueError, match=r"cannot see through 'twice' \(Twice\), which holds"):
-        _paths(nn.Chain(twice=Twice(nn.Residual(nn.Activation("tanh")))))
+    net = nn.Chain(twice=Twice(nn.Residual(nn.Activation("tanh"))))
+    assert _paths(net).lengths.tolist() == [0, 1, 2]
     plain = nn.Residual(nn.Activation("tanh"), "none")
     assert gradflow.paths(
         nn.Chain(twice=Twice(nn.Residual(nn.Scale(2.0)))),
@@ -367,11 +367,17 @@ ONE_PATH = {
 }
 
 
+# What is one leaf still: entries of one place alone, and what runs a program of its own.
+ONE_LEAF = {"elementwise": 1, "loop": 1, "branch": 1, "stacked": 1, "in place": 1}
+
+
 @pytest.mark.parametrize("name", HIDDEN)
-def test_a_module_with_paths_of_its_own_is_named(name):
+def test_a_module_with_paths_of_its_own_is_seen_into(name):
     net = nn.Chain(first=nn.Scale(0.5), own=nn.Residual(Own(HIDDEN[name])))
-    with pytest.raises(ValueError, match=r"cannot see through 'own/branch' \(Own\), whose program"):
-        jax.eval_shape(lambda: _paths(net))
+    found = jax.eval_shape(lambda: _paths(net))
+    more = {"scan": 3}.get(name, 0 if name in ONE_LEAF else 1)
+    print(name, found.parts.squares.shape, found.whole)
+    assert found.parts.squares.shape == (2 + more,)
 
 
 @pytest.mark.parametrize("name", ONE_PATH)
@@ -385,5 +391,4 @@ def test_an_activation_of_ones_own_is_elementwise_or_named():
         return nn.Chain(own=nn.Residual(nn.Activation(function)))
 
     assert len(_paths(net(lambda x: x + jnp.tanh(x))).lengths) == 2
-    with pytest.raises(ValueError, match=r"'own/branch' \(Activation\), whose program adds"):
-        _paths(net(lambda x: x + x[::-1]))
+    assert len(_paths(net(lambda x: x + x[::-1])).lengths) == 3

@@ -76,7 +76,7 @@ def test_columns_are_complete_and_rows_in_forward_order():
     np.testing.assert_allclose(np.exp(2 * whole), parts.sum(), rtol=1e-6)
 
 
-def test_a_combinator_of_ones_own_takes_part():
+def test_a_combinator_of_ones_own_is_seen_into():
     class Twice(nn.Node):
         """The same unit, applied twice."""
 
@@ -86,32 +86,16 @@ def test_a_combinator_of_ones_own_takes_part():
         def __call__(self, x, train=False, rngs=None):
             return self.unit(self.unit(x, train, rngs), train, rngs)
 
-    def build(**after):
-        return nn.Chain(twice=Twice(nn.Conv(4, 4, (3, 3), rngs=nnx.Rngs(0))), **after)
-
-    outside = _profile(build())
-    assert outside.paths == ("input", "twice", "") and outside.opaque == ("twice",)
-    assert set(outside["twice"].parameters) == {"unit/kernel", "unit/bias"}
-
-    @nn.children.register
-    def _(node: Twice):
-        yield "unit", node.unit
-
-    @gradflow.forward.register
-    def _(node: Twice, signal, scope):
-        signal = signal._replace(x=node.unit(signal.x, scope.train, scope.rngs))
-        return gradflow.visit(node.unit, signal, scope.inside("unit"))
-
-    # Another structure, since the first one's measurement is compiled already.
-    inside = _profile(build(same=nn.Identity()))
-    assert inside.paths == ("input", "twice/unit", "twice", "same", "") and inside.opaque == ()
+    conv = nn.Conv(4, 4, (3, 3), rngs=nnx.Rngs(0))
+    inside = _profile(nn.Chain(twice=Twice(conv)))
+    assert inside.paths == ("input", "twice/unit", "twice/unit#2", "twice", "")
+    assert inside.opaque == ()
+    same = _profile(nn.Chain(a=conv, b=conv))
     np.testing.assert_allclose(
-        inside["input"].gradient.norm, outside["input"].gradient.norm, rtol=1e-6
+        inside["input"].gradient.norm, same["input"].gradient.norm, rtol=1e-6
     )
     shared = inside["twice/unit"].parameter_gradients["kernel"].norm
-    np.testing.assert_allclose(
-        shared, outside["twice"].parameter_gradients["unit/kernel"].norm, rtol=1e-5
-    )
+    np.testing.assert_allclose(shared, same["a"].parameter_gradients["kernel"].norm, rtol=1e-5)
 
 
 def test_loss_and_cotangent_exclude_each_other():

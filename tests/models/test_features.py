@@ -214,55 +214,6 @@ def test_what_stands_behind_is_not_computed_under_jit():
     assert operations(net) > 2 * alone
 
 
-class Sandwich(nn.Node):
-    """A user's combinator, whose attributes have other names than its children."""
-
-    def __init__(self, *units):
-        self.below, self.above = units
-
-    def __call__(self, x, train=False, rngs=None):
-        return self.above(self.below(x, train, rngs), train, rngs)
-
-
-@nn.children.register
-def _(node: Sandwich):
-    yield "lower", node.below
-    yield "upper", node.above
-
-
-class Spare(nn.Node):
-    """A combinator with a child that it does not call, and one that it keeps out of sight."""
-
-    def __init__(self, unit):
-        self.unit = unit
-        self.hidden = nnx.List([nn.Identity()])
-
-    def __call__(self, x, train=False, rngs=None):
-        return self.hidden[0](x)
-
-
-@nn.children.register
-def _(node: Spare):
-    yield "unit", node.unit
-    yield "hidden", node.hidden[0]
-
-
-def test_a_combinator_of_ones_own_is_looked_into():
-    net = Sandwich(nn.Scale(2.0), nn.Chain(tanh=nn.Activation("tanh")))
-    found = features(net, IMAGE, ["lower", "upper/tanh"])
-    np.testing.assert_allclose(found["lower"], 2 * IMAGE)
-    np.testing.assert_allclose(found["upper/tanh"], np.tanh(2 * IMAGE), rtol=1e-5, atol=1e-6)
-
-
-def test_what_does_not_run_or_cannot_be_seen_is_refused():
-    net = nn.Chain(odd=Spare(nn.Scale(2.0)))
-    np.testing.assert_array_equal(features(net, IMAGE, "odd")["odd"], IMAGE)
-    with pytest.raises(ValueError, match="odd/unit did not run"):
-        features(net, IMAGE, ["odd", "odd/unit"])
-    with pytest.raises(ValueError, match=r"cannot look into Spare at 'odd', .* child 'hidden'"):
-        features(net, IMAGE, "odd/hidden")
-
-
 def test_headless_gives_the_input_of_the_classifier():
     def both(net, x):
         return headless(net)(x), everything(net, x)[1]["head/pool"]

@@ -83,30 +83,6 @@ def test_a_path_that_leads_nowhere_says_where_it_ended(path, message):
         nn.at(network(), path)
 
 
-def test_a_combinator_of_ones_own_takes_part_by_registering_its_children():
-    class Twice(nn.Node):
-        def __init__(self, inner):
-            self.inner = inner
-
-        def __call__(self, x, train=False, rngs=None):
-            mode = {"train": train, "rngs": rngs}
-            return self.inner(self.inner(x, **mode), **mode)
-
-    class Silent(Twice):
-        """A subclass is seen through like its parent."""
-
-    net = nn.Chain(own=Silent(nn.Chain(half=nn.Scale(0.5))))
-    assert [path for path, _, _ in nn.walk(net)] == ["own", ""]
-
-    @nn.children.register
-    def _(node: Twice):
-        yield "inner", node.inner
-
-    assert [path for path, _, _ in nn.walk(net)] == ["own/inner/half", "own/inner", "own", ""]
-    assert nn.at(net, "own/inner/half").value == 0.5
-    assert float(net(jnp.array([[8.0]]))[0, 0]) == 2.0
-
-
 def test_a_node_without_a_forward_pass_says_so():
     class Idle(nn.Node):
         pass

@@ -67,9 +67,7 @@ class Reading(Chain):
         """Take what the leaves use of random numbers, as the unit that was read would."""
         for name, count in self.drawn:
             if rngs is None:
-                raise ValueError(
-                    f"rngs=None, and a unit draws from the stream {name!r} in training"
-                )
+                raise ValueError(f"rngs=None: a unit draws from the stream {name!r} in training")
             theirs, own = rngs[name], self.streams[name]
             own.key.set_value(theirs.key[...])
             own.count.set_value(theirs.count[...])

@@ -116,11 +116,11 @@ class _Seeing:
             if isinstance(node, Residual) and name == "activation":
                 y = self._shape(_with(node, {"activation": None}), x, path, around)
             inner = join(path, name)
-            changed[name], after = self.node(child, y if _in_turn(node, name) else x, inner, around)
-            y = after if _in_turn(node, name) else y
-        return _with(node, changed), y if isinstance(node, Chain) else self._shape(
-            node, x, path, around
-        )
+            follows_on = isinstance(node, Chain) or name == "activation"
+            changed[name], after = self.node(child, y if follows_on else x, inner, around)
+            y = after if follows_on else y
+        last = y if isinstance(node, Chain) else self._shape(node, x, path, around)
+        return _with(node, changed), last
 
     def _shape(self, node: Any, x: Any, path: str, around: tuple[int, ...]) -> Any:
         """Return the shape of a node's output."""
@@ -185,11 +185,6 @@ class _Seeing:
         program = _trace.trace(counts, blank, _unstacked(state, around), x)
         found = [_trace.from_zeros(program, v) for v in program.outputs]
         return tuple((name, n) for name, n in zip(self.streams, found, strict=True) if n)
-
-
-def _in_turn(node: nnx.Module, name: str) -> bool:
-    """Whether a child takes the output of the one before it."""
-    return isinstance(node, Chain) or name == "activation"
 
 
 def _with(node: nnx.Module, changed: dict[str, Any]) -> Any:
