@@ -208,8 +208,8 @@ def expected(node: Any, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     known leaves that act alike: ``nn.Activation(function)`` stands for any function of single
     entries; what does several things in turn calls one rule on the output of the other, and goes
     back in the opposite order. What it says is held against measurements by ``compare``, like all
-    else. A module without a rule is read; what is not recognised in it is taken to keep every scale,
-    and named in ``Prediction.unknown``.
+    else. A module without a rule is read; what is not recognised in it is taken to keep every
+    scale, and named in ``Prediction.unknown``.
 
     Args:
       node: the node, on whose type this dispatches.

@@ -1,7 +1,7 @@
 """seen: a written expression, in which every unit that no rule knows is read from its program."""
 
 import dataclasses
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
@@ -56,7 +56,7 @@ def seen(
       >>> nn.kind_of(nn.seen(net, shape, train=False)["conv"])
       'Conv'
     """
-    paths = tuple(path for path in _unknown(net, "") if path not in whole)
+    paths = tuple(path for path in _unknown(net, "", {}) if path not in whole)
     if not paths:
         return net
     wrapped: dict[int, nnx.Variable] = {}
@@ -73,20 +73,42 @@ def seen(
     return kept(key, make).filled(variables)
 
 
-def _unknown(node: nnx.Module, path: str) -> Iterator[str]:
-    """Yield the paths of units that no rule knows."""
-    if any(follows(node, kind) for kind in COMBINATORS):
+def _unknown(node: nnx.Module, path: str, kinds: dict[type, str]) -> Iterator[str]:
+    """Yield the paths of units that no rule knows; each type is looked up once."""
+    if type(node) not in kinds:
+        kinds[type(node)] = _kind(node)
+    kind = kinds[type(node)]
+    if kind == "combinator":
         for name, child in children_of(node):
-            yield from _unknown(child, join(path, name))
-    elif follows(node, Activation):
+            yield from _unknown(child, join(path, name), kinds)
+    elif kind == "activation":
         if node.name not in ACTIVATIONS:  # pyright: ignore[reportAttributeAccessIssue]
             yield path
-    elif not is_known(type(node)) and not _is_ours(node):
+    elif kind == "unknown":
         yield path
+
+
+def _kind(node: nnx.Module) -> str:
+    if any(follows(node, kind) for kind in COMBINATORS):
+        return "combinator"
+    if follows(node, Activation):
+        return "activation"
+    return "leaf" if is_known(type(node)) or _is_ours(node) else "unknown"
 
 
 def _is_ours(node: nnx.Module) -> bool:
     return isinstance(node, Node) and type(node).__module__.startswith("convjax.")
+
+
+class Opaque(nnx.Module):
+    """A function that cannot be read: a leaf of which nothing is known."""
+
+    def __init__(self, function: Callable[[Any], Any]):
+        self.function = function
+
+    def __call__(self, x):
+        """Apply the function."""
+        return self.function(x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +176,7 @@ class _Seeing:
         try:
             read, _ = expression_of(how, x, path=path, around=around, folds=False)
         except ValueError:  # what hands no gradient back, say
-            return node
+            return Opaque(node.function) if follows(node, Activation) else node
         found: Any = read
         only = found[0] if len(found) == 1 else None
         if follows(node, Activation) and _is_activation(only):
