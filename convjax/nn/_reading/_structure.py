@@ -162,7 +162,7 @@ class Structure:
             if equation.primitive.name == "sub":
                 taken = "branch" if equation.invars[1] is order[1][0] else "shortcut"
             return [Sum(link[-1], branch, shortcut, taken)]
-        if equation.primitive.name == "concatenate" and exit in equation.outvars:
+        if _on_channels(equation) and exit in equation.outvars:
             terms = self._apart(equation, entry, link[:-1])
             if terms is not None:
                 return [Beside(link[-1], tuple(self.series(entry, v, part) for v, part in terms))]
@@ -351,6 +351,12 @@ def same_places(equation: Any) -> bool:
             if e.primitive.name not in ELEMENTWISE | {"broadcast_in_dim"} or not same_places(e):
                 return False
     return True
+
+
+def _on_channels(equation: Any) -> bool:
+    """Whether an equation concatenates on the last axis, as a ``Parallel`` does."""
+    last = equation.outvars[0].aval.ndim - 1
+    return equation.primitive.name == "concatenate" and equation.params["dimension"] == last
 
 
 def label_of(equation: Any) -> str:
