@@ -501,7 +501,9 @@ class Reader:
         within = _leaves.common([_parent(m) for m in modules] if len(modules) == 1 else [*modules])
         program = (part.program, part.entry, part.exit, names, variables, self.given)
         turns = (*self.turns, (within, part.length))
-        return Reader(*program, turns, channels_first=self.channels_first)
+        inner = Reader(*program, turns, channels_first=self.channels_first)
+        inner.outer = self.outer
+        return inner
 
     def once(self, name: str) -> str:
         """Return a name for a unit: within a loop, with a star for which turn it is of."""
