@@ -30,13 +30,22 @@ class Window(NamedTuple):
         """Taps in all."""
         return math.prod(len(taps) for taps in self.axes)
 
+    @property
+    def taps(self) -> float:
+        """Taps that count: fewer than ``size`` where some read padding at many places.
+
+        A tap that reads inside the image at m places weighs by m: (sum of m)^2 / sum of m^2.
+        """
+        counts = [taps.sum((1, 2)) for taps in self.axes]
+        return math.prod(c.sum() ** 2 / (c**2).sum() if c.any() else 1.0 for c in counts)
+
     def gather(self, energy: np.ndarray) -> np.ndarray:
         """Sum a map ``(segments, *spatial)`` over each output's taps."""
-        return _along(energy, [taps.sum(0) for taps in self.axes])
+        return along(energy, [taps.sum(0) for taps in self.axes])
 
     def scatter(self, energy: np.ndarray) -> np.ndarray:
         """Transpose of ``gather``: sum over the outputs that read each input."""
-        return _along(energy, [taps.sum(0).T for taps in self.axes])
+        return along(energy, [taps.sum(0).T for taps in self.axes])
 
     def overlap(self, root: np.ndarray, *, back: bool = False) -> np.ndarray:
         """Return sum over taps of the squared mean over the places that the tap joins.
@@ -52,7 +61,7 @@ class Window(NamedTuple):
         sums = [taps.sum(2 if back else 1) for taps in self.axes]
         if back:
             places = math.prod(taps.shape[2] for taps in self.axes)
-        per_tap = _along(root, sums) / places
+        per_tap = along(root, sums) / places
         return np.sum(per_tap.reshape(len(root), -1) ** 2, axis=1)
 
     def reads(self, place: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -67,7 +76,8 @@ class Window(NamedTuple):
         return found
 
 
-def _along(values: np.ndarray, matrices: Sequence[np.ndarray]) -> np.ndarray:
+def along(values: np.ndarray, matrices: Sequence[np.ndarray]) -> np.ndarray:
+    """Apply a matrix ``(out, in)`` to every spatial axis of a map ``(segments, *spatial)``."""
     for axis, matrix in enumerate(matrices, start=1):
         values = np.moveaxis(np.tensordot(matrix, values, (1, axis)), 0, axis)
     return values

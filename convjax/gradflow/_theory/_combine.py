@@ -68,10 +68,11 @@ def _(node: nn.Parallel, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         drawn=0,
         spectrum=None,
         data=None,
+        echo=None,
     )
 
     def back(cotangent: Cotangent) -> Cotangent:
-        cotangent = cotangent.regrouped(features)
+        cotangent = cotangent.regrouped(features)._replace(echo=None)
         handed: list[Cotangent] = []
         for rows, (out, one) in zip(_slices(outs), parts, strict=True):
             part = cotangent._replace(
@@ -80,6 +81,8 @@ def _(node: nn.Parallel, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
                 pair=cotangent.pair[rows],
                 tilt=None if cotangent.tilt is None else cotangent.tilt[rows],
                 picked=None if cotangent.picked is None else cotangent.picked[rows],
+                # Fewer channels' correlations scatter more.
+                overlap=cotangent.overlap + 1 / sum(out.features) - 1 / sum(features),
             )
             handed.append(one(part))
         total = handed[0]
@@ -132,30 +135,51 @@ def _scaled(signal: Signal, back: Back, scale: float) -> tuple[Signal, Back]:
 
 
 def _sum(node: nn.Residual, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
-    """Add branch and shortcut, whose weights are independent."""
+    """Add branch and shortcut, which are independent where one of them has weights."""
 
     def inside(part: str) -> Scope:
         column = f"{part}_gradient"
         source = Source(scope.source.activation, (scope.path, column))
         return scope.inside(part, source=source)
 
-    branch, back_branch = visit(node.branch, signal, inside("branch"))
+    start = signal._replace(echo=signal.itself)
+    branch, back_branch = visit(node.branch, start, inside("branch"))
     branch, back_branch = _scaled(branch, back_branch, node.scale)
     if isinstance(node.shortcut, nn.Gate):
-        return _gated(signal, scope, (branch, back_branch), inside("shortcut"), node.shortcut)
-    beside, back_beside = visit(node.shortcut, signal, inside("shortcut"))  # pyright: ignore
+        plain = signal._replace(echo=None)
+        way = (branch._replace(echo=None), back_branch)
+        return _gated(plain, scope, way, inside("shortcut"), node.shortcut)
+    beside, back_beside = visit(node.shortcut, start, inside("shortcut"))  # pyright: ignore
     after = added(signal, branch, beside)
 
     def back(cotangent: Cotangent) -> Cotangent:
         start = cotangent._replace(own=Doubt())
+
+        def handed(way: Back, features: tuple[int, ...]) -> Cotangent:
+            part = start.regrouped(features)
+            return way(part._replace(echo=part.itself))
+
         return joined(
             signal,
             cotangent,
-            back_branch(start.regrouped(branch.features)),
-            back_beside(start.regrouped(beside.features)),
+            handed(back_branch, branch.features),
+            handed(back_beside, beside.features),
         )
 
     return after, back
+
+
+def _echoes(a: Signal | Cotangent, b: Signal | Cotangent, spread: np.ndarray) -> np.ndarray:
+    """Return the covariance of two functions of one value; 0 where weights made them unlike.
+
+    Exact where one of them is the value itself, as a shortcut is.
+    """
+    if a.echo is None or b.echo is None:
+        return np.zeros((len(a.pair), 1 + a.pair.shape[1]))
+    nearer, farther = (
+        (a.echo, b.echo) if a.echo[:, 0].sum() > b.echo[:, 0].sum() else (b.echo, a.echo)
+    )
+    return nearer[:, :1] * farther / np.maximum(spread, 1e-12)[:, None]
 
 
 def added(signal: Signal, branch: Signal, beside: Signal) -> Signal:
@@ -165,12 +189,14 @@ def added(signal: Signal, branch: Signal, beside: Signal) -> Signal:
     log = max(a.log, b.log)
     ea, eb = (s.energy * math.exp(2 * (s.log - log)) for s in (a, b))
     shape = (-1,) + (1,) * (ea.ndim - 1)
-    cross = 2 * (a.mean * b.mean).reshape(shape) * np.sqrt(ea * eb)
+    spread = 1 - signal.split(features).mean ** 2 if a.echo is not None else np.ones(len(features))
+    shared = (a.mean * b.mean)[:, None] + _echoes(a, b, spread)
+    cross = 2 * shared[:, 0].reshape(shape) * np.sqrt(ea * eb)
     energy = ea + eb + cross
     flat = [np.maximum(e.reshape(len(features), -1).mean(1), 0) for e in (ea, eb, energy)]
     whole = np.maximum(flat[2], 1e-300)
-    both = 2 * a.mean * b.mean * np.sqrt(flat[0] * flat[1])
-    pair = (flat[0][:, None] * a.pair + flat[1][:, None] * b.pair + both[:, None]) / whole[:, None]
+    both = 2 * shared[:, 1:] * np.sqrt(flat[0] * flat[1])[:, None]
+    pair = (flat[0][:, None] * a.pair + flat[1][:, None] * b.pair + both) / whole[:, None]
     mean = (a.mean * np.sqrt(flat[0]) + b.mean * np.sqrt(flat[1])) / np.sqrt(whole)
     count = np.array(features)
     fa = float((count * flat[0]).sum() / max((count * whole).sum(), 1e-300))
@@ -200,6 +226,7 @@ def added(signal: Signal, branch: Signal, beside: Signal) -> Signal:
         drawn=0,
         spectrum=None,
         data=None,
+        echo=None,
     )._scaled()
 
 
@@ -210,6 +237,16 @@ def joined(signal: Signal, cotangent: Cotangent, branch: Cotangent, beside: Cota
     whole = np.logaddexp(log_branch, log_beside)
     part = math.exp(log_branch - whole) if whole > -math.inf else 0.5
     own = _weighted(np.array([part, 1 - part]), [branch.own, beside.own])
+    if branch.echo is not None and beside.echo is not None:
+        # Two copies of one gradient add as they are.
+        echo = _echoes(branch, beside, np.ones(len(branch.pair)))
+        echo = 2 * echo * math.sqrt(part * (1 - part))
+        more = 1 + echo[:, :1]
+        pair = (total.pair + echo[:, 1:]) / more
+        energy = total.energy * more.reshape(-1, *(1,) * len(signal.spatial))
+        return total._replace(
+            energy=energy, pair=pair, own=own, total=cotangent.total.then(1.0, own)
+        )
     self_share, nodes = signal.weights
     alike = self_share + float((nodes * branch.pair * beside.pair).mean(0).sum())
     crossing = 4 * part * (1 - part) * alike / sum(signal.features)

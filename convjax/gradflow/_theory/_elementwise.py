@@ -33,6 +33,7 @@ def _(node: nn.Scale, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         energy=signal.energy * energy,
         mean=signal.mean * kept,
         drawn=signal.drawn if even else 0,
+        echo=None if signal.echo is None else signal.echo * kept[:, None],
     )
 
     def back(cotangent: Cotangent) -> Cotangent:
@@ -63,6 +64,7 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         mean=mean,
         overlap=signal.overlap * float(share @ steepness),
         laws=tuple(_law(node, signal, i) for i in range(len(signal.features))),
+        echo=None if signal.echo is None else signal.echo * _follows(node, signal, found),
     )
 
     def back(cotangent: Cotangent) -> Cotangent:
@@ -87,12 +89,15 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         kept = float((nodes * gate**2).sum(1).mean() + self_share)
         steep = slopes
         if cotangent.picked is not None:
-            steep = slopes * (cotangent.picked / safe).reshape(-1, *(1,) * len(signal.spatial))
+            steep = slopes * cotangent.picked.reshape(-1, *(1,) * len(signal.spatial))
         return cotangent.becomes(
             Doubt(max(variance, 0.0)),
             energy=cotangent.energy * steep,
             pair=gate * cotangent.pair,
             tilt=tilt,
+            echo=None
+            if cotangent.echo is None
+            else cotangent.echo * [[_mean_slope(m)] for _, m in found] / np.sqrt(safe)[:, None],
             overlap=min(cotangent.overlap * kept, 1.0),
         )
 
@@ -155,6 +160,30 @@ def _by_place(node: nn.Activation, signal: Signal, i: int) -> tuple[np.ndarray, 
     return np.asarray(second), np.asarray(np.interp(place, grid, [m.slope for m in at]))
 
 
+def _mean_slope(m: Moments) -> float:
+    """Return E f'; of an activation it is positive."""
+    return math.sqrt(max(float(m.slope_pair(np.zeros(1))[0]), 0.0))
+
+
+def _follows(
+    node: nn.Activation, signal: Signal, found: list[tuple[np.ndarray, Moments]]
+) -> np.ndarray:
+    """Return what of a covariance with z is left of f(z), in units of the root mean squares.
+
+    Whatever is normal with z has covariance E f' times that with z (Stein).
+    """
+    squares = [
+        sum(part ** (2 - i) for i, part in enumerate(_normal(node, signal, k)))
+        for k in range(len(found))
+    ]
+    return np.array(
+        [
+            [_mean_slope(m) * math.sqrt(square / max(m.second, 1e-300))]
+            for square, (_, m) in zip(squares, found, strict=True)
+        ]
+    )
+
+
 HOMOGENEOUS = ("relu", "leaky_relu", "linear")
 
 
@@ -196,10 +225,16 @@ def _dropped(
         energy=signal.energy / keep,
         pair=signal.pair * pairs,
         mean=signal.mean * math.sqrt(keep),
+        echo=None if signal.echo is None else signal.echo * math.sqrt(keep),
     )
 
     def back(cotangent: Cotangent) -> Cotangent:
-        return cotangent.becomes(doubt, energy=cotangent.energy / keep, pair=cotangent.pair * pairs)
+        return cotangent.becomes(
+            doubt,
+            energy=cotangent.energy / keep,
+            pair=cotangent.pair * pairs,
+            echo=None if cotangent.echo is None else cotangent.echo * math.sqrt(keep),
+        )
 
     return after, back
 

@@ -168,7 +168,7 @@ def _convolved(
     pair = np.clip(pair + (bias_square * scale / level)[:, None] * (1 - pair), -1, 1)
     mean = np.full(len(features), bias_mean * math.sqrt(scale)) / np.sqrt(level)
     self_share, nodes = signal.pairs.of(signal.batch, window.output)
-    taps = max(window.size, 1)
+    taps = window.taps
     inherited = signal.overlap / taps
     square = float((nodes * pair**2).mean(0).sum())
     # A depthwise kernel sees one channel's correlations, not their mean over many.
@@ -189,7 +189,7 @@ def _convolved(
         overlap=min(_widened(inherited, loose_forward / count), 1.0),
         latent=latent,
         reach=reach,
-        drawn=kernel.fan_in * taps if bias_square == 0 else 0,
+        drawn=round(kernel.fan_in * taps) if bias_square == 0 else 0,
         spectrum=spectrum,
     )
 

@@ -1,14 +1,17 @@
 """What to expect of the pools, and of squeeze-and-excitation."""
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import scipy
 
 from convjax import nn
-from convjax.gradflow._theory._axes import Window, convolution
+from convjax.gradflow._theory._axes import Window, along, convolution
 from convjax.gradflow._theory._duals import function_of, moments
+from convjax.gradflow._theory._means import Matrices, averaged
 from convjax.gradflow._theory._run import Back, Scope, expected
 from convjax.gradflow._theory._state import Cotangent, Doubt, Law, Signal, scaled_by
 
@@ -26,80 +29,188 @@ def _(node: nn.Pool, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
 
 def _mean(signal: Signal, window: Window, *, count_padding: bool) -> tuple[Signal, Back]:
     """Average over windows: neighbours' correlation decides what is left."""
-    ones = np.ones((1, *signal.spatial))
-    reads = window.gather(ones)
-    divisor = np.full_like(reads, window.size) if count_padding else np.maximum(reads, 1)
-    near = signal.pair[:, signal.pairs.near].mean(1)
-    shape = (-1,) + (1,) * len(signal.spatial)
-    alone = window.gather(signal.energy)
-    together = window.gather(np.sqrt(signal.energy)) ** 2
-    tied = near.reshape(shape)
-    energy = ((1 - tied) * alone + tied * together) / divisor**2
-    old, new = signal.level, np.maximum(energy.reshape(len(energy), -1).mean(1), 1e-300)
-    share = (reads / divisor).mean() ** 2
-    pair = np.clip(signal.pair * (old * share / new)[:, None], -1, 1)
-    apart = 1 - float(np.abs(near).mean())
+    maps = _weighted(window, count_padding=count_padding)
+    ways = [m.T for m in maps]
+    pair, size = _averaged(signal.itself + signal.mean[:, None] ** 2, signal, maps)
+    energy = size.reshape(-1, *(1,) * len(maps)) * _evened(signal, maps)
+    near = float(np.abs(signal.pair[:, signal.pairs.near]).mean())
+    # Of one energy by another: the squared spread of the mean's spectrum, over sites and channels.
+    uneven = (
+        math.prod(float(((m.T @ m) ** 2).sum() * len(m.T) / (m**2).sum() ** 2) for m in maps) - 1
+    )
+    scatter = 2 * uneven * signal.weights[0] / sum(signal.features)
+    through = math.prod(float(m.sum(1).mean()) for m in maps)
     after = signal.becomes(
         1.0,
-        Doubt(0.0, 0.3 * apart * (1 - apart) * (window.size > 1)),
+        Doubt(scatter, 0.3 * near * (1 - near) * (window.size > 1)),
         energy=energy,
         pair=pair,
-        mean=np.clip(signal.mean * np.sqrt(old * share / new), -1, 1),
+        mean=np.clip(signal.mean * through / np.sqrt(size), -1, 1),
+        echo=_echoed(signal.echo, signal, maps, size),
     )
 
     def back(cotangent: Cotangent) -> Cotangent:
-        near = cotangent.pair[:, signal.pairs.near].mean(1).reshape(shape)
-        alone = window.scatter(cotangent.energy / divisor**2)
-        together = window.scatter(np.sqrt(cotangent.energy) / divisor) ** 2
-        energy = (1 - near) * alone + near * together
-        # Neighbours in one window get the same.
-        pair = np.where(
-            signal.pairs.near, cotangent.pair + (1 - cotangent.pair) * 0.5, cotangent.pair
+        pair, size = _averaged(cotangent.itself, signal, ways)
+        return cotangent.becomes(
+            Doubt(scatter),
+            energy=size.reshape(-1, *(1,) * len(maps)) * _evened(cotangent, ways),
+            pair=pair,
+            echo=_echoed(cotangent.echo, signal, ways, size),
         )
-        return cotangent.becomes(energy=energy, pair=pair)
 
     return after, back
 
 
+def _weighted(window: Window, *, count_padding: bool = False) -> list[np.ndarray]:
+    """Return the mean over windows as a matrix for each axis, ``(out, in)``."""
+    sums = [taps.sum(0) for taps in window.axes]
+    return [
+        m / (len(taps) if count_padding else np.maximum(m.sum(1, keepdims=True), 1))
+        for m, taps in zip(sums, window.axes, strict=True)
+    ]
+
+
+def _averaged(values: np.ndarray, signal: Signal, maps: Matrices) -> tuple[np.ndarray, np.ndarray]:
+    """Return correlations after a linear map, and by how much it multiplies the energy."""
+    found = averaged(values, signal.pairs, maps, maps)
+    size = np.maximum(found[:, 0], 1e-300)
+    return np.clip(found[:, 1:] / size[:, None], -1, 1), size
+
+
+def _evened(of: Signal | Cotangent, maps: Matrices) -> np.ndarray:
+    """Return the energies at the places of a map's output, their mean that of its input's."""
+    energy = along(of.energy, [m**2 for m in maps])
+    level = energy.reshape(len(energy), -1).mean(1) / of.energy.reshape(len(energy), -1).mean(1)
+    return energy / np.maximum(level, 1e-300).reshape(-1, *(1,) * len(maps))
+
+
+def _echoed(
+    echo: np.ndarray | None, signal: Signal, maps: Matrices, size: np.ndarray
+) -> np.ndarray | None:
+    if echo is None:
+        return None
+    alone = [np.eye(m.shape[1]) for m in maps]
+    if any(m.shape[0] != m.shape[1] for m in maps):
+        return None
+    return averaged(echo, signal.pairs, maps, alone) / np.sqrt(size)[:, None]
+
+
 def _maximum(signal: Signal, window: Window) -> tuple[Signal, Back]:
-    """Take the largest of every window, of values that are alike in pairs."""
+    """Take the largest of every window, of values that are alike in pairs.
+
+    A window at the border has fewer of them: padding is never the largest.
+    """
+    reads = window.gather(np.ones((1, *signal.spatial)))[0].round().astype(int)
+    counts, place = np.unique(reads, return_inverse=True)
     laws = signal.laws or (None,) * len(signal.features)
-    found = [_largest(signal, law, i, window.size) for i, law in enumerate(laws)]
-    picked = np.array([slope for _, _, slope in found])
+    found = np.array([[_largest(signal, law, i, n) for n in counts] for i, law in enumerate(laws)])
+    often = np.bincount(place.ravel()) / place.size
+    first, square, picked, beside = np.moveaxis(found, 2, 0) @ often
+    shape = (-1,) + (1,) * len(signal.spatial)
     level = np.maximum(signal.level, 1e-300)
-    second = np.array([square for _, square, _ in found]) * level
-    mean = np.array([first for first, _, _ in found]) * np.sqrt(level)
-    energy = np.stack([np.full(window.output, s) for s in second])
+    second, mean = square * level, first * np.sqrt(level)
+    energy = np.stack([of[place.reshape(window.output), 1] for of in found])
     within = signal.mean**2
     rho = (signal.pair - within[:, None]) / np.maximum(1 - within[:, None], 1e-12)
-    spread = np.maximum(second - mean**2, 0)
-    pair = (mean[:, None] ** 2 + spread[:, None] * rho) / second[:, None]
+    near, far, beside_it, farther = _shared(window)
+    together = 1 + beside_it + farther
+    # Windows that overlap may have the same largest.
+    same = np.where(signal.pairs.near, near, far) * signal.pairs.same
+    spread = np.maximum(second - mean**2, 0)[:, None]
+    pair = (mean[:, None] ** 2 + spread * (rho + (1 - rho) * same)) / second[:, None]
+    maps = _weighted(window)
+    echo = _echoed(signal.echo, signal, maps, square)
+    if echo is not None:
+        # A normal value has the covariance with the largest that it has with the window's mean.
+        linear = averaged(signal.itself, signal.pairs, maps, [np.eye(len(m)) for m in maps])[:, 0]
+        echo = echo * ((beside - first * signal.mean) / np.maximum(linear, 1e-12))[:, None]
     after = signal.becomes(
         1.0,
         Doubt(0.0, MAXIMUM_SLACK),
-        energy=energy,
+        energy=energy * level.reshape(shape),
         pair=np.clip(pair, -1, 1),
         mean=mean / np.sqrt(second),
+        echo=echo,
     )
     places = math.prod(signal.spatial)
 
     def back(cotangent: Cotangent) -> Cotangent:
-        # Every window hands its gradient to one place.
+        # Every window hands its gradient to one place, where those of several windows add.
+        near, far, _ = np.split(cotangent.pair, 3, axis=1)
         total = cotangent.energy.reshape(len(second), -1).sum(1) / places
-        energy = np.stack([np.full(signal.spatial, t) for t in total])
-        share = math.prod(window.output) / places
-        overlapping = 0.0 if window.size <= places / math.prod(window.output) else 0.1
+        total = total * np.maximum(1 + near.mean(1) * beside_it + far.mean(1) * farther, 0)
+        share = min(math.prod(window.output) / places / together, 1.0)
+        size = total / np.maximum(cotangent.energy.reshape(len(second), -1).mean(1), 1e-300)
         return cotangent.becomes(
-            Doubt(0.0, overlapping), energy=energy, pair=cotangent.pair * share, picked=picked
+            echo=_echoed(cotangent.echo, signal, [m.T for m in maps], size),
+            energy=np.broadcast_to(total.reshape(shape), (len(total), *signal.spatial)),
+            pair=cotangent.pair * share,
+            picked=picked,
         )
 
     return after, back
 
 
-def _largest(signal: Signal, law: Law | None, i: int, count: int) -> tuple[float, float, float]:
+WINDOWS, SAMPLES = 256, 32
+"""Windows of an image, and images, on which shared maxima are counted."""
+
+
+def _shared(window: Window) -> tuple[float, float, float, float]:
+    """Return how often windows have the same largest value, where values are independent.
+
+    Returns:
+      The share of pairs of neighbours, and of other pairs, that do; and how many neighbours and
+      others have the largest value of any one, in the mean.
+    """
+    sums = [taps.sum(0) for taps in window.axes]
+    reach = [int(np.abs(np.subtract(*np.nonzero(s @ s.T))).max(initial=0)) for s in sums]
+    if not any(reach):
+        return 0.0, 0.0, 0.0, 0.0
+    picks = _picks(window, round(WINDOWS ** (1 / len(sums))))
+    sides = picks.shape[1:]
+    near = far = neighbours = 0.0
+    for step in itertools.product(*(range(-r, r + 1) for r in reach)):
+        if not any(step) or any(abs(d) >= n for d, n in zip(step, sides, strict=True)):
+            continue
+        here, there = (_moved(sign, step, sides) for sign in (1, -1))
+        same = float((picks[here] == picks[there]).mean())
+        held = math.prod(1 - abs(d) / n for d, n in zip(step, window.output, strict=True))
+        if max(map(abs, step)) == 1:
+            near, neighbours = near + same * held, neighbours + held
+        else:
+            far += same * held
+    others = math.prod(window.output) - 1 - neighbours
+    return near / max(neighbours, 1e-9), far / max(others, 1.0), near, far
+
+
+def _moved(sign: int, step: Sequence[int], sides: Sequence[int]) -> tuple[slice, ...]:
+    """Return those places of an image from which one is reached by a step, in one direction."""
+    moves = [sign * d for d in step]
+    ends = zip(moves, sides, strict=True)
+    return (slice(None), *(slice(max(-d, 0), n - max(d, 0)) for d, n in ends))
+
+
+def _picks(window: Window, most: int) -> np.ndarray:
+    """Return which place is largest in each window: ``(samples, *output)``, or a corner of it."""
+    axes = [np.where(t.any(2), t.argmax(2), -1).T[:most] for t in window.axes]
+    index = np.zeros((1, 1), int)
+    for reads, taps in zip(axes, window.axes, strict=True):
+        outer, inner = index[:, None, :, None], reads[None, :, None, :]
+        joined = np.where((outer < 0) | (inner < 0), -1, outer * taps.shape[2] + inner)
+        index = joined.reshape(len(index) * len(reads), -1)
+    values = np.random.default_rng(0).normal(size=(SAMPLES, index.max() + 2))
+    values[:, -1] = -np.inf
+    best = values[:, index].argmax(2)
+    return index[np.arange(len(index)), best].reshape(SAMPLES, *(len(reads) for reads in axes))
+
+
+def _largest(
+    signal: Signal, law: Law | None, i: int, count: int
+) -> tuple[float, float, float, float]:
     """Return mean and mean square of the largest of a window, in units of one entry's RMS.
 
-    And the mean squared slope, there, of the activation that made it.
+    And how many times larger than elsewhere the mean squared slope of the activation is there, and
+    the mean product of the largest and any one of the window.
     """
     level = float(signal.level[i]) * scaled_by(signal.log)
     if law is None:
@@ -116,12 +227,16 @@ def _largest(signal: Signal, law: Law | None, i: int, count: int) -> tuple[float
     # Distribution of the largest of `count` independent ones on the grid.
     steps = np.diff(scipy.special.ndtr(grid) ** count, prepend=0.0)
     z = law.mean + math.sqrt(law.variance) * z
-    largest = known.value(z)
+    value, density = known.value(z), np.exp(-(grid**2) / 2)
+    below = np.cumsum(value * density, axis=1) / np.cumsum(density)
+    largest = value
     slope = float(weight @ known.slope(z) ** 2 @ steps)
     first = float(weight @ largest @ steps)
     square = float(weight @ largest**2 @ steps)
+    beside = (square + (count - 1) * float(weight @ (largest * below) @ steps)) / count
     unit = max(level, 1e-300)
-    return first / math.sqrt(unit), square / unit, slope
+    elsewhere = moments(law.name, law.function, law.mean, law.variance).slope
+    return first / math.sqrt(unit), square / unit, slope / max(elsewhere, 1e-300), beside / unit
 
 
 @expected.register
@@ -142,8 +257,8 @@ def _global(node: nn.GlobalPool, signal: Signal) -> tuple[Signal, Back]:
     else:
         laws = signal.laws or (None,) * len(signal.features)
         found = [_largest(signal, law, i, places) for i, law in enumerate(laws)]
-        square = np.array([s for _, s, _ in found]) * level
-        mean = np.array([m for m, _, _ in found]) * np.sqrt(level)
+        square = np.array([f[1] for f in found]) * level
+        mean = np.array([f[0] for f in found]) * np.sqrt(level)
         slack = 2 * MAXIMUM_SLACK
     square = np.maximum(square, 1e-300)
     across = signal.pair[:, ~signal.pairs.same].mean(1)

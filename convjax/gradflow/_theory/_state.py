@@ -115,6 +115,9 @@ class Signal(NamedTuple):
       spectrum: eigenvalues of such a sum's covariance over the sites, centred; None if not known.
       balanced: whether a norm made the channels sum to zero.
       data: the batch itself, where this is the network's input.
+      echo: ``(segments, 1 + nodes)``, covariance with the input of the residual around, both in
+        units of their root mean square: at the same site, and over every pair. None where weights
+        stand between, which make the two independent.
     """
 
     batch: int
@@ -135,6 +138,7 @@ class Signal(NamedTuple):
     spectrum: Array | None = None
     balanced: bool = False
     data: Array | None = None
+    echo: Array | None = None
 
     @property
     def spatial(self) -> tuple[int, ...]:
@@ -159,6 +163,12 @@ class Signal(NamedTuple):
         return math.log(mean) + 2 * self.log if mean > 0 else -math.inf
 
     @property
+    def itself(self) -> Array:
+        """Covariance with itself: what ``echo`` is at the input of a residual."""
+        uncentred = np.concatenate([np.ones((len(self.pair), 1)), self.pair], axis=1)
+        return uncentred - self.mean[:, None] ** 2
+
+    @property
     def weights(self) -> tuple[float, Array]:
         """Share of a site with itself, and of every node, among all pairs of sites."""
         return self.pairs.of(self.batch, self.spatial)
@@ -172,6 +182,7 @@ class Signal(NamedTuple):
           **changes: the new fields.
         """
         changes.setdefault("data", None)
+        changes.setdefault("echo", None)
         changes.setdefault("latent", changes.get("overlap", self.overlap))
         changes.setdefault("laws", (None,) * len(changes.get("features", self.features)))
         changes.setdefault("drawn", 0)
@@ -207,6 +218,7 @@ class Signal(NamedTuple):
             pair=(self.share @ self.pair)[None],
             mean=np.array([mean]),
             laws=(None,),
+            echo=None,
         )
 
     def split(self, features: tuple[int, ...]) -> "Signal":
@@ -220,6 +232,7 @@ class Signal(NamedTuple):
             pair=self.pair[index],
             mean=self.mean[index],
             laws=tuple(self.laws[i] for i in index) if self.laws else (),
+            echo=None if self.echo is None else self.echo[index],
         )
 
 
@@ -234,10 +247,12 @@ class Cotangent(NamedTuple):
       overlap: mean square of the correlations' scatter around their expectation.
       tilt: ``(segments, nodes + 1)``, correlation of gradient times normalised value, for every
         node and for a site with itself, where an activation stands directly downstream; or None.
-      picked: ``(segments,)``, mean squared slope of the activation upstream at the places where a
-        maximum sends the gradient; None where it goes everywhere.
+      picked: ``(segments,)``, how many times larger than elsewhere the mean squared slope of the
+        activation upstream is where the gradient goes: a maximum sends it through open gates.
+        None for once.
       total: doubt about the logarithm of the energy.
       own: that part of it which came since the node's output.
+      echo: the same with what came to the output of the residual around.
       inverse: what the kernel upstream must multiply by, since each channel was divided by the size
         of what the kernel had made of it.
     """
@@ -252,12 +267,18 @@ class Cotangent(NamedTuple):
     total: Doubt = NONE
     own: Doubt = NONE
     inverse: float = 1.0
+    echo: Array | None = None
 
     @property
     def share(self) -> Array:
         """Share of every segment in the whole energy."""
         energy = self.energy.reshape(len(self.features), -1).sum(1) * np.array(self.features)
         return energy / max(energy.sum(), 1e-300)
+
+    @property
+    def itself(self) -> Array:
+        """Covariance with itself: what ``echo`` is at the output of a residual."""
+        return np.concatenate([np.ones((len(self.pair), 1)), self.pair], axis=1)
 
     def log_energy(self, batch: int) -> float:
         """Logarithm of the squared norm of the whole batch's gradient."""
@@ -270,6 +291,7 @@ class Cotangent(NamedTuple):
         changes.setdefault("tilt", None)
         changes.setdefault("picked", None)
         changes.setdefault("inverse", 1.0)
+        changes.setdefault("echo", None)
         made = self._replace(
             total=self.total.then(1.0, doubt), own=self.own.then(1.0, doubt), **changes
         )
@@ -297,7 +319,9 @@ class Cotangent(NamedTuple):
         if self.tilt is not None:
             tilt = join @ (self.tilt[here] * weight[:, None])
             tilt /= np.maximum(join @ weight, 1e-300)[:, None]
-        return self._replace(features=features, energy=mean, pair=joined, tilt=tilt, picked=None)
+        return self._replace(
+            features=features, energy=mean, pair=joined, tilt=tilt, picked=None, echo=None
+        )
 
     def plus(self, other: "Cotangent") -> "Cotangent":
         """Return the sum of two that come back to one place by ways with weights of their own."""
@@ -312,9 +336,18 @@ class Cotangent(NamedTuple):
             pair=part * self.pair + (1 - part) * other.pair,
             overlap=float(part.mean()) * self.overlap + (1 - float(part.mean())) * other.overlap,
             tilt=None,
-            picked=None,
+            picked=None
+            if self.picked is other.picked is None
+            else _picked(self, other, part[:, 0]),
             inverse=1.0,
+            echo=None,
         )
+
+
+def _picked(a: Cotangent, b: Cotangent, part: Array) -> Array:
+    """Return by how much the slopes are larger for a sum, of which ``part`` is the first's."""
+    mine, its = (1.0 if c.picked is None else c.picked for c in (a, b))
+    return part * mine + (1 - part) * its
 
 
 def refined(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,0 +1,112 @@
+"""How the values of a channel are spread, where they are not normal; and gradients by value.
+
+A rectified sum of a rectified value and a normal one is neither. Along shortcuts with an activation
+after each sum the values are a walk that is held at zero (Lindley's, of queues), and a gate that is
+open tends to stay open: the gradient that comes back depends on the value. So both are kept on a
+grid, from sum to sum.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+Array = np.ndarray
+Real = Callable[[Array], Array]
+
+GRID = np.arange(-300, 501)
+FINE, WIDEST = 40.0, 80.0
+"""Steps of the grid in a root mean square: at first, and at most."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Values:
+    """How values are spread: the weight of every point of ``step * GRID``, and their sum is 1."""
+
+    step: float
+    weight: Array
+
+    @property
+    def at(self) -> Array:
+        """The values."""
+        return self.step * GRID
+
+    def mean(self, f: Real) -> float:
+        """Return E f."""
+        return float(self.weight @ f(self.at))
+
+    def through(self, f: Real) -> "Values":
+        """Return how f of them is spread."""
+        return _binned(f(self.at), self.weight, self.step)
+
+    def plus_normal(self, mean: float, variance: float) -> "Values":
+        """Return how the sum with an independent normal value is spread."""
+        if variance < 0.01 * self.step**2:
+            return self
+        kernel = self._kernel(mean, variance)
+        weight = np.convolve(self.weight, kernel)[len(GRID) // 2 :][: len(GRID)]
+        found = Values(self.step, weight / weight.sum())
+        size = found.mean(np.square) ** 0.5
+        if size / self.step > WIDEST:
+            return _binned(found.at, found.weight, size / FINE)
+        return found
+
+    def _kernel(self, mean: float, variance: float) -> Array:
+        steps = np.arange(len(GRID)) - len(GRID) // 2
+        kernel = np.exp(-((steps * self.step - mean) ** 2) / (2 * variance))
+        return kernel / kernel.sum()
+
+
+@dataclasses.dataclass(frozen=True)
+class ByValue:
+    """The energy of a gradient by the value that it belongs to; 1 in the mean over values."""
+
+    values: Values
+    energy: Array
+
+    def __call__(self, value: Array) -> Array:
+        """Return the energy at a value."""
+        return np.interp(value, self.values.at, self.energy)
+
+    def before(self, f: Real, slope: Real, values: Values) -> tuple["ByValue", float]:
+        """Return the energy handed back by f, by the value before it, and its mean."""
+        energy = self(f(values.at)) * slope(values.at) ** 2
+        return scaled(values, energy)
+
+    def without_normal(self, values: Values, mean: float, variance: float) -> "ByValue":
+        """Return the energy by the first of two terms: values before ``plus_normal``."""
+        if variance < 0.01 * values.step**2:
+            return ByValue(values, self(values.at))
+        points, weights = np.polynomial.hermite_e.hermegauss(40)
+        at = values.at[:, None] + mean + variance**0.5 * points
+        return scaled(values, self(at) @ (weights / weights.sum()))[0]
+
+    def mixed(self, part: float) -> "ByValue":
+        """Return that of a sum of which the rest, ``1 - part``, does not depend on the value."""
+        return ByValue(self.values, part * self.energy + 1 - part)
+
+
+def scaled(values: Values, energy: Array) -> tuple[ByValue, float]:
+    """Return energies divided by their mean, and that mean."""
+    mean = float(values.weight @ energy)
+    return ByValue(values, energy / max(mean, 1e-300)), mean
+
+
+def normal(f: Real, mean: float, variance: float) -> Values:
+    """Return how f of a normal value is spread."""
+    z = np.linspace(-8.0, 8.0, 8001)
+    weight = np.exp(-(z**2) / 2)
+    value = f(mean + variance**0.5 * z)
+    weight = weight / weight.sum()
+    size = max(float(weight @ value**2) ** 0.5, 1e-150)
+    return _binned(value, weight, size / FINE)
+
+
+def _binned(value: Array, weight: Array, step: float) -> Values:
+    """Return weights shared out among the two points of the grid that a value lies between."""
+    place = np.clip(value / step, GRID[0], GRID[-1] - 1e-9) - GRID[0]
+    low = np.minimum(place.astype(int), len(GRID) - 2)
+    above = place - low
+    found = np.bincount(low, weight * (1 - above), len(GRID))
+    found += np.bincount(low + 1, weight * above, len(GRID))
+    return Values(step, found)

@@ -1,0 +1,292 @@
+"""Sound networks of many kinds: initialised as they should be, so that an alarm is a false one."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+from zlib import crc32
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from convjax import models, nn
+
+Make = Callable[[nnx.Rngs], nnx.Module]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sound:
+    """A network, and the batch that it sees."""
+
+    make: Make
+    shape: tuple[int, ...] = (8, 8, 8, 16)
+    inputs: str = "normal"
+    train: bool = True
+
+
+def batch(sound: Sound) -> jax.Array:
+    """Return the batch: the same for all initializations."""
+    x = jax.random.normal(jax.random.key(0), sound.shape)
+    if sound.inputs == "smooth":
+        for axis in range(1, x.ndim - 1):
+            x = x + jnp.roll(x, 1, axis) + jnp.roll(x, -1, axis)
+        return x / x.std()
+    if sound.inputs == "sparse":
+        return jnp.where(jax.random.uniform(jax.random.key(1), x.shape) < 0.1, x, 0)
+    return jnp.abs(x) if sound.inputs == "positive" else x
+
+
+def is_held_out(name: str) -> bool:
+    """Whether a configuration decides: theory may be tuned on the others, and on these never."""
+    return crc32(name.encode()) % 2 == 0
+
+
+def stack(depth: int = 6, width: int = 16, **options: Any) -> Make:
+    """Return a stack of equal units."""
+    return lambda rngs: models.deep_stack(depth, width, rngs=rngs, **options)
+
+
+def plain(depth: int = 6, width: int = 16, **options: Any) -> Make:
+    """Return layers without shortcuts."""
+    given = {"shortcut": "none", "convs_per_unit": 1, "padding": "CIRCULAR", **options}
+    return stack(depth, width, **given)
+
+
+def conv(width: int, size: int = 3, out: int | None = None, **options: Any) -> Make:
+    """Return a convolution."""
+    given = {"use_bias": False, "kernel_init": "he", "padding": "CIRCULAR", **options}
+    return lambda rngs: nn.Conv(width, out or width, (size, size), rngs=rngs, **given)
+
+
+def relu_conv(width: int, size: int = 3, out: int | None = None, **options: Any) -> Make:
+    """Return a rectifier and a convolution."""
+    return chain(lambda rngs: nn.Activation("relu"), conv(width, size, out, **options))
+
+
+def norm_relu_conv(width: int, norm: str = "batch", **options: Any) -> Make:
+    """Return norm, rectifier and convolution."""
+    return chain(lambda rngs: nn.norm(norm, width, rngs=rngs), relu_conv(width, **options))
+
+
+def chain(*parts: Make) -> Make:
+    """Return parts one after the other."""
+    return lambda rngs: nn.Chain([part(rngs) for part in parts])
+
+
+def repeated(part: Make, n: int = 3) -> Make:
+    """Return one part several times."""
+    return chain(*[part] * n)
+
+
+def added(branch: Make, **options: Any) -> Make:
+    """Return a branch beside the identity."""
+    return lambda rngs: nn.Residual(branch(rngs), "identity", **options)
+
+
+def beside(*parts: Make) -> Make:
+    """Return branches side by side."""
+    return lambda rngs: nn.Parallel([part(rngs) for part in parts])
+
+
+def pool(kind: str, size: int = 3, strides: int = 1, padding: Any = "SAME") -> Make:
+    """Return a pool."""
+    return lambda rngs: nn.Pool(kind, size, strides=strides, padding=padding)
+
+
+def head(width: int) -> Make:
+    """Return a global mean and a dense layer."""
+    dense: Make = lambda rngs: nn.Dense(width, 10, kernel_init="lecun", rngs=rngs)  # noqa: E731
+    return chain(lambda rngs: nn.GlobalPool("avg"), dense)
+
+
+def depthwise(width: int, size: int = 3, **options: Any) -> Make:
+    """Return a depthwise convolution."""
+    given = {"use_bias": False, "kernel_init": "lecun", "padding": "CIRCULAR", **options}
+    return lambda rngs: nn.DepthwiseConv(width, (size, size), rngs=rngs, **given)
+
+
+def norm(name: str, width: int) -> Make:
+    """Return a norm."""
+    return lambda rngs: nn.norm(name, width, rngs=rngs)
+
+
+def activation(name: str) -> Make:
+    """Return an activation."""
+    return lambda rngs: nn.Activation(name)
+
+
+def excite(width: int) -> Make:
+    """Return squeeze-and-excitation."""
+    return lambda rngs: nn.SqueezeExcite(width, width // 4, rngs=rngs)
+
+
+def bottleneck(width: int, groups: int = 1, last: str = "linear") -> Make:
+    """Return the three convolutions of a bottleneck, each with batch norm."""
+    inner = width // 2
+    part = lambda a, size, b, **o: chain(conv(a, size, b, **o), norm("batch", b))  # noqa: E731
+    grouped = part(inner, 3, inner, feature_group_count=groups)
+    steps = [part(width, 1, inner), activation("relu"), grouped, activation("relu")]
+    return chain(*steps, part(inner, 1, width), activation(last))
+
+
+def inverted(width: int, size: int = 3, *, excited: bool = False) -> Make:
+    """Return MobileNet's inverted residual: wide inside, narrow outside."""
+    wide = 4 * width
+    between = [excite(wide)] if excited else []
+    return added(
+        chain(
+            *(conv(width, 1, wide), norm("batch", wide), activation("relu6")),
+            *(depthwise(wide, size), norm("batch", wide), activation("relu6")),
+            *(*between, conv(wide, 1, width, kernel_init="lecun"), norm("batch", width)),
+        )
+    )
+
+
+def convnext(width: int) -> Make:
+    """Return ConvNeXt's unit, without its layer scale."""
+    return added(
+        chain(
+            *(depthwise(width, 7), norm("layer", width), conv(width, 1, 4 * width)),
+            *(activation("gelu"), conv(4 * width, 1, width, kernel_init="lecun")),
+        )
+    )
+
+
+def inception(width: int) -> Make:
+    """Return branches of several windows and of a pool."""
+    q = width // 4
+    return beside(
+        *(relu_conv(width, 1, q), relu_conv(width, 3, q), relu_conv(width, 5, q)),
+        chain(pool("max"), relu_conv(width, 1, q)),
+    )
+
+
+def dense_connections(width: int, growth: int = 8, n: int = 3) -> Make:
+    """Return DenseNet's units: each adds channels."""
+    units = [
+        beside(lambda rngs: nn.Identity(), norm_relu_conv(width + i * growth, out=growth))
+        for i in range(n)
+    ]
+    return chain(*units)
+
+
+SOUND: dict[str, Sound] = {
+    **{
+        f"plain {name}": Sound(plain(activation=name, init=init))
+        for name, init in {
+            "relu": "he",
+            "gelu": "he",
+            "silu": "he",
+            "elu": "lecun",
+            "selu": "lecun",
+            "leaky_relu": "he",
+            "hard_swish": "he",
+            "tanh": "lecun",
+            "sigmoid": "lecun",
+        }.items()
+    },
+    **{
+        f"plain relu {init}": Sound(plain(init=init))
+        for init in ("orthogonal", "delta_orthogonal", "glorot", "he_uniform", "lecun")
+    },
+    **{
+        f"plain relu {size}x{size}": Sound(plain(kernel_size=(size, size), padding="SAME"))
+        for size in (1, 3, 5, 7)
+    },
+    "plain relu valid": Sound(repeated(relu_conv(16, padding="VALID"), 4), (8, 14, 12, 16)),
+    "plain relu reflect": Sound(plain(padding="REFLECT")),
+    "plain relu 1-D": Sound(plain(kernel_size=(5,)), (8, 24, 16)),
+    "plain relu 3-D": Sound(plain(4, kernel_size=(3, 3, 3)), (4, 4, 5, 4, 16)),
+    "plain relu narrow": Sound(plain(width=12), (8, 8, 8, 12)),
+    "plain relu wide": Sound(plain(4, 96), (8, 6, 6, 96)),
+    "plain relu strides": Sound(
+        chain(relu_conv(16), relu_conv(16, strides=2), relu_conv(16, strides=2)), (8, 16, 12, 16)
+    ),
+    "plain relu dilation": Sound(repeated(relu_conv(16, kernel_dilation=2), 4)),
+    "plain relu grouped": Sound(repeated(relu_conv(16, feature_group_count=4), 4)),
+    "plain relu max pool": Sound(
+        chain(relu_conv(16), pool("max", 2, 2), relu_conv(16), pool("max", 2, 2), relu_conv(16)),
+        (8, 16, 12, 16),
+    ),
+    "plain relu overlapping max pool": Sound(chain(relu_conv(16), pool("max", 3, 2), conv(16))),
+    "plain relu average pool": Sound(
+        chain(relu_conv(16), pool("avg", 2, 2), relu_conv(16)), (8, 16, 12, 16)
+    ),
+    "plain relu global pool": Sound(chain(repeated(relu_conv(16)), head(16))),
+    **{f"plain {name} norm": Sound(plain(norm=name)) for name in ("batch", "group", "layer")},
+    "plain instance norm": Sound(
+        repeated(chain(lambda rngs: nn.GroupNorm(16, num_groups=16, rngs=rngs), relu_conv(16)))
+    ),
+    "plain batch norm, one place": Sound(plain(norm="batch", kernel_size=(1, 1)), (32, 1, 1, 16)),
+    "plain batch norm, zero padding": Sound(plain(norm="batch", padding="SAME")),
+    "plain batch norm, running statistics": Sound(plain(norm="batch"), train=False),
+    **{
+        f"residual {name}": Sound(stack(padding="CIRCULAR", norm=name))
+        for name in ("none", "batch", "group", "layer")
+    },
+    "residual running statistics": Sound(stack(padding="CIRCULAR", norm="batch"), train=False),
+    "residual scaled branch": Sound(stack(12, padding="CIRCULAR", branch_scale=0.3)),
+    "residual scaled shortcut": Sound(stack(padding="CIRCULAR", shortcut="scaled")),
+    "residual gated": Sound(stack(shortcut="gated", padding="CIRCULAR")),
+    "residual gelu": Sound(stack(activation="gelu", padding="CIRCULAR")),
+    "residual batch norm, zero padding": Sound(stack(norm="batch")),
+    "post-activation": Sound(stack(norm="batch", order="post", padding="CIRCULAR")),
+    "post-activation, zero padding": Sound(stack(norm="batch", order="post")),
+    "norm after the addition": Sound(
+        repeated(chain(added(chain(relu_conv(16), relu_conv(16))), norm("batch", 16)))
+    ),
+    "activation as a branch": Sound(repeated(chain(added(activation("relu")), conv(16)))),
+    "max pool as a branch": Sound(
+        repeated(chain(added(pool("max")), conv(16, kernel_init="lecun")), 2)
+    ),
+    "average pool as a branch": Sound(
+        repeated(chain(added(pool("avg")), conv(16, kernel_init="lecun")), 2)
+    ),
+    "bottlenecks": Sound(
+        repeated(added(bottleneck(32), activation=nn.Activation("relu"))), (8, 8, 8, 32)
+    ),
+    "ResNeXt": Sound(
+        repeated(added(bottleneck(32, groups=4), activation=nn.Activation("relu"))), (8, 8, 8, 32)
+    ),
+    "ResNet for CIFAR": Sound(lambda rngs: models.resnet_cifar(20, rngs=rngs), (8, 32, 32, 3)),
+    "ResNet for CIFAR, running statistics": Sound(
+        lambda rngs: models.resnet_cifar(20, rngs=rngs), (8, 32, 32, 3), train=False
+    ),
+    "separable": Sound(stack(conv="separable", norm="batch", padding="CIRCULAR")),
+    "separable, zero padding": Sound(stack(conv="separable", norm="batch")),
+    "separable, plain": Sound(plain(conv="separable")),
+    "separable hard_swish": Sound(
+        repeated(
+            chain(
+                *(norm("batch", 16), activation("hard_swish"), depthwise(16, 5)),
+                *(norm("batch", 16), activation("hard_swish"), conv(16, 1)),
+            ),
+            2,
+        ),
+        (8, 6, 6, 16),
+    ),
+    "inverted residuals": Sound(repeated(inverted(16))),
+    "inverted residuals with excitation": Sound(repeated(inverted(16, 5, excited=True))),
+    "inverted residuals, running statistics": Sound(repeated(inverted(16)), train=False),
+    "ConvNeXt": Sound(repeated(convnext(24)), (8, 8, 8, 24)),
+    "ConvNeXt, global pool": Sound(chain(repeated(convnext(24)), head(24)), (8, 8, 8, 24)),
+    "squeeze-and-excitation": Sound(repeated(chain(norm_relu_conv(16), excite(16)))),
+    "Inception": Sound(repeated(inception(32)), (8, 8, 8, 32)),
+    "dense connections": Sound(dense_connections(16)),
+    "dropout": Sound(repeated(chain(relu_conv(16), lambda rngs: nn.Dropout(0.3)), 3)),
+    "stochastic depth": Sound(
+        repeated(added(chain(relu_conv(16), lambda rngs: nn.StochasticDepth(0.2)))),
+        (32, 6, 6, 16),
+    ),
+    **{
+        f"plain relu, {kind} inputs": Sound(plain(), inputs=kind)
+        for kind in ("smooth", "sparse", "positive")
+    },
+    **{
+        f"residual batch norm, {kind} inputs": Sound(
+            stack(norm="batch", padding="CIRCULAR"), inputs=kind
+        )
+        for kind in ("smooth", "sparse", "positive")
+    },
+}
+"""Every configuration by its name."""
