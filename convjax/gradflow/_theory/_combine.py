@@ -6,9 +6,10 @@ import math
 import numpy as np
 
 from convjax import nn
-from convjax.gradflow._theory._duals import moments
+from convjax.gradflow._theory._duals import function_of, moments
 from convjax.gradflow._theory._run import Back, Row, Scope, Source, expected, output_of, visit
 from convjax.gradflow._theory._state import Cotangent, Doubt, Signal, refined, scaled_by
+from convjax.gradflow._theory._values import Values, normal
 
 
 @expected.register
@@ -68,11 +69,12 @@ def _(node: nn.Parallel, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         drawn=0,
         spectrum=None,
         data=None,
+        values=(),
         echo=None,
     )
 
     def back(cotangent: Cotangent) -> Cotangent:
-        cotangent = cotangent.regrouped(features)._replace(echo=None)
+        cotangent = cotangent.regrouped(features)._replace(by_value=(), echo=None)
         handed: list[Cotangent] = []
         for rows, (out, one) in zip(_slices(outs), parts, strict=True):
             part = cotangent._replace(
@@ -126,7 +128,7 @@ def _scaled(signal: Signal, back: Back, scale: float) -> tuple[Signal, Back]:
         return signal, back
 
     def scaled(cotangent: Cotangent) -> Cotangent:
-        return back(cotangent._replace(energy=cotangent.energy * scale**2))
+        return back(cotangent._replace(energy=cotangent.energy * scale**2, by_value=()))
 
     turned = signal._replace(
         energy=signal.energy * scale**2, mean=signal.mean * math.copysign(1, scale)
@@ -151,22 +153,84 @@ def _sum(node: nn.Residual, signal: Signal, scope: Scope) -> tuple[Signal, Back]
         return _gated(plain, scope, way, inside("shortcut"), node.shortcut)
     beside, back_beside = visit(node.shortcut, start, inside("shortcut"))  # pyright: ignore
     after = added(signal, branch, beside)
+    spread = _spread(signal, branch, beside)
+    if spread is not None:
+        normals = [_normal(branch, i) for i in range(len(spread))]
+        sums = [of.plus_normal(*term) for of, term in zip(spread, normals, strict=True)]
+        after = after._replace(values=tuple(sums))
 
     def back(cotangent: Cotangent) -> Cotangent:
         start = cotangent._replace(own=Doubt())
+        tilt = _tilt_of(branch, after, cotangent)
 
-        def handed(way: Back, features: tuple[int, ...]) -> Cotangent:
-            part = start.regrouped(features)
+        def handed(way: Back, features: tuple[int, ...], tilt: np.ndarray | None) -> Cotangent:
+            part = start._replace(tilt=tilt, by_value=()).regrouped(features)
             return way(part._replace(echo=part.itself))
 
-        return joined(
-            signal,
-            cotangent,
-            handed(back_branch, branch.features),
-            handed(back_beside, beside.features),
-        )
+        one = handed(back_branch, branch.features, tilt)
+        other = handed(back_beside, beside.features, cotangent.tilt)
+        total = joined(signal, cotangent, one, other)
+        if spread is None or not cotangent.by_value:
+            return total
+        logs = one.log_energy(signal.batch), other.log_energy(signal.batch)
+        part = math.exp(logs[1] - np.logaddexp(*logs))
+        by_value = [
+            e.without_normal(of, *term).mixed(part)
+            for e, of, term in zip(cotangent.by_value, spread, normals, strict=True)
+        ]
+        return total._replace(by_value=tuple(by_value))
 
     return after, back
+
+
+def _normal(signal: Signal, i: int) -> tuple[float, float]:
+    """Return mean and variance of a segment's values."""
+    level = float(signal.level[i])
+    mean = float(signal.mean[i]) * math.sqrt(level)
+    return mean, max(level - mean**2, 0.0)
+
+
+def _spread(signal: Signal, branch: Signal, beside: Signal) -> tuple[Values, ...] | None:
+    """Return how the values of a shortcut are spread, where a sum with it is not normal.
+
+    None where it is, and where it is not followed: unless the shortcut is the identity, and random
+    weights make the branch normal.
+    """
+    same = beside.echo is not None and np.array_equal(beside.echo, signal.itself)
+    alike = branch.features == beside.features == signal.features
+    if not same or not alike or branch.echo is not None or signal.log or branch.log:
+        return None
+    if signal.values:
+        return signal.values
+    if not signal.laws or any(law is None or law.name == "linear" for law in signal.laws):
+        return None
+    return tuple(
+        normal(function_of(law.name, law.function).value, law.mean, law.variance)
+        for law in signal.laws
+        if law is not None
+    )
+
+
+def _tilt_of(branch: Signal, total: Signal, cotangent: Cotangent) -> np.ndarray | None:
+    """Return the tilt with a branch's value, from that with the sum's.
+
+    Of a normal sum, the branch's value is a share of it, and a rest that the gradient does not see.
+    """
+    tilt = cotangent.tilt
+    if tilt is None or branch.features != total.features:
+        return None
+    within = [1 - s.mean[:, None] ** 2 for s in (branch, total)]
+    rho = [
+        1 - (1 - s.pair) / np.maximum(w, 1e-12)
+        for s, w in zip((branch, total), within, strict=True)
+    ]
+    levels = [
+        s.level[:, None] * scaled_by(s.log) * w
+        for s, w in zip((branch, total), within, strict=True)
+    ]
+    share = np.minimum(levels[0] / np.maximum(levels[1], 1e-300), 1.0)
+    pairs = share * tilt[:, :-1] + (rho[0] - share * rho[1]) * cotangent.pair
+    return np.append(pairs, share * tilt[:, -1:] + 1 - share, axis=1)
 
 
 def _echoes(a: Signal | Cotangent, b: Signal | Cotangent, spread: np.ndarray) -> np.ndarray:
@@ -226,6 +290,7 @@ def added(signal: Signal, branch: Signal, beside: Signal) -> Signal:
         drawn=0,
         spectrum=None,
         data=None,
+        values=(),
         echo=None,
     )._scaled()
 
@@ -282,7 +347,7 @@ def _gated(
         start = cotangent._replace(own=Doubt())
 
         def part(square: float, pair: np.ndarray, features: tuple[int, ...]) -> Cotangent:
-            c = start._replace(tilt=None).regrouped(features)
+            c = start._replace(tilt=None, by_value=()).regrouped(features)
             pairs = np.clip(c.pair * pair / square, -1, 1)
             return c._replace(energy=c.energy * square, pair=pairs)
 

@@ -1,6 +1,7 @@
 """What to expect of the leaves that act on every entry by itself, or on whole examples."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from convjax import nn
 from convjax.gradflow._theory._duals import Moments, function_of, moments
 from convjax.gradflow._theory._run import Back, Scope, expected
 from convjax.gradflow._theory._state import Cotangent, Doubt, Law, Signal, scaled_by
+from convjax.gradflow._theory._values import ByValue, Values, normal, of_data, scaled
 
 
 @expected.register
@@ -37,16 +39,24 @@ def _(node: nn.Scale, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     )
 
     def back(cotangent: Cotangent) -> Cotangent:
-        return cotangent._replace(energy=cotangent.energy * energy)
+        return cotangent._replace(energy=cotangent.energy * energy, by_value=())
 
     return after, back
 
 
 @expected.register
 def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    if signal.data is not None and not signal.log and len(signal.features) == 1:
+        signal = signal._replace(values=(of_data(signal.data),))
+    known = function_of(node.name, node.function)
     found = [_moments(node, signal, i) for i in range(len(signal.features))]
     share = signal.share
     maps = [_by_place(node, signal, i) for i in range(len(signal.features))]
+    if signal.values:
+        plain = [
+            moments(node.name, node.function, *_normal(node, signal, i)) for i in range(len(maps))
+        ]
+        maps = [_refitted(of, n, m) for of, n, (_, m) in zip(maps, plain, found, strict=True)]
     energy = np.array([square for square, _ in maps]) * scaled_by(-_size(node, signal))
     slopes = np.array([slope for _, slope in maps])
     elastic = np.array([m.elasticity for _, m in found])
@@ -64,6 +74,7 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         mean=mean,
         overlap=signal.overlap * float(share @ steepness),
         laws=tuple(_law(node, signal, i) for i in range(len(signal.features))),
+        values=tuple(of.through(known.value) for of in signal.values),
         echo=None if signal.echo is None else signal.echo * _follows(node, signal, found),
     )
 
@@ -90,9 +101,13 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         steep = slopes
         if cotangent.picked is not None:
             steep = slopes * cotangent.picked.reshape(-1, *(1,) * len(signal.spatial))
+        by_value, more = _by_value(node, signal, cotangent)
+        if by_value:
+            steep = steep * more.reshape(-1, *(1,) * len(signal.spatial))
         return cotangent.becomes(
             Doubt(max(variance, 0.0)),
             energy=cotangent.energy * steep,
+            by_value=by_value,
             pair=gate * cotangent.pair,
             tilt=tilt,
             echo=None
@@ -116,12 +131,58 @@ def _normal(node: nn.Activation, signal: Signal, i: int) -> tuple[float, float]:
     return mean, max(level - mean**2, 1e-300)
 
 
+def _normal_values(signal: Signal, i: int) -> Values:
+    """Return how a segment's entries are spread, where they are normal."""
+    return normal(lambda z: z, *_normal(nn.Activation("linear"), signal, i))
+
+
 def _moments(node: nn.Activation, signal: Signal, i: int) -> tuple[np.ndarray, Moments]:
     """Return the correlations of a segment's normal entries, and the activation's integrals."""
     mean, variance = _normal(node, signal, i)
     square = float(signal.mean[i]) ** 2
     rho = np.clip((signal.pair[i] - square) / max(1 - square, 1e-12), -1, 1)
-    return rho, moments(node.name, node.function, mean, variance)
+    m = moments(node.name, node.function, mean, variance)
+    return rho, _adjusted(m, node, signal.values[i]) if signal.values else m
+
+
+def _adjusted(m: Moments, node: nn.Activation, values: Values) -> Moments:
+    """Return the moments of values that are not normal; pairs as far between as normal ones are."""
+    known = function_of(node.name, node.function)
+    mean, second = values.mean(known.value), values.mean(lambda z: known.value(z) ** 2)
+    steep, slope = values.mean(known.slope), values.mean(lambda z: known.slope(z) ** 2)
+
+    def between(pair: Callable[[np.ndarray], np.ndarray], low: float, high: float) -> Any:
+        ends = pair(np.array([0.0, 1.0]))
+        width = max(float(ends[1] - ends[0]), 1e-12)
+        return lambda rho: low + (high - low) * (pair(rho) - ends[0]) / width
+
+    return m._replace(
+        mean=mean,
+        second=second,
+        slope=slope,
+        pair=between(m.pair, mean**2, second),
+        slope_pair=between(m.slope_pair, steep**2, slope),
+    )
+
+
+def _by_value(
+    node: nn.Activation, signal: Signal, cotangent: Cotangent
+) -> tuple[tuple[ByValue, ...], np.ndarray]:
+    """Return the energy handed back by the value before, and by how much more comes back so."""
+    if signal.log or not (signal.values or cotangent.by_value):
+        return (), np.ones(len(signal.features))
+    known = function_of(node.name, node.function)
+    found, more = [], []
+    for i in range(len(signal.features)):
+        values = (
+            signal.values[i] if signal.values else normal(lambda z: z, *_normal(node, signal, i))
+        )
+        even = ByValue(values, np.ones_like(values.weight))
+        of = cotangent.by_value[i] if cotangent.by_value else even
+        before, energy = of.before(known.value, known.slope, values)
+        found.append(before)
+        more.append(energy / max(even.before(known.value, known.slope, values)[1], 1e-300))
+    return tuple(found), np.array(more)
 
 
 def _noise(signal: Signal, m: Moments, rho: np.ndarray) -> float:
@@ -158,6 +219,14 @@ def _by_place(node: nn.Activation, signal: Signal, i: int) -> tuple[np.ndarray, 
     place = np.log(relative)
     second = np.exp(np.interp(place, grid, np.log([max(m.second, 1e-300) for m in at])))
     return np.asarray(second), np.asarray(np.interp(place, grid, [m.slope for m in at]))
+
+
+def _refitted(of: tuple[np.ndarray, np.ndarray], normal: Moments, m: Moments) -> Any:
+    """Return maps of normal values' moments, moved to those that they have."""
+    square, slope = of
+    return square * m.second / max(normal.second, 1e-300), slope * m.slope / max(
+        normal.slope, 1e-300
+    )
 
 
 def _mean_slope(m: Moments) -> float:
@@ -200,8 +269,27 @@ def _law(node: nn.Activation, signal: Signal, i: int) -> Law:
 
 @expected.register
 def _(node: nn.Dropout, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    rate = node.rate if scope.train else 0.0
     count = signal.batch * math.prod(signal.spatial) * sum(signal.features)
-    return _dropped(node.rate if scope.train else 0.0, signal, count, 1 - node.rate)
+    after, back_dropped = _dropped(rate, signal, count, 1 - rate)
+    if rate == 0 or signal.log:
+        return after, back_dropped
+    before = signal.values or tuple(_normal_values(signal, i) for i in range(len(signal.features)))
+    after = after._replace(values=tuple(values.dropped(rate) for values in before))
+
+    def back(cotangent: Cotangent) -> Cotangent:
+        handed = back_dropped(cotangent)
+        if not cotangent.by_value:
+            return handed
+        # What a rectifier downstream lets through is what was not dropped.
+        parts = [
+            scaled(values, of(values.at / (1 - rate)))
+            for values, of in zip(before, cotangent.by_value, strict=True)
+        ]
+        more = np.array([mean for _, mean in parts]).reshape(-1, *(1,) * len(signal.spatial))
+        return handed._replace(energy=handed.energy * more, by_value=tuple(of for of, _ in parts))
+
+    return after, back
 
 
 @expected.register

@@ -13,6 +13,7 @@ import numpy as np
 from convjax import nn
 from convjax.gradflow._theory._run import Back, Scope, expected
 from convjax.gradflow._theory._state import NONE, Cotangent, Doubt, Signal, scaled_by
+from convjax.gradflow._theory._values import of_data
 
 
 class Affine(NamedTuple):
@@ -132,7 +133,11 @@ def _normalised(
     across = (common + (crossed - common) / over.channels) * over.centred
     taken = np.where(over.inside, constant[:, None], across[:, None])
     centred = np.clip((pair - taken) / left[:, None], -1, 1)
-    inverse = 1 / over.channels * (over.self_share + (centred**2) @ over.nodes + signal.latent)
+    latent = signal.latent
+    if over.per_channel and signal.drawn and signal.spectrum is None:
+        # What is drawn from few terms has a covariance of no more dimensions than these.
+        latent = max(latent, 1 / signal.drawn)
+    inverse = 1 / over.channels * (over.self_share + (centred**2) @ over.nodes + latent)
     heavy, released = _heaviness(signal, inverse)
     variance = left * level * scaled_by(signal.log)
     soft = variance / (variance + epsilon)
@@ -154,12 +159,16 @@ def _normalised(
         overlap=min(signal.overlap, 1.0),
     )
     # Most of what scatters in the input's energy is its mean over the sites, which is taken out.
+    if signal.data is not None and over.per_channel:
+        after = after._replace(values=(of_data(_of_channels(signal, affine, epsilon)),))
     width = sum(signal.features)
     all_self, all_nodes = signal.weights
     whole = all_self + float(signal.share @ ((signal.pair**2) @ all_nodes)) + signal.latent
     earlier = max(signal.total.variance - 2 * whole / width, 0.0)
-    apart = all_self + float(signal.share @ ((centred**2) @ all_nodes)) + signal.latent
-    rough = Doubt(earlier + 2 * apart / width, signal.total.slack)
+    apart = all_self + float(signal.share @ ((centred**2) @ all_nodes)) + latent
+    # The mean over channels of 1/variance: of d dimensions each scatters by 2/(d - 4).
+    tail = 1 - min(4 * apart, 0.6) if over.per_channel else 1.0
+    rough = Doubt(earlier + 2 * apart / tail / width, signal.total.slack)
     if signal.data is not None:
         rough = NONE  # the batch itself is no sum of random terms
 
@@ -238,6 +247,13 @@ def normal_quadratic(spectrum: np.ndarray, terms: int) -> tuple[float, float]:
     return float(heavy), float(ratio)
 
 
+def _of_channels(signal: Signal, affine: Affine, epsilon: float) -> np.ndarray:
+    """Return the batch itself, each channel normalised."""
+    x = np.asarray(signal.data, float).reshape(-1, sum(signal.features))
+    x = (x - x.mean(0)) / np.sqrt(x.var(0) + epsilon)
+    return np.sqrt(affine.scale) * x + affine.bias_mean
+
+
 def _of_data(signal: Signal) -> np.ndarray:
     """Return E(1/variance) E(variance) over the channels of the batch itself."""
     variance = np.var(np.asarray(signal.data).reshape(-1, sum(signal.features)), axis=0)
@@ -270,6 +286,6 @@ def _running(node: nn.BatchNorm, signal: Signal, scope: Scope) -> tuple[Signal, 
     )
 
     def back(cotangent: Cotangent) -> Cotangent:
-        return cotangent._replace(energy=cotangent.energy * gain, tilt=None)
+        return cotangent._replace(energy=cotangent.energy * gain, tilt=None, by_value=())
 
     return after, back

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from convjax.gradflow._theory._values import ByValue, Values
+
 Array = np.ndarray
 
 
@@ -111,6 +113,7 @@ class Signal(NamedTuple):
       own: that part of it which came since the node's input.
       carry: how the logarithm follows the node's input's.
       laws: for every segment what its values are an activation of, or None for normal ones.
+      values: for every segment how its values are spread, where that is followed; else empty.
       drawn: terms of the random sum that each value is, as it came from its kernel; or 0.
       spectrum: eigenvalues of such a sum's covariance over the sites, centred; None if not known.
       balanced: whether a norm made the channels sum to zero.
@@ -134,6 +137,7 @@ class Signal(NamedTuple):
     own: Doubt = NONE
     carry: float = 1.0
     laws: tuple[Law | None, ...] = ()
+    values: tuple[Values, ...] = ()
     drawn: int = 0
     spectrum: Array | None = None
     balanced: bool = False
@@ -185,6 +189,7 @@ class Signal(NamedTuple):
         changes.setdefault("echo", None)
         changes.setdefault("latent", changes.get("overlap", self.overlap))
         changes.setdefault("laws", (None,) * len(changes.get("features", self.features)))
+        changes.setdefault("values", ())
         changes.setdefault("drawn", 0)
         changes.setdefault("spectrum", None)
         changes.setdefault("balanced", False)
@@ -218,6 +223,7 @@ class Signal(NamedTuple):
             pair=(self.share @ self.pair)[None],
             mean=np.array([mean]),
             laws=(None,),
+            values=(),
             echo=None,
         )
 
@@ -232,6 +238,7 @@ class Signal(NamedTuple):
             pair=self.pair[index],
             mean=self.mean[index],
             laws=tuple(self.laws[i] for i in index) if self.laws else (),
+            values=tuple(self.values[i] for i in index) if self.values else (),
             echo=None if self.echo is None else self.echo[index],
         )
 
@@ -252,6 +259,7 @@ class Cotangent(NamedTuple):
         None for once.
       total: doubt about the logarithm of the energy.
       own: that part of it which came since the node's output.
+      by_value: for every segment the energy by the value, where that is followed; else empty.
       echo: the same with what came to the output of the residual around.
       inverse: what the kernel upstream must multiply by, since each channel was divided by the size
         of what the kernel had made of it.
@@ -267,6 +275,7 @@ class Cotangent(NamedTuple):
     total: Doubt = NONE
     own: Doubt = NONE
     inverse: float = 1.0
+    by_value: tuple[ByValue, ...] = ()
     echo: Array | None = None
 
     @property
@@ -291,6 +300,7 @@ class Cotangent(NamedTuple):
         changes.setdefault("tilt", None)
         changes.setdefault("picked", None)
         changes.setdefault("inverse", 1.0)
+        changes.setdefault("by_value", ())
         changes.setdefault("echo", None)
         made = self._replace(
             total=self.total.then(1.0, doubt), own=self.own.then(1.0, doubt), **changes
@@ -320,7 +330,13 @@ class Cotangent(NamedTuple):
             tilt = join @ (self.tilt[here] * weight[:, None])
             tilt /= np.maximum(join @ weight, 1e-300)[:, None]
         return self._replace(
-            features=features, energy=mean, pair=joined, tilt=tilt, picked=None, echo=None
+            features=features,
+            energy=mean,
+            pair=joined,
+            tilt=tilt,
+            picked=None,
+            by_value=(),
+            echo=None,
         )
 
     def plus(self, other: "Cotangent") -> "Cotangent":
@@ -340,6 +356,7 @@ class Cotangent(NamedTuple):
             if self.picked is other.picked is None
             else _picked(self, other, part[:, 0]),
             inverse=1.0,
+            by_value=(),
             echo=None,
         )
 

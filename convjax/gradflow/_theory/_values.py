@@ -14,8 +14,8 @@ import numpy as np
 Array = np.ndarray
 Real = Callable[[Array], Array]
 
-GRID = np.arange(-300, 501)
-FINE, WIDEST = 40.0, 80.0
+GRID = np.arange(-600, 1001)
+FINE, WIDEST = 80.0, 160.0
 """Steps of the grid in a root mean square: at first, and at most."""
 
 
@@ -38,6 +38,12 @@ class Values:
     def through(self, f: Real) -> "Values":
         """Return how f of them is spread."""
         return _binned(f(self.at), self.weight, self.step)
+
+    def dropped(self, rate: float) -> "Values":
+        """Return how they are spread after dropout: zero with that probability, else larger."""
+        keep = 1 - rate
+        found = _binned(self.at / keep, keep * self.weight, self.step)
+        return Values(self.step, found.weight + rate * (GRID == 0))
 
     def plus_normal(self, mean: float, variance: float) -> "Values":
         """Return how the sum with an independent normal value is spread."""
@@ -100,6 +106,13 @@ def normal(f: Real, mean: float, variance: float) -> Values:
     weight = weight / weight.sum()
     size = max(float(weight @ value**2) ** 0.5, 1e-150)
     return _binned(value, weight, size / FINE)
+
+
+def of_data(x: Array) -> Values:
+    """Return how the entries of an array are spread."""
+    value = np.asarray(x, float).ravel()
+    size = max(float(np.mean(value**2)) ** 0.5, 1e-150)
+    return _binned(value, np.full(value.size, 1 / value.size), size / FINE)
 
 
 def _binned(value: Array, weight: Array, step: float) -> Values:
