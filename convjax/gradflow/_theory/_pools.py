@@ -103,7 +103,8 @@ def _maximum(signal: Signal, window: Window) -> tuple[Signal, Back]:
     reads = window.gather(np.ones((1, *signal.spatial)))[0].round().astype(int)
     counts, place = np.unique(reads, return_inverse=True)
     laws = signal.laws or (None,) * len(signal.features)
-    found = np.array([[_largest(signal, law, i, n) for n in counts] for i, law in enumerate(laws)])
+    sizes = counts.tolist()
+    found = np.array([[_largest(signal, law, i, n) for n in sizes] for i, law in enumerate(laws)])
     often = np.bincount(place.ravel()) / place.size
     first, square, picked, beside = np.moveaxis(found, 2, 0) @ often
     shape = (-1,) + (1,) * len(signal.spatial)
