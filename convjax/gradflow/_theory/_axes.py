@@ -37,7 +37,8 @@ class Window(NamedTuple):
         A tap that reads inside the image at m places weighs by m: (sum of m)^2 / sum of m^2.
         """
         counts = [taps.sum((1, 2)) for taps in self.axes]
-        return math.prod(c.sum() ** 2 / (c**2).sum() if c.any() else 1.0 for c in counts)
+        parts = (float(c.sum() ** 2 / (c**2).sum()) if c.any() else 1.0 for c in counts)
+        return math.prod(parts, start=1.0)
 
     def gather(self, energy: np.ndarray) -> np.ndarray:
         """Sum a map ``(segments, *spatial)`` over each output's taps."""

@@ -34,15 +34,10 @@ def _mean(signal: Signal, window: Window, *, count_padding: bool) -> tuple[Signa
     pair, size = _averaged(signal.itself + signal.mean[:, None] ** 2, signal, maps)
     energy = size.reshape(-1, *(1,) * len(maps)) * _evened(signal, maps)
     near = float(np.abs(signal.pair[:, signal.pairs.near]).mean())
-    # Of one energy by another: the squared spread of the mean's spectrum, over sites and channels.
-    uneven = (
-        math.prod(float(((m.T @ m) ** 2).sum() * len(m.T) / (m**2).sum() ** 2) for m in maps) - 1
-    )
-    scatter = 2 * uneven * signal.weights[0] / sum(signal.features)
     through = math.prod(float(m.sum(1).mean()) for m in maps)
     after = signal.becomes(
         1.0,
-        Doubt(scatter, 0.3 * near * (1 - near) * (window.size > 1)),
+        Doubt(_unevenness(signal, maps), 0.3 * near * (1 - near) * (window.size > 1)),
         energy=energy,
         pair=pair,
         mean=np.clip(signal.mean * through / np.sqrt(size), -1, 1),
@@ -52,7 +47,7 @@ def _mean(signal: Signal, window: Window, *, count_padding: bool) -> tuple[Signa
     def back(cotangent: Cotangent) -> Cotangent:
         pair, size = _averaged(cotangent.itself, signal, ways)
         return cotangent.becomes(
-            Doubt(scatter),
+            Doubt(_unevenness(signal, ways)),
             energy=size.reshape(-1, *(1,) * len(maps)) * _evened(cotangent, ways),
             pair=pair,
             echo=_echoed(cotangent.echo, signal, ways, size),
@@ -75,6 +70,18 @@ def _averaged(values: np.ndarray, signal: Signal, maps: Matrices) -> tuple[np.nd
     found = averaged(values, signal.pairs, maps, maps)
     size = np.maximum(found[:, 0], 1e-300)
     return np.clip(found[:, 1:] / size[:, None], -1, 1), size
+
+
+def _unevenness(signal: Signal, maps: Matrices) -> float:
+    """Return the variance of the energy after a linear map over that before, of independent values.
+
+    The map weighs directions unevenly: the squared spread of its spectrum, over sites and channels.
+    """
+    spread = [float((m.T @ m).ravel() @ (m.T @ m).ravel()) * m.shape[1] for m in maps]
+    even = [float((m**2).sum()) ** 2 for m in maps]
+    sites = signal.batch * math.prod(m.shape[1] for m in maps)
+    uneven = math.prod(spread) / math.prod(even) - 1
+    return max(2 * uneven / sites / sum(signal.features), 0.0)
 
 
 def _evened(of: Signal | Cotangent, maps: Matrices) -> np.ndarray:
