@@ -49,13 +49,12 @@ class Values:
         """Return how the sum with an independent normal value is spread."""
         if variance < 0.01 * self.step**2:
             return self
+        size = (self.mean(np.square) + variance + mean**2) ** 0.5
+        if size / self.step > WIDEST:
+            return _binned(self.at, self.weight, size / FINE).plus_normal(mean, variance)
         kernel = self._kernel(mean, variance)
         weight = np.convolve(self.weight, kernel)[len(GRID) // 2 :][: len(GRID)]
-        found = Values(self.step, weight / weight.sum())
-        size = found.mean(np.square) ** 0.5
-        if size / self.step > WIDEST:
-            return _binned(found.at, found.weight, size / FINE)
-        return found
+        return Values(self.step, weight / weight.sum())
 
     def _kernel(self, mean: float, variance: float) -> Array:
         steps = np.arange(len(GRID)) - len(GRID) // 2
@@ -72,7 +71,7 @@ class ByValue:
 
     def __call__(self, value: Array) -> Array:
         """Return the energy at a value."""
-        return np.interp(value, self.values.at, self.energy)
+        return np.asarray(np.interp(value, self.values.at, self.energy))
 
     def before(self, f: Real, slope: Real, values: Values) -> tuple["ByValue", float]:
         """Return the energy handed back by f, by the value before it, and its mean."""

@@ -37,7 +37,35 @@ def _mixed(rngs):
     )
 
 
+def _without_weights(rngs):
+    """Branches that are functions of their shortcut: a rectifier, pools with shared maxima."""
+    convs = {
+        f"conv{i}": nn.Conv(
+            WIDTH, WIDTH, (3, 3), padding="CIRCULAR", kernel_init="he", use_bias=False, rngs=rngs
+        )
+        for i in range(3)
+    }
+    branches = (nn.Activation("relu"), nn.Pool("max", 3, strides=1, padding="SAME"))
+    branches += (nn.Pool("avg", 3, strides=1, padding="SAME"),)
+    units = {}
+    for (name, conv), branch in zip(convs.items(), branches, strict=True):
+        units |= {name: conv, f"{name}_sum": nn.Residual(branch, "identity")}
+    return nn.Chain(units)
+
+
+def _dropping(rngs):
+    """Dropout before a rectifier, and channels that are kept by the shortcut."""
+    return nn.Chain(
+        conv=nn.Conv(WIDTH, WIDTH, (3, 3), kernel_init="he", use_bias=False, rngs=rngs),
+        dropout=nn.Dropout(0.4),
+        relu=nn.Activation("relu"),
+        dense=nn.PointwiseConv(WIDTH, WIDTH, kernel_init="lecun", use_bias=False, rngs=rngs),
+    )
+
+
 NETS = {
+    "branches without weights": _without_weights,
+    "dropout": _dropping,
     "plain, zero padding": _stack(shortcut="none"),
     "residual": _stack(padding="CIRCULAR"),
     "residual, batch norm": _stack(norm="batch"),
@@ -66,8 +94,9 @@ def _both(make):
     @jax.jit
     @jax.vmap
     def measure(key):
-        weights, cotangent = jax.random.split(key)
-        return gradflow.profile(make(nnx.Rngs(weights)), x, cotangent=cotangent, train=True)
+        weights, cotangent, dropped = jax.random.split(key, 3)
+        net, rngs = make(nnx.Rngs(weights)), nnx.Rngs(dropped)
+        return gradflow.profile(net, x, cotangent=cotangent, train=True, rngs=rngs)
 
     profile = measure(jax.random.split(jax.random.key(7), DRAWS))
     abstract = nnx.eval_shape(lambda: make(nnx.Rngs(0)))

@@ -1,4 +1,4 @@
-"""Sound networks of many kinds: initialised as they should be, so that an alarm is a false one."""
+"""Sound networks of many kinds, initialised as they should be: an alarm is a false one."""
 
 import dataclasses
 from collections.abc import Callable

@@ -1,0 +1,124 @@
+"""Values on a grid, gradients by value, means over windows: against formulas and plain loops."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from convjax.gradflow._theory._axes import convolution
+from convjax.gradflow._theory._means import averaged
+from convjax.gradflow._theory._pools import _shared
+from convjax.gradflow._theory._state import Pairs
+from convjax.gradflow._theory._values import ByValue, Values, normal, of_data, scaled
+
+
+def relu(z):
+    return np.maximum(z, 0)
+
+
+def gate(z):
+    return (z > 0) * 1.0
+
+
+def test_a_walk_held_at_zero_has_spitzers_mean():
+    walk = normal(relu, 0.0, 1.0)
+    for k in range(1, 13):
+        expected = sum(1 / math.sqrt(2 * math.pi * i) for i in range(1, k + 1))
+        assert walk.mean(lambda x: x) == pytest.approx(expected, rel=2e-3)
+        walk = walk.plus_normal(0.0, 1.0).through(relu)
+    assert walk.weight.sum() == pytest.approx(1)
+
+
+def test_a_gradient_by_value_comes_back_as_it_does_in_a_sample():
+    generator = np.random.default_rng(0)
+    x, y = relu(generator.normal(size=200_000)), generator.normal(0.3, 0.8, size=200_000)
+    z = x + y
+    values = normal(relu, 0.0, 1.0)
+    total = values.plus_normal(0.3, 0.64)
+    # Energy that grows with the value downstream, through the gate, to the first term.
+    after = scaled(total.through(relu), 1 + total.at**2)[0]
+    before, more = after.before(relu, gate, total)
+    energy = after(relu(z)) * gate(z)
+    assert more == pytest.approx(energy.mean(), rel=0.01)
+    by_first = before.without_normal(values, 0.3, 0.64)
+    for low, high in ((0.0, 0.01), (0.5, 0.6), (1.5, 1.7)):
+        inside = (x >= low) & (x < high)
+        measured = energy[inside].mean() / energy.mean()
+        assert by_first(np.array((low + high) / 2)) == pytest.approx(measured, rel=0.04)
+
+
+def test_what_is_dropped_is_zero():
+    values = normal(lambda z: z, 0.5, 1.0)
+    dropped = values.dropped(0.25)
+    assert dropped.mean(lambda x: x) == pytest.approx(0.5, rel=1e-6)
+    assert dropped.mean(np.square) == pytest.approx(1.25 / 0.75, rel=1e-3)
+    assert dropped.weight[600] > 0.25
+
+
+def test_silence_stays_and_a_wide_sum_fits():
+    values = normal(relu, 0.0, 1.0)
+    assert values.plus_normal(0.0, 0.0) is values
+    assert values.through(relu).mean(np.square) == pytest.approx(0.5, rel=1e-3)
+    wide = values.plus_normal(0.0, 100.0)
+    assert wide.mean(np.square) == pytest.approx(100.5, rel=1e-3)
+
+
+def test_data_is_spread_as_it_is():
+    x = np.array([0.0] * 9 + [3.0])
+    assert of_data(x).mean(gate) == pytest.approx(0.1)
+    even = ByValue(Values(1.0, of_data(x).weight), np.ones(1601))
+    assert even(np.array(5.0)) == 1
+
+
+@pytest.mark.parametrize("sides", [(5, 4), (7,), (3, 4, 3)])
+def test_means_over_windows_are_those_of_a_loop_over_pairs(sides):
+    generator = np.random.default_rng(1)
+    left = [generator.uniform(size=(n, n)) for n in sides]
+    right = [generator.uniform(size=(n, n)) for n in sides]
+    near, far, other = 0.4, 0.1, 0.05
+    places = list(np.ndindex(*sides))
+
+    def step(i, j):
+        return max(abs(a - b) for a, b in zip(i, j, strict=True))
+
+    def covariance(i, j):
+        return 1.0 if i == j else near if step(i, j) == 1 else far
+
+    def product(matrices, i, j):
+        return math.prod(m[a, b] for m, a, b in zip(matrices, i, j, strict=True))
+
+    one = np.array([[product(left, i, s) for s in places] for i in places])
+    two = np.array([[product(right, i, s) for s in places] for i in places])
+    whole = one @ np.array([[covariance(i, j) for j in places] for i in places]) @ two.T
+    classes = {0: [], 1: [], 2: []}
+    for (a, i), (b, j) in itertools.product(enumerate(places), repeat=2):
+        classes[min(step(i, j), 2)].append(whole[a, b])
+    values = np.array([[1.0, near, near, far, far, other, other]])
+    found = averaged(values, Pairs(2), left, right)[0]
+    expected = [np.mean(classes[k]) for k in (0, 1, 1, 2, 2)]
+    through = one.sum(1).mean() * two.sum(1).mean() * other
+    np.testing.assert_allclose(found, [*expected, through, through], rtol=1e-9)
+
+
+@pytest.mark.parametrize("sides", [(2, 2), (6, 5), (9,)])
+def test_shared_maxima_are_counted_as_in_a_sample(sides):
+    generator = np.random.default_rng(2)
+    places = list(np.ndindex(*sides))
+    total = 0
+    for _ in range(300):
+        field = generator.normal(size=sides)
+        picks = [
+            max(
+                (p for p in places if all(abs(a - b) <= 1 for a, b in zip(p, i, strict=True))),
+                key=lambda p: field[p],
+            )
+            for i in places
+        ]
+        total += sum(picks.count(p) for p in picks) / len(picks)
+    *_, near, far = _shared(convolution(sides, 3, padding="SAME"))
+    assert 1 + near + far == pytest.approx(total / 300, rel=0.05)
+
+
+def test_windows_that_do_not_overlap_share_nothing():
+    assert _shared(convolution((6, 6), 2, strides=2, padding="VALID")) == (0.0, 0.0, 0.0, 0.0)
