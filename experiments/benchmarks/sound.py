@@ -110,6 +110,11 @@ def norm(name: str, width: int) -> Make:
     return lambda rngs: nn.norm(name, width, rngs=rngs)
 
 
+def flattened(x: jax.Array) -> jax.Array:
+    """Return the places of every image as channels."""
+    return x.reshape(len(x), -1)
+
+
 def activation(name: str) -> Make:
     """Return an activation."""
     return lambda rngs: nn.Activation(name)
@@ -213,6 +218,12 @@ SOUND: dict[str, Sound] = {
         chain(relu_conv(16), pool("avg", 2, 2), relu_conv(16)), (8, 16, 12, 16)
     ),
     "plain relu global pool": Sound(chain(repeated(relu_conv(16)), head(16))),
+    "plain relu flattened": Sound(
+        chain(
+            *(conv(16), activation("relu"), lambda rngs: nn.Activation(flattened)),
+            lambda rngs: nn.Dense(16 * 64, 10, kernel_init="he", rngs=rngs),
+        )
+    ),
     **{f"plain {name} norm": Sound(plain(norm=name)) for name in ("batch", "group", "layer")},
     "plain instance norm": Sound(
         repeated(chain(lambda rngs: nn.GroupNorm(16, num_groups=16, rngs=rngs), relu_conv(16)))

@@ -180,3 +180,18 @@ def test_study_tells_what_a_cell_costs_and_leaves_no_study_behind(bench, tmp_pat
 )
 def test_what_cannot_be_measured_is_refused(refused, name, options, told):
     assert told in refused(name, *options)
+
+
+def test_theory_is_held_against_sound_networks(bench):
+    kept, said = bench("theory", "--networks", "grouped", "branch", "--draws", "3")
+    rows = {row["name"]: row for row in kept["rows"]}
+    assert len(rows) > 3 and "plain relu grouped" in rows
+    for row in kept["rows"]:
+        assert row["alarms"] == sum(row["blamed"].values()) <= row["draws"] == 3
+    gain = rows["activation as a branch"]["gradient"]
+    assert gain["measured"] == pytest.approx(gain["expected"], abs=0.2)
+    assert "False alarms of theory" in said.out and "* decides" in said.out
+
+
+def test_networks_that_are_not_in_the_list(refused):
+    assert "networks='nothing' is part of no name" in refused("theory", "--networks", "nothing")

@@ -202,14 +202,12 @@ class Flat(nnx.Module):
         return self.head(jax.nn.relu(self.conv(x)).reshape(x.shape[0], -1))
 
 
-def test_a_flattened_image_is_priced_and_predicted_and_what_theory_lacks_is_in_the_verdict():
+def test_a_flattened_image_is_priced_and_predicted():
     net, x = Flat(nnx.Rngs(0)), jax.random.normal(jax.random.key(1), (3, 5, 4, 3))
     assert convjax.cost(net, x.shape).multiply_adds == 3 * (5 * 4 * 27 * 4 + 80 * 2)
     measured = gradflow.profile(net, x, cotangent=jax.random.key(2))
     found = gradflow.compare(measured, gradflow.predict(net, x))
-    assert found.agrees
-    covered = "theory covers 4 of 5 units; not: flatten"
-    assert found.verdict.endswith(covered) and str(found).count("theory covers") == 1
+    assert found.agrees and "theory covers" not in str(found)
     assert str(found).endswith("called as net(x)") and "called as net(x)" in found._repr_html_()
 
 

@@ -1,5 +1,6 @@
 """What to expect of leaves that were read from a program: what the known leaf they compute says."""
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -180,7 +181,32 @@ def _reshaped(node: nn.Segment, signal: Signal, scope: Scope) -> tuple[Signal, B
     output = node.channels_last(node.work.exit.aval).shape
     if output == (signal.batch, *signal.spatial, sum(signal.features)):
         return signal, lambda cotangent: cotangent
+    if output == (signal.batch, math.prod(signal.spatial) * sum(signal.features)):
+        return _flattened(signal)
     return _unknown(node, signal, scope, "nothing is known of a change of shape")
+
+
+def _flattened(signal: Signal) -> tuple[Signal, Back]:
+    """Make channels of places: a layer that mixes them gives each place weights of its own."""
+    whole, places = signal.merged(), math.prod(signal.spatial)
+    after = whole.becomes(
+        1.0,
+        features=(places * sum(signal.features),),
+        energy=whole.level,
+        overlap=whole.overlap / places,
+    )
+
+    def back(cotangent: Cotangent) -> Cotangent:
+        one = cotangent.regrouped(after.features)
+        energy = np.broadcast_to(
+            one.energy.reshape(1, *(1,) * len(signal.spatial)), (1, *signal.spatial)
+        )
+        # Of pairs in two examples, those at one place are alike, and no others.
+        pair = np.where(signal.pairs.same, 0.0, one.pair / places)
+        handed = one.becomes(features=whole.features, energy=energy, pair=pair)
+        return handed.regrouped(signal.features)
+
+    return after, back
 
 
 def _unknown(node: nn.Segment, signal: Signal, scope: Scope, note: str) -> tuple[Signal, Back]:

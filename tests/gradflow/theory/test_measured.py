@@ -63,7 +63,19 @@ def _dropping(rngs):
     )
 
 
+def _flattening(rngs):
+    """Images of which a layer sees every place by weights of its own."""
+    return nn.Chain(
+        conv=nn.Conv(WIDTH, 8, (3, 3), kernel_init="he", use_bias=False, rngs=rngs),
+        relu=nn.Activation("relu"),
+        flat=lambda x: x.reshape(len(x), -1),
+        dense=nn.Dense(8 * 48, 12, kernel_init="he", use_bias=False, rngs=rngs),
+        tanh=nn.Activation("tanh"),
+    )
+
+
 NETS = {
+    "flattening": _flattening,
     "branches without weights": _without_weights,
     "dropout": _dropping,
     "plain, zero padding": _stack(shortcut="none"),
