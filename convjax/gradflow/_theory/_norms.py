@@ -220,7 +220,7 @@ def _heaviness(signal: Signal, inverse: np.ndarray) -> tuple[np.ndarray, float]:
     dimensions = np.maximum(1 / np.maximum(inverse, 1e-12), 2.5)
     if not signal.drawn:
         # A sum of several such vectors is less skewed than any of them: E 1/v to first order.
-        return 1 + 2 / dimensions, 1.0
+        return (1 + 2 / dimensions) * signal.uneven, 1 / signal.uneven
     # A kernel of few terms has no more dimensions than these.
     return dimensions / (dimensions - 2), 1 - 2 / max(signal.drawn, 3)
 

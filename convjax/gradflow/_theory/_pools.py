@@ -14,6 +14,7 @@ from convjax.gradflow._theory._duals import function_of, moments
 from convjax.gradflow._theory._means import Matrices, averaged
 from convjax.gradflow._theory._run import Back, Scope, expected
 from convjax.gradflow._theory._state import Cotangent, Doubt, Law, Signal, scaled_by
+from convjax.gradflow._theory._values import normal
 
 MAXIMUM_SLACK = 0.15
 
@@ -318,18 +319,26 @@ def gated(signal: Signal, squeezed: Signal, name: str, function: Any) -> tuple[S
     gate = moments(name, function, mean, variance)
     rho = np.clip((squeezed.pair[0] * level - mean**2) / variance, -1, 1)
     tied = np.where(signal.pairs.same, 1.0, gate.pair(rho) / gate.second)
-    doubt = Doubt(0.0, 0.05)
+    values = normal(function_of(name, function).value, mean, variance)
+    spread = values.mean(lambda g: g**4) / max(gate.second, 1e-300) ** 2 - 1
+    others = max(float(rho[~signal.pairs.same].mean()), 0.0) ** 2
+    alike = others + (1 - others) / signal.batch
+    doubt = Doubt(spread * alike / sum(signal.features), 0.05)
     after = signal.becomes(
         1.0,
         doubt,
         energy=signal.energy * gate.second,
         pair=signal.pair * tied,
         mean=signal.mean * gate.mean / math.sqrt(gate.second),
+        uneven=1 + others * spread,
     )
 
     def back(cotangent: Cotangent) -> Cotangent:
+        # A norm downstream has made smaller what a large gate enlarged, and the other way round.
         return cotangent.becomes(
-            doubt, energy=cotangent.energy * gate.second, pair=cotangent.pair * tied
+            doubt,
+            energy=cotangent.energy * gate.second * cotangent.inverse,
+            pair=cotangent.pair * tied,
         )
 
     return after, back

@@ -116,6 +116,7 @@ class Signal(NamedTuple):
       values: for every segment how its values are spread, where that is followed; else empty.
       drawn: terms of the random sum that each value is, as it came from its kernel; or 0.
       spectrum: eigenvalues of such a sum's covariance over the sites, centred; None if not known.
+      uneven: E e times E 1/e of the channels' energies e, where gates made them unlike.
       balanced: whether a norm made the channels sum to zero.
       data: the batch itself, where this is the network's input.
       echo: ``(segments, 1 + nodes)``, covariance with the input of the residual around, both in
@@ -140,6 +141,7 @@ class Signal(NamedTuple):
     values: tuple[Values, ...] = ()
     drawn: int = 0
     spectrum: Array | None = None
+    uneven: float = 1.0
     balanced: bool = False
     data: Array | None = None
     echo: Array | None = None
@@ -192,6 +194,7 @@ class Signal(NamedTuple):
         changes.setdefault("values", ())
         changes.setdefault("drawn", 0)
         changes.setdefault("spectrum", None)
+        changes.setdefault("uneven", 1.0)
         changes.setdefault("balanced", False)
         return self._replace(
             total=self.total.then(factor, doubt),
