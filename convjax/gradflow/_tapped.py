@@ -41,6 +41,9 @@ def trunk(
     Returns:
       Paths in forward order, "input" first, and the lengths of the repeats that each stands in.
 
+    Raises:
+      ValueError: no ``x`` for a network that is read; what ``nn.read`` raises.
+
     Example:
       >>> from flax import nnx
       >>> from convjax import gradflow, models

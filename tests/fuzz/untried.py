@@ -6,6 +6,8 @@ ANY = "any tree of arrays is taken, and handed to the loss"
 MORE = "options by name, which are those of another callable that is varied"
 LAX = "the drop-in refuses as lax does, in lax's words: tests/ops/test_general.py"
 
+CALL = "how a network is called: gradflow.profile varies it"
+
 OF_LAX = (
     "lhs", "rhs", "window_strides", "padding", "lhs_dilation", "rhs_dilation",
     "dimension_numbers", "feature_group_count", "batch_group_count", "precision",
@@ -18,12 +20,20 @@ UNTRIED = {
     "nn.initializers.get": {"argument": "the name in the message"},
     "models.create": {"options": MORE},
     "models.from_hub": {"options": MORE, "revision": LATER, "allow": LATER, "rngs": LATER},
+    "models.features": {"call": CALL},
+    "models.freeze": {"call": CALL, "x": "what nn.read reads a network at, which varies it"},
     "models.auxiliary_logits": {"x": LATER, "train": LATER, "rngs": LATER},
     "gradflow.profile": {"cotangent": EITHER, "targets": ANY},
     "gradflow.paths": {"cotangent": EITHER, "targets": ANY},
     "gradflow.predict": {"cotangent": "an array, which gradflow.correlation varies"},
+    "gradflow.trunk": dict.fromkeys(("x", "train", "rngs", "call"), "gradflow.profile varies it"),
+    "gradflow.tapped": {"call": CALL},
     "gradflow.noise_scale": {"targets": ANY},
     "gradflow.per_example_norms": {"targets": ANY},
+    "train.evaluate": {"call": CALL},
+    "train.fit": {"call": CALL},
+    "train.make_dispatch": {"call": CALL},
+    "train.make_step": {"call": CALL},
     "study.grid": {"axes": "one of them stands for all: depth"},
     "study.version": {"config": "any value is taken"},
 }

@@ -107,8 +107,11 @@ def test_ctrl_c_during_imports_is_one_line(package, tmp_path):
     (tmp_path / f"{package}.py").write_text(
         "import time; print('importing', flush=True); time.sleep(60)"
     )
+    # What runs in the background is deaf to Ctrl-C, and so would be what it starts.
+    argv = [sys.executable, "-m", "experiments", "report", "results"]
+    listening = "import os, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); "
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments", "report", "results"],
+        [sys.executable, "-c", f"{listening}os.execv({argv[0]!r}, {argv!r})"],
         env={
             **os.environ,
             "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",

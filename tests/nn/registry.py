@@ -106,7 +106,7 @@ CASES = {
 
 
 # What reads a network, and what it makes of it: tests/nn/test_read.py.
-OF_READ = {"read", "Reading", "Segment", "Graph"}
+OF_READ = {"read", "seen", "applied", "Reading", "Segment", "Graph"}
 
 
 def public_makers():
