@@ -60,6 +60,8 @@ class Function(nnx.Module):
             _check.instance(
                 f"params[{name}]", leaf, (np.ndarray, np.generic, jax.Array), "an array"
             )
+            # Of NumPy's dtypes JAX has not all.
+            leaf = leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
             floating = jnp.issubdtype(leaf.dtype, jnp.floating)
             learned = not split or path[0].key == "params"
             kind = nnx.Param if learned else nnx.BatchStat
