@@ -169,7 +169,10 @@ def _convolved(
     mean = np.full(len(features), bias_mean * math.sqrt(scale)) / np.sqrt(level)
     self_share, nodes = signal.pairs.of(signal.batch, window.output)
     taps = window.taps
-    inherited = signal.overlap / taps
+    width = sum(signal.features)
+    # Who sums over a group sees the correlations of its channels alone, which scatter more.
+    apart = width / kernel.fan_in - 1 if kernel.fan_in > 1 else 0.0
+    inherited = (signal.overlap + apart / width) / taps
     square = float((nodes * pair**2).mean(0).sum())
     # A depthwise kernel sees one channel's correlations, not their mean over many.
     latent = (1 + 2 * square) / taps if kernel.fan_in == 1 else inherited
@@ -186,7 +189,7 @@ def _convolved(
         energy=energy.reshape(len(features), *window.output),
         pair=pair,
         mean=mean,
-        overlap=min(_widened(inherited, loose_forward / count), 1.0),
+        overlap=min(_widened(signal.overlap / taps, loose_forward / count), 1.0),
         latent=latent,
         reach=reach,
         drawn=round(kernel.fan_in * taps) if bias_square == 0 else 0,
@@ -202,17 +205,16 @@ def _convolved(
         own = np.maximum(np.sqrt(energy).reshape(len(energy), -1).mean(1) ** 2, 1e-300)
         pair = np.clip(cotangent.pair * (both / own)[:, None], -1, 1)
         self_share, nodes = signal.weights
-        inherited = cotangent.overlap / taps
+        inherited = (cotangent.overlap + apart / count) / taps
         square = float((nodes * pair**2).mean(0).sum())
         latent = (1 + 2 * square) / taps if kernel.fan_in == 1 else inherited
         alike = self_share + square + (1 - self_share) * latent
-        width = sum(signal.features)
         return cotangent.becomes(
             Doubt(2 * alike * loose_back / width, slack),
             features=signal.features,
             energy=energy,
             pair=pair,
-            overlap=min(_widened(inherited, loose_back / width), 1.0),
+            overlap=min(_widened(cotangent.overlap / taps, loose_back / width), 1.0),
         )
 
     return after, back
