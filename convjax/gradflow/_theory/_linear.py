@@ -172,10 +172,14 @@ def _convolved(
     width = sum(signal.features)
     # Who sums over a group sees the correlations of its channels alone, which scatter more.
     apart = width / kernel.fan_in - 1 if kernel.fan_in > 1 else 0.0
+    one_tap = window.size == 1 and kernel.fan_in > 1 and signal.data is None
     inherited = (signal.overlap + apart / width) / taps
     square = float((nodes * pair**2).mean(0).sum())
     # A depthwise kernel sees one channel's correlations, not their mean over many.
     latent = (1 + 2 * square) / taps if kernel.fan_in == 1 else inherited
+    if one_tap:
+        # What is drawn from few terms has a covariance of no more dimensions than these.
+        latent = max(latent, 1 / kernel.fan_in)
     alike = self_share + square + (1 - self_share) * latent
     # Few taps make values that are not quite normal, and neighbours that share them.
     slack = DEPTHWISE_SLACK if kernel.fan_in == 1 and window.size > 1 else 0.0

@@ -133,11 +133,7 @@ def _normalised(
     across = (common + (crossed - common) / over.channels) * over.centred
     taken = np.where(over.inside, constant[:, None], across[:, None])
     centred = np.clip((pair - taken) / left[:, None], -1, 1)
-    latent = signal.latent
-    if over.per_channel and signal.drawn and signal.spectrum is None:
-        # What is drawn from few terms has a covariance of no more dimensions than these.
-        latent = max(latent, 1 / signal.drawn)
-    inverse = 1 / over.channels * (over.self_share + (centred**2) @ over.nodes + latent)
+    inverse = 1 / over.channels * (over.self_share + (centred**2) @ over.nodes + signal.latent)
     heavy, released = _heaviness(signal, inverse)
     variance = left * level * scaled_by(signal.log)
     soft = variance / (variance + epsilon)
@@ -165,7 +161,7 @@ def _normalised(
     all_self, all_nodes = signal.weights
     whole = all_self + float(signal.share @ ((signal.pair**2) @ all_nodes)) + signal.latent
     earlier = max(signal.total.variance - 2 * whole / width, 0.0)
-    apart = all_self + float(signal.share @ ((centred**2) @ all_nodes)) + latent
+    apart = all_self + float(signal.share @ ((centred**2) @ all_nodes)) + signal.latent
     # The mean over channels of 1/variance: of d dimensions each scatters by 2/(d - 4).
     tail = 1 - min(4 * apart, 0.6) if over.per_channel else 1.0
     rough = Doubt(earlier + 2 * apart / tail / width, signal.total.slack)
