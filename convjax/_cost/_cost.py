@@ -5,6 +5,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -40,7 +41,7 @@ def _registering(register: Any) -> Callable[[Callable[P, Result]], Registering[P
 @_registering(price.register)
 def cost(
     net: nnx.Module,
-    input_shape: Sequence[int],
+    input_shape: Sequence[int] | jax.Array | np.ndarray,
     *,
     dtype: DTypeLike = jnp.float32,
     call: Callable[[Any, Any], Any] | None = None,
@@ -78,7 +79,8 @@ def cost(
       net: any network: a node of ``convjax.nn``, a module of Flax NNX, or an ``nn.Function``;
         ``nnx.eval_shape(lambda: …)`` makes one without parameters'
         values.
-      input_shape: shape of the batch, ``(N, *spatial, C)``. Published counts are for N = 1.
+      input_shape: shape of the batch, ``(N, *spatial, C)``, or the batch itself, of which the shape
+        counts. Published counts are for N = 1.
       dtype: dtype of the batch.
       call: how a network that is no expression of ``convjax.nn`` is called, as for ``nn.read``; it
         is read with its norms on running statistics, if its call has a mode.
@@ -152,7 +154,9 @@ def _opened(net: Any, x: Any, call: Any) -> tuple[nnx.Module, bool]:
     return found, found.channels_first
 
 
-def _shape(input_shape: Sequence[int]) -> tuple[int, ...]:
+def _shape(input_shape: Any) -> tuple[int, ...]:
+    if getattr(input_shape, "ndim", 1) > 1:  # a batch, as other instruments take it
+        input_shape = input_shape.shape
     shape = _check.integers("input_shape", input_shape, least=1)
     if len(shape) < 2:
         raise ValueError(f"input_shape={shape} must be (N, *spatial, C): at least two integers")

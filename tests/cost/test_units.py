@@ -220,6 +220,13 @@ def test_combinators_refuse_what_the_network_would_refuse():
         convjax.cost(growing, (1, 6, 4, 3))
 
 
+def test_a_batch_stands_for_its_shape():
+    net = nn.Dense(3, 2, rngs=nnx.Rngs(0))
+    batch = np.random.default_rng(0).normal(size=(5, 3))
+    assert convjax.cost(net, batch).table()["path"].tolist() == [""]
+    assert convjax.cost(net, batch).multiply_adds == convjax.cost(net, (5, 3)).multiply_adds == 30
+
+
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
