@@ -143,10 +143,10 @@ def test_memory_tells_memory_and_time_of_each_mode(bench):
 
 
 @pytest.mark.slow
-def test_profile_makes_four_comparisons(bench):
+def test_profile_makes_six_comparisons(bench):
     options = ["--batch-size", "2", "--deep", "6", "--shallow", "4", "--repeats", "1"]
     kept, printed = bench("profile", *options)
-    assert len(kept["rows"]) == 4
+    assert len(kept["rows"]) == 6
     assert all(row["what"] in printed.out and row["ratio"] > 0 for row in kept["rows"])
 
 
