@@ -155,7 +155,7 @@ def _sum(node: nn.Residual, signal: Signal, scope: Scope) -> tuple[Signal, Back]
     after = added(signal, branch, beside)
     spread = _spread(signal, branch, beside)
     if spread is not None:
-        normals = [_normal(branch, i) for i in range(len(spread))]
+        normals = [branch.normal(i) for i in range(len(spread))]
         sums = [of.plus_normal(*term) for of, term in zip(spread, normals, strict=True)]
         after = after._replace(values=tuple(sums))
 
@@ -181,13 +181,6 @@ def _sum(node: nn.Residual, signal: Signal, scope: Scope) -> tuple[Signal, Back]
         return total._replace(by_value=tuple(by_value))
 
     return after, back
-
-
-def _normal(signal: Signal, i: int) -> tuple[float, float]:
-    """Return mean and variance of a segment's values."""
-    level = float(signal.level[i])
-    mean = float(signal.mean[i]) * math.sqrt(level)
-    return mean, max(level - mean**2, 0.0)
 
 
 def _spread(signal: Signal, branch: Signal, beside: Signal) -> tuple[Values, ...] | None:

@@ -126,14 +126,12 @@ def _size(node: nn.Activation, signal: Signal) -> float:
 
 def _normal(node: nn.Activation, signal: Signal, i: int) -> tuple[float, float]:
     """Return mean and variance of one segment's entries."""
-    level = float(signal.level[i]) * scaled_by(_size(node, signal))
-    mean = float(signal.mean[i]) * math.sqrt(level)
-    return mean, max(level - mean**2, 1e-300)
+    return signal.normal(i, _size(node, signal))
 
 
 def _normal_values(signal: Signal, i: int) -> Values:
     """Return how a segment's entries are spread, where they are normal."""
-    return normal(lambda z: z, *_normal(nn.Activation("linear"), signal, i))
+    return normal(lambda z: z, *signal.normal(i))
 
 
 def _moments(node: nn.Activation, signal: Signal, i: int) -> tuple[np.ndarray, Moments]:

@@ -179,6 +179,12 @@ class Signal(NamedTuple):
         """Share of a site with itself, and of every node, among all pairs of sites."""
         return self.pairs.of(self.batch, self.spatial)
 
+    def normal(self, i: int, log: float = 0.0) -> tuple[float, float]:
+        """Return mean and variance of one segment's entries, of which ``log`` is put back."""
+        level = float(self.level[i]) * scaled_by(log)
+        mean = float(self.mean[i]) * math.sqrt(level)
+        return mean, max(level - mean**2, 1e-300)
+
     def becomes(self, factor: float, doubt: Doubt = NONE, **changes: Any) -> "Signal":
         """Return the signal after a layer whose output follows its input's scale so far.
 
