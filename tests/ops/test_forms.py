@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from convjax import ops
 from convjax.ops._forms import _choose, _plane, _winograd
 from convjax.ops._geometry import Geometry
 from tests.nn.conftest import quick_compilation as quick_compilation
+from tests.ops.onednn_table import by
 
 LAYOUT = {1: ("NHC", "HIO", "NHC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NHWDC", "HWDIO", "NHWDC")}
 
@@ -120,21 +120,6 @@ def _operands(batch, geometry):
     )
 
 
-def _ours(geometry, form):
-    def conv(x, kernel):
-        return ops.conv(
-            x,
-            kernel,
-            strides=geometry.strides,
-            padding=geometry.pads,
-            kernel_dilation=geometry.dilation,
-            feature_group_count=geometry.groups,
-            lowering=form,
-        )
-
-    return conv
-
-
 def _lax(geometry):
     def conv(x, kernel):
         return jax.lax.conv_general_dilated(
@@ -171,7 +156,7 @@ def test_every_form_has_its_corners():
 @pytest.mark.parametrize(("form", "batch", "geometry"), list(_cases()))
 def test_value_and_gradients_are_those_of_lax(form, batch, geometry):
     operands = _operands(batch, geometry)
-    ours = _all_three(_ours(geometry, form))(*operands)
+    ours = _all_three(by(geometry, form))(*operands)
     theirs = _all_three(_lax(geometry))(*operands)
     for a, b in zip(ours, theirs, strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
@@ -193,7 +178,7 @@ def test_the_depthwise_kernel_gradient_of_other_versions_of_jax_is_that_of_lax(c
     way, used = ("_by_blocks" if loops else "_by_rows"), []
     compute = getattr(_plane, way)
     monkeypatch.setattr(_plane, way, lambda *args: used.append(way) or compute(*args))
-    ours = gradient(_ours(geometry, "shift"))
+    ours = gradient(by(geometry, "shift"))
     np.testing.assert_allclose(ours(x, g), gradient(_lax(geometry))(x, g), rtol=1e-9, atol=1e-9)
     assert used
 
@@ -222,7 +207,7 @@ def _rounding(form, dtype):
         pairs = zip(results, exact, strict=True)
         return np.array([np.sqrt(np.mean((np.asarray(a, float) - b) ** 2)) for a, b in pairs])
 
-    return errors(_all_three(_ours(geometry, form))(*operands)) / errors(theirs(*operands))
+    return errors(_all_three(by(geometry, form))(*operands)) / errors(theirs(*operands))
 
 
 @pytest.mark.usefixtures("x64")
@@ -250,7 +235,7 @@ def test_winograd_takes_a_large_batch_in_blocks_and_a_small_one_whole():
     def text(batch):
         x, kernel, _ = _operands(batch, geometry)
         operands = (jnp.float32(x), jnp.float32(kernel))
-        return jax.jit(_ours(geometry, "winograd")).lower(*operands).as_text()
+        return jax.jit(by(geometry, "winograd")).lower(*operands).as_text()
 
     image = 4 * geometry.in_features * np.prod(geometry.spatial)
     assert "stablehlo.while" not in text(1)
