@@ -10,7 +10,6 @@ from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
-import tyro
 
 from convjax import _check
 from convjax.lab import _ratios
@@ -123,6 +122,8 @@ def _check_kind(kind: Any) -> None:
 
 
 def _option(name: str, kind: Any, default: Any, told: str) -> tuple[str, Any, Any]:
+    import tyro  # here, because what takes no options runs without it
+
     return name, Annotated[kind, tyro.conf.arg(help=told)], dataclasses.field(default=default)
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import jax
-import tyro
 
 from convjax.lab._checks import unknown
 
@@ -145,7 +144,8 @@ def parse(
       default: the options where the command line says nothing; ``kind()`` without it.
 
     Raises:
-      UsageError: a file that cannot be read, or a number that is not finite.
+      UsageError: a file that cannot be read, a number that is not finite, or options where tyro,
+        which reads them, is not installed.
       SystemExit: the command line has what no option takes, or asked for help.
 
     Example:
@@ -154,16 +154,30 @@ def parse(
       'cpu'
     """
     start = kind() if default is None else default
+    if not argv:
+        return start
+    cli = _reader()
 
     def read(default: O) -> O:
-        kind_of: Any = kind
-        return tyro.cli(kind_of, args=list(argv), prog=command, description=about, default=default)
+        return cli(kind, args=list(argv), prog=command, description=about, default=default)
 
     options = read(start)
     if options.config is not None:
         options = read(dataclasses.replace(start, **from_file(kind, options.config)))
     check_finite(options)
     return options
+
+
+def _reader() -> Callable[..., Any]:
+    """Return tyro's ``cli``; a machine without tyro runs what needs no options."""
+    try:
+        import tyro
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            "options are read by tyro, which is missing: pip install 'convjax[lab]', or leave all "
+            "options out."
+        ) from error
+    return tyro.cli
 
 
 def cell_of(kind: Callable[..., C], config: Any, /, **own: Any) -> C:
@@ -218,7 +232,7 @@ def _typed(kind: Any, name: str, value: Any, path: Path) -> Any:
     """Return a file's value as the command line would have read it."""
     words = [str(v) for v in (value if isinstance(value, list) else [value])]
     try:
-        read = tyro.cli(kind, args=[f"--{name.replace('_', '-')}", *words], console_outputs=False)
+        read = _reader()(kind, args=[f"--{name.replace('_', '-')}", *words], console_outputs=False)
     except SystemExit as error:
         default = getattr(kind(), name)
         raise UsageError(

@@ -1,6 +1,7 @@
 """The command line of a question: options over their file, refusals, interruption, listing."""
 
 import dataclasses
+import functools
 import re
 import signal
 import subprocess
@@ -206,6 +207,16 @@ def measure_until_interrupted(cell):
     if len(CALLS) == 2:
         raise KeyboardInterrupt
     return planted.measure(cell)
+
+
+def test_without_tyro_there_are_defaults_and_no_options(monkeypatch):
+    """A machine with an accelerator may have all but the reader of options."""
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    read = functools.partial(lab.parse, lab.CommandOptions, command="x", about="y")
+    default = lab.CommandOptions(platform="cpu")
+    assert read([]) == lab.CommandOptions() and read([], default=default) is default
+    with pytest.raises(lab.UsageError, match=r"pip install .*, or leave all options"):
+        read(["--platform", "cpu"])
 
 
 def test_what_is_measured_outlives_an_interruption(tmp_path, capsys):
