@@ -126,7 +126,7 @@ def check(kind, dtype):
     batch, geometry = TABLE[kind]
     given = operands(batch, geometry, dtype)
     program = _all_three(by(geometry, "onednn")).lower(*given)
-    assert "__onednn$convolution" in program.as_text(), f"{kind}: {dtype} is not computed by oneDNN"
+    assert "__onednn$" in program.as_text(), f"{kind}: {dtype} is not computed by oneDNN"
     exact = _all_three(by(geometry, "lax"))(*(a.astype(jnp.float64) for a in given))
     for name, mine, theirs in zip(("y", "dx", "dw"), program.compile()(*given), exact, strict=True):
         off = np.abs(np.asarray(mine, float) - theirs).max() / np.abs(theirs).max()

@@ -118,12 +118,7 @@ def _input_gradient_by_onednn(geometry: Geometry) -> bool:
 
 
 def _kernel_gradient_by_onednn(geometry: Geometry) -> bool:
-    if _product.serves(geometry):
-        return _is_pointwise(geometry)
-    if min(geometry.window) == 1 or math.prod(geometry.window) > 9:
-        return False
-    features = min(geometry.in_features, geometry.out_features)
-    return features >= (32 if math.prod(geometry.out_spatial) >= 256 else 128)
+    return geometry.groups == 1
 
 
 # Whether oneDNN's time was below that of every other form by a clear margin, on JAX 0.10 and 0.12.

@@ -10,7 +10,6 @@ JAX cannot write it to disk: `_choose` says when it is left out.
 
 import functools
 import json
-import math
 import os
 import platform
 import threading
@@ -21,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from convjax.ops import _precision, _shapes
+from convjax.ops import _precision
 from convjax.ops._forms import _lax, _product, _windows
 from convjax.ops._geometry import Geometry
 
@@ -32,8 +31,6 @@ SERVES = (
 _CONVOLUTION, _PRODUCT = "__onednn$convolution", "__onednn$matmul"
 # The table has been tried with these versions of JAX, from the first on and before the last.
 _TRIED = ((0, 10, 1), (0, 13))
-# Copies of about this many bytes are made and multiplied at a time: they stay in the cache.
-_BLOCK_BYTES = 7 << 19
 _BFLOAT16_NEEDS = {"avx512f", "avx512bw", "avx512vl", "avx512dq"}
 
 
@@ -45,7 +42,7 @@ def serves(geometry: Geometry) -> bool:
 def differentiates(direction: str, geometry: Geometry) -> bool:
     """Whether it also computes a convolution's derivative, "input_gradient" or the other."""
     if direction == "kernel_gradient":
-        return geometry.groups == 1
+        return geometry.groups < geometry.in_features or geometry.groups == 1
     ones = (1,) * geometry.rank
     reached = all(k >= s for k, s in zip(geometry.window, geometry.strides, strict=True))
     whole = geometry.strides == ones or (geometry.dilation == ones and reached)
@@ -141,76 +138,54 @@ def input_gradient(g: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.A
 
 
 def kernel_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
-    """Multiply what lies under the window, transposed, by the cotangent: a few images at a time."""
+    """Contract what lies under the window with the cotangent, over images and positions."""
     if _product.serves(geometry):
         rows = _product.rows(x, geometry)
         return _product_of_rows(rows, g).reshape(geometry.kernel_shape)
-    # In small images of many channels, the product takes longer than to copy its operand.
-    beside = geometry.strides == (1,) * geometry.rank and not (
-        min(geometry.out_spatial) <= 14 and geometry.out_features >= 256
+    pads = tuple(
+        (low, high - rest)
+        for (low, high), rest in zip(geometry.pads, geometry.left_over, strict=True)
     )
-    multiply = _of_shifted_sides if beside else _of_all_taps
-    taps = math.prod(geometry.window)
-    features = taps * geometry.in_features
-    if beside:
-        wide = geometry.window[-1]
-        features = wide * geometry.in_features + taps // wide * geometry.out_features
-    image = math.prod(geometry.out_spatial) * features * x.dtype.itemsize
-    result = math.prod(geometry.kernel_shape) * x.dtype.itemsize
-    parts = _equal_parts(x.shape[0], max(_BLOCK_BYTES, result) // image)
-    if parts == 1:
-        return multiply(x, g, geometry)
-
-    def add(total: jax.Array, some: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        return total + multiply(*some, geometry).astype(total.dtype), None
-
-    zeros = _windows.zeros(geometry.kernel_shape, _shapes.at_least_float32(x.dtype), x)
-    blocks = x.reshape(parts, -1, *x.shape[1:]), g.reshape(parts, -1, *g.shape[1:])
-    return lax.scan(add, zeros, blocks)[0].astype(x.dtype)
+    step = geometry.dilation[-1]
+    # With pads within the call, rows of few features take longer than to copy them.
+    if step > 1 or geometry.kernel_shape[-2] < 8:
+        x, pads = _windows.pad_spatial(x, pads), ((0, 0),) * geometry.rank
+    if step == 1:
+        return _of_exchanged_roles(x, g, pads, geometry).reshape(geometry.kernel_shape)
+    axis, reach = geometry.rank, geometry.extents[-1] - 1
+    columns = [
+        lax.slice_in_dim(x, start, x.shape[axis] - reach + start, axis=axis)
+        for start in range(0, reach + 1, step)
+    ]
+    parts = [_of_exchanged_roles(column, g, pads, geometry) for column in columns]
+    return jnp.concatenate(parts, axis - 1).reshape(geometry.kernel_shape)
 
 
-def _equal_parts(n: int, most: int) -> int:
-    """Return into how many equal parts of at most ``most`` n is cut, if ``most`` is not 0."""
-    return next(parts for parts in range(1, n + 1) if n % parts == 0 and n // parts <= max(most, 1))
+def _of_exchanged_roles(
+    x: jax.Array, g: jax.Array, pads: tuple[tuple[int, int], ...], geometry: Geometry
+) -> jax.Array:
+    """Convolve the image with the cotangent for a kernel; return (*window, features, outputs).
 
-
-def _of_all_taps(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
-    """Multiply by an operand that has the image under all taps side by side."""
-    padded = _windows.pad(x, geometry)
-    taps = [_windows.under(padded, tap, geometry) for tap in _windows.taps(geometry)]
-    return _product_of_rows(jnp.concatenate(taps, -1), g).reshape(geometry.kernel_shape)
-
-
-def _of_shifted_sides(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
-    """Multiply the image, shifted along its last axis, by the cotangent, shifted along the others.
-
-    One product gives every pair of shifts, from two operands of a few copies each: k copies beside
-    one another in place of k * k.
+    The channels that are contracted are the images. The image's own channels stand beside one
+    another along the last axis, where the cotangent's entries are as far apart: so the result has
+    enough places for oneDNN's blocks, taps and channels, where it would have the few taps alone.
     """
-    *outer, last = geometry.window
-    *spread, step = geometry.dilation
-    wide = geometry.out_spatial[-1]
-    padded = _windows.pad(x, geometry)
-    axis = x.ndim - 2
-    shifted = [lax.slice_in_dim(padded, t * step, t * step + wide, axis=axis) for t in range(last)]
-    room = [size - n for size, n in zip(padded.shape[1:-2], geometry.out_spatial, strict=False)]
-    cotangents = []
-    for tap in np.ndindex(*outer):
-        starts = [t * d for t, d in zip(tap, spread, strict=True)]
-        pads = [(low, more - low) for low, more in zip(starts, room, strict=True)]
-        cotangents.append(_windows.pad_spatial(g, [*pads, (0, 0)]))
-    product = _product_of_rows(jnp.concatenate(shifted, -1), jnp.concatenate(cotangents, -1))
-    split = product.reshape(last, geometry.in_features, -1, geometry.out_features)
-    return split.transpose(2, 0, 1, 3).reshape(geometry.kernel_shape)
+    features, last = geometry.kernel_shape[-2], geometry.rank - 1
+    images, *outer, wide, _ = x.shape
+    split = x.reshape(images, *outer, wide, geometry.groups, features)
+    turned = jnp.moveaxis(split, (-1, -2, 0), (-3, -2, -1))
+    image = turned.reshape(1, *outer, wide * features, geometry.groups * images)
+    apart = (*geometry.strides[:last], geometry.strides[last] * features)
+    low, high = pads[last]
+    pads = (*pads[:last], (low * features, high * features))
+    steps = (*geometry.dilation[:last], 1)
+    result = _convolve(image, jnp.moveaxis(g, 0, -2), steps, pads, apart, geometry.groups)
+    return result.reshape(*geometry.window[:last], -1, features, geometry.out_features)
 
 
 def _product_of_rows(x: jax.Array, g: jax.Array) -> jax.Array:
-    """Contract every axis but the last."""
-    return _product_of_transposed(x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1]))
-
-
-def _product_of_transposed(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Return the matrix product of the transposed ``a``, (K, M), and ``b``, (K, N)."""
+    """Return the product of two matrices, (K, M) transposed and (K, N): every axis but the last."""
+    a, b = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
     result = jax.eval_shape(lambda a, b: a.T @ b, a, b)
     config = {"transpose_a": True, "transpose_b": False, "optimization_config": _PLAIN}
     for name, array in (("lhs", a), ("rhs", b), ("result", result)):
