@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from convjax import lab, study
 from experiments.benchmarks.timing import Timer
@@ -36,10 +38,21 @@ class Peer:
         self.python, self.process, self.stderr = python, process, stderr
         self.versions = self._answer()
 
-    def timers(self, spec: Mapping[str, Any], backward: bool) -> dict[str, Timer]:
-        """Return what times a computation in PyTorch's own terms, by memory format."""
-        asked = {"spec": dict(spec), "backward": backward}
-        return {name: partial(self._time, asked | {"layout": name}) for name in LAYOUTS}
+    def timers(
+        self,
+        spec: Mapping[str, Any],
+        backward: bool,
+        layouts: Sequence[str] = LAYOUTS,
+        **how: bool,
+    ) -> dict[str, Timer]:
+        """Return what times a computation in PyTorch's own terms, by memory format.
+
+        It runs on the GPU where JAX does; ``compiled=True`` asks for ``torch.compile``.
+        """
+        asked = {"spec": dict(spec), "backward": backward, **how}
+        if jax.default_backend() == "gpu":
+            asked["device"] = "cuda"
+        return {name: partial(self._time, asked | {"layout": name}) for name in layouts}
 
     def _time(self, asked: dict[str, Any], count: int) -> float:
         assert self.process.stdin is not None

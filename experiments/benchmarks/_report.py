@@ -28,6 +28,18 @@ def table(title: str, rows: Iterable[Any], *columns: Column) -> Table:
     return made
 
 
+def markdown(table: Table) -> str:
+    """Return a table as Markdown has it, below its title."""
+
+    def line(cells: Iterable[Any]) -> str:
+        return f"| {' | '.join(' '.join(str(c).split()).replace('|', '/') for c in cells)} |"
+
+    rows = zip(*(column.cells for column in table.columns), strict=True)
+    rule = ["---", *["---:"] * (len(table.columns) - 1)]
+    lines = [line(c.header for c in table.columns), line(rule), *map(line, rows)]
+    return "\n".join([f"## {table.title}", "", *lines, ""])
+
+
 def number(value: float | None) -> str:
     """Write a number with three significant digits, without an exponent; None is a dash."""
     if value is None:

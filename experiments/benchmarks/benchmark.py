@@ -52,10 +52,7 @@ def run(module: str, argv: Sequence[str]) -> int:
     loads = [_load()]
     found = own.measure(config)
     loads.append(_load())
-    environment = study.environment() | {"torch": found.pop("torch", None)}
-    kept = {"config": dataclasses.asdict(config), "environment": environment, "loads": loads}
-    written = [config.out / f"{stem}.json"]
-    written[0].write_text(json.dumps(kept | found, indent=1, default=str) + "\n", encoding="utf-8")
+    written = [keep(config.out / f"{stem}.json", config, found, loads)]
     console = lab.console(130)
     for table in own.tables(found, config):
         console.print(table, "")
@@ -65,6 +62,15 @@ def run(module: str, argv: Sequence[str]) -> int:
     console.print(f"Load of the machine at the beginning and the end: {busy}.")
     console.print(*written, sep="\n", soft_wrap=True)
     return 0
+
+
+def keep(path: Path, config: Options, found: dict[str, Any], loads: Sequence[float]) -> Path:
+    """Write what was measured, with the options, the versions and the load of the machine."""
+    environment = study.environment() | {"torch": found.get("torch")}
+    kept = {"config": dataclasses.asdict(config), "environment": environment, "loads": loads}
+    kept |= {name: value for name, value in found.items() if name != "torch"}
+    path.write_text(json.dumps(kept, indent=1, default=str) + "\n", encoding="utf-8")
+    return path
 
 
 def _load() -> float:

@@ -117,9 +117,7 @@ def measured(case: Case, config: Config, peer: Peer | None) -> dict[str, Any]:
     if "keras" in config.versus:
         made = keras_networks.training(case.name, case.size, LEARNING_RATE, MOMENTUM)
         timed["Keras"] = Training(*made, case)
-    spec = {"what": "network", "name": case.name, "batch": case.batch, "size": case.size, "seed": 0}
-    spec |= {"learning_rate": LEARNING_RATE, "momentum": MOMENTUM}
-    layouts = peer.timers(spec, backward=True) if peer else {}
+    layouts = peer.timers(torch_spec(case), backward=True) if peer else {}
     torch = {f"PyTorch {layout}": timer for layout, timer in layouts.items()}
     samples = alternate(timed, repeats=config.repeats, elsewhere=torch)
     medians = {name: median(times) for name, times in samples.items()}
@@ -136,6 +134,12 @@ def measured(case: Case, config: Config, peer: Peer | None) -> dict[str, Any]:
         "best_of_torch": best,
         "samples": samples,
     }
+
+
+def torch_spec(case: Case, **more: Any) -> dict[str, Any]:
+    """Return a training step as PyTorch's process is told it."""
+    spec = {"what": "network", "name": case.name, "batch": case.batch, "size": case.size, "seed": 0}
+    return spec | {"learning_rate": LEARNING_RATE, "momentum": MOMENTUM, **more}
 
 
 class Training:
@@ -169,9 +173,17 @@ class Training:
         return self.state, loss
 
 
-def convjax_training(case: Case, start: Any, lowering: str) -> Training:
-    """Return a network, split into graph, parameters and rest, in training by a lowering."""
+def convjax_training(case: Case, start: Any, lowering: str, dtype: str = "float32") -> Training:
+    """Return a network, split into graph, parameters and rest, in training by a lowering.
+
+    In bfloat16 parameters and norms stay float32.
+    """
     graphdef, params, rest = start
+    of_lowered = networks.loss_of(graphdef, partial(networks.lower, dtype))
+
+    def loss(params: Any, rest: Any, images: jax.Array, labels: jax.Array) -> tuple[Any, Any]:
+        return of_lowered(params, rest, images.astype(dtype), labels)
+
     optimiser = optax.sgd(LEARNING_RATE, momentum=MOMENTUM)
 
     def update(params: Any, gradients: Any, moving: Any) -> tuple[Any, Any]:
@@ -180,7 +192,7 @@ def convjax_training(case: Case, start: Any, lowering: str) -> Training:
 
     with ops.default_lowering(lowering):
         state = params, rest, optimiser.init(params)
-        return Training(networks.loss_of(graphdef), update, state, case)
+        return Training(loss, update, state, case)
 
 
 def tables(found: dict[str, Any], config: Config) -> Iterator[Table]:

@@ -34,6 +34,19 @@ def written_out(net: nn.Chain) -> nn.Chain:
     return nn.Chain({name: of(unit) for name, unit in net.items()})
 
 
+def resnet_8(*, num_classes: int = 10, rngs: nnx.Rngs) -> nn.Chain:
+    """Return ResNet-8 for CIFAR, for a rehearsal, each unit written out."""
+    return written_out(models.resnet_cifar(8, num_classes=num_classes, rngs=rngs))
+
+
+def lower(dtype: str, net: nn.Chain) -> None:
+    """Cast the parameters of convolutions and dense layers in place; norms keep theirs."""
+    for visit in nn.walk(net):
+        if hasattr(visit.node, "kernel"):
+            params = nnx.state(visit.node, nnx.Param)
+            nnx.update(visit.node, jax.tree.map(lambda a: a.astype(dtype), params))
+
+
 def loss_of(graphdef: Any, change: Callable[[Any], Any] = lambda net: None) -> Callable[..., Any]:
     """Return ``loss(params, rest, images, labels) -> (mean cross-entropy, rest)`` in train mode.
 

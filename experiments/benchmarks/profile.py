@@ -61,20 +61,27 @@ def measure(config: Config) -> dict[str, Any]:
     return {"rows": [*rows, comparison(what, pairs(ours, theirs, config.repeats))]}
 
 
-def profile_and_gradient(batch_size: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """Return a profile of ResNet-56, with everything that it holds, and its plain gradient."""
-    return _both(models.resnet_cifar(56, rngs=nnx.Rngs(0)), 32, batch_size, 10)
+Both = tuple[Callable[[], Any], Callable[[], Any]]
 
 
-def first_profile_and_gradient(name: str, size: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
+def profile_and_gradient(batch_size: int, depth: int = 56, size: int = 32) -> Both:
+    """Return a profile of a ResNet for CIFAR, with all that it holds, and its plain gradient."""
+    return _both(models.resnet_cifar(depth, rngs=nnx.Rngs(0)), size, batch_size, 10)
+
+
+def first_profile_and_gradient(name: str, size: int) -> Both:
     """Return the same two of another network, compiled anew each time."""
-    found = _both(models.create(name, rngs=nnx.Rngs(0)), size, 4, 1000)
+    return compiled_anew(*_both(models.create(name, rngs=nnx.Rngs(0)), size, 4, 1000))
+
+
+def compiled_anew(first: Callable[[], Any], second: Callable[[], Any]) -> Both:
+    """Return the same two, each after all that is compiled has been forgotten."""
 
     def anew(run: Callable[[], Any]) -> Any:
         jax.clear_caches()
         return run()
 
-    return partial(anew, found[0]), partial(anew, found[1])
+    return partial(anew, first), partial(anew, second)
 
 
 def _both(net: nnx.Module, size: int, batch_size: int, classes: int) -> tuple[Any, Any]:

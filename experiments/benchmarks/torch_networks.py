@@ -1,6 +1,6 @@
 """The networks of ``bench-models`` in PyTorch, for the process that ``torch_peer.py`` serves.
 
-Needs torch, and timm for all but ResNet-56; it knows neither JAX nor this package.
+Needs torch, and timm for all but the networks for CIFAR; it knows neither JAX nor this package.
 """
 
 import sys
@@ -18,6 +18,9 @@ TIMM = {
     "xception": "legacy_xception",
 }
 
+# The n of residual networks of 6n + 2 layers.
+CIFAR = {"resnet_8": 1, "resnet_56": 9}
+
 
 def build(
     memory_format: Any,
@@ -28,17 +31,28 @@ def build(
     seed: int,
     learning_rate: float,
     momentum: float,
+    dtype: str = "float32",
+    device: str = "cpu",
+    compiled: bool = False,
 ) -> Callable[[], None]:
-    """Return one whole training step of a key of ``TIMM``, or ``"resnet_56"``, on its own batch."""
+    """Return one whole training step of a key of ``TIMM`` or ``CIFAR``, on its own batch.
+
+    In bfloat16 parameters and norms stay float32, as PyTorch's autocast has it.
+    """
     torch.manual_seed(seed)
-    net = network(name).to(memory_format=memory_format).train()
-    images = torch.randn(batch, 3, size, size).contiguous(memory_format=memory_format)
-    labels = torch.arange(batch) % 10
+    net = network(name).to(device, memory_format=memory_format).train()
+    images = torch.randn(batch, 3, size, size, device=device).contiguous(
+        memory_format=memory_format
+    )
+    labels = torch.arange(batch, device=device) % 10
     optimiser = torch.optim.SGD(net.parameters(), lr=learning_rate, momentum=momentum)
+    called = torch.compile(net) if compiled else net
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
-        F.cross_entropy(net(images), labels).backward()
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+            loss = F.cross_entropy(called(images), labels)
+        loss.backward()
         optimiser.step()
 
     return step
@@ -46,7 +60,9 @@ def build(
 
 def network(name: str) -> Any:
     """Return a network with initial values."""
-    return resnet_cifar(9) if name == "resnet_56" else import_timm().create_model(TIMM[name])
+    if name in CIFAR:
+        return resnet_cifar(CIFAR[name])
+    return import_timm().create_model(TIMM[name])
 
 
 def import_timm() -> Any:

@@ -8,7 +8,9 @@ which versions it has, and then answers requests until there are no more, all in
     {"seconds": 0.012}
 
 A request that fails is answered by {"error": "..."}. The seconds are those of all runs together.
-What was made for the last specification is kept.
+What was made for the last specification is kept. With "device": "cuda" it runs there, and its
+float32 products are of TF32 where the card has them, as JAX's are; with "compiled": true it goes
+through torch.compile.
 """
 
 import functools
@@ -54,9 +56,9 @@ def function_of(spec: dict[str, Any]) -> Callable[..., Any]:
     }[spec["what"]]
 
 
-def inputs(spec: dict[str, Any], layout: str) -> list[Any]:
+def inputs(spec: dict[str, Any], layout: str, device: str = "cpu") -> list[Any]:
     """Return random arguments: the image, and a kernel, or scale and bias."""
-    generator = torch.Generator().manual_seed(spec["seed"])
+    generator = torch.Generator(device).manual_seed(spec["seed"])
     channels = spec["in_features"]
     shapes = [(spec["batch"], channels, spec["height"], spec["width"])]
     if spec["what"] == "conv":
@@ -65,7 +67,7 @@ def inputs(spec: dict[str, Any], layout: str) -> list[Any]:
     elif spec["what"] == "batch_norm":
         shapes += [(channels,)] * 2
     tensors = [
-        torch.randn(shape, generator=generator).to(getattr(torch, spec["dtype"]))
+        torch.randn(shape, generator=generator, device=device).to(getattr(torch, spec["dtype"]))
         for shape in shapes
     ]
     tensors = [t.contiguous(memory_format=LAYOUTS[layout]) if t.ndim == 4 else t for t in tensors]
@@ -73,14 +75,22 @@ def inputs(spec: dict[str, Any], layout: str) -> list[Any]:
 
 
 @functools.lru_cache(maxsize=2 * len(LAYOUTS))
-def prepared(text: str, layout: str, backward: bool) -> Callable[[], Any]:
+def prepared(
+    text: str, layout: str, backward: bool, device: str = "cpu", compiled: bool = False
+) -> Callable[[], Any]:
     """Return what is timed: forward without a graph, or forward and the gradient of sum(y g)."""
     spec = json.loads(text)
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
     if spec["what"] == "network":
         # One whole training step, in a file of its own beside this one; it has no half.
         del spec["what"]
-        return importlib.import_module("torch_networks").build(LAYOUTS[layout], **spec)
-    function, arguments = function_of(spec), inputs(spec, layout)
+        how = {"device": device, "compiled": compiled}
+        return importlib.import_module("torch_networks").build(LAYOUTS[layout], **spec, **how)
+    function, arguments = function_of(spec), inputs(spec, layout, device)
+    if compiled:
+        function = torch.compile(function)
 
     def forward() -> Any:
         with torch.no_grad():
@@ -98,12 +108,17 @@ def prepared(text: str, layout: str, backward: bool) -> Callable[[], Any]:
     return both
 
 
-def seconds(spec: dict[str, Any], layout: str, backward: bool, count: int) -> float:
-    """Return what ``count`` runs take together."""
-    run = prepared(json.dumps(spec), layout, backward)
+def seconds(
+    spec: dict[str, Any], layout: str, backward: bool, count: int, device: str = "cpu", **how: bool
+) -> float:
+    """Return what ``count`` runs take together, until the device has done them."""
+    run = prepared(json.dumps(spec), layout, backward, device, **how)
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    wait()
     start = time.perf_counter()
     for _ in range(count):
         run()
+    wait()
     return time.perf_counter() - start
 
 
@@ -123,6 +138,8 @@ def listen() -> None:
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
         "onednn": torch.backends.mkldnn.is_available(),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
     }
     print(json.dumps(answer), file=answers, flush=True)
     for line in sys.stdin:
