@@ -24,7 +24,7 @@ from convjax.gradflow._theory import _pools as _pools
 from convjax.gradflow._theory import _read as _read
 from convjax.gradflow._theory import _run
 from convjax.gradflow._theory._run import Facts, Row, Scope
-from convjax.gradflow._theory._sites import chosen_sites, class_nodes, reach_of
+from convjax.gradflow._theory._sites import chosen_sites, exactly, reach_of
 from convjax.gradflow._theory._state import Cotangent, Doubt, Pairs, Signal
 
 PERCENT = re.compile(r"(\d+)%")
@@ -297,26 +297,19 @@ def _signal(given: Any) -> Signal:
         pairs = Pairs(1)
         pair, ones = np.zeros((1, pairs.count)), np.ones((1, *given[1:-1]))
         alike = 1 / given[-1]
-        start = (given[0], (given[-1],), 0.0, ones, pair, np.zeros(1), alike, alike, pairs)
+        start = (given[0], (given[-1],), 0.0, ones, pair, np.zeros(1), alike, 0.0, pairs)
         return Signal(*start, laws=(None,))
-    values, pairs = given, Pairs(NODES)
-    energy = np.mean(np.square(values), axis=(0, -1))[None]
-    sites = chosen_sites(len(values), values.shape[1:-1])
-    found = np.array([values[(example, *place)] for example, place in sites])
-    rms = math.sqrt(max(float(energy.mean()), 1e-300))
+    sites = chosen_sites(len(given), given.shape[1:-1])
     return Signal(
-        len(values),
-        (values.shape[-1],),
-        0.0,
-        energy,
-        class_nodes(found @ found.T, sites, pairs)[None],
-        np.array([values.mean() / rms]),
-        0.0,
-        0.0,
-        pairs,
-        reach_of(values, sites),
+        len(given),
+        (given.shape[-1],),
+        log=0.0,
+        overlap=0.0,
+        latent=0.0,
+        pairs=Pairs(NODES),
+        reach=reach_of(given, sites),
         laws=(None,),
-        data=values,
+        **exactly(given, Pairs(NODES)),
     )
 
 
@@ -341,11 +334,8 @@ def _output_cotangent(cotangent: Any, after: Signal, net: nnx.Module) -> Cotange
     shape = (after.batch, *after.spatial, sum(after.features))
     if values.shape != shape:
         raise ValueError(f"cotangent has shape {values.shape}, the output {shape}")
-    energy = np.mean(np.square(values), axis=(0, -1))[None]
-    sites = chosen_sites(len(values), values.shape[1:-1])
-    found = np.array([values[(example, *place)] for example, place in sites])
-    pair = class_nodes(found @ found.T, sites, after.pairs)[None]
-    whole = Cotangent((shape[-1],), 0.0, energy, pair, 0.0)
+    known = exactly(values, after.pairs)
+    whole = Cotangent((shape[-1],), 0.0, known["energy"], known["pair"], 0.0)
     return whole.regrouped(after.features)
 
 

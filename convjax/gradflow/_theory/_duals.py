@@ -28,10 +28,11 @@ class Moments(NamedTuple):
       mean: E f.
       second: E f**2.
       slope: E f'**2.
-      elasticity: how the logarithm of E f**2 follows that of v.
+      elasticity: how the logarithm of E f**2 follows that of E z**2, mean and scale together.
       pair: rho -> E f f'.
       slope_pair: rho -> E f'(z) f'(z').
       tilt_pair: rho -> E u f'(z) u' f'(z'), with u = (z - m) / sqrt(v).
+      square_pair: rho -> E f**2 f'**2 / (E f**2)**2.
       noise_pair: rho -> covariance of f**2 / E f**2 - z**2 / E z**2 with its like.
       gate_pair: rho -> E f'(z)**2 f'(z')**2 / (E f'**2)**2.
     """
@@ -43,6 +44,7 @@ class Moments(NamedTuple):
     pair: Callable[[Array], Array]
     slope_pair: Callable[[Array], Array]
     tilt_pair: Callable[[Array], Array]
+    square_pair: Callable[[Array], Array]
     noise_pair: Callable[[Array], Array]
     gate_pair: Callable[[Array], Array]
 
@@ -86,10 +88,11 @@ def _linear(mean: float, variance: float) -> Moments:
         mean,
         second,
         1.0,
-        variance / second,
+        1.0,
         lambda rho: mean**2 + variance * rho,
         np.ones_like,
         lambda rho: rho,
+        lambda rho: 1 + (2 * variance**2 * rho**2 + 4 * mean**2 * variance * rho) / second**2,
         np.zeros_like,
         np.ones_like,
     )
@@ -106,6 +109,7 @@ def _relu() -> Moments:
         lambda rho: 0.5 * gate_pair(rho),
         # u f'(u) is f itself.
         lambda rho: 0.5 * relu_pair(rho),
+        lambda rho: 1 + 2 * rho**2 + _signed_squares(rho),
         # f**2 - z**2 / 2 is half of z |z|.
         _signed_squares,
         lambda rho: 2 * gate_pair(rho),
@@ -153,10 +157,11 @@ def _series(name: str, function: Any, mean: float, variance: float) -> Moments:
         expect(value),
         second,
         slopes,
-        expect(value * slope * scale * u) / max(second, 1e-300),
+        expect(value * slope * z) / max(second, 1e-300),
         pair(value),
         pair(slope),
         pair(u * slope),
+        pair(value**2 / max(second, 1e-300)),
         pair(noise),
         pair(gates),
     )

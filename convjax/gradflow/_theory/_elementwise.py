@@ -9,6 +9,7 @@ import numpy as np
 from convjax import nn
 from convjax.gradflow._theory._duals import Moments, function_of, moments
 from convjax.gradflow._theory._run import Back, Scope, expected
+from convjax.gradflow._theory._sites import at_sites, chosen_sites, class_nodes, exactly
 from convjax.gradflow._theory._state import Cotangent, Doubt, Law, Signal, scaled_by
 from convjax.gradflow._theory._values import ByValue, Values, normal, of_data, scaled
 
@@ -47,7 +48,7 @@ def _(node: nn.Scale, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
 @expected.register
 def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     if signal.data is not None and not signal.log and len(signal.features) == 1:
-        signal = signal._replace(values=(of_data(signal.data),))
+        return _of_the_batch(node, signal, signal.data)
     known = function_of(node.name, node.function)
     found = [_moments(node, signal, i) for i in range(len(signal.features))]
     share = signal.share
@@ -65,14 +66,20 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     mean = np.array([m.mean / math.sqrt(max(m.second, 1e-300)) for _, m in found])
     noise = [_noise(signal, m, r) for r, m in found]
     variance = sum(s**2 * v / f for s, v, f in zip(share, noise, signal.features, strict=True))
-    steepness = [_steepness(m) for _, m in found]
+    bends = [_bend(node, signal, i) for i in range(len(signal.features))]
+    steepness = float(share @ [_steepness(m) for _, m in found])
+    latent = signal.latent * steepness
+    fresh = (np.array([m.square_pair(r) for r, m in found]) - pair**2) @ nodes
     after = signal.becomes(
         float(share @ elastic),
         Doubt(max(variance, 0.0)),
         energy=energy,
         pair=np.clip(pair, -1, 1),
         mean=mean,
-        overlap=signal.overlap * float(share @ steepness),
+        # What scatters is what the channels are drawn from; and the mean over those there are.
+        overlap=min(signal.common * steepness + float(share @ fresh) / sum(signal.features), 1.0),
+        latent=latent,
+        common=signal.common * steepness,
         laws=tuple(_law(node, signal, i) for i in range(len(signal.features))),
         values=tuple(of.through(known.value) for of in signal.values),
         echo=None if signal.echo is None else signal.echo * _follows(node, signal, found),
@@ -87,17 +94,25 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
                 for (r, m), t, s in zip(found, cotangent.pair, safe, strict=True)
             ]
         )
-        tau = cotangent.pair**2 + cotangent.overlap
+        tau = cotangent.pair**2 + cotangent.latent
+        opened = np.array([m.gate_pair(r) for r, m in found])
         scatter = [
-            self_share * 3 * (float(m.gate_pair(np.ones(1))[0]) - 1)
-            + float(nodes @ ((m.gate_pair(r) - 1) * (1 + 2 * t)))
-            for (r, m), t in zip(found, tau, strict=True)
+            self_share * 3 * (float(m.gate_pair(np.ones(1))[0]) - 1) * cotangent.peak
+            + float(nodes @ ((o - 1) * (1 + 2 * t)))
+            for (_, m), o, t in zip(found, opened, tau, strict=True)
         ]
         parts = cotangent.share
+        # A signal that is larger than expected meets other slopes.
+        bent = float(parts @ bends) ** 2 * signal.total.variance
         variance = sum(
             s**2 * v / f for s, v, f in zip(parts, scatter, signal.features, strict=True)
         )
-        kept = float((nodes * gate**2).sum(1).mean() + self_share)
+        latent = cotangent.latent * float((nodes * gate**2).sum(1).mean() + self_share)
+        alone = max(float(m.gate_pair(np.ones(1))[0]) for _, m in found)
+        fresh = (opened * (1 + 2 * tau) - (gate * cotangent.pair) ** 2) @ nodes
+        # Of what makes sites unlike, not what makes all of them larger.
+        together = (opened * (1 + 2 * tau) - 1) @ nodes
+        apart = (1 - self_share) * (3 * alone - 1) - float(parts @ together)
         steep = slopes
         if cotangent.picked is not None:
             steep = slopes * cotangent.picked.reshape(-1, *(1,) * len(signal.spatial))
@@ -105,7 +120,7 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         if by_value:
             steep = steep * more.reshape(-1, *(1,) * len(signal.spatial))
         return cotangent.becomes(
-            Doubt(max(variance, 0.0)),
+            Doubt(max(variance, 0.0) + bent),
             energy=cotangent.energy * steep,
             by_value=by_value,
             pair=gate * cotangent.pair,
@@ -113,10 +128,61 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
             echo=None
             if cotangent.echo is None
             else cotangent.echo * [[_mean_slope(m)] for _, m in found] / np.sqrt(safe)[:, None],
-            overlap=min(cotangent.overlap * kept, 1.0),
+            overlap=min(latent + float(parts @ fresh) / sum(signal.features), 1.0),
+            latent=min(latent, 1.0),
+            peak=cotangent.peak * (1 + max(apart, 0.0) / sum(signal.features)),
         )
 
     return after, back
+
+
+def _of_the_batch(node: nn.Activation, signal: Signal, x: np.ndarray) -> tuple[Signal, Back]:
+    """Apply a function to values that are known: nothing of them, nor of its slopes, is random."""
+    known = function_of(node.name, node.function)
+    value, slope = known.value(x), known.slope(x)
+    found = [_moments(node, signal, 0)]
+    law = (_law(node, signal, 0),)
+    after = signal.becomes(
+        1.0,
+        laws=law,
+        values=(of_data(value),),
+        echo=None if signal.echo is None else signal.echo * _follows(node, signal, found),
+        **exactly(value, signal.pairs),
+    )
+    level = max(float(np.mean(slope**2)), 1e-300)
+    gate, _ = _pairs_of(slope / math.sqrt(level), signal)
+    unit = math.sqrt(level * max(float(np.mean(x**2)), 1e-300))
+    tilt, tilted = _pairs_of(slope * x / unit, signal)
+    opened, alone = _pairs_of(slope**2 / level, signal)
+    self_share, nodes = signal.weights
+
+    def back(cotangent: Cotangent) -> Cotangent:
+        tau = cotangent.pair[0] ** 2 + cotangent.latent
+        latent = cotangent.latent * float(nodes @ gate**2 + self_share)
+        fresh = float(nodes @ (opened * (1 + 2 * tau) - (gate * cotangent.pair[0]) ** 2))
+        scatter = self_share * (alone - 1) * cotangent.peak + float(nodes @ ((opened - 1) * tau))
+        by_value, more = _by_value(node, signal, cotangent)
+        return cotangent.becomes(
+            Doubt(2 * max(scatter, 0.0) / x.shape[-1]),
+            energy=cotangent.energy * np.mean(slope**2, axis=(0, -1)) * more,
+            by_value=by_value,
+            pair=cotangent.pair * gate,
+            tilt=np.append(tilt * cotangent.pair[0], tilted)[None],
+            overlap=min(latent + fresh / x.shape[-1], 1.0),
+            latent=latent,
+            echo=None
+            if cotangent.echo is None
+            else cotangent.echo * np.mean(slope) / math.sqrt(level),
+        )
+
+    return after, back
+
+
+def _pairs_of(values: np.ndarray, signal: Signal) -> tuple[np.ndarray, float]:
+    """Return the mean product of known values at every pair of sites, and of one with itself."""
+    sites, square = chosen_sites(len(values), signal.spatial), float(np.mean(values**2))
+    found = at_sites(values, sites)
+    return class_nodes(found @ found.T, sites, signal.pairs) * square, square
 
 
 def _size(node: nn.Activation, signal: Signal) -> float:
@@ -254,6 +320,18 @@ def _follows(
 HOMOGENEOUS = ("relu", "leaky_relu", "linear")
 
 
+def _bend(node: nn.Activation, signal: Signal, i: int) -> float:
+    """Return how the logarithm of E f'**2 follows that of the energy."""
+    if node.name in HOMOGENEOUS:
+        return 0.0
+    mean, variance = _normal(node, signal, i)
+    ends = [
+        moments(node.name, node.function, mean * math.exp(s / 2), variance * math.exp(s)).slope
+        for s in (0.1, -0.1)
+    ]
+    return math.log(max(ends[0], 1e-300) / max(ends[1], 1e-300)) / 0.2
+
+
 def _steepness(m: Moments) -> float:
     """Return how much the squared scatter of correlations about zero is multiplied by."""
     step = 1e-3
@@ -352,7 +430,11 @@ def _(node: nn.ZeroPadShortcut, signal: Signal, scope: Scope) -> tuple[Signal, B
         # Where strides leave places out, two places both receive something more rarely.
         seen = np.where(signal.pairs.near, 0.0, 1.0) if node.strides > 1 else 1.0
         share = math.prod(after.spatial) / math.prod(signal.spatial)
+        self_share, nodes = after.weights
+        alike = self_share + float((nodes * cotangent.pair**2).mean(0).sum()) + cotangent.latent
         return cotangent.becomes(
+            # What came to the other channels is lost, be it more or less.
+            Doubt(2 * alike * (1 / sum(signal.features) - 1 / sum(features))),
             features=signal.features,
             energy=energy,
             pair=cotangent.pair[:count] * seen * share,

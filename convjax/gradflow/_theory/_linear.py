@@ -172,15 +172,14 @@ def _convolved(
     width = sum(signal.features)
     # Who sums over a group sees the correlations of its channels alone, which scatter more.
     apart = width / kernel.fan_in - 1 if kernel.fan_in > 1 else 0.0
-    one_tap = window.size == 1 and kernel.fan_in > 1 and signal.data is None
-    inherited = (signal.overlap + apart / width) / taps
     square = float((nodes * pair**2).mean(0).sum())
-    # A depthwise kernel sees one channel's correlations, not their mean over many.
-    latent = (1 + 2 * square) / taps if kernel.fan_in == 1 else inherited
-    if one_tap:
-        # What is drawn from few terms has a covariance of no more dimensions than these.
-        latent = max(latent, 1 / kernel.fan_in)
-    alike = self_share + square + (1 - self_share) * latent
+    if kernel.fan_in == 1:
+        alike, latent, ideal = _of_one_channel(signal, signal.mean, window)
+        common = signal.common
+    else:
+        latent = common = (signal.overlap + apart / width) / taps
+        alike = self_share + square + (1 - self_share) * latent
+        ideal = signal.common / taps
     # Few taps make values that are not quite normal, and neighbours that share them.
     slack = DEPTHWISE_SLACK if kernel.fan_in == 1 and window.size > 1 else 0.0
     count = sum(features)
@@ -195,6 +194,8 @@ def _convolved(
         mean=mean,
         overlap=min(_widened(signal.overlap / taps, loose_forward / count), 1.0),
         latent=latent,
+        common=common,
+        ideal=ideal,
         reach=reach,
         drawn=round(kernel.fan_in * taps) if bias_square == 0 else 0,
         spectrum=spectrum,
@@ -209,19 +210,55 @@ def _convolved(
         own = np.maximum(np.sqrt(energy).reshape(len(energy), -1).mean(1) ** 2, 1e-300)
         pair = np.clip(cotangent.pair * (both / own)[:, None], -1, 1)
         self_share, nodes = signal.weights
-        inherited = (cotangent.overlap + apart / count) / taps
+        latent = (cotangent.overlap + apart / count) / taps
+        if kernel.fan_in == 1:
+            latent = cotangent.latent
         square = float((nodes * pair**2).mean(0).sum())
-        latent = (1 + 2 * square) / taps if kernel.fan_in == 1 else inherited
-        alike = self_share + square + (1 - self_share) * latent
+        alike = self_share * cotangent.peak + square + (1 - self_share) * latent
+        if kernel.fan_in == 1:
+            of = signal._replace(pair=cotangent.pair)
+            alike, *_ = _of_one_channel(of, np.zeros(len(pair)), window)
         return cotangent.becomes(
             Doubt(2 * alike * loose_back / width, slack),
             features=signal.features,
             energy=energy,
             pair=pair,
             overlap=min(_widened(cotangent.overlap / taps, loose_back / width), 1.0),
+            latent=min(latent, 1.0),
+            peak=1 + (cotangent.peak - 1) / taps,
         )
 
     return after, back
+
+
+def _of_one_channel(signal: Signal, mean: np.ndarray, window: Window) -> tuple[float, float, float]:
+    """Return how far what one kernel makes of one channel scatters: half its relative variance.
+
+    The energy is a quadratic form in the taps' weights, and its matrix the products of the channel
+    with itself shifted from tap to tap: where places are alike, all taps act as one.
+
+    Returns:
+      The same of the whole; of the form alone; and what of it is not owed to the taps' number.
+    """
+    self_share, nodes = signal.weights
+    # Of pairs of taps, how many are neighbours.
+    near, alone = (
+        math.prod(v)
+        for v in zip(
+            *[((3 * k - 2) / k**2, 1 / k) for k in (len(taps) for taps in window.axes)], strict=True
+        )
+    )
+    near = (near - alone) / max(1 - alone, 1e-12)
+    centred = signal.pair - mean[:, None] ** 2
+
+    def shifted(pair: np.ndarray) -> float:
+        squares = pair.reshape(len(pair), 3, -1).mean(2) ** 2
+        return float((near * squares[:, 0] + (1 - near) * squares[:, 1]).mean())
+
+    noise = self_share + float((centred**2 @ nodes).mean())
+    taps, alike = 1 / window.taps, shifted(signal.pair)
+    form = taps + (1 - taps) * (alike + (1 - alike) * noise)
+    return form * (1 + 2 * noise), form, (1 - taps) * shifted(centred)
 
 
 def _widened(overlap: float, per_channel: float) -> float:
@@ -262,4 +299,4 @@ def _first(signal: Signal, kernel: Kernel) -> tuple[np.ndarray, np.ndarray, np.n
         energy = energy * np.sum(patches**2) / max(whole, 1e-300)
     centred = patches - patches.mean(0)
     spectrum = np.linalg.svd(centred, compute_uv=False) ** 2
-    return energy, class_nodes(patches @ patches.T, sites, signal.pairs)[None], spectrum
+    return energy, class_nodes(patches @ patches.T, sites, signal.pairs, energy)[None], spectrum

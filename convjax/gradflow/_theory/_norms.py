@@ -12,8 +12,8 @@ import numpy as np
 
 from convjax import nn
 from convjax.gradflow._theory._run import Back, Scope, expected
+from convjax.gradflow._theory._sites import concentrated, exactly
 from convjax.gradflow._theory._state import NONE, Cotangent, Doubt, Signal, scaled_by
-from convjax.gradflow._theory._values import of_data
 
 
 class Affine(NamedTuple):
@@ -133,8 +133,14 @@ def _normalised(
     across = (common + (crossed - common) / over.channels) * over.centred
     taken = np.where(over.inside, constant[:, None], across[:, None])
     centred = np.clip((pair - taken) / left[:, None], -1, 1)
-    inverse = 1 / over.channels * (over.self_share + (centred**2) @ over.nodes + signal.latent)
+    drawn_from = signal.ideal / left**2 if signal.drawn else signal.latent
+    inverse = 1 / over.channels * (over.self_share + (centred**2) @ over.nodes + drawn_from)
     heavy, released = _heaviness(signal, inverse)
+    # Each channel is divided by its own size, most where the channels are most alike.
+    even = 1.0
+    if over.per_channel and signal.data is None:
+        even = float((1 + 2 * (inverse - drawn_from + signal.latent)).mean()) ** -2
+    alike = concentrated(centred, signal.pairs, even)
     variance = left * level * scaled_by(signal.log)
     soft = variance / (variance + epsilon)
     square = affine.scale * soft + affine.bias
@@ -148,15 +154,19 @@ def _normalised(
     after = signal.becomes(
         0.0,
         energy=scaled * log_free,
-        pair=np.clip((affine.scale * soft[:, None] * centred + affine.bias) / safe[:, None], -1, 1),
+        pair=np.clip((affine.scale * soft[:, None] * alike + affine.bias) / safe[:, None], -1, 1),
         mean=(affine.bias_mean + (not over.centred) * np.sqrt(affine.scale * soft) * signal.mean)
         / np.sqrt(safe),
         balanced=over.centred and not over.per_channel and over.channels > 1 and affine.bias == 0,
         overlap=min(signal.overlap, 1.0),
+        latent=signal.latent * even,
+        common=signal.common * even,
     )
     # Most of what scatters in the input's energy is its mean over the sites, which is taken out.
     if signal.data is not None and over.per_channel:
-        after = after._replace(values=(of_data(_of_channels(signal, affine, epsilon)),))
+        after = after._replace(
+            **exactly(_of_channels(signal, affine, epsilon), signal.pairs), log=0.0
+        )
     width = sum(signal.features)
     all_self, all_nodes = signal.weights
     whole = all_self + float(signal.share @ ((signal.pair**2) @ all_nodes)) + signal.latent
@@ -164,7 +174,7 @@ def _normalised(
     apart = all_self + float(signal.share @ ((centred**2) @ all_nodes)) + signal.latent
     # The mean over channels of 1/variance: of d dimensions each scatters by 2/(d - 4).
     tail = 1 - min(4 * apart, 0.6) if over.per_channel else 1.0
-    rough = Doubt(earlier + 2 * apart / tail / width, signal.total.slack)
+    rough = Doubt(earlier + (2 * apart / tail + signal.uneven[1]) / width, signal.total.slack)
     if signal.data is not None:
         rough = NONE  # the batch itself is no sum of random terms
 
@@ -216,9 +226,11 @@ def _heaviness(signal: Signal, inverse: np.ndarray) -> tuple[np.ndarray, float]:
     dimensions = np.maximum(1 / np.maximum(inverse, 1e-12), 2.5)
     if not signal.drawn:
         # A sum of several such vectors is less skewed than any of them: E 1/v to first order.
-        return (1 + 2 / dimensions) * signal.uneven, 1 / signal.uneven
-    # A kernel of few terms has no more dimensions than these.
-    return dimensions / (dimensions - 2), 1 - 2 / max(signal.drawn, 3)
+        return (1 + 2 / dimensions) * signal.uneven[0], 1 / signal.uneven[0]
+    # Of n independent vectors of d dimensions, w'Cw is |w|^2 times a chi square of d, exactly: the
+    # kernel's own size comes in, and is undone by the kernel.
+    released = 1 - 2 / max(signal.drawn, 3)
+    return dimensions / (dimensions - 2) / released, released
 
 
 def normal_quadratic(spectrum: np.ndarray, terms: int) -> tuple[float, float]:
@@ -245,8 +257,8 @@ def normal_quadratic(spectrum: np.ndarray, terms: int) -> tuple[float, float]:
 
 def _of_channels(signal: Signal, affine: Affine, epsilon: float) -> np.ndarray:
     """Return the batch itself, each channel normalised."""
-    x = np.asarray(signal.data, float).reshape(-1, sum(signal.features))
-    x = (x - x.mean(0)) / np.sqrt(x.var(0) + epsilon)
+    x, axes = np.asarray(signal.data, float), tuple(range(1 + len(signal.spatial)))
+    x = (x - x.mean(axes)) / np.sqrt(x.var(axes) + epsilon)
     return np.sqrt(affine.scale) * x + affine.bias_mean
 
 

@@ -14,7 +14,6 @@ from convjax.gradflow._theory._duals import function_of, moments
 from convjax.gradflow._theory._means import Matrices, averaged
 from convjax.gradflow._theory._run import Back, Scope, expected
 from convjax.gradflow._theory._state import Cotangent, Doubt, Law, Signal, scaled_by
-from convjax.gradflow._theory._values import normal
 
 MAXIMUM_SLACK = 0.15
 
@@ -319,24 +318,32 @@ def gated(signal: Signal, squeezed: Signal, name: str, function: Any) -> tuple[S
     gate = moments(name, function, mean, variance)
     rho = np.clip((squeezed.pair[0] * level - mean**2) / variance, -1, 1)
     tied = np.where(signal.pairs.same, 1.0, gate.pair(rho) / gate.second)
-    values = normal(function_of(name, function).value, mean, variance)
-    spread = values.mean(lambda g: g**4) / max(gate.second, 1e-300) ** 2 - 1
-    others = max(float(rho[~signal.pairs.same].mean()), 0.0) ** 2
+    points, weights = np.polynomial.hermite_e.hermegauss(24)
+    square = np.maximum(function_of(name, function).value(mean + variance**0.5 * points) ** 2, 1e-6)
+
+    def expect(values: np.ndarray) -> float:
+        return float(values @ weights / weights.sum())
+
+    spread = expect(square**2) / expect(square) ** 2 - 1
+    backwards = expect(square**-2) / expect(1 / square) ** 2 - 1
+    others = max(float(rho[~signal.pairs.same].mean()), 0.0)
     alike = others + (1 - others) / signal.batch
-    doubt = Doubt(spread * alike / sum(signal.features), 0.05)
+    width = sum(signal.features)
+    doubt = Doubt(spread * alike / width, 0.05)
     after = signal.becomes(
         1.0,
         doubt,
         energy=signal.energy * gate.second,
         pair=signal.pair * tied,
         mean=signal.mean * gate.mean / math.sqrt(gate.second),
-        uneven=1 + others * spread,
+        uneven=(1 + others * (expect(square) * expect(1 / square) - 1), others * backwards),
     )
 
     def back(cotangent: Cotangent) -> Cotangent:
         # A norm downstream has made smaller what a large gate enlarged, and the other way round.
+        divided = cotangent.inverse != 1
         return cotangent.becomes(
-            doubt,
+            Doubt(others * backwards / width, doubt.slack) if divided else doubt,
             energy=cotangent.energy * gate.second * cotangent.inverse,
             pair=cotangent.pair * tied,
         )

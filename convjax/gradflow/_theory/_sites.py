@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,8 @@ FOUR_PI = 4 * math.pi
 def chosen_sites(batch: int, spatial: tuple[int, ...]) -> list[tuple[int, tuple[int, ...]]]:
     """Return some sites, spread over examples and places, neighbours among them."""
     generator = np.random.default_rng(0)
-    examples = min(batch, 16)
+    # Of images of few places, more examples.
+    examples = min(batch, max(16, SITES // math.prod(spatial)))
     each = max(min(SITES // examples, math.prod(spatial)), 1)
     sites: list[tuple[int, tuple[int, ...]]] = []
     for example in range(examples):
@@ -30,10 +32,16 @@ def chosen_sites(batch: int, spatial: tuple[int, ...]) -> list[tuple[int, tuple[
     return sites
 
 
-def class_nodes(gram: np.ndarray, sites: list, pairs: Pairs) -> np.ndarray:
+def class_nodes(
+    gram: np.ndarray, sites: list, pairs: Pairs, energy: np.ndarray | None = None
+) -> np.ndarray:
     """Return for each class of pairs the quantiles of their covariance over the mean energy.
 
-    Pairs are weighed by their energies, as the mean over pairs of their covariance is.
+    Args:
+      gram: products of all pairs of sites.
+      sites: of which these are.
+      pairs: the classes.
+      energy: by place, where the covariance of two places is to be over the roots of theirs.
     """
     examples = np.array([example for example, _ in sites])
     places = np.array([place for _, place in sites]).reshape(len(sites), -1)
@@ -41,8 +49,9 @@ def class_nodes(gram: np.ndarray, sites: list, pairs: Pairs) -> np.ndarray:
     same = examples[upper[0]] == examples[upper[1]]
     steps = np.abs(places[upper[0]] - places[upper[1]])
     near = same & (steps.max(1, initial=0) <= 1)
-    energy = np.diag(gram)
-    level = np.maximum(np.sqrt(energy).mean() ** 2, 1e-300)
+    level = max(float(np.diag(gram).mean()), 1e-300)
+    if energy is not None:
+        level *= float(np.sqrt(energy).mean() ** 2 / max(energy.mean(), 1e-300))
     values = gram[upper] / level
     nodes = []
     for members in (near, same & ~near, ~same):
@@ -51,6 +60,25 @@ def class_nodes(gram: np.ndarray, sites: list, pairs: Pairs) -> np.ndarray:
         means = [float(g.mean()) for g in groups] if len(groups) > 1 else [float(found.mean())]
         nodes += means if len(means) == pairs.nodes else means * pairs.nodes
     return np.clip(np.array(nodes), -1, 1)
+
+
+def exactly(values: np.ndarray, pairs: Pairs) -> dict[str, Any]:
+    """Return what a signal is of values that are known: the batch, and what no weights touched."""
+    energy = np.mean(np.square(values), axis=(0, -1))[None]
+    sites = chosen_sites(len(values), values.shape[1:-1])
+    found = at_sites(values, sites)
+    rms = math.sqrt(max(float(energy.mean()), 1e-300))
+    return {
+        "energy": energy,
+        "pair": class_nodes(found @ found.T, sites, pairs, energy)[None],
+        "mean": np.array([values.mean() / rms]),
+        "data": values,
+    }
+
+
+def at_sites(values: np.ndarray, sites: list) -> np.ndarray:
+    """Return the channels at some sites of a batch, ``(sites, channels)``."""
+    return np.array([values[(example, *place)] for example, place in sites])
 
 
 def concentrated(pair: np.ndarray, pairs: Pairs, kept: float) -> np.ndarray:
@@ -81,7 +109,7 @@ def reach_of(values: np.ndarray, sites: list) -> float:
     if rank == 0 or min(values.shape[1:-1]) < 3:
         return 0.0
     window = convolution(values.shape[1:-1], (3,) * rank)
-    alone = np.array([values[(example, *place)] for example, place in sites])
+    alone = at_sites(values, sites)
     patches = gathered(values, window, sites)
     upper = np.triu_indices(len(sites), 1)
     spreads = []

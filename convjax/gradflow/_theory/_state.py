@@ -106,7 +106,9 @@ class Signal(NamedTuple):
       pair: ``(segments, nodes)``, correlation (uncentred) of a pair of sites.
       mean: ``(segments,)``, mean over channels, in units of the root mean square.
       overlap: mean square of the correlations' scatter around their expectation.
-      latent: the same of what each channel was drawn from: the last random sum's input.
+      latent: the same of what one channel was drawn from: the last random sum's input.
+      common: the part of it that all channels share.
+      ideal: the same as latent, had that sum's input had terms without number.
       pairs: the classes of pairs.
       reach: over how many places, squared, correlations stay alike when both sites are shifted.
       total: doubt about the logarithm of the energy.
@@ -116,9 +118,10 @@ class Signal(NamedTuple):
       values: for every segment how its values are spread, where that is followed; else empty.
       drawn: terms of the random sum that each value is, as it came from its kernel; or 0.
       spectrum: eigenvalues of such a sum's covariance over the sites, centred; None if not known.
-      uneven: E e times E 1/e of the channels' energies e, where gates made them unlike.
+      uneven: E e times E 1/e of the channels' energies e, where gates made them unlike; and the
+        relative variance of 1/e.
       balanced: whether a norm made the channels sum to zero.
-      data: the batch itself, where this is the network's input.
+      data: the values, where they are known: the batch, and what no weights have touched.
       echo: ``(segments, 1 + nodes)``, covariance with the input of the residual around, both in
         units of their root mean square: at the same site, and over every pair. None where weights
         stand between, which make the two independent.
@@ -140,8 +143,10 @@ class Signal(NamedTuple):
     laws: tuple[Law | None, ...] = ()
     values: tuple[Values, ...] = ()
     drawn: int = 0
+    common: float = 0.0
+    ideal: float = 0.0
     spectrum: Array | None = None
-    uneven: float = 1.0
+    uneven: tuple[float, float] = (1.0, 0.0)
     balanced: bool = False
     data: Array | None = None
     echo: Array | None = None
@@ -195,12 +200,11 @@ class Signal(NamedTuple):
         """
         changes.setdefault("data", None)
         changes.setdefault("echo", None)
-        changes.setdefault("latent", changes.get("overlap", self.overlap))
         changes.setdefault("laws", (None,) * len(changes.get("features", self.features)))
         changes.setdefault("values", ())
         changes.setdefault("drawn", 0)
         changes.setdefault("spectrum", None)
-        changes.setdefault("uneven", 1.0)
+        changes.setdefault("uneven", (1.0, 0.0))
         changes.setdefault("balanced", False)
         return self._replace(
             total=self.total.then(factor, doubt),
@@ -261,6 +265,8 @@ class Cotangent(NamedTuple):
       energy: ``(segments, *spatial)``, mean square of an entry.
       pair: ``(segments, nodes)``, correlation of a pair of sites.
       overlap: mean square of the correlations' scatter around their expectation.
+      latent: the same of what each channel was drawn from: the last kernel's cotangent.
+      peak: mean square over squared mean of the energies at single sites.
       tilt: ``(segments, nodes + 1)``, correlation of gradient times normalised value, for every
         node and for a site with itself, where an activation stands directly downstream; or None.
       picked: ``(segments,)``, how many times larger than elsewhere the mean squared slope of the
@@ -279,6 +285,8 @@ class Cotangent(NamedTuple):
     energy: Array
     pair: Array
     overlap: float
+    latent: float = 0.0
+    peak: float = 1.0
     tilt: Array | None = None
     picked: Array | None = None
     total: Doubt = NONE
@@ -360,6 +368,8 @@ class Cotangent(NamedTuple):
             energy=energy,
             pair=part * self.pair + (1 - part) * other.pair,
             overlap=float(part.mean()) * self.overlap + (1 - float(part.mean())) * other.overlap,
+            latent=float(part.mean()) * self.latent + (1 - float(part.mean())) * other.latent,
+            peak=float(part.mean()) * self.peak + (1 - float(part.mean())) * other.peak,
             tilt=None,
             picked=None
             if self.picked is other.picked is None

@@ -184,9 +184,11 @@ def test_shortcuts_that_are_scaled_gated_and_padded():
     )
     padded = _abstract(lambda rngs: nn.ZeroPadShortcut(6, 9, strides=2))
     found = gradflow.predict(padded, (2, 4, 6, 6), train=True)
-    # Two thirds of the channels carry something.
+    # Two thirds of the channels carry something; what comes back to the others is lost.
     assert found[""].activation_gain == pytest.approx(0.5 * np.log(6 / 9))
-    assert found[""].gradient_gain == pytest.approx(0.5 * np.log(6 / 9))
+    scatter = found[""].gradient_gain_scatter
+    assert found[""].gradient_gain == pytest.approx(0.5 * np.log(6 / 9) - scatter**2)
+    assert scatter**2 == pytest.approx(0.5 / (2 * 2 * 3) * (1 / 6 - 1 / 9), rel=1e-6)
 
 
 def test_a_layer_scale_acts_by_its_mean_square():
