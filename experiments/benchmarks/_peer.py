@@ -98,6 +98,9 @@ def torch_peer(
       wanted: False yields None without a word.
       keep_memory: whether it keeps the memory that it frees, as `study.keep_memory` does.
     """
+    if wanted and jax.default_backend() not in ("cpu", "gpu"):
+        wanted = False
+        print("PyTorch is left out: it is compared on CPU and GPU only.", file=sys.stderr)
     if wanted and python is None and importlib.util.find_spec("torch") is None:
         wanted = False
         told = "No PyTorch in this Python: it is left out. --torch-python names one that has it."

@@ -65,12 +65,16 @@ def run(module: str, argv: Sequence[str]) -> int:
 
 
 def keep(path: Path, config: Options, found: dict[str, Any], loads: Sequence[float]) -> Path:
-    """Write what was measured, with the options, the versions and the load of the machine."""
+    """Write what was measured, with the options, the versions and the load of the machine.
+
+    What was there before is replaced at once, so that a process may end while it writes.
+    """
     environment = study.environment() | {"torch": found.get("torch")}
     kept = {"config": dataclasses.asdict(config), "environment": environment, "loads": loads}
     kept |= {name: value for name, value in found.items() if name != "torch"}
-    path.write_text(json.dumps(kept, indent=1, default=str) + "\n", encoding="utf-8")
-    return path
+    whole = path.with_suffix(".part")
+    whole.write_text(json.dumps(kept, indent=1, default=str) + "\n", encoding="utf-8")
+    return whole.replace(path)
 
 
 def _load() -> float:

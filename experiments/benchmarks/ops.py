@@ -15,11 +15,8 @@ out; for a look at it in half a minute: ``--networks digits_stack --repeats 3``.
 """
 
 import dataclasses
-import sys
 from functools import partial
 from typing import Any, Literal
-
-import jax
 
 from convjax import ops
 from experiments.benchmarks import _results, benchmark
@@ -60,7 +57,7 @@ def measure(config: Config) -> dict[str, Any]:
     """Measure every distinct computation once, and return a result for every row."""
     rows = choose(config, config.dtype)
     names = {row.spec: f"{row.network} {row.spec.text}" for row in rows}
-    wanted, kept = wants_torch(config), config.keep_memory
+    wanted, kept = "torch" in config.versus, config.keep_memory
     with torch_peer(config.torch_python, wanted=wanted, keep_memory=kept) as peer:
         rates = machine(config.dtype)
         with ops.default_lowering(config.lowering):
@@ -71,14 +68,6 @@ def measure(config: Config) -> dict[str, Any]:
         bounds = {d: bound(row.spec, backward, rates) for d, backward in DIRECTIONS.items()}
         results.append(result(row, samples[row.spec], bounds))
     return {"torch": peer and peer.versions, "machine": rates, "rows": results}
-
-
-def wants_torch(config: Config) -> bool:
-    """Say whether PyTorch is to be measured; on its CPU, it is no match for an accelerator."""
-    if "torch" not in config.versus or jax.default_backend() == "cpu":
-        return "torch" in config.versus
-    print("PyTorch is left out: it is compared on CPU only.", file=sys.stderr)
-    return False
 
 
 Samples = dict[str, dict[str, list[float]]]

@@ -166,6 +166,13 @@ def test_pytorch_runs_on_the_gpu_where_jax_does(interpreter, monkeypatch):
     assert there.args[0] == {**here.args[0], "device": "cuda", "compiled": True}
 
 
+def test_pytorch_is_left_out_where_it_does_not_run(monkeypatch, capsys):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    with _peer.torch_peer(sys.executable) as peer:
+        assert peer is None
+    assert "on CPU and GPU only" in capsys.readouterr().err
+
+
 @pytest.mark.every(8)
 @pytest.mark.parametrize("name", _right.cases(8))
 def test_every_operation_is_right_here(name):
