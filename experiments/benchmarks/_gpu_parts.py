@@ -238,11 +238,11 @@ def norms(bench: Bench) -> Iterator[Task]:
 
 # By when, as a share of the time, a part must have made room for the next.
 PARTS: dict[str, tuple[float, Callable[[Bench], Iterator[Task]]]] = {
-    "right": (0.25, right),
-    "layers": (0.5, layers),
-    "steps": (0.75, steps),
-    "profile": (0.84, profile),
-    "deep": (0.9, deep),
-    "gradient-norms": (0.96, norms),
+    "right": (0.22, right),
+    "layers": (0.45, layers),
+    "steps": (0.7, steps),
+    "profile": (0.79, profile),
+    "deep": (0.85, deep),
+    "gradient-norms": (0.97, norms),
     "PyTorch compiled": (1.0, compiled_steps),
 }

@@ -47,6 +47,8 @@ class Config(benchmark.Options):
     """Small sizes; without it, where there is no GPU."""
     torch_python: str | None = None
     """Python that has torch, timm and NumPy; without it this one, if it has torch."""
+    keep_memory: bool = False
+    """As for other benchmarks, which run on CPU; here threads would wait for one allocator."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -157,14 +159,16 @@ class Results:
     def end(self) -> None:
         """Write what there is, and end the process."""
         with self._writing:
-            self.write()
-            if drawn := figure(self.found):
-                plots.save(drawn, self.config.out / "bench_gpu")
-            print(f"out of time; what was measured is in {self.config.out}", file=sys.stderr)
-            sys.stderr.flush()
-            if self.peer is not None:
-                self.peer.process.kill()
-            os._exit(0)
+            try:
+                self.write()
+                if drawn := figure(self.found):
+                    plots.save(drawn, self.config.out / "bench_gpu")
+                print(f"out of time; what was measured is in {self.config.out}", file=sys.stderr)
+                sys.stderr.flush()
+            finally:
+                if self.peer is not None:
+                    self.peer.process.kill()
+                os._exit(0)
 
 
 def attempted(task: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """bench-gpu: rehearsed in small sizes, and what it keeps when parts fail or time is over."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -13,7 +14,6 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from convjax import study
 from experiments import __main__ as entry
 from experiments.benchmarks import _gpu_parts, _peer, _report, _right, gpu, profile
 from tests.experiments.test_bench_models import TINY
@@ -37,7 +37,6 @@ def test_a_rehearsal_gives_numbers_in_every_part_without_tyro(sizes, tmp_path, m
         monkeypatch.setattr(_gpu_parts, "profile_and_gradient", lambda *_: both())
     monkeypatch.setattr(_gpu_parts, "SMALL", sizes)
     monkeypatch.setitem(sys.modules, "tyro", None)
-    monkeypatch.setattr(study, "keep_memory", lambda: None)
     monkeypatch.setattr(_peer.importlib.util, "find_spec", lambda name: None)  # no PyTorch
     monkeypatch.chdir(tmp_path)
     assert entry.main(["bench-gpu"]) == 0
@@ -155,6 +154,17 @@ def test_pytorch_that_fails_loses_no_number_of_ours(interpreter):
         assert found["seconds"]["torch"] == pytest.approx(0.06)
         broken = bench.timed({"auto": lambda: jnp.ones(1)}, bench.torch({"what": "refused"}, True))
     assert set(broken["seconds"]) == {"auto"} and "no such thing" in broken["torch_error"]
+
+
+def test_pytorch_that_does_not_start_is_left_out(results, interpreter, capsys):
+    broken = dataclasses.replace(
+        results.config, torch_python=interpreter("raise OSError('libcuda')")
+    )
+    results.config = broken
+    with contextlib.ExitStack() as stack:
+        assert results.start_torch(stack) is None
+    assert "OSError: libcuda" in " ".join(capsys.readouterr().err.split())
+    assert results.found["torch"] is None
 
 
 def test_pytorch_runs_on_the_gpu_where_jax_does(interpreter, monkeypatch):
