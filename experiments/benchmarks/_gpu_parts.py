@@ -174,8 +174,10 @@ def _about(case: Case, dtype: str) -> dict[str, Any]:
 
 
 def _for_every_step(bench: Bench, task: Callable[[Case, str], dict[str, Any]]) -> Iterator[Task]:
-    for dtype in DTYPES:
-        for case in bench.sizes.cases:
+    """Yield each network and dtype, so that the first few are of every network and dtype."""
+    for turn in range(len(DTYPES)):
+        for i, case in enumerate(bench.sizes.cases):
+            dtype = DTYPES[(i + turn) % len(DTYPES)]
             yield f"{case.title}, {dtype}", functools.partial(task, case, dtype)
 
 

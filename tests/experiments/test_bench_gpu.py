@@ -69,9 +69,17 @@ DTYPES = _gpu_parts.DTYPES
 LAYERS = {"depthwise", "pointwise", "dense", "grouped", "norm"}
 
 
-def test_the_layers_are_of_every_kind_one_after_the_other():
+def test_every_kind_network_and_dtype_comes_early():
     for layers in (_gpu_parts.FULL.layers[:5], _gpu_parts.FULL.layers[5:], _gpu_parts.SMALL.layers):
         assert {spec.kind for spec in layers} == LAYERS
+    bench = _gpu_parts.Bench(_gpu_parts.FULL, 1, None, lambda dtype: {})
+    assert [what for what, _ in _gpu_parts.steps(bench)] == [
+        "ResNet-50, float32",
+        "MobileNetV2, bfloat16",
+        "ResNet-50, bfloat16",
+        "MobileNetV2, float32",
+    ]
+    assert not list(_gpu_parts.compiled_steps(bench))  # there is no PyTorch
     shares = [share for share, _ in _gpu_parts.PARTS.values()]
     assert shares == sorted(shares) and shares[-1] == 1
 
