@@ -3,6 +3,7 @@
 from convjax._trace._flow import Flow as Flow
 from convjax._trace._program import ACTIVATIONS as ACTIVATIONS
 from convjax._trace._program import PLAIN as PLAIN
+from convjax._trace._program import WRITTEN_OUT as WRITTEN_OUT
 from convjax._trace._program import Program as Program
 from convjax._trace._program import axes as axes
 from convjax._trace._program import bind as bind

@@ -131,23 +131,28 @@ class BatchNorm(_Affine):
     def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
         """Normalise."""
         x = _check.array("x", x)
-        mean, var = self.mean[...], self.var[...]
-        if x.shape[-1:] != mean.shape:
-            raise ValueError(f"BatchNorm: x has {x.shape[-1]} channels, the norm {mean.shape[0]}")
+        features = self.mean[...].shape
+        if x.shape[-1:] != features:
+            raise ValueError(f"BatchNorm: x has {x.shape[-1]} channels, the norm {features[0]}")
         if _check.flag("train", train) and not self.frozen:
-            mean, var = self._batch_statistics(x)
+            y, mean, var = self._by_batch(x)
             self.mean[...] = self._moved(self.mean[...], mean)
             self.var[...] = self._moved(self.var[...], var)
-        scale, bias = self._affine()
-        y = ops.normalize(x, mean, var, scale, bias, epsilon=self.epsilon)
+        else:
+            y = self._normalized(x, self.mean[...], self.var[...])
         return y if self.dtype is None else y.astype(self.dtype)
 
-    def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        mean, var = ops.batch_moments(x)
+    def _by_batch(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Return the image normalised by the batch's own mean and variance, and these."""
         if self.axis_name is None:
-            return mean, var
+            return ops.batch_norm(x, *self._affine(), epsilon=self.epsilon)
+        mean, var = ops.batch_moments(x)
         everywhere = jax.lax.pmean(mean, self.axis_name)
-        return everywhere, jax.lax.pmean(var + (mean - everywhere) ** 2, self.axis_name)
+        var = jax.lax.pmean(var + (mean - everywhere) ** 2, self.axis_name)
+        return self._normalized(x, everywhere, var), everywhere, var
+
+    def _normalized(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
+        return ops.normalize(x, mean, var, *self._affine(), epsilon=self.epsilon)
 
     def _moved(self, running: jax.Array, batch: jax.Array) -> jax.Array:
         moved = self.momentum * running + (1 - self.momentum) * batch.astype(running.dtype)

@@ -13,6 +13,7 @@ from convjax.ops._kernels import standardize_kernel as standardize_kernel
 from convjax.ops._lowering import LOWERINGS as LOWERINGS
 from convjax.ops._lowering import default_lowering as default_lowering
 from convjax.ops._norm import batch_moments as batch_moments
+from convjax.ops._norm import batch_norm as batch_norm
 from convjax.ops._norm import group_norm as group_norm
 from convjax.ops._norm import layer_norm as layer_norm
 from convjax.ops._norm import normalize as normalize

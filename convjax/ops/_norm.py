@@ -1,6 +1,7 @@
 """Normalisation: moments, and the shift and scale to zero mean and unit variance."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from convjax import _check
+from convjax._trace import WRITTEN_OUT
 from convjax.ops import _shapes
 from convjax.ops._shapes import Given
 from convjax.ops._shield import shield
@@ -48,11 +50,82 @@ def batch_moments(x: Features) -> tuple[Float[Array, " features"], Float[Array, 
     """
     op = "batch_moments"
     (x,) = _shapes.check_arrays(op, x=x)
-    if x.ndim < 2 or 0 in x.shape[:-1]:
-        raise ValueError(f"{op}: x has shape {x.shape}; expected (..., C) with elements to average")
-    wide = _rows(x).astype(_shapes.at_least_float32(x.dtype))
-    mean = _row_mean(wide, x.shape[-2])
-    return mean, _row_mean(jnp.square(wide - mean[None]), x.shape[-2])
+    _check_averaged(op, x)
+    return _row_moments(_rows(x), x.shape[-2])
+
+
+def batch_norm(
+    x: Features, scale: PerChannel = None, bias: PerChannel = None, *, epsilon: float = 1e-5
+) -> tuple[Normalized, Float[Array, " features"], Float[Array, " features"]]:
+    r"""Normalise every channel by its mean and variance over batch and space.
+
+    It is `normalize` by `batch_moments`, with a derivative that reads the image less often:
+
+    $$\dot x = \frac{\gamma}{\sigma} \left(g - \overline{g} - \hat x \, \overline{g \hat x}\right),
+      \qquad \dot \gamma = \sum g \hat x, \qquad \dot \beta = \sum g$$
+
+    where g is the cotangent, take two sums over the image; what autodiff makes of the two functions
+    takes four. Forward mode, and derivatives of every order, are exact as well.
+
+    Args:
+        x: shape (..., C).
+        scale: gamma, shape (C,); None is one.
+        bias: beta, shape (C,); None is zero.
+        epsilon: added to the variance, in units of x squared.
+
+    Returns:
+        (y, mean, variance): x's shape and dtype, and two of shape (C,) as by `batch_moments`.
+
+    Raises:
+        ValueError: if x has fewer than two axes or no elements, a shape does not fit x, or epsilon
+            is negative.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from convjax import ops
+        >>> y, mean, variance = ops.batch_norm(jnp.array([[1.0, 10.0], [3.0, 16.0]]), epsilon=0.0)
+        >>> y.tolist(), mean.tolist(), variance.tolist()
+        ([[-1.0, -1.0], [1.0, 1.0]], [2.0, 13.0], [1.0, 9.0])
+
+    Reference:
+        Ioffe and Szegedy 2015, "Batch normalization", section 3.
+    """
+    op = "batch_norm"
+    x, scale, bias, epsilon = _check_affine(op, x, scale, bias, epsilon)
+    _check_averaged(op, x)
+    wide = _shapes.at_least_float32(x.dtype)
+    scale = jnp.ones(x.shape[-1:], wide) if scale is None else scale.astype(wide)
+    bias = jnp.zeros(x.shape[-1:], wide) if bias is None else bias.astype(wide)
+    y, mean, variance = _batch_norm(x.shape[-2], epsilon, _rows(x), scale, bias)
+    return y.reshape(x.shape), mean, variance
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _batch_norm(
+    stage: int, epsilon: float, rows: jax.Array, scale: jax.Array, bias: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    mean, variance = _row_moments(rows, stage)
+    return _shift_and_scale(rows, mean, variance, scale, bias, epsilon), mean, variance
+
+
+@_batch_norm.defjvp
+def _batch_norm_jvp(stage: int, epsilon: float, primals: tuple, tangents: tuple) -> tuple:
+    rows, scale, bias = primals
+    d_rows, d_scale, d_bias = tangents
+    y, mean, variance = _batch_norm(stage, epsilon, rows, scale, bias)
+    inverse = lax.rsqrt(variance + epsilon)
+    factor = scale * inverse
+    centred, d_rows = rows.astype(mean.dtype) - mean[None], d_rows.astype(mean.dtype)
+    d_mean = _row_mean(d_rows, stage)
+    half_d_variance = _row_mean(d_rows * centred, stage)
+    # Each sum of the cotangent stands for two terms: what channels share is added up before.
+    shift = d_bias - factor * d_mean
+    slope = inverse * (d_scale - factor * inverse * half_d_variance)
+    d_y = factor[None] * d_rows + (centred * slope[None] + shift[None])
+    return (y, mean, variance), (d_y.astype(y.dtype), d_mean, 2 * half_d_variance)
+
+
+WRITTEN_OUT.add(_batch_norm.__name__)
 
 
 def normalize(
@@ -235,6 +308,11 @@ def _per_channel(op: str, name: str, value: Given | None, channels: int) -> jax.
     return array
 
 
+def _check_averaged(op: str, x: jax.Array) -> None:
+    if x.ndim < 2 or 0 in x.shape[:-1]:
+        raise ValueError(f"{op}: x has shape {x.shape}; expected (..., C) with elements to average")
+
+
 def _rows(x: jax.Array) -> jax.Array:
     """Return x as (positions, features): sums over one axis, in derivatives too.
 
@@ -248,6 +326,12 @@ def _row_mean(rows: jax.Array, stage: int) -> jax.Array:
     # single reduction on CPU (JAX 0.10) loses a digit.
     parts = jnp.sum(rows.reshape(-1, stage, rows.shape[-1]), 1)
     return jnp.sum(parts, 0) / rows.shape[0]
+
+
+def _row_moments(rows: jax.Array, stage: int) -> tuple[jax.Array, jax.Array]:
+    wide = rows.astype(_shapes.at_least_float32(rows.dtype))
+    mean = _row_mean(wide, stage)
+    return mean, _row_mean(jnp.square(wide - mean[None]), stage)
 
 
 def _moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:

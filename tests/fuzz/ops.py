@@ -148,6 +148,9 @@ CALLS = {
         ops.global_max_pool, x=array(X, any_rank=True), keepdims=flag(False)
     ),
     "ops.batch_moments": call(ops.batch_moments, x=array(X, any_rank=True)),
+    "ops.batch_norm": call(
+        ops.batch_norm, x=array(X, any_rank=True), scale=vector, bias=vector, epsilon=epsilon
+    ),
     "ops.normalize": call(
         ops.normalize,
         x=array(X, any_rank=True),

@@ -62,6 +62,7 @@ CALLS = {
     "global_avg_pool": _call("global_avg_pool", IMAGE),
     "global_max_pool": _call("global_max_pool", IMAGE),
     "batch_moments": _call("batch_moments", IMAGE),
+    "batch_norm": _call("batch_norm", IMAGE, (4,), (4,), epsilon=0.1),
     "normalize": _call("normalize", IMAGE, (4,), (4,), (4,), (4,), positive=(2,)),
     "group_norm": _call("group_norm", IMAGE, (4,), (4,), num_groups=2),
     "layer_norm": _call("layer_norm", IMAGE, (4,), (4,), epsilon=0.1),

@@ -156,6 +156,7 @@ REFUSED = {
     "global pool of vectors": (lambda: ops.global_avg_pool(X2[0, 0]), "at least one spatial axis"),
     "global pool of nothing": (lambda: ops.global_max_pool(X2[:, :0]), "none of them empty"),
     "moments of a vector": (lambda: ops.batch_moments(X2[0, 0, 0]), r"expected \(\.\.\., C\)"),
+    "batch norm of nothing": (lambda: ops.batch_norm(X2[:0]), "elements to average"),
     "moments of nothing": (lambda: ops.batch_moments(X2[:0]), "elements to average"),
     "mean": (
         lambda: ops.normalize(X2, jnp.zeros(3), jnp.ones(4)),

@@ -46,6 +46,26 @@ def test_moments_of_half_precision_are_single_and_of_double_double(x64):
     assert mean[0] == 300 and variance[0] == 0
 
 
+def test_batch_norm_is_normalize_by_the_moments_with_every_derivative(x64):
+    x, scale, bias = draw(3, 4, 5, 6) * 2 + 3, draw(6, seed=1), draw(6, seed=2)
+    weights, along = draw(3, 4, 5, 6, seed=3), draw(3, 4, 5, 6, seed=4)
+
+    def in_two(x, scale, bias):
+        mean, variance = ops.batch_moments(x)
+        return ops.normalize(x, mean, variance, scale, bias, epsilon=1e-3), mean, variance
+
+    def derivatives(norm):
+        def f(x, scale, bias):
+            y, mean, variance = norm(x, scale, bias)
+            return (y * weights + y**3).sum() + jnp.sin(mean).sum() + (variance**2).sum()
+
+        gradient = jax.grad(f, (0, 1, 2))
+        return jax.jvp(gradient, (x, scale, bias), (along, scale, bias))
+
+    in_one = functools.partial(ops.batch_norm, epsilon=1e-3)
+    jax.tree.map(lambda a, b: close(a, b, 1e-12), *map(derivatives, (in_one, in_two)))
+
+
 def test_normalize():
     x, scale, bias = draw(2, 4, 5, 3), draw(3, seed=1), draw(3, seed=2)
     mean, variance = draw(3, seed=3), jnp.square(draw(3, seed=4))

@@ -34,6 +34,7 @@ CALLS = {
     "global_avg_pool": (X,),
     "global_max_pool": (X,),
     "batch_moments": (X,),
+    "batch_norm": (X, CHANNELS, CHANNELS),
     "normalize": (X, CHANNELS, CHANNELS, CHANNELS, CHANNELS),
     "group_norm": (X, CHANNELS, CHANNELS),
     "layer_norm": (X, CHANNELS, CHANNELS),
