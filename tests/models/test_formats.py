@@ -1,5 +1,6 @@
 """Files of weights: what is read, what is refused and how, and that nothing in them is executed."""
 
+import argparse
 import hashlib
 import io
 import json
@@ -127,7 +128,8 @@ def good():
         ("a.pth", good, "holds safetensors, where .* name it \\*.safetensors"),
         ("a.safetensors", lambda: pickle.dumps({"a": 1}), "a pickle, where .* name it \\*.pth"),
         ("a.h5", zipped, "holds a zip archive, where a .h5 file holds HDF5"),
-        ("a.ckpt", good, "unknown extension '.ckpt'; known are .safetensors, .pth"),
+        ("a.onnx", good, "unknown extension '.onnx'; known are .safetensors, .pth"),
+        ("a.ckpt", good, "holds safetensors, where a .ckpt file holds"),
         ("net.keras", zipped, "Keras 3 archive.*legacy format"),
         ("nothing.safetensors", lambda: safetensors.save({}), "holds no arrays"),
     ],
@@ -185,7 +187,6 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "package, name, content, words",
     [
-        ("torch", "a.pth", lambda: pickle.dumps({}), "torch .* convert the file to .safetensors"),
         ("safetensors", "a.safetensors", good, r"pip install convjax\[weights\]"),
         ("h5py", "a.h5", page(b"\x89HDF\r\n\x1a\n"), r"h5py .* pip install convjax\[weights\]"),
     ],
@@ -279,7 +280,7 @@ def test_a_malicious_pickle_is_refused_unexecuted(tmp_path):
     for i, content in enumerate(checkpoints(torch, target)):
         path = tmp_path / f"evil{i}.pth"
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=rf"evil{i}\.pth.*weights_only loader refuses"):
+        with pytest.raises(ValueError, match=rf"evil{i}\.pth.*not read because of \w+\.exec"):
             read(path)
         assert not target.exists()
     pickle.loads(content)  # the pickle does what it says, where it is executed
@@ -302,6 +303,12 @@ def test_torch_tensors_of_every_dtype(tmp_path):
         "scalar": torch.tensor(4),
         "trained": torch.nn.Parameter(whole),
     }
+    old = {k: v for k, v in tensors.items() if k != "float8_e4m3fn"}
+    path = saved(torch, tmp_path / "old.pth", old, _use_new_zipfile_serialization=False)
+    found = read(path).arrays
+    for name, tensor in torch.load(path, weights_only=True).items():
+        expected = tensor.detach().to(torch.float64).numpy()
+        np.testing.assert_array_equal(found[name].astype(np.float64), expected)
     for source in (saved(torch, tmp_path / "a.pth", tensors), tensors):
         found = read(source).arrays
         assert list(found) == list(tensors)
@@ -337,6 +344,92 @@ def test_a_checkpoint_is_unwrapped(tmp_path):
             same(found, {name: tensor.numpy() for name, tensor in state.items()})
 
 
+def test_what_scripts_save_beside_the_weights(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    state = torch.nn.Linear(2, 3).state_dict()
+    beside = {
+        "args": argparse.Namespace(lr=0.1, betas=(0.9, 0.99)),
+        "best": np.float64(0.7),
+        "top1": np.float32(0.7),
+        "epoch": 3,
+        "device": torch.device("cpu"),
+        "seen": {1, 2},
+    }
+    for wrapper in ("model_state_dict", "net", "params_ema", "teacher", "state_dict"):
+        for ending in ("ckpt", "tar", "pth.tar", "bin"):
+            path = saved(torch, tmp_path / f"a.{ending}", {**beside, wrapper: state})
+            with monkeypatch.context() as patch:
+                patch.setitem(sys.modules, "torch", None)  # it is read without PyTorch
+                found = read(path).arrays
+            same(found, {name: tensor.numpy() for name, tensor in state.items()})
+
+
+def handmade(path, pickled, **entries):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", pickled)
+        for name, data in entries.items():
+            archive.writestr(f"a/data/{name}", data)
+    return path
+
+
+# {"w": a tensor of two float32 in storage "0"}: a pickle by hand, so that no PyTorch is needed.
+TENSOR = (
+    b"\x80\x02}X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v2\n("
+    b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x02tQ"
+    b"K%cK%c\x85K\x01\x85\x89}tRs."
+)
+NUMBERS = np.float32([1, 2]).tobytes()
+
+
+def test_a_torch_file_by_hand_and_what_it_may_not_claim(tmp_path):
+    path = tmp_path / "a.pth"
+    found = read(handmade(path, TENSOR % (b"\0", b"\2"), **{"0": NUMBERS})).arrays
+    same(found, {"w": np.float32([1, 2])})
+    for pickled, data, words in (
+        (TENSOR % (b"\1", b"\2"), NUMBERS, "a tensor reaches beyond its storage"),
+        (TENSOR % (b"\0", b"\3"), NUMBERS, "a tensor reaches beyond its storage"),
+        (TENSOR % (b"\0", b"\2"), NUMBERS[:-1], "a storage of 2 float32 has 7 bytes"),
+        ((TENSOR % (b"\0", b"\2"))[:-1], NUMBERS, "is truncated or damaged"),
+        (b"\x80\x02}r\xff\xff\xff\x7f.", b"", "numbers more objects than it has bytes"),
+        (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}(X\1\0\0\0aK\1ub.", b"", "changes a funct"),
+        (b"\x80\x02cos\nsystem\n.", b"", r"because of os\.system"),
+        (b"\x80\x04\x8c\x0bcollections\x8c\x12OrderedDict.update\x93.", b"", "OrderedDict.update"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            read(handmade(path, pickled, **{"0": data}))
+    many = (TENSOR % (b"\0", b"\2")).replace(
+        b"K\x02\x85K\x01\x85", b"J\xff\xff\xff\x7f\x85K\x00\x85"
+    )
+    with pytest.raises(
+        ValueError, match=r"declares a tensor .2147483647,., and the file is smaller"
+    ):
+        read(handmade(path, many, **{"0": NUMBERS}))
+
+
+def test_npz_and_sharded_files(tmp_path):
+    arrays = {"a": some(2, 3).T, "b": some(4)}
+    np.savez_compressed(tmp_path / "a.npz", **arrays)
+    same(read(tmp_path / "a.npz").arrays, arrays)
+    np.savez(tmp_path / "a.npz", a=np.array([object()]))
+    with pytest.raises(ValueError, match="'a' has dtype object, not numbers"):
+        read(tmp_path / "a.npz")
+    for name in arrays:
+        stored(tmp_path / f"{name}.safetensors", {name: arrays[name]})
+    index = tmp_path / "model.safetensors.index.json"
+    places = {name: f"{name}.safetensors" for name in arrays}
+    index.write_text(json.dumps({"weight_map": places}))
+    same(read(index).arrays, arrays)
+    for wrong, words in (
+        ({"a": "../a.safetensors"}, "no file of weights beside it"),
+        ({**places, "c": "a.safetensors"}, "its shards do not hold c"),
+        ({"a": "c.safetensors"}, "does not exist"),
+        ({}, "and it has none"),
+    ):
+        index.write_text(json.dumps({"weight_map": wrong}))
+        with pytest.raises(ValueError, match=words):
+            read(index)
+
+
 def test_torch_files_that_are_no_state_dict(tmp_path):
     torch = pytest.importorskip("torch")
     state = {"a": torch.zeros(2)}
@@ -351,7 +444,7 @@ def test_torch_files_that_are_no_state_dict(tmp_path):
     refused({"state_dict": state, "head": torch.ones(3)}, "beside its 'state_dict' .* head")
     refused({**state, "epoch": 3}, "'epoch' is int, not an array")
     refused({**state, "inner": state}, "'inner' is dict")
-    refused({"a": torch.eye(3).to_sparse()}, "'a' is Tensor, not an array")
+    refused({"a": torch.eye(3).to_sparse()}, r"not read because of torch\._utils\._rebuild_sparse")
     refused(torch.nn.Linear(2, 3), r"torch\.nn\.modules\.linear\.Linear")
     refused({"w": torch.float32}, "'w' is dtype")
     endless = {}

@@ -1,14 +1,16 @@
 """Files of weights: what stands in them, as arrays by the names that they bear there.
 
-No file is trusted: a pickle is read by PyTorch's ``weights_only`` loader or not at all, and what a
-file holds is recognised by its first bytes, not by its name alone.
+No file is trusted: of a pickle, arrays and a few known classes are read and nothing is executed,
+and what a file holds is recognised by its first bytes, not by its name alone.
 """
 
 import difflib
+import io
 import json
 import os
 import re
 import secrets
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,8 +67,9 @@ def read(source: str | os.PathLike | Mapping[str, Any]) -> Arrays:
     """Return the arrays of a file of weights, or of a mapping.
 
     Args:
-      source: a file whose name ends in .safetensors, in .pth, .pt or .bin (PyTorch's, read by its
-        ``weights_only`` loader), or in .h5 (Keras applications' legacy format); or a mapping from
+      source: a file whose name ends in .safetensors, in .pth, .pt, .bin, .ckpt or .tar
+        (PyTorch's, read without it), in .npz, in .index.json (which names the files of a sharded
+        checkpoint beside it), or in .h5 (Keras applications' legacy format); or a mapping from
         names to NumPy, JAX or PyTorch arrays. A prefix ``module.`` common to all names is dropped.
 
     Returns:
@@ -95,11 +98,7 @@ def read(source: str | os.PathLike | Mapping[str, Any]) -> Arrays:
     except ImportError as error:
         raise MissingPackageError(
             f"{where}: the package {error.name} that reads it is not installed; "
-            + (
-                "install it, or convert the file to .safetensors where it is"
-                if error.name == "torch"
-                else "pip install convjax[weights]"
-            )
+            "pip install convjax[weights]"
         ) from error
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
@@ -139,12 +138,58 @@ def _dtype(word: str, name: str) -> np.dtype:
     raise ValueError(f"{name!r} has dtype {word}, which NumPy does not know")
 
 
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Read NumPy's archive; what an array's header declares is held against its bytes."""
+    arrays = {}
+    with zipfile.ZipFile(path) as archive:
+        declared, size = sum(e.file_size for e in archive.infolist()), path.stat().st_size
+        if declared > 50 * size + 2**24:
+            raise ValueError(f"its entries declare {declared} bytes, and the whole file has {size}")
+        for entry in archive.infolist():
+            name = entry.filename.removesuffix(".npy")
+            file = io.BytesIO(archive.read(entry))
+            version = np.lib.format.read_magic(file)
+            header = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }.get(version)
+            if header is None:
+                raise ValueError(f"{name!r} is of NumPy's format {version}, which is not read")
+            shape, by_column, dtype = header(file)
+            if dtype.hasobject:
+                raise ValueError(f"{name!r} has dtype {dtype}, not numbers")
+            array = np.frombuffer(file.read(), dtype)
+            arrays[name] = array.reshape(shape, order="F" if by_column else "C")
+    return arrays
+
+
+def _read_shards(path: Path) -> dict[str, Any]:
+    """Read the files that an index names, all of them in its folder."""
+    index = json.loads(path.read_text(encoding="utf-8"))
+    places = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(places, dict) or not places:
+        raise ValueError("an index of a sharded checkpoint has a weight_map, and it has none")
+    arrays: dict[str, Any] = {}
+    for name in dict.fromkeys(places.values()):
+        if not isinstance(name, str) or Path(name).name != name or name.endswith(".index.json"):
+            raise ValueError(
+                f"its weight_map names {name!r}, which is no file of weights beside it"
+            )
+        arrays |= read(path.parent / name).arrays
+    if absent := [name for name in places if name not in arrays]:
+        raise ValueError(f"its shards do not hold {', '.join(absent[:8])}")
+    return arrays
+
+
 FORMATS = {
     ".safetensors": _Format("torch", (SAFETENSORS,), _read_safetensors),
     ".pth": (torch := _Format("torch", (ZIP, PICKLE), read_torch)),
     ".pt": torch,
     ".bin": torch,
-    ".pth.tar": torch,
+    ".ckpt": torch,
+    ".tar": torch,
+    ".npz": _Format("torch", (ZIP,), _read_npz),
+    ".index.json": _Format("torch", ("JSON",), _read_shards),
     ".h5": (keras := _Format("keras", (HDF5,), read_keras)),
     ".hdf5": keras,
 }

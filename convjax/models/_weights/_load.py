@@ -51,9 +51,10 @@ def load_weights(
 
     Args:
       net: what ``models.create`` or a family's function returned.
-      source: a ``.safetensors`` file, a ``.pth`` file (through PyTorch's ``weights_only`` loader),
-        a Keras applications ``.h5`` file, or a mapping from the reference's names to arrays in its
-        layouts.
+      source: a ``.safetensors``, ``.npz`` or Keras applications ``.h5`` file; PyTorch's ``.pth``,
+        ``.pt``, ``.bin``, ``.ckpt`` or ``.tar``, which is read without PyTorch and of which nothing
+        is executed; the ``.index.json`` of a sharded checkpoint; or a mapping from the reference's
+        names to arrays in its layouts.
       allow: globs of arrays that may be missing, unexpected or of another shape, by the reference's
         name or by the path here: ``"head/*"`` keeps a new head.
 

@@ -1,9 +1,7 @@
-"""PyTorch's files: checkpoints, read by its ``weights_only`` loader alone."""
+"""PyTorch's files, read without PyTorch: raw arrays, and a pickle of a few known classes."""
 
 import itertools
 import pickle
-import re
-import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +10,16 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from convjax.models._weights._torch_pickle import Storage, unpickle
+
 # timm's order. A moving average of the weights comes first: it is what training scripts evaluate
 # and publish, and what timm itself takes out of the same file.
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+WRAPPERS = (
+    *("state_dict_ema", "model_ema", "params_ema", "teacher"),
+    *("state_dict", "model_state_dict", "model", "net", "network", "params"),
+)
 CODE = 2**20
+MAGIC = 0x1950A86A20F9469CFC6C
 
 
 def read_torch(path: Path) -> dict[str, Any]:
@@ -25,33 +29,69 @@ def read_torch(path: Path) -> dict[str, Any]:
     beside it (epoch, optimiser, …) is passed over unless it is an array.
 
     Args:
-      path: a .pth, .pt or .bin file.
+      path: a .pth, .pt, .bin, .ckpt or .tar file, in either of torch.save's formats.
 
     Returns:
-      Tensors by name.
+      Arrays by name.
 
     Raises:
-      ImportError: PyTorch is not installed.
       ValueError: objects other than arrays, or no state dict.
     """
-    import torch  # pyright: ignore[reportMissingImports]
-
-    if zipfile.is_zipfile(path):
-        _check_archive(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols, and of TorchScript
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
     except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"PyTorch's weights_only loader refuses it{_culprit(error)}: it holds more than "
-            "arrays, or it is damaged; where you trust it, save its state_dict() alone"
-        ) from error
-    except RuntimeError as error:
-        if "TorchScript" in str(error):
-            raise ValueError("a TorchScript archive; save the network's state_dict()") from error
-        raise
-    return _state_dict(content, torch.Tensor)
+        raise ValueError(str(error)) from error
+    return _state_dict(content)
+
+
+def _read_zip(path: Path) -> Any:
+    """Read what torch.save writes: an archive of a pickle and one entry for each storage."""
+    _check_archive(path)
+    with zipfile.ZipFile(path) as archive:
+        names = set(archive.namelist())
+        pickled = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+        root = pickled.removesuffix("data.pkl")
+        if f"{root}constants.pkl" in names:
+            raise ValueError("a TorchScript archive; save the network's state_dict()")
+        order = archive.read(f"{root}byteorder") if f"{root}byteorder" in names else b"little"
+        found: dict[str, Storage] = {}
+
+        def storage(kind: np.dtype, key: str, count: int) -> Storage:
+            if key not in found:
+                data = archive.read(f"{root}data/{key}")
+                found[key] = Storage(kind, count, order == b"big", data)
+            return found[key].of(kind, count)
+
+        return unpickle(archive.read(pickled), storage, CODE + path.stat().st_size)[0]
+
+
+def _read_legacy(path: Path) -> Any:
+    """Read what torch.save wrote before 1.6: pickles, and then the storages one after another."""
+    data = path.read_bytes()
+    found: dict[str, Storage] = {}
+
+    def storage(kind: np.dtype, key: str, count: int) -> Storage:
+        if key not in found:
+            found[key] = Storage(kind, count, not info.get("little_endian", True), b"")
+        return found[key].of(kind, count)
+
+    info: dict[str, Any] = {}
+    most = CODE + len(data)
+    magic, end = unpickle(data, storage, most)
+    if magic != MAGIC:
+        raise ValueError("a pickle that torch.save did not write; save the state_dict() with it")
+    _, end = unpickle(data, storage, most, end)
+    given, end = unpickle(data, storage, most, end)
+    info.update(given if isinstance(given, dict) else {})
+    content, end = unpickle(data, storage, most, end)
+    keys, end = unpickle(data, storage, most, end)
+    for key in keys:
+        if key not in found:
+            raise ValueError(f"it lists the storage {key!r}, which no array has")
+        size = int.from_bytes(data[end : end + 8], "little") * found[key].kind.itemsize
+        found[key].fill(data[end + 8 : end + 8 + size])
+        end += 8 + size
+    return content
 
 
 def _check_archive(path: Path) -> None:
@@ -66,12 +106,7 @@ def _check_archive(path: Path) -> None:
         raise ValueError(f"its entries declare {declared} bytes, and the whole file has {size}")
 
 
-def _culprit(error: Exception) -> str:
-    found = re.search(r"(?:GLOBAL|class|function) ([\w.]+\.[\w.]+)", str(error))
-    return f" because of {found[1]}" if found else ""
-
-
-def _state_dict(content: Any, tensor: type) -> dict[str, Any]:
+def _state_dict(content: Any) -> dict[str, Any]:
     for depth in itertools.count():
         if not isinstance(content, Mapping):
             break
@@ -80,14 +115,14 @@ def _state_dict(content: Any, tensor: type) -> dict[str, Any]:
             break
         if depth == len(WRAPPERS):
             raise ValueError(f"its {wrapper!r} holds itself, or another wrapper, again and again")
-        beside = [k for k, v in content.items() if isinstance(v, tensor) and v.ndim]
+        beside = [k for k, v in content.items() if hasattr(v, "__array__") and np.ndim(v)]
         if beside:
             raise ValueError(f"beside its {wrapper!r} it holds the arrays {', '.join(beside)}")
         content = content[wrapper]
     if not isinstance(content, Mapping):
-        kind = type(content).__name__
+        kind = "Tensor" if hasattr(content, "__array__") else type(content).__name__
         raise ValueError(f"it holds one {kind}, not a state dict; save the network's state_dict()")
-    return dict(content)
+    return {name: getattr(value, "array", value) for name, value in content.items()}
 
 
 def drop_module_prefix(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
