@@ -4,6 +4,10 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+from convjax.gradflow._look import Look, is_twice
+from convjax.gradflow._theory._duals import FUNCTIONS
+
+KNOWN = tuple(FUNCTIONS)
 # Logarithms of the smallest normal numbers; bfloat16 has the range of float32.
 SMALLEST = {"float32": math.log(1.2e-38), "float16": math.log(6e-5)}
 
@@ -18,13 +22,20 @@ class Finding:
       off: measured less expected gain, in log norm.
       room: how far an explanation may miss.
       gain: the measured gain.
-      kernel_variance: measured mean square of its parameters; NaN without any.
+      kernel_variance: measured mean square of its kernel; NaN where it is not known, since the
+        profile has that of all parameters together.
       expected_variance: the one that theory used; NaN without a kernel.
       groups: groups of the convolution.
-      border: share of an even image's energy that zero padding leaves, or would leave.
+      border: share of an even image's energy that zero padding would leave; 1 where theory was
+        told of it, or what is measured does not look like it.
       expected_log_rms: expected log RMS of what departs, in absolute terms.
-      measured_train: whether the profile was on batch statistics.
+      measured_train: whether the profile was on batch statistics, or has none.
       expected_train: whether the prediction was.
+      where: the unit whose kind is looked at: the first that is of another than told, if any.
+      told: the kind that theory was told of.
+      look: what is seen of its parameters, where the network was given.
+      dependent: in what its kernel's entries are not independent, or "".
+      not_fresh: by what the network's weights show that they are not as initialised, or "".
     """
 
     kind: str
@@ -39,6 +50,11 @@ class Finding:
     expected_log_rms: float
     measured_train: bool
     expected_train: bool
+    where: str = "it"
+    told: str = ""
+    look: Look | None = None
+    dependent: str = ""
+    not_fresh: str = ""
 
 
 def likely_cause(finding: Finding) -> str:
@@ -51,11 +67,58 @@ def likely_cause(finding: Finding) -> str:
 
 
 def _running_statistics(f: Finding) -> str:
-    if f.kind != "BatchNorm" or f.measured_train or not f.expected_train:
+    if f.measured_train or not f.expected_train:
         return ""
-    if abs(f.gain) > 0.05:
+    if abs(f.gain) > 0.05 or f.kind != "BatchNorm":
         return "running statistics where theory was asked for the batch's"
     return "running statistics at initialization: the norm hands its input on as it is"
+
+
+def _another_kind(f: Finding) -> str:
+    if f.look is not None and f.look.function is not None and f.told in KNOWN:
+        twice = is_twice(f.look.function, f.told)
+        if twice:
+            return f"{f.where} applies {f.told} twice"
+    if f.told and f.told != f.kind:
+        return f"{f.where} is {f.kind}, where theory was told of {f.told}"
+    return ""
+
+
+def _trained(f: Finding) -> str:
+    return of_aged(f.not_fresh) if f.not_fresh else ""
+
+
+def of_aged(how: str) -> str:
+    """Return in words that weights are not as initialised."""
+    return f"weights that are not fresh: {how}; theory is for networks at initialization"
+
+
+def _dependent(f: Finding) -> str:
+    return of_dependent(f.look, f.dependent) if f.look is not None and f.dependent else ""
+
+
+def of_dependent(look: Look, how: str) -> str:
+    """Return in words that a kernel is as large as it should be, perhaps, but not as random."""
+    ratio = ""
+    if not math.isnan(look.expected):
+        times = look.kernel / max(look.expected, 1e-300)
+        ratio = f"mean square is {times:.3g} of what its initialiser declares, but its "
+    return f"the kernel's {ratio}entries are not independent: {how}"
+
+
+def _moved_bias(f: Finding) -> str:
+    if f.look is None or f.look.bias[1] == 0 or f.kind.endswith("Norm"):
+        return ""
+    mean, square = f.look.bias
+    if 2 * math.log(max(square, 1e-300)) < 2 * f.expected_log_rms - 6:
+        return ""
+    return f"its bias: mean {mean:.3g}, root mean square {math.sqrt(square):.3g}"
+
+
+def _epsilon(f: Finding) -> str:
+    if f.look is None or not f.look.epsilon > 1e-3:
+        return ""
+    return f"its epsilon, {f.look.epsilon:.3g}, is not small beside the variance it is added to"
 
 
 def _wrong_fan(f: Finding) -> str:
@@ -119,10 +182,15 @@ def _silent(f: Finding) -> str:
 
 CAUSES: tuple[Callable[[Finding], str], ...] = (
     _running_statistics,
+    _another_kind,
+    _trained,
     _wrong_fan,
     _zero_branch,
     _underflow,
-    _zero_padding,
+    _dependent,
     _other_kernel,
+    _moved_bias,
+    _epsilon,
+    _zero_padding,
     _silent,
 )

@@ -2,17 +2,20 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import scipy
+from flax import nnx
 
 from convjax._check import instance, number
 from convjax._readable import Readable, Table, whole
 from convjax.gradflow import _plot as drawing
 from convjax.gradflow._alike import check_alike
-from convjax.gradflow._causes import Finding, likely_cause
+from convjax.gradflow._causes import Finding, likely_cause, of_aged, of_dependent
 from convjax.gradflow._door import not_seen
+from convjax.gradflow._look import Look, dependent, look_at, not_fresh
 from convjax.gradflow._lookup import Lookup
 from convjax.gradflow._predict import Expected, Prediction, coverage, remarks
 from convjax.gradflow._profile import Profile
@@ -184,15 +187,24 @@ class Comparison(Readable):
         )
 
 
-def compare(profile: Profile, prediction: Prediction, *, tolerance: float = 0.02) -> Comparison:
+def compare(
+    profile: Profile,
+    prediction: Prediction,
+    *,
+    tolerance: float = 0.02,
+    net: nnx.Module | None = None,
+) -> Comparison:
     """Hold a measured profile against a prediction, and say where the network first departs.
 
     Every unit's gain (output over input, forward; handed back over received, backward) is compared
     with its expectation: ``z = (measured - expected) / sqrt(scatter**2 / replicas + slack**2 +
     tolerance**2)``. Gains are local, so that a fault shows where it is, and not everywhere after
-    it. Where one departs, the known causes are tried on it: a grouped kernel's wrong fan, zero
-    padding, a zero-initialised branch, running statistics at initialization, underflow, kernels
-    that are no longer what their initialisers made.
+    it. Where one departs, the known causes are tried on it: running statistics at initialization,
+    another kind of layer than theory was told of, a grouped kernel's wrong fan, a zero-initialised
+    branch, underflow, kernels that are no longer what their initialisers made, zero padding. With
+    ``net`` its parameters are looked at, too: weights that are not fresh, kernels whose entries are
+    not independent (equal, equal outputs, shared), a bias, a norm's epsilon, an activation that is
+    applied twice. What no statistic shows has no cause.
 
     Args:
       profile: a measurement, perhaps vmapped over random initializations.
@@ -200,6 +212,8 @@ def compare(profile: Profile, prediction: Prediction, *, tolerance: float = 0.02
         profile is to be held against, as long as the paths agree.
       tolerance: what mean-field theory may be off in one leaf's log norm; a combinator's grows with
         the root of the number of its leaves.
+      net: the network that was measured, with the weights that it had; only looked at where a unit
+        departs.
 
     Returns:
       The ``Comparison``; print it.
@@ -225,6 +239,8 @@ def compare(profile: Profile, prediction: Prediction, *, tolerance: float = 0.02
     instance("profile", profile, Profile, "what gradflow.profile returned")
     instance("prediction", prediction, Prediction, "what gradflow.predict returned")
     tolerance = number("tolerance", tolerance, least=0)
+    if net is not None:
+        instance("net", net, nnx.Module, "the network that was measured")
     profile.check()
     measured = Lookup(profile)
     leaves = _leaves(prediction)
@@ -245,14 +261,16 @@ def compare(profile: Profile, prediction: Prediction, *, tolerance: float = 0.02
     first, side = _first(units, threshold)
     cause = ""
     if first is not None:
-        cause = likely_cause(_finding(first, side, measured, tolerance, profile, prediction))
+        cause = likely_cause(
+            _finding(first, side, measured, tolerance, profile, prediction, units, net)
+        )
     return Comparison(
         units,
         threshold,
         None if first is None else first.path,
         side,
         cause,
-        tuple(remarks(prediction.units)),
+        (*remarks(prediction.units), *_seen(net, prediction)),
         measured.replicas,
         "".join(coverage(prediction)),
         profile.opaque,
@@ -354,6 +372,8 @@ def _finding(
     tolerance: float,
     profile: Profile,
     prediction: Prediction,
+    units: Sequence[Compared],
+    net: nnx.Module | None,
 ) -> Finding:
     expected = unit.expected
     off = getattr(unit, f"{side}_gain") - getattr(expected, f"{side}_gain")
@@ -363,20 +383,73 @@ def _finding(
         output = float(np.mean(measured.log("", "gradient")))
         log_rms = expected.gradient_log_norm + output - 0.5 * math.log(max(size, 1))
         log_rms += expected.gradient_gain
+    other = _of_another_kind(units, measured)
+    look = None if net is None else look_at(net, (other or unit).path)
+    variance = measured.kernel_variance(unit.path)
+    if look is not None:
+        variance = look.kernel
+    elif expected.biased:
+        variance = math.nan
     return Finding(
-        kind=unit.kind,
+        kind=measured.kinds[(other or unit).path],
+        told=(other or unit).kind,
+        look=look,
+        where=repr(other.path) if other is not None else "it",
+        dependent="" if net is None else dependent(net).get(unit.path, ""),
+        not_fresh="" if net is None else not_fresh(net),
         side=side,
         off=off,
         room=getattr(expected, f"{side}_gain_scatter") * 3 + 2 * tolerance,
         gain=getattr(unit, f"{side}_gain"),
-        kernel_variance=measured.kernel_variance(unit.path),
+        kernel_variance=variance,
         expected_variance=expected.kernel_variance,
         groups=expected.groups,
-        border=expected.border,
+        border=expected.border if _as_if_padded(units, look) else 1.0,
         expected_log_rms=log_rms,
-        measured_train=profile.train,
+        measured_train=profile.train or "BatchNorm" not in measured.kinds.values(),
         expected_train=prediction.train,
     )
+
+
+def _seen(net: nnx.Module | None, prediction: Prediction) -> list[str]:
+    """Return what is seen of a network, departing or not."""
+    if net is None:
+        return []
+    aged = not_fresh(net)
+    if aged:
+        return [of_aged(aged)]
+    said = [
+        f"{of_dependent(look, how)} ({whole(path)})"
+        for path, how in dependent(net).items()
+        if (look := look_at(net, path)) is not None
+    ]
+    small = [u for u in prediction.units if u.border < 0.98 and not _told_of_padding(u)]
+    padded = [u for u in small if (look := look_at(net, u.path)) and look.zero_padded]
+    if padded:
+        more = f" and {len(padded) - 1} more" * (len(padded) > 1)
+        said.append(
+            f"zero padding, where theory was told of another ({whole(padded[0].path)}{more})"
+        )
+    return said
+
+
+def _of_another_kind(units: Sequence[Compared], measured: Lookup) -> Compared | None:
+    """Return the first unit that theory was told to be of another kind, or None."""
+    return next((u for u in units if measured.kinds[u.path] != u.kind), None)
+
+
+def _as_if_padded(units: Sequence[Compared], look: Look | None) -> bool:
+    """Return whether all convolutions together look as if padded with zeros, unknown to theory."""
+    told = [_told_of_padding(u.expected) for u in units]
+    small = [u for u in units if u.expected.border < 0.98 and not math.isnan(u.gradient_gain)]
+    if any(told) or not small or (look is not None and not look.zero_padded):
+        return False
+    off = sum(u.gradient_gain - u.expected.gradient_gain for u in small)
+    return 0.5 < off / sum(0.5 * math.log(u.expected.border) for u in small) < 1.5
+
+
+def _told_of_padding(unit: Expected) -> bool:
+    return unit.note.startswith("zero padding")
 
 
 def _number(value: float) -> str:

@@ -15,6 +15,7 @@ class Lookup:
         self.replicas = int(table["replica"].max()) + 1
         rows = len(table["path"]) // self.replicas
         self.rows = {path: i for i, path in enumerate(table["path"][:rows].tolist())}
+        self.kinds = dict(zip(self.rows, table["kind"].tolist(), strict=False))
         self.columns = {
             name: np.asarray(column).reshape(self.replicas, rows)
             for name, column in table.items()

@@ -63,6 +63,7 @@ class Expected:
       border: share of an even image's energy that zero padding leaves (or would leave, where the
         padding is another); 1 elsewhere.
       note: what theory leaves open here, or what a reader should know; or "".
+      biased: whether there is a bias beside the kernel.
     """
 
     path: str
@@ -85,6 +86,7 @@ class Expected:
     groups: int
     border: float
     note: str
+    biased: bool = False
 
     def __repr__(self) -> str:
         said = [
@@ -375,6 +377,7 @@ def _expected(row: Row, base: float, facts: Facts, names: Mapping[Any, Any]) -> 
         groups=facts.groups,
         border=facts.border,
         note=facts.note,
+        biased=facts.biased,
     )
 
 

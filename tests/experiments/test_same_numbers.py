@@ -2,7 +2,7 @@
 
 ``same_numbers.json`` holds, by question, the options of a tiny run and a few numbers of each column
 of its table, as version 0.7.0 wrote it on JAX 0.12: of its first cell, and of all of it. What
-theory expects of batch norm is version 0.8.0's. Bits differ between versions of JAX and machines,
+theory expects is version 0.8.0's. Bits differ between versions of JAX and machines,
 so that the fifth digit decides. No time is held.
 """
 

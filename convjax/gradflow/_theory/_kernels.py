@@ -39,7 +39,8 @@ def describe(
         border = float(padded.gather(np.ones((1, *spatial))).mean()) / padded.size
     # A standardised kernel's entries say nothing: they are divided by their own scale.
     variance = math.nan if getattr(node, "standardize", False) else variance
-    scope.say(kernel_variance=variance, groups=groups, border=border)
+    biased = node.bias is not None
+    scope.say(kernel_variance=variance, groups=groups, border=border, biased=biased)
     if border < 0.98 and node.padding not in ("CIRCULAR", "REFLECT"):
         scope.say(note=f"zero padding leaves {border:.0%} of an even image's energy")
 

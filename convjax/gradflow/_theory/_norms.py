@@ -135,7 +135,7 @@ def _normalised(
     centred = np.clip((pair - taken) / left[:, None], -1, 1)
     drawn_from = signal.ideal / left**2 if signal.drawn else signal.latent
     inverse = 1 / over.channels * (over.self_share + (centred**2) @ over.nodes + drawn_from)
-    heavy, released = _heaviness(signal, inverse)
+    heavy, released = _heaviness(signal, inverse, over)
     # Each channel is divided by its own size, most where the channels are most alike.
     even = 1.0
     if over.per_channel and signal.data is None:
@@ -216,10 +216,10 @@ def _loose(inverse: np.ndarray, left: np.ndarray, flat: np.ndarray) -> float:
     return few + 0.03 * float((1 / left - 1).mean()) + 3 * float((1 - flat).mean())
 
 
-def _heaviness(signal: Signal, inverse: np.ndarray) -> tuple[np.ndarray, float]:
+def _heaviness(signal: Signal, inverse: np.ndarray, over: Over) -> tuple[np.ndarray, float]:
     """Return E(1/variance) E(variance) over channels, and what of it the kernel upstream undoes."""
     if signal.data is not None:
-        return _of_data(signal), 1.0
+        return _of_data(np.asarray(signal.data, float), over), 1.0
     if signal.spectrum is not None and signal.drawn:
         heavy, ratio = normal_quadratic(signal.spectrum, signal.drawn)
         return np.array([heavy]), ratio / heavy
@@ -262,9 +262,12 @@ def _of_channels(signal: Signal, affine: Affine, epsilon: float) -> np.ndarray:
     return np.sqrt(affine.scale) * x + affine.bias_mean
 
 
-def _of_data(signal: Signal) -> np.ndarray:
-    """Return E(1/variance) E(variance) over the channels of the batch itself."""
-    variance = np.var(np.asarray(signal.data).reshape(-1, sum(signal.features)), axis=0)
+def _of_data(x: np.ndarray, over: Over) -> np.ndarray:
+    """Return E(1/variance) E(variance) over all statistics of the batch itself."""
+    groups = x.shape[-1] if over.per_channel else round(x.shape[-1] / over.channels)
+    x = x.reshape(len(x), -1, groups, x.shape[-1] // groups)
+    axes = (0, 1, 3) if over.per_channel else (1, 3) if over.inside.any() else (3,)
+    variance = np.var(x, axis=axes) if over.centred else np.mean(x**2, axis=axes)
     seen = variance[variance > 0]
     return np.array([np.mean(1 / seen) * np.mean(seen) if len(seen) else 1.0])
 

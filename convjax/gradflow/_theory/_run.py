@@ -47,6 +47,7 @@ class Facts:
       kernel_variance: mean square of a kernel's entry, as theory used it.
       groups: groups of the convolution.
       border: share of the energy that zero padding leaves, or would leave, of even energy.
+      biased: whether it has a bias beside its kernel.
     """
 
     note: str = ""
@@ -54,6 +55,7 @@ class Facts:
     kernel_variance: float = math.nan
     groups: int = 1
     border: float = 1.0
+    biased: bool = False
 
 
 @dataclasses.dataclass

@@ -224,7 +224,7 @@ def measured(what: Subject) -> lab.Columns:
     if fresh:
         prediction = gradflow.predict(what.net, what.images, train=what.train)
         try:
-            comparison = gradflow.compare(profile, prediction)
+            comparison = gradflow.compare(profile, prediction, net=what.net)
         except ValueError as error:  # there is no unit of which theory knows anything
             same["coverage"], fresh = str(error), False
     if fresh:
