@@ -59,7 +59,7 @@ class Gathered:
         gradients = own_parameters(twin, beside)
         later, groups = self.shared.later(path), self.shared.at(path)
         parameters, of_parameters = {}, {}
-        for name in values.keys() - later:
+        for name in sorted(values.keys() - later):
             if self.together is not None:
                 parameters[name] = self.together(values[name][...], axes)
                 of_parameters[name] = self.together(gradients[name][...], axes)
