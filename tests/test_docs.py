@@ -9,7 +9,9 @@ import re
 from pathlib import Path
 from typing import is_typeddict
 
+import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from tests.nn.conftest import quick_compilation as quick_compilation
 
@@ -46,6 +48,11 @@ def doctests():
 
 
 DOCTESTS = list(doctests())
+ON_DISK = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+)
 
 
 def test_no_example_is_overlooked():
@@ -53,7 +60,18 @@ def test_no_example_is_overlooked():
     assert sum(len(test.examples) for test in DOCTESTS) == written > 100
 
 
-@pytest.mark.usefixtures("quick_compilation")
+@pytest.fixture
+def programs_stay_here():
+    """What an example says of programs on disk ends with it."""
+    before = {name: jax.config.values[name] for name in ON_DISK}
+    yield
+    if before != {name: jax.config.values[name] for name in ON_DISK}:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+
+@pytest.mark.usefixtures("quick_compilation", "programs_stay_here")
 @pytest.mark.parametrize("test", DOCTESTS, ids=lambda test: test.name)
 def test_examples_run(test):
     report = []

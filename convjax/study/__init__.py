@@ -19,6 +19,7 @@ from convjax.study._memory import keep_memory as keep_memory
 from convjax.study._memory import keeping_memory as keeping_memory
 from convjax.study._parquet import read_parquet as read_parquet
 from convjax.study._parquet import write_parquet as write_parquet
+from convjax.study._programs import keep_programs as keep_programs
 from convjax.study._ray import Ray as Ray
 from convjax.study._results import about as about
 from convjax.study._results import results as results

@@ -172,6 +172,7 @@ EXEMPT = {
     "study.Watch": "a protocol, which is not constructed",
     "study.environment": "takes nothing",
     "study.keep_memory": "takes nothing",
+    "study.keep_programs": "changes what all later compilations of the process do",
     "study.keeping_memory": "takes nothing",
 }
 ACCEPTED: dict[str, str] = {}

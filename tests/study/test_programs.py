@@ -1,9 +1,32 @@
 """The folder of compiled programs has a limit, and what was used last stays."""
 
+import json
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
+import pytest
+
+from convjax import study
 from convjax.study import _programs
+
+# What a script does that keeps its programs: one compilation comes before the line, one after.
+SCRIPT = """
+import json, sys
+import jax
+jax.jit(lambda x: x + 1)(1.0)
+from convjax import study
+folder, limit = sys.argv[1:]
+place = study.keep_programs(folder, limit=int(limit))
+events = []
+jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
+jax.jit(lambda x: (x @ x).sum())(jax.numpy.ones((8, 8)))
+names = ("cache_misses", "cache_hits")
+counts = [events.count(f"/jax/compilation_cache/{name}") for name in names]
+print(json.dumps([str(place), *counts]))
+"""
 
 
 def written(path, size, used):
@@ -50,3 +73,35 @@ def test_programs_of_other_threads_and_processors_lie_apart(tmp_path, monkeypatc
     monkeypatch.setenv("NPROC", "1")
     monkeypatch.setattr(_programs, "_processor", lambda: "another")
     assert _programs.folder() != one
+
+
+def told(folder, limit):
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", SCRIPT, str(folder), str(limit)],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+def test_a_second_script_compiles_nothing_and_the_limit_is_kept(tmp_path):
+    place, missed, found = told(tmp_path, 2**30)
+    assert Path(place).parent == tmp_path and missed > 0 and found == 0
+    entries = list(Path(place).glob("*-cache"))
+    assert len(entries) == missed
+    # What is found again stays, and what is older goes: the folder is too large by one file.
+    written(tmp_path / "9-0123456789ab" / "old-cache", 10, 0)
+    size = sum(entry.stat().st_size for entry in entries)
+    assert told(tmp_path, size) == [place, 0, missed]
+    assert sorted(tmp_path.glob("*/*-cache")) == sorted(entries)
+    # What the process itself writes is limited too.
+    told(tmp_path, 1)
+    assert not list(tmp_path.glob("*/*-cache"))
+
+
+def test_a_negative_limit_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"^limit=-1"):
+        study.keep_programs(tmp_path, limit=-1)
