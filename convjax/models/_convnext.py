@@ -7,7 +7,7 @@ from typing import Unpack
 from flax import nnx
 
 from convjax import nn
-from convjax.models._convnext_keys import TORCH, keras
+from convjax.models._convnext_keys import TORCH, TORCHVISION, keras
 from convjax.models._network import Family, Network
 from convjax.models._options import StridedOptions, with_options
 from convjax.models._style import Dilated, Style, dropped, skipped
@@ -21,10 +21,12 @@ VARIANTS = {
 }
 # Keras's names of the weights hold the network's.
 _FAMILIES = {
-    (preset["units"], preset["width"]): Family(name, torch=TORCH, keras=keras(name))
+    (preset["units"], preset["width"]): Family(
+        name, torch=TORCH, torchvision=TORCHVISION, keras=keras(name)
+    )
     for name, preset in VARIANTS.items()
 }
-FAMILY = Family("convnext", torch=TORCH, keras=keras("convnext"))
+FAMILY = Family("convnext", torch=TORCH, torchvision=TORCHVISION, keras=keras("convnext"))
 
 
 @with_options(norm="layer", activation="exact_gelu")

@@ -18,6 +18,31 @@ TORCH = Keys(
         ("head/dense", "head.fc"),
     )
 )
+# Stages and what lies between them are numbered together.
+TORCHVISION = Keys(
+    (
+        ("stem/conv", "features.0.0"),
+        ("stem/norm", "features.0.1"),
+        *(
+            rule
+            for s in (1, 2, 3, 4)
+            for rule in (
+                (f"stage{s}/down/norm", f"features.{2 * s - 2}.0"),
+                (f"stage{s}/down/conv", f"features.{2 * s - 2}.1"),
+                (f"stage{s}/{{i}}/branch/conv", f"features.{2 * s - 1}.{{i}}.block.0"),
+                (f"stage{s}/{{i}}/branch/norm", f"features.{2 * s - 1}.{{i}}.block.2"),
+                (f"stage{s}/{{i}}/branch/expand", f"features.{2 * s - 1}.{{i}}.block.3"),
+                (f"stage{s}/{{i}}/branch/project", f"features.{2 * s - 1}.{{i}}.block.5"),
+                (
+                    f"stage{s}/{{i}}/branch/scale/value",
+                    f"features.{2 * s - 1}.{{i}}.layer_scale@spatial",
+                ),
+            )
+        ),
+        ("head/norm", "classifier.0"),
+        ("head/dense", "classifier.2"),
+    )
+)
 
 
 def keras(name: str) -> Keys:

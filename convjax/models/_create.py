@@ -2,7 +2,8 @@
 
 import fnmatch
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import PathLike
 from typing import Any, NamedTuple
 
 from flax import nnx
@@ -26,6 +27,7 @@ from convjax.models import (
 )
 from convjax.models._network import Network
 from convjax.models._options import called
+from convjax.models._weights._load import checked_globs, load_weights
 
 
 class _Entry(NamedTuple):
@@ -91,8 +93,15 @@ def _home(build: Callable[..., Any]) -> tuple[Any, ...]:
     return getattr(build, "__module__", None), getattr(build, "__qualname__", build)
 
 
-def create(name: str, *, rngs: nnx.Rngs, **options: Any) -> Network:
-    """Return a network by name, with random initial weights.
+def create(
+    name: str,
+    *,
+    weights: str | PathLike[str] | Mapping[str, Any] | None = None,
+    allow: str | Sequence[str] = (),
+    rngs: nnx.Rngs,
+    **options: Any,
+) -> Network:
+    """Return a network by name, with random initial weights or those of a file.
 
     The name stands for a family's function and some of its options; every further one may be given
     too: those that all families share (``models.Options``; ``shortcut`` and ``stochastic_depth``
@@ -101,14 +110,17 @@ def create(name: str, *, rngs: nnx.Rngs, **options: Any) -> Network:
 
     Args:
       name: one of ``models.list()``: timm's name, or torchvision's ``googlenet``.
+      weights: a file, or a mapping, that ``models.load_weights`` takes; None for random values.
+      allow: what need not fit in it, as in ``models.load_weights``.
       rngs: source of the initial values.
       **options: arguments of the family's function.
 
     Returns:
-      The network; ``models.load_weights`` fills it from a file.
+      The network; ``models.load_weights`` says what it sets, where that matters.
 
     Raises:
-      ValueError: an unknown name or option (the nearest are named), or what the function refuses.
+      ValueError: an unknown name or option (the nearest are named), or what the function refuses;
+        weights that do not fit.
 
     Example:
       >>> import jax.numpy as jnp
@@ -124,6 +136,10 @@ def create(name: str, *, rngs: nnx.Rngs, **options: Any) -> Network:
     net = build(**{**preset, **options}, rngs=rngs)
     _check.instance(f"{called(build)}: result", net, Network, "a models.Network")
     net.name = name
+    if weights is not None:
+        load_weights(net, weights, allow=allow)
+    elif checked_globs(allow):
+        raise ValueError(f"allow={allow!r} is said of weights, and weights=None gives none")
     return net
 
 

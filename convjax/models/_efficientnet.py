@@ -3,12 +3,14 @@
 from typing import Unpack
 
 from convjax.models._mobile import MobileUnit, Row, deepened, repeated, trunk
-from convjax.models._mobile_keys import KERAS_EFFICIENTNET, TORCH
+from convjax.models._mobile_keys import KERAS_EFFICIENTNET, TORCH, TORCHVISION_EFFICIENTNET
 from convjax.models._network import Family, Network
 from convjax.models._options import StridedOptions, with_options
 from convjax.models._style import Style, divisible
 
-FAMILY = Family("efficientnet", torch=TORCH, keras=KERAS_EFFICIENTNET)
+FAMILY = Family(
+    "efficientnet", torch=TORCH, torchvision=TORCHVISION_EFFICIENTNET, keras=KERAS_EFFICIENTNET
+)
 # Expansion, features, strides, side of the window and units of the stages.
 _STAGES = (
     (0, 16, 1, 3, 1),

@@ -55,6 +55,60 @@ def torch_v3(stages: int) -> Keys:
     )
 
 
+def torchvision_v2(units: Sequence[int]) -> Keys:
+    """Return torchvision's names of a MobileNetV2, which numbers stem, units and end together."""
+    rules = []
+    for unit, n in _numbered(units):
+        there = f"features.{n + 1}.conv"
+        # The first unit expands nothing.
+        parts = ("depthwise",) if n == 0 else ("expand", "depthwise")
+        for k, part in enumerate(parts):
+            rules += _pair(f"{unit}/{part}", f"{there}.{k}.0", f"{there}.{k}.1")
+        k = len(parts)
+        rules += _pair(f"{unit}/project", f"{there}.{k}", f"{there}.{k + 1}")
+    return _torchvision(rules, sum(units) + 1, "classifier.1")
+
+
+def torchvision_v3(units: Sequence[Sequence[tuple[bool, bool]]]) -> Keys:
+    """Return torchvision's names of a MobileNetV3.
+
+    Args:
+      units: of every stage, whether a unit expands and whether it squeezes.
+    """
+    kinds = [kind for stage in units for kind in stage]
+    rules = []
+    for (unit, n), (expands, squeezes) in zip(_numbered([*map(len, units)]), kinds, strict=True):
+        parts = {"expand": expands, "depthwise": True, "squeeze": squeezes, "project": True}
+        rules += _block(unit, f"features.{n + 1}.block", [p for p, here in parts.items() if here])
+    rules.append(("head/hidden", "classifier.0"))
+    return _torchvision(rules, len(kinds) + 1, "classifier.3")
+
+
+def _torchvision(rules: Sequence[tuple[str, str]], last: int, head: str) -> Keys:
+    ends = (
+        *_pair("stem", "features.0.0", "features.0.1"),
+        *_pair("last", f"features.{last}.0", f"features.{last}.1"),
+        ("head/dense", head),
+    )
+    return Keys((*ends, *rules))
+
+
+def _pair(ours: str, conv: str, norm: str) -> tuple[tuple[str, str], ...]:
+    return ((f"{ours}/conv", conv), (f"{ours}/norm", norm))
+
+
+def _block(unit: str, there: str, parts: Sequence[str]) -> list[tuple[str, str]]:
+    """Return torchvision's rules of a unit whose parts it numbers."""
+    rules = []
+    for k, part in enumerate(parts):
+        if part == "squeeze":
+            rules.append((f"{unit}/squeeze/reduce", f"{there}.{k}.fc1"))
+            rules.append((f"{unit}/squeeze/expand", f"{there}.{k}.fc2"))
+        else:
+            rules += _pair(f"{unit}/{part}", f"{there}.{k}.0", f"{there}.{k}.1")
+    return rules
+
+
 def keras_v1(units: Sequence[int]) -> Keys:
     """Return Keras's names of a MobileNet with these counts of units in its stages."""
     rules = [
@@ -154,4 +208,13 @@ KERAS_EFFICIENTNET = Keys(
     ),
     # The layer that prepares the image.
     optional=("normalization*/*",),
+)
+_PARTS = ("expand", "depthwise", "squeeze", "project")
+TORCHVISION_EFFICIENTNET = _torchvision(
+    [
+        *_block("stage1/{i}/branch", "features.1.{i}.block", _PARTS[1:]),
+        *_block("stage{s}/{i}/branch", "features.{s}.{i}.block", _PARTS),
+    ],
+    8,
+    "classifier.1",
 )

@@ -3,7 +3,7 @@
 from typing import Unpack
 
 from convjax.models._mobile import MobileUnit, Row, deepened, repeated, trunk
-from convjax.models._mobile_keys import TORCH, keras_v2
+from convjax.models._mobile_keys import TORCH, keras_v2, torchvision_v2
 from convjax.models._network import Family, Network
 from convjax.models._options import StridedOptions, with_options
 from convjax.models._style import Style, divisible
@@ -73,7 +73,9 @@ def mobilenet_v2(
     counts = [deepened(units, depth) for *_, units in _STAGES]
     if fixed_ends:
         counts[0], counts[-1] = _STAGES[0][-1], _STAGES[-1][-1]
-    family = Family("mobilenet_v2", torch=TORCH, keras=keras_v2(counts))
+    family = Family(
+        "mobilenet_v2", torch=TORCH, torchvision=torchvision_v2(counts), keras=keras_v2(counts)
+    )
     style = Style.of(options, family, keras=_KERAS)
 
     def wide(features: int) -> int:

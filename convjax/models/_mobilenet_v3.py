@@ -4,7 +4,7 @@ from typing import Annotated, Unpack
 
 from convjax import _check, nn
 from convjax.models._mobile import MobileUnit, Row, Table, trunk
-from convjax.models._mobile_keys import keras_v3, torch_v3
+from convjax.models._mobile_keys import keras_v3, torch_v3, torchvision_v3
 from convjax.models._network import Family, Network
 from convjax.models._options import StridedOptions, with_options
 from convjax.models._style import Style, divisible, dropped
@@ -31,6 +31,9 @@ FAMILIES = {
     kind: Family(
         f"mobilenet_v3_{kind}",
         torch=torch_v3(len(table)),
+        torchvision=torchvision_v3(
+            [[(bool(row.expansion), row.squeeze) for row in rows] for rows in table]
+        ),
         keras=keras_v3([len(rows) for rows in table]),
     )
     for kind, table in _TABLES.items()

@@ -13,7 +13,7 @@ REFERENCES = ("torch", "keras")
 
 # A number in a key rule, and what is added to it.
 FIELD = re.compile(r"\{(\w+)([+-]\d+)?\}")
-FORMS = ("1x1", "linear", "grouped")
+FORMS = ("1x1", "linear", "grouped", "spatial")
 
 
 class Keys(NamedTuple):
@@ -24,7 +24,8 @@ class Keys(NamedTuple):
         ``{i+1}`` in the name there for the number after it. A path may also name one array, such as
         ``head/dense/kernel``. Behind the name there, ``@1x1`` says that a dense kernel is stored as
         a 1x1 convolution's, ``@linear`` the reverse, ``@grouped`` that Keras stores a depthwise
-        kernel as a grouped convolution's. The first rule that fits decides.
+        kernel as a grouped convolution's, ``@spatial`` that one number for each feature has two
+        dimensions of 1 behind it. The first rule that fits decides.
       optional: names there, as globs, that may be absent here: auxiliary heads, say.
     """
 
@@ -44,6 +45,8 @@ class Family:
       name: of the family.
       torch: key rules of PyTorch's state dict: ``models.Keys``, or a mapping from paths to names.
       keras: key rules of Keras's file, likewise.
+      torchvision: key rules of torchvision's file, where it calls the same arrays otherwise than
+        ``torch`` says; ``models.load_weights`` takes the rules by which more arrays fit.
 
     Raises:
       ValueError: no name; a rule whose name needs a number that its path has not.
@@ -67,11 +70,13 @@ class Family:
         *,
         torch: Keys | Mapping[str, str] | None = None,
         keras: Keys | Mapping[str, str] | None = None,
+        torchvision: Keys | Mapping[str, str] | None = None,
     ):
         self.name = _check.instance("name", name, str, "the family's name")
         if not name:
             raise ValueError("name='' is empty; give the family a name")
         self.keys = {"torch": _keys("torch", torch), "keras": _keys("keras", keras)}
+        self.keys["torchvision"] = _keys("torchvision", torchvision)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Family) and other.name == self.name

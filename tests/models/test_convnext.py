@@ -168,7 +168,7 @@ def test_a_layer_scale_of_keras_may_have_any_name(own):
     named = {k.replace("layer_scale/gamma", f"layer_scale/{own}"): v for k, v in arrays.items()}
     assert named.keys() != arrays.keys()
     report = models.load_weights(net, named)
-    assert report == (len(arrays), (), (), ())
+    assert report == (len(arrays), (), (), (), "")
     np.testing.assert_array_equal(net.stage1[1].branch.scale.value[...], np.arange(10.0, 14.0))
 
 

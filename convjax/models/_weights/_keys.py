@@ -19,28 +19,35 @@ class Key(NamedTuple):
 
     Attributes:
       name: in full.
-      form: ``""``, ``"1x1"`` (a dense kernel as a convolution's), ``"linear"`` (the reverse), or
-        ``"grouped"`` (a depthwise kernel as a grouped convolution's, in Keras).
+      form: ``""``, ``"1x1"`` (a dense kernel as a convolution's), ``"linear"`` (the reverse),
+        ``"grouped"`` (a depthwise kernel as a grouped convolution's, in Keras), or ``"spatial"``
+        (one number for each feature, with two dimensions of 1 behind it).
     """
 
     name: str
     form: str = ""
 
 
-def key_of(net: Network, leaf: Leaf) -> Key:
+def key_of(net: Network, leaf: Leaf, names: str = "") -> Key:
     """Return what the network's reference calls a leaf.
 
     A rule that names the array itself comes before one that names its module.
 
+    Args:
+      net: the network.
+      leaf: one of its arrays.
+      names: whose names, ``"torchvision"`` say; ``""`` for those of the network's reference.
+
     Raises:
       ValueError: the family has no rules for the network's reference, or none of them fits.
     """
-    keys = net.family.keys[net.reference]
+    names = names or net.reference
+    keys = net.family.keys[names]
     if keys is None:
         name = net.family.name
         raise ValueError(
-            f"net={net.name}: the family {name!r} has no key rules for {net.reference}; "
-            f"give models.Family({name!r}, {net.reference}=…) some"
+            f"net={net.name}: the family {name!r} has no key rules for {names}; "
+            f"give models.Family({name!r}, {names}=…) some"
         )
     full = _apply(keys, leaf.name)
     if full is not None:
@@ -49,7 +56,7 @@ def key_of(net: Network, leaf: Leaf) -> Key:
     module = _apply(keys, leaf.path)
     if module is None:
         raise ValueError(
-            f"net={net.name}: no key rule of the family {net.family.name!r} for {net.reference} "
+            f"net={net.name}: no key rule of the family {net.family.name!r} for {names} "
             f"fits {leaf.name!r}"
         )
     name, _, form = module.partition("@")
@@ -92,7 +99,7 @@ def _pattern(rule: str) -> re.Pattern[str]:
 def to_reference(array: np.ndarray, leaf: Leaf, key: Key, reference: str) -> np.ndarray:
     """Lay an array of ours out as the reference does."""
     if leaf.weight != "kernel":
-        return array
+        return array[..., None, None] if key.form == "spatial" else array
     if reference == "keras":
         if isinstance(leaf.module, nn.DepthwiseConv) and key.form != "grouped":
             groups = leaf.module.origin.groups

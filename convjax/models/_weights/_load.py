@@ -1,11 +1,13 @@
 """load_weights: a reference's arrays into a network, all of them or none."""
 
+import collections
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from os import PathLike
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -23,19 +25,22 @@ _ALSO = {"kernel": "depthwise_kernel", "Variable": "gamma", "variable": "gamma"}
 
 
 class Loaded(NamedTuple):
-    """What ``load_weights`` did; the last three hold what ``allow`` let pass.
+    """What ``load_weights`` did; what ``allow`` let pass is in the three tuples.
 
     Attributes:
       count: arrays that were set.
       missing: the network's arrays that the source has not; they kept their values.
       unexpected: the source's arrays that the network has not.
       misshapen: arrays of another shape; they kept their values.
+      renamed: how the source's names were changed so that they fit: ``""``, or such as ``"without
+        the prefix 'model.'"`` and ``"by torchvision's names"``.
     """
 
     count: int
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     misshapen: tuple[str, ...]
+    renamed: str = ""
 
 
 def load_weights(
@@ -79,12 +84,51 @@ def load_weights(
     globs = checked_globs(allow)
     kind, arrays, where = read(source)
     _check_kind(net, kind, where)
-    match = _match(net, _cleaned(net, arrays))
+    fit, arrays = _fitted(net, arrays)
+    match = _match(net, _cleaned(net, arrays, fit.names), fit.names)
     refused = match.without(globs)
     if refused.missing or refused.unexpected or refused.misshapen:
-        raise ValueError(_message(net, where, match, refused))
+        raise ValueError(_message(net, where + fit.said(", read "), match, refused))
     _assign(net, _cast(net, match.pairs, where))
-    return Loaded(len(match.pairs), *(tuple(map(str, odd)) for odd in match.odd()))
+    missing, unexpected, misshapen = (tuple(map(str, odd)) for odd in match.odd())
+    return Loaded(len(match.pairs), missing, unexpected, misshapen, fit.said())
+
+
+class _Fit(NamedTuple):
+    """By which names a source fits a network best, and behind which prefix they stand there."""
+
+    names: str
+    prefix: str = ""
+
+    def said(self, before: str = "") -> str:
+        parts = [f"without the prefix {self.prefix!r}"] if self.prefix else []
+        parts += ["by torchvision's names"] if self.names == "torchvision" else []
+        return before + " and ".join(parts) if parts else ""
+
+
+def _fitted(
+    net: Network, arrays: Mapping[str, np.ndarray]
+) -> tuple[_Fit, Mapping[str, np.ndarray]]:
+    """Choose names and prefix by what fits, and take the prefix off.
+
+    A prefix is one only where it stands before most of the names that the network has.
+    """
+    spellings = [n for n in ("torch", "torchvision") if net.family.keys[n] is not None]
+    if net.reference != "torch" or not spellings:
+        return _Fit(net.reference), arrays
+    best, most = _Fit("torch"), 0
+    for names in spellings:
+        own = {key_of(net, leaf, names).name for leaf in leaves(net)}
+        found = collections.Counter(
+            name[:start]
+            for name in arrays
+            for start in (0, *(dot.end() for dot in re.finditer(r"\.", name)))
+            if name[start:] in own
+        )
+        for prefix, count in sorted(found.items()):
+            if count > most and (not prefix or 2 * count > len(own)):
+                best, most = _Fit(names, prefix), count
+    return best, {name.removeprefix(best.prefix): array for name, array in arrays.items()}
 
 
 def checked_globs(allow: Any) -> tuple[str, ...]:
@@ -133,13 +177,13 @@ class _Match(NamedTuple):
         return _Match(self.pairs, *kept)
 
 
-def _match(net: Network, arrays: Mapping[str, np.ndarray]) -> _Match:
+def _match(net: Network, arrays: Mapping[str, np.ndarray], names: str) -> _Match:
     """Find every array of the network in the source."""
     match = _Match([], [], [], [])
     shapes = {address: leaf.shape for address, leaf in _variables(net).items()}
     used = set()
     for leaf in leaves(net):
-        key = key_of(net, leaf)
+        key = key_of(net, leaf, names)
         shape = shapes[leaf.address][len(leaf.index) :]
         used.add(key.name)
         if key.name not in arrays:
@@ -181,7 +225,10 @@ def _assign(net: Network, pairs: Iterable[_Pair]) -> None:
         now = variables[leaf.address]
         if leaf.index:
             if leaf.address not in whole:
-                whole[leaf.address] = np.array(now)
+                # A network of shapes alone has no values to keep.
+                alone = isinstance(now, jax.ShapeDtypeStruct)
+                own = np.full(now.shape, np.nan, now.dtype) if alone else np.array(now)
+                whole[leaf.address] = own
             whole[leaf.address][leaf.index] = value
         else:
             whole[leaf.address] = value
@@ -194,13 +241,13 @@ def _variables(net: Network) -> dict[Any, Any]:
     return values(state)
 
 
-def _cleaned(net: Network, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _cleaned(net: Network, arrays: Mapping[str, np.ndarray], names: str) -> dict[str, np.ndarray]:
     """Leave out what no network here has: counters, and heads that this one was made without."""
-    keys = net.family.keys[net.reference]
+    keys = net.family.keys[names]
     optional = keys.optional if keys else ()
     if net.reference == "keras":
         arrays = _one_name_for_each(net, renumbered(dict(arrays)))
-    own = {key_of(net, leaf).name for leaf in leaves(net)} if optional else set()
+    own = {key_of(net, leaf, names).name for leaf in leaves(net)} if optional else set()
     return {
         name: array
         for name, array in arrays.items()

