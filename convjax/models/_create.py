@@ -98,6 +98,7 @@ def create(
     *,
     weights: str | PathLike[str] | Mapping[str, Any] | None = None,
     allow: str | Sequence[str] = (),
+    adapt_input: bool = False,
     rngs: nnx.Rngs,
     **options: Any,
 ) -> Network:
@@ -112,6 +113,7 @@ def create(
       name: one of ``models.list()``: timm's name, or torchvision's ``googlenet``.
       weights: a file, or a mapping, that ``models.load_weights`` takes; None for random values.
       allow: what need not fit in it, as in ``models.load_weights``.
+      adapt_input: whether its first kernel for RGB becomes one for ``in_features``, likewise.
       rngs: source of the initial values.
       **options: arguments of the family's function.
 
@@ -137,7 +139,7 @@ def create(
     _check.instance(f"{called(build)}: result", net, Network, "a models.Network")
     net.name = name
     if weights is not None:
-        load_weights(net, weights, allow=allow)
+        load_weights(net, weights, allow=allow, adapt_input=adapt_input)
     elif checked_globs(allow):
         raise ValueError(f"allow={allow!r} is said of weights, and weights=None gives none")
     return net

@@ -18,6 +18,7 @@ def from_hub(
     *,
     revision: str | None = None,
     allow: str | Sequence[str] = (),
+    adapt_input: bool = False,
     rngs: nnx.Rngs,
     **options: Any,
 ) -> Network:
@@ -30,6 +31,7 @@ def from_hub(
         network's name.
       revision: a branch, tag or commit of the repository; None means the newest.
       allow: as in ``models.load_weights``; ``"head/*"`` with ``num_classes`` gives a new head.
+      adapt_input: as in ``models.load_weights``, for ``in_features`` other than the file's.
       rngs: source of the values that are not loaded.
       **options: as in ``models.create``; without ``num_classes`` it is the file's.
 
@@ -57,7 +59,7 @@ def from_hub(
         classes = timm_config(repo_id, revision).get("num_classes", 1000)
         options["num_classes"] = integer(f"repo_id={repo_id!r}: num_classes", classes, least=1)
     net = create(name, rngs=rngs, **options)
-    load_weights(net, weights, allow=allow)
+    load_weights(net, weights, allow=allow, adapt_input=adapt_input)
     return net
 
 

@@ -116,6 +116,27 @@ def test_create_takes_weights():
         models.create("resnet20_cifar", width=2, num_classes=3, weights=made, rngs=nnx.Rngs(1))
 
 
+@pytest.mark.parametrize("features", [1, 4, 5])
+def test_a_first_kernel_for_rgb_is_adapted_as_timm_does(features):
+    made = models.export_weights(models.create("resnet20_cifar", width=2, rngs=nnx.Rngs(0)))
+    options = {"in_features": features, "width": 2, "rngs": nnx.Rngs(1)}
+    with pytest.raises(ValueError, match="Only the first kernel differs: adapt_input=True turns"):
+        models.create("resnet20_cifar", weights=made, **options)
+    net = models.create("resnet20_cifar", weights=made, adapt_input=True, **options)
+    kernel = models.export_weights(net)["conv1.weight"]
+    rgb = made["conv1.weight"]
+    expected = {
+        1: rgb.sum(1, keepdims=True),
+        4: np.concatenate([rgb, rgb[:, :1]], 1) * 0.75,
+        5: np.concatenate([rgb, rgb[:, :2]], 1) * 0.6,
+    }
+    np.testing.assert_allclose(kernel, expected[features], rtol=1e-6)
+    same = models.create(
+        "resnet20_cifar", weights=made, adapt_input=True, width=2, rngs=nnx.Rngs(2)
+    )
+    np.testing.assert_array_equal(models.export_weights(same)["conv1.weight"], rgb)
+
+
 def theirs():
     """torchvision, also beside a PyTorch that its compiled operators were not built for."""
     torch = pytest.importorskip("torch")

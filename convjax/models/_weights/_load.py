@@ -48,6 +48,7 @@ def load_weights(
     source: str | PathLike[str] | Mapping[str, Any],
     *,
     allow: str | Sequence[str] = (),
+    adapt_input: bool = False,
 ) -> Loaded:
     """Set a network's parameters and batch statistics from a file of its reference.
 
@@ -62,6 +63,9 @@ def load_weights(
         names to arrays in its layouts.
       allow: globs of arrays that may be missing, unexpected or of another shape, by the reference's
         name or by the path here: ``"head/*"`` keeps a new head.
+      adapt_input: whether a first kernel for RGB is turned into one for the network's
+        ``in_features``, as timm does: summed over the colours for one, else repeated and scaled by
+        3 / in_features, so that the response to a grey image stays.
 
     Returns:
       What was set, and what ``allow`` let pass.
@@ -82,10 +86,14 @@ def load_weights(
     """
     net = named(net, "load_weights")
     globs = checked_globs(allow)
+    instance("adapt_input", adapt_input, bool, "True or False")
     kind, arrays, where = read(source)
     _check_kind(net, kind, where)
     fit, arrays = _fitted(net, arrays)
-    match = _match(net, _cleaned(net, arrays, fit.names), fit.names)
+    arrays = _cleaned(net, arrays, fit.names)
+    if adapt_input:
+        arrays |= _adapted(net, arrays, fit.names)
+    match = _match(net, arrays, fit.names)
     refused = match.without(globs)
     if refused.missing or refused.unexpected or refused.misshapen:
         raise ValueError(_message(net, where + fit.said(", read "), match, refused))
@@ -129,6 +137,30 @@ def _fitted(
             if count > most and (not prefix or 2 * count > len(own)):
                 best, most = _Fit(names, prefix), count
     return best, {name.removeprefix(best.prefix): array for name, array in arrays.items()}
+
+
+def _adapted(net: Network, arrays: Mapping[str, np.ndarray], names: str) -> dict[str, np.ndarray]:
+    """Return a first kernel for RGB as one for as many channels as the network takes."""
+    found: dict[str, np.ndarray] = {}
+    axis = 1 if net.reference == "torch" else 2
+    variables = _variables(net)
+    for leaf in leaves(net):
+        if leaf.weight != "kernel" or not leaf.path.startswith(f"{net.names[0]}/"):
+            continue
+        key = key_of(net, leaf, names)
+        own = variables[leaf.address].shape[len(leaf.index) :]
+        shape = layout_of(leaf, key, net.reference, own)
+        given = arrays.get(key.name)
+        if given is None or given.ndim != 4 or given.shape[axis] != 3 or shape[axis] == 3:
+            continue
+        wanted = shape[axis]
+        single = np.asarray(given, np.promote_types(given.dtype, np.float32))
+        if wanted == 1:
+            found[key.name] = single.sum(axis, keepdims=True)
+        else:
+            order = np.arange(wanted) % 3
+            found[key.name] = single.take(order, axis) * (3 / wanted)
+    return found
 
 
 def checked_globs(allow: Any) -> tuple[str, ...]:
@@ -298,6 +330,10 @@ def _hint(net: Network, match: _Match, refused: _Match) -> str:
         return f". The names are {other}'s: create it with reference={other!r}"
     if not match.pairs:
         return ". Nothing fits: it is another network's file, or another reference's"
+    if any(o.path.startswith(f"{net.names[0]}/") for o in refused.misshapen) and (
+        len(refused.misshapen) == 1 and not refused.missing
+    ):
+        return ". Only the first kernel differs: adapt_input=True turns one for RGB into this one"
     odd = [*refused.missing, *refused.misshapen]
     heads = ("head/", "auxiliary/")
     if odd and all(o.path.startswith(heads) for o in odd):
