@@ -406,6 +406,14 @@ def test_a_torch_file_by_hand_and_what_it_may_not_claim(tmp_path):
         read(handmade(path, many, **{"0": NUMBERS}))
 
 
+def test_a_torch_file_whose_tensors_repeat_a_few_numbers_is_refused(tmp_path):
+    one = (TENSOR % (b"\0", b"\2")).replace(b"K\x02\x85K\x01\x85", b"J\0\0\x04\0\x85K\0\x85")
+    entry = one[len(b"\x80\x02}") : -len(b"s.")]  # a name and a tensor of 2**18 equal numbers
+    path = handmade(tmp_path / "a.pth", b"\x80\x02}" + 40 * (entry + b"s") + b".", **{"0": NUMBERS})
+    with pytest.raises(ValueError, match="its tensors declare far more than the file holds"):
+        read(path)
+
+
 def test_npz_and_sharded_files(tmp_path):
     arrays = {"a": some(2, 3).T, "b": some(4)}
     np.savez_compressed(tmp_path / "a.npz", **arrays)

@@ -30,6 +30,8 @@ _STORAGES = {
     "Untyped": "uint8",
 }
 
+SHARED = 16  # times the size of the file: what all of its tensors may declare
+
 
 class Storage:
     """The numbers that one or several tensors look into.
@@ -179,9 +181,15 @@ def _parameter(tensor: Any, *_: Any) -> Any:
 
 
 def _table(most: int) -> dict[str, Any]:
-    """Return what a pickle may name; tensors of more bytes than these are refused."""
+    """Return what a pickle may name.
+
+    A tensor of more bytes than these is refused, and so are tensors that share the same numbers so
+    often that all together would have many times as many.
+    """
+    left = SHARED * most
 
     def tensor(storage: Any, offset: Any, shape: Any, strides: Any, kind: np.dtype) -> Tensor:
+        nonlocal left
         numbers = isinstance(shape, tuple) and isinstance(strides, tuple)
         whole = (offset, *shape, *strides) if numbers else (None,)
         right = all(type(n) is int and 0 <= n < 2**62 for n in whole)
@@ -189,6 +197,9 @@ def _table(most: int) -> dict[str, Any]:
             raise pickle.UnpicklingError("it holds a tensor without a storage: it is damaged")
         if math.prod(shape) * kind.itemsize > most or len(shape) > 32:
             raise pickle.UnpicklingError(f"it declares a tensor {shape}, and the file is smaller")
+        left -= math.prod(shape) * kind.itemsize
+        if left < 0:
+            raise pickle.UnpicklingError("its tensors declare far more than the file holds")
         return Tensor(storage, offset, shape, strides, kind)
 
     def second(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
