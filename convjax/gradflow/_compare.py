@@ -388,8 +388,8 @@ def _finding(
     variance = measured.kernel_variance(unit.path)
     if look is not None:
         variance = look.kernel
-    elif expected.biased:
-        variance = math.nan
+    elif expected.biased and variance > expected.kernel_variance:
+        variance = math.nan  # a bias adds to it: of less than expected it is not the cause
     return Finding(
         kind=measured.kinds[(other or unit).path],
         told=(other or unit).kind,

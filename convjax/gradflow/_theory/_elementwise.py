@@ -131,6 +131,7 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
             overlap=min(latent + float(parts @ fresh) / sum(signal.features), 1.0),
             latent=min(latent, 1.0),
             peak=cotangent.peak * (1 + max(apart, 0.0) / sum(signal.features)),
+            uneven=self_share * (3 * alone * cotangent.peak - 1) + float(parts @ together),
         )
 
     return after, back
@@ -431,10 +432,11 @@ def _(node: nn.ZeroPadShortcut, signal: Signal, scope: Scope) -> tuple[Signal, B
         seen = np.where(signal.pairs.near, 0.0, 1.0) if node.strides > 1 else 1.0
         share = math.prod(after.spatial) / math.prod(signal.spatial)
         self_share, nodes = after.weights
-        alike = self_share + float((nodes * cotangent.pair**2).mean(0).sum()) + cotangent.latent
+        random = 2 * (self_share + float((nodes * cotangent.pair**2).mean(0).sum()))
+        uneven = max(cotangent.uneven, random)
         return cotangent.becomes(
             # What came to the other channels is lost, be it more or less.
-            Doubt(2 * alike * (1 / sum(signal.features) - 1 / sum(features))),
+            Doubt(uneven * (1 / sum(signal.features) - 1 / sum(features))),
             features=signal.features,
             energy=energy,
             pair=cotangent.pair[:count] * seen * share,

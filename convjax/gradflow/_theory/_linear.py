@@ -226,6 +226,7 @@ def _convolved(
             overlap=min(_widened(cotangent.overlap / taps, loose_back / width), 1.0),
             latent=min(latent, 1.0),
             peak=1 + (cotangent.peak - 1) / taps,
+            uneven=2 * alike,
         )
 
     return after, back

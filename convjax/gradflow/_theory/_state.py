@@ -267,6 +267,7 @@ class Cotangent(NamedTuple):
       overlap: mean square of the correlations' scatter around their expectation.
       latent: the same of what each channel was drawn from: the last kernel's cotangent.
       peak: mean square over squared mean of the energies at single sites.
+      uneven: relative variance of the channels' energies.
       tilt: ``(segments, nodes + 1)``, correlation of gradient times normalised value, for every
         node and for a site with itself, where an activation stands directly downstream; or None.
       picked: ``(segments,)``, how many times larger than elsewhere the mean squared slope of the
@@ -287,6 +288,7 @@ class Cotangent(NamedTuple):
     overlap: float
     latent: float = 0.0
     peak: float = 1.0
+    uneven: float = 0.0
     tilt: Array | None = None
     picked: Array | None = None
     total: Doubt = NONE
@@ -370,6 +372,7 @@ class Cotangent(NamedTuple):
             overlap=float(part.mean()) * self.overlap + (1 - float(part.mean())) * other.overlap,
             latent=float(part.mean()) * self.latent + (1 - float(part.mean())) * other.latent,
             peak=float(part.mean()) * self.peak + (1 - float(part.mean())) * other.peak,
+            uneven=float(part.mean()) * self.uneven + (1 - float(part.mean())) * other.uneven,
             tilt=None,
             picked=None
             if self.picked is other.picked is None
