@@ -118,7 +118,7 @@ def _input_gradient_by_onednn(geometry: Geometry) -> bool:
 
 
 def _kernel_gradient_by_onednn(geometry: Geometry) -> bool:
-    return geometry.groups == 1
+    return geometry.multiplier > 4 or not _shift.serves(geometry)
 
 
 # Whether oneDNN's time was below that of every other form by a clear margin, on JAX 0.10 and 0.12.

@@ -41,12 +41,11 @@ def serves(geometry: Geometry) -> bool:
 
 def differentiates(direction: str, geometry: Geometry) -> bool:
     """Whether it also computes a convolution's derivative, "input_gradient" or the other."""
-    if direction == "kernel_gradient":
-        return geometry.groups < geometry.in_features or geometry.groups == 1
+    if direction != "input_gradient":
+        return True
     ones = (1,) * geometry.rank
     reached = all(k >= s for k, s in zip(geometry.window, geometry.strides, strict=True))
-    whole = geometry.strides == ones or (geometry.dilation == ones and reached)
-    return direction == "forward" or whole
+    return geometry.strides == ones or (geometry.dilation == ones and reached)
 
 
 def is_there(dtype: np.dtype) -> bool:
@@ -107,14 +106,16 @@ def input_gradient(g: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.A
     convolution of stride 1 by those.
     """
     rank = geometry.rank
-    exchanged = _lax.exchange(jnp.flip(kernel, range(rank)), geometry.groups)
+    flipped, order = jnp.flip(kernel, range(rank)), "SOI"
+    if geometry.groups > 1:
+        flipped, order = _lax.exchange(flipped, geometry.groups), "SIO"
     ones = (1,) * rank
     if geometry.strides == ones:
         pads = tuple(
             (e - 1 - low, e - 1 - high)
             for e, (low, high) in zip(geometry.extents, geometry.pads, strict=True)
         )
-        return _convolve(g, exchanged, ones, pads, geometry.dilation, geometry.groups)
+        return _convolve(g, flipped, ones, pads, geometry.dilation, geometry.groups, order)
     lengths = [
         -(-(n + low) // s)
         for n, (low, _), s in zip(geometry.spatial, geometry.pads, geometry.strides, strict=True)
@@ -126,12 +127,12 @@ def input_gradient(g: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.A
             slice((k - 1 - i) % s, None, s)
             for k, i, s in zip(geometry.window, r, geometry.strides, strict=True)
         )
-        part = exchanged[taps]
+        part = flipped[taps]
         pads = tuple(
             (k - 1, length - outputs)
             for k, length, outputs in zip(part.shape, lengths, geometry.out_spatial, strict=False)
         )
-        return _convolve(g, part, ones, pads, ones, geometry.groups)
+        return _convolve(g, part, ones, pads, ones, geometry.groups, order)
 
     parts = {r: residue(r) for r in np.ndindex(*geometry.strides)}
     return _windows.put_together(parts, geometry)
@@ -179,7 +180,7 @@ def _of_exchanged_roles(
     low, high = pads[last]
     pads = (*pads[:last], (low * features, high * features))
     steps = (*geometry.dilation[:last], 1)
-    result = _convolve(image, jnp.moveaxis(g, 0, -2), steps, pads, apart, geometry.groups)
+    result = _convolve(image, g, steps, pads, apart, geometry.groups, "ISO")
     return result.reshape(*geometry.window[:last], -1, features, geometry.out_features)
 
 
@@ -200,14 +201,19 @@ def _convolve(
     pads: tuple[tuple[int, int], ...],
     dilation: tuple[int, ...],
     groups: int,
+    order: str = "SIO",
 ) -> jax.Array:
-    """Convolve; a negative pad cuts elements off.
+    """Convolve with a kernel of spatial axes, inputs and outputs in some order.
+
+    A negative pad cuts elements off.
 
     oneDNN has no fast way for elements that no window but those of the edge sees: what is padded by
     more than the window's extent is padded before.
     """
     rank = len(strides)
-    extents = [d * (k - 1) + 1 for d, k in zip(dilation, kernel.shape[:rank], strict=True)]
+    first = order.index("S")
+    window = kernel.shape[first : first + rank]
+    extents = [d * (k - 1) + 1 for d, k in zip(dilation, window, strict=True)]
     inside = tuple(
         (min(max(low, 0), e - 1), min(max(high, 0), e - 1))
         for (low, high), e in zip(pads, extents, strict=True)
@@ -217,8 +223,11 @@ def _convolve(
         x, pads = _windows.pad_spatial(x, before), inside
     if rank == 1:
         strides, dilation, pads = (1, *strides), (1, *dilation), ((0, 0), *pads)
-        y = _convolve(x[:, None], kernel[None], strides, pads, dilation, groups)
-        return y[:, 0]
+        plane = jnp.expand_dims(kernel, first)
+        return _convolve(x[:, None], plane, strides, pads, dilation, groups, order)[:, 0]
+    taps = tuple(range(first, first + rank))
+    inputs, outputs = (order.index(c) + (rank - 1) * (order.index(c) > first) for c in "IO")
+    images = (0, rank + 1, *range(1, rank + 1))
     result = jax.eval_shape(
         lambda x, kernel: lax.conv_general_dilated(
             x,
@@ -226,7 +235,7 @@ def _convolve(
             strides,
             pads,
             rhs_dilation=dilation,
-            dimension_numbers=_lax.LAYOUT[rank],
+            dimension_numbers=lax.ConvDimensionNumbers(images, (outputs, inputs, *taps), images),
             feature_group_count=groups,
         ),
         x,
@@ -235,10 +244,10 @@ def _convolve(
     spatial = [str(axis) for axis in range(1, rank + 1)]
     data = {"batch_dim": "0", "feature_dim": str(rank + 1), "spatial_dims": spatial}
     filters = {
-        "input_feature_dim": str(rank),
-        "output_feature_dim": str(rank + 1),
+        "input_feature_dim": str(inputs),
+        "output_feature_dim": str(outputs),
         "shape": _texts(kernel),
-        "spatial_dims": [str(axis) for axis in range(rank)],
+        "spatial_dims": [str(axis) for axis in taps],
     }
     config = {
         "dims": str(rank + 2),
