@@ -310,9 +310,9 @@ def test_what_auto_chooses_on_cpu(case):
 
 # geometry: what is chosen in every direction where a program may call oneDNN.
 WITH_ONEDNN = {
-    "3x3 of few channels": (_geometry(32, 3, (16, 16)), ("onednn", "onednn", "lax")),
+    "3x3 of few channels": (_geometry(32, 3, (16, 16)), ("onednn", "onednn", "onednn")),
     "3x3": (_geometry(16, 3, (32, 32)), ("onednn",) * 3),
-    "3x3, small": (_geometry(8, 3, (64, 64)), ("onednn", "onednn", "lax")),
+    "3x3, small": (_geometry(8, 3, (64, 64)), ("onednn", "onednn", "onednn")),
     "3x3, small and wide": (_geometry(7, 3, (512, 512)), ("onednn",) * 3),
     "3x3, wide": (_geometry(28, 3, (128, 128)), ("winograd", "winograd", "onednn")),
     "3x3, less wide": (_geometry(112, 3, (32, 64)), ("winograd", "onednn", "onednn")),
@@ -320,11 +320,11 @@ WITH_ONEDNN = {
     "3x3, strided": (_geometry(56, 3, (128, 128), stride=2), ("onednn", "lax", "onednn")),
     "3x3, tiny": (_geometry(3, 3, (512, 512)), ("taps", "taps", "onednn")),
     "3x3, exact": (_geometry(16, 3, (32, 32), precision="highest"), ("lax",) * 3),
-    "stem": (_geometry(224, 7, (3, 64), stride=2), ("onednn", "lax", "lax")),
-    "from one channel": (_geometry(28, 3, (1, 32)), ("onednn", "lax", "lax")),
+    "stem": (_geometry(224, 7, (3, 64), stride=2), ("onednn", "lax", "onednn")),
+    "from one channel": (_geometry(28, 3, (1, 32)), ("onednn", "lax", "onednn")),
     "patches": (_geometry(224, 16, (3, 192), stride=16), ("onednn", "lax", "product")),
     "patches of channels": (_geometry(56, 2, (96, 192), stride=2), ("product",) * 3),
-    "5x5": (_geometry(35, 5, (48, 64)), ("onednn", "onednn", "lax")),
+    "5x5": (_geometry(35, 5, (48, 64)), ("onednn", "onednn", "onednn")),
     "1x1": (_geometry(14, 1, (512, 512)), ("product", "product", "onednn")),
     "1x1, large": (_geometry(56, 1, (24, 144)), ("onednn", "product", "onednn")),
     "1x1, strided": (_geometry(56, 1, (64, 128), stride=2), ("product", "product", "onednn")),
@@ -334,11 +334,11 @@ WITH_ONEDNN = {
         ("onednn", "shift", "shift"),
     ),
     "depthwise, multiplier": (_geometry(14, 3, (8, 16), groups=8), ("shift",) * 3),
-    "depthwise, 9x9": (_geometry(14, 9, (8, 8), groups=8), ("onednn", "onednn", "lax")),
-    "groups": (_geometry(14, 3, (64, 64), groups=2), ("onednn", "onednn", "lax")),
+    "depthwise, 9x9": (_geometry(14, 9, (8, 8), groups=8), ("onednn", "onednn", "onednn")),
+    "groups": (_geometry(14, 3, (64, 64), groups=2), ("onednn", "onednn", "onednn")),
     "groups, strided": (
         _geometry(14, 3, (64, 64), groups=2, stride=2),
-        ("onednn", "onednn", "lax"),
+        ("onednn", "onednn", "onednn"),
     ),
 }
 

@@ -118,6 +118,8 @@ def _input_gradient_by_onednn(geometry: Geometry) -> bool:
 
 
 def _kernel_gradient_by_onednn(geometry: Geometry) -> bool:
+    if _product.serves(geometry):
+        return _is_pointwise(geometry)
     return geometry.multiplier > 4 or not _shift.serves(geometry)
 
 
