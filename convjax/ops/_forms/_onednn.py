@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -173,15 +174,29 @@ def _of_exchanged_roles(
     """
     features, last = geometry.kernel_shape[-2], geometry.rank - 1
     images, *outer, wide, _ = x.shape
-    split = x.reshape(images, *outer, wide, geometry.groups, features)
-    turned = jnp.moveaxis(split, (-1, -2, 0), (-3, -2, -1))
-    image = turned.reshape(1, *outer, wide * features, geometry.groups * images)
+
+    def turned(x: jax.Array) -> jax.Array:
+        split = x.reshape(images, *outer, wide, geometry.groups, features)
+        return jnp.moveaxis(split, (-1, -2, 0), (-3, -2, -1))
+
+    image = _by_itself(turned, x).reshape(1, *outer, wide * features, geometry.groups * images)
     apart = (*geometry.strides[:last], geometry.strides[last] * features)
     low, high = pads[last]
     pads = (*pads[:last], (low * features, high * features))
     steps = (*geometry.dilation[:last], 1)
     result = _convolve(image, g, steps, pads, apart, geometry.groups, "ISO")
     return result.reshape(*geometry.window[:last], -1, features, geometry.out_features)
+
+
+def _by_itself(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """Return a function of an array that is computed before.
+
+    XLA of JAX 0.10 sees through barriers: it would fuse the function with all that the array is
+    made from, back to the last convolutions, and compute that anew for each element in the order of
+    the result. It does not fuse what a choice depends on. This one is always the first.
+    """
+    one = x[(0,) * x.ndim]
+    return lax.cond((one == one) | jnp.isnan(one), function, lambda x: -function(x), x)
 
 
 def _product_of_rows(x: jax.Array, g: jax.Array) -> jax.Array:
