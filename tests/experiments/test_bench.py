@@ -110,11 +110,11 @@ def test_the_figure_has_a_geometric_mean_and_its_range_for_every_kind_and_framew
 
 
 def test_accelerate_tells_how_many_times_as_fast(bench):
-    options = ["--batch-size", "2", "--size", "8", "--units", "1", "--repeats", "1"]
-    kept, printed = bench("accelerate", *options)
+    options = ["--networks", "mobilenet_v1", "--batch-size", "2", "--size", "8", "--units", "1"]
+    kept, printed = bench("accelerate", *options, "--repeats", "1")
     first, *others = kept["rows"][0]["seconds"].values()
-    said = next(line for line in printed.out.splitlines() if "times as fast" in line)
-    told = [float(said.split()[i]) for i in (0, 2)]
+    said = next(line for line in printed.out.splitlines() if "MobileNetV1, Flax" in line)
+    told = [float(word) for word in said.split()[-2:]]
     np.testing.assert_allclose(told, [first / other for other in others], rtol=0.01)
 
 
@@ -122,10 +122,11 @@ def test_accelerate_tells_how_many_times_as_fast(bench):
 @pytest.mark.parametrize(
     "options", [{"conv_general_dilated": ops.conv_general_dilated}, {"by": ops.accelerate}]
 )
-def test_accelerate_changes_no_gradient(options):
-    small = accelerate.Config(batch_size=2, size=8, units=2)
-    theirs = accelerate.gradient(small)()
-    ours = accelerate.gradient(small, **options)()
+@pytest.mark.parametrize("name", ["mobilenet_v1", "resnet_50"])
+def test_accelerate_changes_no_gradient(name, options):
+    small = accelerate.Config(batch_size=2, size=16, units=2)
+    theirs = accelerate.gradient(name, small)()
+    ours = accelerate.gradient(name, small, **options)()
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), ours, theirs)
 
 
