@@ -97,6 +97,7 @@ CALLS = {
         profile=profile,
         prediction=prediction,
         tolerance=number(0.02, least=0.0),
+        net=optional(Kind(NET, wrong(seven=7, itself=nn.Chain, profile=PROFILE))),
     ),
     "gradflow.correlation": call(
         gradflow.correlation, NAMES, cotangent=cotangent, samples=integer(1, least=1), **instruments

@@ -345,14 +345,21 @@ CALLS = {
         models.export_weights, net=some, tree=optional(Kind(None, wrong("None", seven=7)))
     ),
     "models.load_weights": call(
-        lambda net, source, allow: models.load_weights(net, source, allow=allow).count,
+        lambda net, source, allow, adapt_input: (
+            models.load_weights(net, source, allow=allow, adapt_input=adapt_input).count
+        ),
         {"source": ("file", "weights")},
         net=some,
         source=weights,
         allow=allow,
+        adapt_input=flag(False),
     ),
     "models.Family": call(
-        models.Family, name=also(text("small"), empty=""), torch=rules, keras=rules
+        models.Family,
+        name=also(text("small"), empty=""),
+        torch=rules,
+        keras=rules,
+        torchvision=rules,
     ),
     "models.register": call(
         models.register,

@@ -6,6 +6,8 @@ ANY = "any tree of arrays is taken, and handed to the loss"
 MORE = "options by name, which are those of another callable that is varied"
 LAX = "the drop-in refuses as lax does, in lax's words: tests/ops/test_general.py"
 
+LOADED = "models.load_weights, which is handed it, varies it"
+
 CALL = "how a network is called: gradflow.profile varies it"
 
 OF_LAX = (
@@ -18,8 +20,19 @@ UNTRIED = {
     "ops.conv_general_dilated": dict.fromkeys(OF_LAX, LAX),
     "nn.norm": {"options": MORE},
     "nn.initializers.get": {"argument": "the name in the message"},
-    "models.create": {"options": MORE},
-    "models.from_hub": {"options": MORE, "revision": LATER, "allow": LATER, "rngs": LATER},
+    "models.create": {
+        "options": MORE,
+        "weights": LOADED,
+        "allow": LOADED,
+        "adapt_input": LOADED,
+    },
+    "models.from_hub": {
+        "options": MORE,
+        "revision": LATER,
+        "allow": LATER,
+        "rngs": LATER,
+        "adapt_input": LOADED,
+    },
     "models.features": {"call": CALL},
     "models.freeze": {"call": CALL, "x": "what nn.read reads a network at, which varies it"},
     "models.auxiliary_logits": {"x": LATER, "train": LATER, "rngs": LATER},
