@@ -130,7 +130,7 @@ def good():
         ("a.h5", zipped, "holds a zip archive, where a .h5 file holds HDF5"),
         ("a.onnx", good, "unknown extension '.onnx'; known are .safetensors, .pth"),
         ("a.ckpt", good, "holds safetensors, where a .ckpt file holds"),
-        ("net.keras", zipped, "Keras 3 archive.*legacy format"),
+        ("net.keras", zipped, "no archive of Keras 3"),
         ("nothing.safetensors", lambda: safetensors.save({}), "holds no arrays"),
     ],
 )
@@ -530,6 +530,61 @@ def test_keras_layers_in_the_order_of_the_file(options, tmp_path):
     same(found, expected)
 
 
+def keras_3(h5py, file, layers):
+    """Write what Keras 3 writes: by class and number, a layer's name and its weights' numbers."""
+    with h5py.File(file, "w") as root:
+        for place, (name, arrays) in layers.items():
+            values = root.create_group(f"{place}/vars")
+            values.attrs["name"] = name
+            for i, array in enumerate(arrays):
+                values.create_dataset(str(i), data=array)
+        root.create_dataset("optimizer/vars/0", data=some(2))
+
+
+def test_keras_3_names_layers_and_numbers_weights(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    kernel, *four = some(3, 3, 2, 4), some(4), some(4), some(4), some(4)
+    layers = {
+        "layers/conv2d": ("stem", [kernel, four[0]]),
+        "layers/depthwise_conv2d_1": ("depthwise", [kernel]),
+        "layers/batch_normalization": ("norm", four),
+        "layers/batch_normalization_1": ("bn", four[:3]),
+        "layers/re_lu": ("relu", []),
+        "layers/mine_2": ("mine", four[:2]),
+        "layers/functional/layers/dense": ("inner", [kernel, four[3]]),
+        "_layer_checkpoint_dependencies/separable_conv2d": ("separable", [kernel, kernel]),
+    }
+    moments = {f"norm/{n}": a for n, a in zip(("gamma", "beta"), four[:2], strict=True)}
+    moments |= {f"norm/moving_{n}": a for n, a in zip(("mean", "variance"), four[2:], strict=True)}
+    expected = moments | {
+        "stem/kernel": kernel,
+        "stem/bias": four[0],
+        "depthwise/depthwise_kernel": kernel,
+        "mine/0": four[0],
+        "mine/1": four[1],
+        "inner/kernel": kernel,
+        "inner/bias": four[3],
+        "separable/depthwise_kernel": kernel,
+        "separable/pointwise_kernel": kernel,
+    }
+    unscaled = {"bn/beta": four[0], "bn/moving_mean": four[1], "bn/moving_variance": four[2]}
+    keras_3(h5py, tmp_path / "a.weights.h5", layers)
+    arrays = read(tmp_path / "a.weights.h5").arrays
+    same(dict(sorted(arrays.items())), dict(sorted((expected | unscaled).items())))
+
+    # An archive tells whether it is the scale or the bias that is not there.
+    buffer = io.BytesIO()
+    keras_3(h5py, buffer, layers)
+    uncentred = {"bn/gamma": four[0], "bn/moving_mean": four[1], "bn/moving_variance": four[2]}
+    for absent, three in (("scale", unscaled), ("center", uncentred)):
+        config = {"config": {"layers": [{"config": {"name": "bn", absent: False}}]}}
+        with zipfile.ZipFile(tmp_path / "a.keras", "w") as archive:
+            archive.writestr("config.json", json.dumps(config))
+            archive.writestr("model.weights.h5", buffer.getvalue())
+        arrays = read(tmp_path / "a.keras").arrays
+        same(dict(sorted(arrays.items())), dict(sorted((expected | three).items())))
+
+
 def test_hdf5_files_that_are_not_keras_legacy(tmp_path):
     h5py = pytest.importorskip("h5py")
     path = tmp_path / "a.h5"
@@ -541,7 +596,7 @@ def test_hdf5_files_that_are_not_keras_legacy(tmp_path):
 
     with h5py.File(path, "w") as file:
         file.create_dataset("layers/conv2d/vars/0", data=some(3))
-    refused(r"format of Keras 3.*model\.save\('weights\.h5'\)")
+    refused(r"an early Keras 3.*model\.save\('weights\.h5'\)")
     with h5py.File(path, "w") as file:
         file["weight"] = some(3)
     refused("not Keras's: no attribute layer_names")
@@ -590,8 +645,6 @@ def test_files_that_keras_itself_writes(tmp_path, monkeypatch):
     same(dict(sorted(found.items())), dict(sorted(expected.items())))
 
     model.save_weights(tmp_path / "net.weights.h5")
-    with pytest.raises(ValueError, match="format of Keras 3"):
-        read(tmp_path / "net.weights.h5")
     model.save(tmp_path / "net.keras")
-    with pytest.raises(ValueError, match="Keras 3 archive"):
-        read(tmp_path / "net.keras")
+    for name in ("net.weights.h5", "net.keras"):
+        same(dict(sorted(read(tmp_path / name).arrays.items())), dict(sorted(expected.items())))

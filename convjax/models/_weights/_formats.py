@@ -20,7 +20,7 @@ import numpy as np
 
 from convjax._check import MissingFileError, MissingPackageError, existing_file, wrong_type
 from convjax._check import path as checked_path
-from convjax.models._weights._keras_file import read_keras
+from convjax.models._weights._keras_file import read_archive, read_keras
 from convjax.models._weights._torch_file import drop_module_prefix, of_tensor, read_torch
 
 SAFETENSORS, ZIP, PICKLE, HDF5 = "safetensors", "a zip archive", "a pickle", "HDF5"
@@ -67,10 +67,10 @@ def read(source: str | os.PathLike | Mapping[str, Any]) -> Arrays:
     """Return the arrays of a file of weights, or of a mapping.
 
     Args:
-      source: a file whose name ends in .safetensors, in .pth, .pt, .bin, .ckpt or .tar
-        (PyTorch's, read without it), in .npz, in .index.json (which names the files of a sharded
-        checkpoint beside it), or in .h5 (Keras applications' legacy format); or a mapping from
-        names to NumPy, JAX or PyTorch arrays. A prefix ``module.`` common to all names is dropped.
+      source: a file whose name ends in .safetensors, in .pth, .pt, .bin, .ckpt or .tar (PyTorch's,
+        read without it), in .npz, in .index.json (which names the files of a sharded checkpoint
+        beside it), or in .h5 or .keras (Keras's); or a mapping from names to NumPy, JAX or PyTorch
+        arrays. A prefix ``module.`` common to all names is dropped.
 
     Returns:
       ``Arrays(kind, arrays, where)``, each array in the dtype and layout of the source.
@@ -192,6 +192,7 @@ FORMATS = {
     ".index.json": _Format("torch", ("JSON",), _read_shards),
     ".h5": (keras := _Format("keras", (HDF5,), read_keras)),
     ".hdf5": keras,
+    ".keras": _Format("keras", (ZIP,), read_archive),
 }
 del torch, keras
 
@@ -211,11 +212,6 @@ def _existing(source: Any) -> Path:
 def _format(path: Path, where: str) -> _Format:
     """Return the format of a file, after a look at its name and first bytes."""
     form = next((f for ending, f in FORMATS.items() if path.name.lower().endswith(ending)), None)
-    if path.suffix.lower() == ".keras":
-        raise ValueError(
-            f"{where} is a Keras 3 archive, which is not read; save the model once more in Keras's "
-            "legacy format, model.save('weights.h5'), or take the .h5 file of Keras applications"
-        )
     if form is None:
         known = ", ".join(FORMATS)
         raise ValueError(f"{where} has the unknown extension {path.suffix!r}; known are {known}")

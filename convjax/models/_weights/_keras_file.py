@@ -1,107 +1,145 @@
-"""Keras's legacy HDF5 files, in which Keras applications publish their weights.
+"""Keras's HDF5 files: the legacy format, in which its applications are published, and Keras 3's."""
 
-HDF5 can point elsewhere: a dataset's values may lie in any file of this machine, and a name may
-stand for an object of another file. So every name is followed by hand, step by step, and what is
-not stored in the file itself is refused before it is opened.
-"""
-
-import math
+import io
+import json
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-# A file that unpacks to more than this many times its size, beyond the bytes of a small network,
-# is taken for a bomb: weights hardly shrink.
-LARGEST_RATIO = 64
-LARGEST_DEFLATED = 1032  # of any one dataset: what the format allows
-SMALL = 2**26
+from convjax.models._weights._hdf5 import LARGEST_RATIO, SMALL, Reader, follow, holds
+
+# The weights of Keras 3's layers in their order, by the name that it gives their class.
+_WEIGHTS = {
+    "conv1d": "kernel bias",
+    "conv2d": "kernel bias",
+    "conv3d": "kernel bias",
+    "dense": "kernel bias",
+    "depthwise_conv2d": "depthwise_kernel bias",
+    "separable_conv2d": "depthwise_kernel pointwise_kernel bias",
+    "batch_normalization": "gamma beta moving_mean moving_variance",
+    "layer_normalization": "gamma beta",
+    "layer_scale": "gamma",
+    "normalization": "mean variance count",
+}
+_LAYERS = ("layers", "_layer_checkpoint_dependencies")
+_INSIDE = "model.weights.h5"
 
 
 def read_keras(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a legacy .h5 file as ``"layer/weight"``, layers in the file's order.
+    """Return the arrays of an .h5 file as ``"layer/weight"``.
 
-    A layer that is itself a model gives the names of its own layers.
+    A layer that is itself a model gives the names of its own layers. In Keras 3's files weights
+    have no names, but an order that is known for its layers, which are told by their class. A norm
+    of three weights has no scale there, as in Keras's applications.
 
     Args:
-      path: an HDF5 file.
+      path: an HDF5 file, in the legacy format (layers in its order) or ``.weights.h5`` of Keras 3.
 
     Returns:
       Arrays by name.
 
     Raises:
       ImportError: h5py is not installed.
-      ValueError: an HDF5 file of another kind, two weights of one name, a link, a dataset whose
-        values lie in another file, or one that declares more than the file holds.
+      ValueError: an HDF5 file of another kind, or of a Keras 3 that wrote no layers' names; two
+        weights of one name, a link, a dataset whose values lie in another file, or one that
+        declares more than the file holds.
     """
     import h5py
 
-    arrays = {}
     with h5py.File(path, "r") as file:
-        root: Any = _follow(file, "model_weights") if _holds(file, "model_weights") else file
-        layers = _names(root, "layer_names")
-        if layers is None:
-            raise ValueError(_other_kind(file))
-        size = path.stat().st_size
-        left = max(LARGEST_RATIO * size, SMALL)
-        extra = "top_level_model_weights"
-        for layer in [*layers, *([extra] if _holds(root, extra) else [])]:
-            group = _follow(root, layer)
-            for weight in _names(group, "weight_names") or ():
-                name = f"{_owner(layer, weight)}/{weight.rpartition('/')[2].partition(':')[0]}"
-                if name in arrays:
-                    raise ValueError(f"two of its weights are named {name!r}")
-                dataset = _follow(group, weight)
-                left -= _checked_size(dataset, name, size)
-                if left < 0:
-                    raise ValueError(f"it would unpack to far more than its {size} bytes")
-                arrays[name] = np.asarray(dataset)
-    return arrays
+        return _read(file, path.stat().st_size)
 
 
-def _holds(group: Any, name: str) -> bool:
-    """Say whether a group has a name, whatever it stands for: links are not followed."""
-    return group.id.links.exists(name.encode())
+def read_archive(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a ``.keras`` file, as `read_keras` does.
 
+    Its config.json alone is read beside them, for which norms have no scale or bias.
 
-def _follow(group: Any, name: str) -> Any:
-    """Return what a name with slashes stands for, each part of it stored in the file itself."""
+    Raises:
+      ImportError: h5py is not installed.
+      ValueError: an archive of another kind, or what `read_keras` refuses.
+    """
     import h5py
 
-    found = group
-    for part in name.split("/"):
-        if not (isinstance(found, h5py.Group) and part not in ("", ".") and _holds(found, part)):
-            raise ValueError(f"it is truncated or damaged: it names {name!r} and does not hold it")
-        link = type(found.get(part, getlink=True)).__name__
-        if link != "HardLink":
-            raise ValueError(f"{name!r} is a link ({link}), which may point anywhere: not followed")
-        found = found[part]
+    with zipfile.ZipFile(path) as archive:
+        sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+        if not {_INSIDE, "config.json"} <= set(sizes):
+            raise ValueError(f"no archive of Keras 3: it holds no {_INSIDE} and config.json")
+        if sum(sizes.values()) > max(LARGEST_RATIO * path.stat().st_size, SMALL):
+            raise ValueError(f"it would unpack to far more than its {path.stat().st_size} bytes")
+        config = json.loads(archive.read("config.json"))
+        data = archive.read(_INSIDE)
+    with h5py.File(io.BytesIO(data), "r") as file:
+        return _read(file, len(data), _lacking(config))
+
+
+def _read(
+    file: Any, size: int, lacking: dict[str, list[str]] | None = None
+) -> dict[str, np.ndarray]:
+    root: Any = follow(file, "model_weights") if holds(file, "model_weights") else file
+    layers, reader = _names(root, "layer_names"), Reader(size)
+    if layers is None:
+        if not any(holds(file, name) for name in _LAYERS):
+            raise ValueError(
+                "HDF5, but not Keras's: no attribute layer_names, and no layers; take the file of "
+                "Keras applications"
+            )
+        _read_layers(file, reader, lacking)
+        return reader.arrays
+    extra = "top_level_model_weights"
+    for layer in [*layers, *([extra] if holds(root, extra) else [])]:
+        group = follow(root, layer)
+        for weight in _names(group, "weight_names") or ():
+            short = weight.rpartition("/")[2].partition(":")[0]
+            reader.read(group, weight, f"{_owner(layer, weight)}/{short}")
+    return reader.arrays
+
+
+def _read_layers(group: Any, reader: Reader, lacking: dict[str, list[str]] | None) -> None:
+    """Read the layers that stand in a group of Keras 3's, and the layers within them."""
+    for within in (name for name in _LAYERS if holds(group, name)):
+        for kind in (layers := follow(group, within)):
+            layer = follow(layers, kind)
+            values: Any = follow(layer, "vars") if holds(layer, "vars") else ()
+            if count := len(values):
+                if "name" not in values.attrs:
+                    raise ValueError(
+                        "weights of an early Keras 3, without the layers' names; save them with "
+                        "Keras 3.7 or later, or in the legacy format, model.save('weights.h5')"
+                    )
+                name = str(values.attrs["name"])
+                for i, weight in enumerate(_weights(kind, name, count, lacking)):
+                    reader.read(values, str(i), f"{name}/{weight}")
+            _read_layers(layer, reader, lacking)
+
+
+def _weights(kind: str, name: str, count: int, lacking: dict[str, list[str]] | None) -> list[str]:
+    """Return what the weights of a layer are called, as many as it has."""
+    known = _WEIGHTS.get(re.sub(r"_\d+$", "", kind), "").split()
+    if lacking is not None:
+        known = [weight for weight in known if weight not in lacking.get(name, ())]
+    elif "moving_mean" in known:
+        known = known[max(len(known) - count, 0) :]
+    return [*known, *map(str, range(len(known), count))][:count]
+
+
+def _lacking(config: Any) -> dict[str, list[str]]:
+    """Return what the norms of a model have not, by their names; of models within it too."""
+    found: dict[str, list[str]] = {}
+    waiting = [config]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            off = [w for w, on in (("gamma", "scale"), ("beta", "center")) if part.get(on) is False]
+            if off and isinstance(part.get("name"), str):
+                found[part["name"]] = off
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
     return found
-
-
-def _checked_size(dataset: Any, name: str, size: int) -> int:
-    """Return the bytes that it takes to read a dataset; refuse what is not in the file."""
-    import h5py
-
-    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
-        raise ValueError(f"{name!r} holds no array")
-    if dataset.external or dataset.is_virtual:
-        kind = "a virtual dataset" if dataset.is_virtual else "external storage"
-        raise ValueError(f"{name!r} is {kind}: its values would be read from other files")
-    if dataset.dtype.kind in "OSUV":
-        raise ValueError(f"{name!r} has dtype {dataset.dtype}, which is no number")
-    declared = math.prod(dataset.shape) * dataset.dtype.itemsize
-    stored = min(dataset.id.get_storage_size(), size)
-    packed = dataset.id.get_create_plist().get_nfilters() > 0
-    if declared > (LARGEST_DEFLATED * stored if packed else stored):
-        raise ValueError(
-            f"{name!r} declares the shape {dataset.shape}, {declared} bytes, and {stored} are "
-            "stored"
-        )
-    # A chunk is unpacked whole, however little of it is asked for.
-    chunk = math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize
-    return max(declared, chunk)
 
 
 def _names(group: Any, attribute: str) -> list[str] | None:
@@ -124,13 +162,3 @@ def _owner(layer: str, weight: str) -> str:
     if not scope or re.fullmatch(rf"(.*/)?{re.escape(layer)}(_\d+)?", scope):
         return layer
     return scope.removeprefix(f"{layer}/")
-
-
-def _other_kind(file: Any) -> str:
-    if _holds(file, "layers") or _holds(file, "_layer_checkpoint_dependencies"):
-        return (
-            "weights in the format of Keras 3, whose names depend on the order of construction, "
-            "and which are not read; save the model in Keras's legacy format, "
-            "model.save('weights.h5'), or take the .h5 file of Keras applications"
-        )
-    return "HDF5, but not Keras's: no attribute layer_names; take the file of Keras applications"
