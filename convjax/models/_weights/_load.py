@@ -57,7 +57,7 @@ def load_weights(
 
     Args:
       net: what ``models.create`` or a family's function returned.
-      source: a ``.safetensors``, ``.npz`` or Keras applications ``.h5`` file; PyTorch's ``.pth``,
+      source: a ``.safetensors`` or ``.npz`` file; Keras's ``.h5`` or ``.keras``; PyTorch's ``.pth``,
         ``.pt``, ``.bin``, ``.ckpt`` or ``.tar``, which is read without PyTorch and of which nothing
         is executed; the ``.index.json`` of a sharded checkpoint; or a mapping from the reference's
         names to arrays in its layouts.
