@@ -175,6 +175,11 @@ def known(name: str) -> str:
     return _check.choice("name", _ALIASES.get(name, name), _ENTRIES)
 
 
+def is_known(name: str) -> bool:
+    """Whether a network of this name is in the list."""
+    return _ALIASES.get(name, name) in _ENTRIES
+
+
 def _check_options(name: str, build: Callable[..., Network], options: Iterable[str]) -> None:
     """Refuse an option that a family's function does not take; name the nearest."""
     parameters = inspect.signature(build).parameters

@@ -7,7 +7,7 @@ from typing import Any
 from flax import nnx
 
 from convjax._check import instance, integer
-from convjax.models._create import create, known
+from convjax.models._create import create, is_known, known
 from convjax.models._network import Network
 from convjax.models._weights._hub import fetch, name_of
 from convjax.models._weights._load import checked_globs, load_weights
@@ -28,20 +28,23 @@ def from_hub(
 
     Args:
       repo_id: such as ``"timm/resnet50.a1_in1k"``; what stands before the first dot is the
-        network's name.
+        network's name. Where the zoo has none of that name, as in ``"me/leaves"``, it is the
+        ``architecture`` in the repository's config.json, which timm writes.
       revision: a branch, tag or commit of the repository; None means the newest.
       allow: as in ``models.load_weights``; ``"head/*"`` with ``num_classes`` gives a new head.
       adapt_input: as in ``models.load_weights``, for ``in_features`` other than the file's.
       rngs: source of the values that are not loaded.
-      **options: as in ``models.create``; without ``num_classes`` it is the file's.
+      **options: as in ``models.create``; without ``num_classes`` it and ``in_features`` are those
+        of config.json.
 
     Returns:
       The network.
 
     Raises:
       ImportError: the extra ``weights`` is not installed; and a ValueError.
-      ValueError: a name that is not in the zoo; no network, no such repository or file, and then
-        the message tells how to fetch the file by hand; weights that do not fit.
+      ValueError: a name that is not in the zoo; weights without a head (timm's ``num_classes=0``),
+        which ``num_classes`` and ``allow="head/*"`` load; no network, no such repository or file,
+        and then the message tells how to fetch the file by hand; weights that do not fit.
 
     Example:
       >>> from flax import nnx
@@ -51,16 +54,42 @@ def from_hub(
       ...
       ValueError: name='resnet5' is not known; did you mean 'resnet50' ...
     """
-    name = known(name_of(repo_id))
+    name = name_of(repo_id)
+    own = not is_known(name) and not repo_id.rpartition(":")[2].startswith("timm/")
+    if not own:
+        name = known(name)
     allow = checked_globs(allow)
     instance("rngs", rngs, nnx.Rngs, "nnx.Rngs, such as nnx.Rngs(0)")
+    if own or "num_classes" not in options:
+        found = _of_config(repo_id, timm_config(repo_id, revision), options)
+        name = known(found.pop("architecture", name)) if own else name
+        options = found | options
     weights = fetch(repo_id, revision=revision)
-    if "num_classes" not in options:
-        classes = timm_config(repo_id, revision).get("num_classes", 1000)
-        options["num_classes"] = integer(f"repo_id={repo_id!r}: num_classes", classes, least=1)
     net = create(name, rngs=rngs, **options)
     load_weights(net, weights, allow=allow, adapt_input=adapt_input)
     return net
+
+
+def _of_config(repo_id: str, config: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return what timm's config.json says of a network, but for what is given."""
+    where, found = f"repo_id={repo_id!r}: its config.json's", {}
+    if "architecture" in config:
+        found["architecture"] = instance(
+            f"{where} architecture", config["architecture"], str, "a network's name"
+        )
+    if "num_classes" not in given:
+        classes = integer(f"{where} num_classes", config.get("num_classes", 1000), least=0)
+        if not classes:
+            raise ValueError(
+                f"{where} num_classes is 0, weights without a head; num_classes=10 and "
+                "allow='head/*' give them one, and models.headless(net) takes it away"
+            )
+        found["num_classes"] = classes
+    published = config.get("pretrained_cfg")
+    size = published.get("input_size") if isinstance(published, dict) else None
+    if "in_features" not in given and isinstance(size, list) and len(size) == 3 and size[0] != 3:
+        found["in_features"] = integer(f"{where} input_size", size[0], least=1)
+    return found
 
 
 def timm_config(repo_id: str, revision: str | None = None) -> dict[str, Any]:

@@ -184,10 +184,10 @@ def test_a_hub_that_does_not_answer_is_asked_once(cache, monkeypatch):
         assert time.monotonic() - start < 5
 
 
-def served_network(served, repository, **config):
+def served_network(served, repository, options=None, **config):
     """A small network of the zoo under a repository's name, as timm stores it."""
     numpy = pytest.importorskip("safetensors.numpy")
-    net = models.create("resnet20_cifar", width=4, rngs=nnx.Rngs(5))
+    net = models.create("resnet20_cifar", width=4, rngs=nnx.Rngs(5), **(options or {}))
     arrays = models.export_weights(net)
     content = numpy.save({name: np.ascontiguousarray(a) for name, a in arrays.items()})
     base = f"/{repository}/resolve/main"
@@ -204,6 +204,21 @@ def test_a_network_with_its_weights(served, quick_compilation):
     np.testing.assert_array_equal(run(net, x), run(donor, x))
     with pytest.raises(ValueError, match=r"allow='head/\*' keeps the network's own"):
         models.from_hub("someone/resnet20_cifar.own", width=4, num_classes=3, rngs=nnx.Rngs(0))
+
+
+def test_a_network_of_ones_own_is_what_its_config_says(served):
+    config = {"architecture": "resnet20_cifar", "pretrained_cfg": {"input_size": [1, 32, 32]}}
+    options = {"num_classes": 4, "in_features": 1}
+    donor = served_network(served, "me/leaves.v2", options, num_classes=4, **config)
+    net = models.from_hub("me/leaves.v2", width=4, rngs=nnx.Rngs(0))
+    for mine, theirs in zip(*map(jax.tree.leaves, map(nnx.state, (net, donor))), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    served_network(served, "me/bare", num_classes=0, **config)
+    with pytest.raises(ValueError, match="num_classes is 0, weights without a head"):
+        models.from_hub("me/bare", width=4, rngs=nnx.Rngs(0))
+    served_network(served, "me/other", architecture="vit_base")
+    with pytest.raises(ValueError, match="name='vit_base' is not known"):
+        models.from_hub("me/other", rngs=nnx.Rngs(0))
 
 
 @pytest.mark.later

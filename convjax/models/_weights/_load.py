@@ -57,10 +57,10 @@ def load_weights(
 
     Args:
       net: what ``models.create`` or a family's function returned.
-      source: a ``.safetensors`` or ``.npz`` file; Keras's ``.h5`` or ``.keras``; PyTorch's ``.pth``,
-        ``.pt``, ``.bin``, ``.ckpt`` or ``.tar``, which is read without PyTorch and of which nothing
-        is executed; the ``.index.json`` of a sharded checkpoint; or a mapping from the reference's
-        names to arrays in its layouts.
+      source: a ``.safetensors`` or ``.npz`` file; Keras's ``.h5`` or ``.keras``; PyTorch's
+        ``.pth``, ``.pt``, ``.bin``, ``.ckpt`` or ``.tar``, which is read without PyTorch and of
+        which nothing is executed; the ``.index.json`` of a sharded checkpoint; or a mapping from
+        the reference's names to arrays in its layouts.
       allow: globs of arrays that may be missing, unexpected or of another shape, by the reference's
         name or by the path here: ``"head/*"`` keeps a new head.
       adapt_input: whether a first kernel for RGB is turned into one for the network's
