@@ -20,6 +20,9 @@ APPLICATIONS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "mobilenet_v2": ("MobileNetV2", 32, {}),
     "resnet_50": ("ResNet50", 32, {}),
     "xception": ("Xception", 71, {}),
+    "inception_v3": ("InceptionV3", 75, {}),
+    "efficientnet_b0": ("EfficientNetB0", 32, {}),
+    "convnext_tiny": ("ConvNeXtTiny", 32, {}),
 }
 
 

@@ -4,10 +4,12 @@
 
 A step is forward in train mode, mean cross-entropy, backward, stochastic gradient descent with
 momentum, and the update of the batch statistics; the networks are MobileNetV1, MobileNetV2,
-ResNet-50, Xception, and ResNet-56 for CIFAR, in float32. convjax lowers its convolutions as it
+ResNet-50, Xception, and ResNet-56 for CIFAR, in float32, and those that ``--networks`` names:
+Inception v3, EfficientNet-B0 and ConvNeXt-Tiny as well. convjax lowers its convolutions as it
 sees fit; beside it stand the same expression on ``jax.lax``'s convolutions, Keras on its JAX
 backend, and PyTorch with timm, in a process of its own, channels_last and contiguous, of which the
-faster counts. Everything alternates within one run; times are medians, ratios are of medians.
+faster counts, and through ``torch.compile``, which needs a compiler of C++, where ``--versus``
+says so. Everything alternates within one run; times are medians, ratios are of medians.
 
 Takes some ten minutes on two cores, most of them for compiling, lax and Keras; for a look at it,
 ``--networks mobilenet_v1 --versus torch``.
@@ -55,6 +57,9 @@ _CASES = (
     Case("resnet_50", "ResNet-50", networks.resnet_50, 64, 16),
     Case("xception", "Xception", networks.xception, 96, 8),
     Case("resnet_56", "ResNet-56", networks.resnet_56, 32, 64),
+    Case("inception_v3", "Inception v3", networks.inception_v3, 107, 8),
+    Case("efficientnet_b0", "EfficientNet-B0", networks.efficientnet_b0, 96, 16),
+    Case("convnext_tiny", "ConvNeXt-Tiny", networks.convnext_tiny, 64, 16),
 )
 CASES = {case.name: case for case in _CASES}
 main = partial(benchmark.run, __name__)
@@ -64,8 +69,8 @@ main = partial(benchmark.run, __name__)
 class Config(benchmark.Options):
     """Options."""
 
-    networks: tuple[str, ...] = tuple(CASES)
-    versus: tuple[Literal["lax", "keras", "torch"], ...] = ("lax", "keras", "torch")
+    networks: tuple[str, ...] = tuple(CASES)[:5]
+    versus: tuple[Literal["lax", "keras", "torch", "compiled"], ...] = ("lax", "keras", "torch")
     """Whom to compare with; nothing after it leaves all of them out."""
     torch_python: str | None = None
     """Python that has torch, timm and NumPy; without it this one, if it has torch."""
@@ -100,7 +105,7 @@ def cases(config: Config) -> list[Case]:
 
 def measure(config: Config) -> dict[str, Any]:
     """Measure every network, one after the other."""
-    wanted, kept = "torch" in config.versus, config.keep_memory
+    wanted, kept = bool({"torch", "compiled"} & set(config.versus)), config.keep_memory
     with torch_peer(config.torch_python, wanted=wanted, keep_memory=kept) as peer:
         todo = benchmark.one_by_one(cases(config), lambda case: case.title)
         rows = [measured(case, config, peer) for case in todo]
@@ -117,14 +122,19 @@ def measured(case: Case, config: Config, peer: Peer | None) -> dict[str, Any]:
     if "keras" in config.versus:
         made = keras_networks.training(case.name, case.size, LEARNING_RATE, MOMENTUM)
         timed["Keras"] = Training(*made, case)
-    layouts = peer.timers(torch_spec(case), backward=True) if peer else {}
-    torch = {f"PyTorch {layout}": timer for layout, timer in layouts.items()}
-    samples = alternate(timed, repeats=config.repeats, elsewhere=torch)
+    spec, torch, compiled = torch_spec(case), {}, {}
+    if peer and "torch" in config.versus:
+        torch = {f"PyTorch {name}": timer for name, timer in peer.timers(spec, True).items()}
+    if peer and "compiled" in config.versus:
+        (timer,) = peer.timers(spec, True, ["channels_last"], compiled=True).values()
+        compiled = {"PyTorch compiled": timer}
+    samples = alternate(timed, repeats=config.repeats, elsewhere=torch | compiled)
     medians = {name: median(times) for name, times in samples.items()}
     best = min(torch, key=medians.__getitem__, default=None)
     seconds = {name: medians[name] for name in timed}
     if best is not None:
         seconds["PyTorch"] = medians[best]
+    seconds |= {name: medians[name] for name in compiled}
     return {
         "network": case.name,
         "size": case.size,

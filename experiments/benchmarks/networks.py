@@ -13,6 +13,9 @@ mobilenet_v1 = partial(models.create, "mobilenetv1_100")
 mobilenet_v2 = partial(models.create, "mobilenetv2_100")
 resnet_50 = partial(models.create, "resnet50")
 xception = partial(models.create, "legacy_xception")
+inception_v3 = partial(models.create, "inception_v3")
+efficientnet_b0 = partial(models.create, "efficientnet_b0")
+convnext_tiny = partial(models.create, "convnext_tiny")
 
 
 def resnet_56(*, num_classes: int = 10, rngs: nnx.Rngs) -> nn.Chain:

@@ -16,6 +16,9 @@ TIMM = {
     "mobilenet_v2": "mobilenetv2_100",
     "resnet_50": "resnet50",
     "xception": "legacy_xception",
+    "inception_v3": "inception_v3",
+    "efficientnet_b0": "efficientnet_b0",
+    "convnext_tiny": "convnext_tiny",
 }
 
 # The n of residual networks of 6n + 2 layers.
