@@ -59,13 +59,14 @@ def batch_norm(
 ) -> tuple[Normalized, Float[Array, " features"], Float[Array, " features"]]:
     r"""Normalise every channel by its mean and variance over batch and space.
 
-    It is `normalize` by `batch_moments`, with a derivative that reads the image less often:
+    It is `normalize` by `batch_moments`, with a derivative that reads the image less often. The
+    gradients for a cotangent g,
 
-    $$\dot x = \frac{\gamma}{\sigma} \left(g - \overline{g} - \hat x \, \overline{g \hat x}\right),
-      \qquad \dot \gamma = \sum g \hat x, \qquad \dot \beta = \sum g$$
+    $$\bar x = \frac{\gamma}{\sigma} \left(g - \overline{g} - \hat x \, \overline{g \hat x}\right),
+      \qquad \bar \gamma = \sum g \hat x, \qquad \bar \beta = \sum g,$$
 
-    where g is the cotangent, take two sums over the image; what autodiff makes of the two functions
-    takes four. Forward mode, and derivatives of every order, are exact as well.
+    take two sums over the image, where what autodiff makes of the two functions takes four. Forward
+    mode, and derivatives of every order, are exact as well.
 
     Args:
         x: shape (..., C).
