@@ -212,8 +212,8 @@ def compare(
         profile is to be held against, as long as the paths agree.
       tolerance: what mean-field theory may be off in one leaf's log norm; a combinator's grows with
         the root of the number of its leaves.
-      net: the network that was measured, with the weights that it had; only looked at where a unit
-        departs.
+      net: the network that was measured, with the weights that it had; it is only looked at, and
+        what is seen without a departure is a remark.
 
     Returns:
       The ``Comparison``; print it.
