@@ -241,6 +241,7 @@ def compare(
     tolerance = number("tolerance", tolerance, least=0)
     if net is not None:
         instance("net", net, nnx.Module, "the network that was measured")
+    seen = ("", {}) if net is None else (not_fresh(net), dependent(net))
     profile.check()
     measured = Lookup(profile)
     leaves = _leaves(prediction)
@@ -262,7 +263,7 @@ def compare(
     cause = ""
     if first is not None:
         cause = likely_cause(
-            _finding(first, side, measured, tolerance, profile, prediction, units, net)
+            _finding(first, side, measured, tolerance, profile, prediction, units, net, seen)
         )
     return Comparison(
         units,
@@ -270,7 +271,7 @@ def compare(
         None if first is None else first.path,
         side,
         cause,
-        (*remarks(prediction.units), *_seen(net, prediction)),
+        (*remarks(prediction.units), *_said(net, prediction, *seen)),
         measured.replicas,
         "".join(coverage(prediction)),
         profile.opaque,
@@ -374,6 +375,7 @@ def _finding(
     prediction: Prediction,
     units: Sequence[Compared],
     net: nnx.Module | None,
+    seen: tuple[str, dict[str, str]],
 ) -> Finding:
     expected = unit.expected
     off = getattr(unit, f"{side}_gain") - getattr(expected, f"{side}_gain")
@@ -395,8 +397,8 @@ def _finding(
         told=(other or unit).kind,
         look=look,
         where=repr(other.path) if other is not None else "it",
-        dependent="" if net is None else dependent(net).get(unit.path, ""),
-        not_fresh="" if net is None else not_fresh(net),
+        dependent=seen[1].get(unit.path, ""),
+        not_fresh=seen[0],
         side=side,
         off=off,
         room=getattr(expected, f"{side}_gain_scatter") * 3 + 2 * tolerance,
@@ -411,16 +413,17 @@ def _finding(
     )
 
 
-def _seen(net: nnx.Module | None, prediction: Prediction) -> list[str]:
+def _said(
+    net: nnx.Module | None, prediction: Prediction, aged: str, alike: dict[str, str]
+) -> list[str]:
     """Return what is seen of a network, departing or not."""
     if net is None:
         return []
-    aged = not_fresh(net)
     if aged:
         return [of_aged(aged)]
     said = [
         f"{of_dependent(look, how)} ({whole(path)})"
-        for path, how in dependent(net).items()
+        for path, how in alike.items()
         if (look := look_at(net, path)) is not None
     ]
     small = [u for u in prediction.units if u.border < 0.98 and not _told_of_padding(u)]
