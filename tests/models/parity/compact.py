@@ -1,4 +1,4 @@
-"""JSON for the goldens: no blanks, twelve significant digits, a line for each outermost entry."""
+"""JSON for the goldens: no blanks, twelve significant digits, a line for each outer entry."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,16 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 
-def write(file, tree):
-    entries = ((k, json.dumps(rounded(v), separators=(",", ":"))) for k, v in tree.items())
-    lines = (f'"{key}":{text}' for key, text in entries)
-    file.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+def write(file, tree, deep=1):
+    """Write a file; the entries that lie ``deep`` dictionaries deep have a line each."""
+    file.write_text(text(rounded(tree), deep) + "\n")
+
+
+def text(tree, deep):
+    if not deep or not isinstance(tree, dict):
+        return json.dumps(tree, separators=(",", ":"))
+    lines = (f"{json.dumps(key)}:{text(value, deep - 1)}" for key, value in tree.items())
+    return "{\n" + ",\n".join(lines) + "\n}"
 
 
 def rounded(tree):

@@ -161,7 +161,7 @@ def main(which):
     old = json.loads(file.read_text()) if file.exists() else {"made_with": {}}
     entries, packages = {"torch": torch_entries, "keras": keras_entries}[which]()
     versions = {package: importlib.metadata.version(package) for package in packages}
-    write(file, {**old, **entries, "made_with": {**old["made_with"], **versions}})
+    write(file, {**old, **entries, "made_with": {**old["made_with"], **versions}}, deep=2)
 
 
 if __name__ == "__main__":
