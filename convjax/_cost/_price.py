@@ -143,6 +143,12 @@ def _(node: nn.Pool, x, y) -> Price:
 
 
 @price.register
+def _(node: nn.CellPool, x, y) -> Price:
+    same = x.shape == y.shape
+    return Price(passes_on=True) if same else Price(elementwise=x.size + y.size, sees="all")
+
+
+@price.register
 def _(node: nn.GlobalPool, x, y) -> Price:
     return Price(elementwise=x.size, sees="all")
 

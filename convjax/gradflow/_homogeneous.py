@@ -46,6 +46,7 @@ def _(node):
 @homogeneous.register(nn.Scale)
 @homogeneous.register(nn.Pool)
 @homogeneous.register(nn.GlobalPool)
+@homogeneous.register(nn.CellPool)
 @homogeneous.register(nn.ZeroPadShortcut)
 @homogeneous.register(nn.Dropout)
 @homogeneous.register(nn.StochasticDepth)

@@ -35,6 +35,7 @@ from convjax.models._resnet import resnet as resnet
 from convjax.models._resnet_cifar import resnet_cifar as resnet_cifar
 from convjax.models._resnet_v2 import resnet_v2 as resnet_v2
 from convjax.models._style import Style as Style
+from convjax.models._vgg import vgg as vgg
 from convjax.models._weights._export import export_weights as export_weights
 from convjax.models._weights._export import save as save
 from convjax.models._weights._load import Loaded as Loaded

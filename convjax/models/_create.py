@@ -22,6 +22,7 @@ from convjax.models import (
     _resnet,
     _resnet_cifar,
     _resnet_v2,
+    _vgg,
     _wide_resnet_cifar,
     _xception,
 )
@@ -209,5 +210,6 @@ for _build, _variants in (
     (_inception_v4.inception_v4, _inception_v4.VARIANTS),
     (_inception_resnet_v2.inception_resnet_v2, _inception_resnet_v2.VARIANTS),
     (_xception.xception, _xception.VARIANTS),
+    (_vgg.vgg, _vgg.VARIANTS),
 ):
     register(_build, _variants)

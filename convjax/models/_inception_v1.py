@@ -3,7 +3,6 @@
 from typing import Unpack
 
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from convjax import nn
@@ -90,7 +89,7 @@ def _head(build: Builder, fan: int, rate: float) -> nn.Chain:
     flat = _GRID * _GRID * narrow
     return nn.Chain(
         {
-            "pool": CellPool(_GRID),
+            "pool": nn.CellPool(_GRID),
             **style.step((fan, narrow)),
             "flatten": Flatten(),
             "hidden": nn.Dense(
@@ -101,38 +100,6 @@ def _head(build: Builder, fan: int, rate: float) -> nn.Chain:
             "dense": style.dense((hidden, style.num_classes)),
         }
     )
-
-
-class CellPool(nn.Node):
-    """The mean over every cell of a grid laid over the image, whatever the image's size.
-
-    Cells overlap where the image is no multiple of the grid (PyTorch's adaptive pool).
-
-    Args:
-      side: cells along each axis.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from convjax.models._inception_v1 import CellPool
-      >>> CellPool(2)(jnp.arange(3.0).reshape(1, 1, 3, 1)).ravel().tolist()
-      [0.5, 1.5, 0.5, 1.5]
-    """
-
-    def __init__(self, side: int):
-        self.side = side
-
-    def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
-        """Pool."""
-        rows, columns = (jnp.asarray(self._shares(n), x.dtype) for n in x.shape[1:3])
-        return jnp.einsum("ih,jw,nhwc->nijc", rows, columns, x)
-
-    def _shares(self, size: int) -> np.ndarray:
-        """Return the share of every place in every cell along one axis."""
-        cells = np.arange(self.side)[:, None]
-        places = np.arange(size)
-        first, after = cells * size // self.side, -(-(cells + 1) * size // self.side)
-        inside = (places >= first) & (places < after)
-        return inside / inside.sum(axis=1, keepdims=True)
 
 
 class Flatten(nn.Node):

@@ -23,9 +23,9 @@ class Keys(NamedTuple):
       rules: pairs of a path here and a module's name there. ``{i}`` stands for a number, and
         ``{i+1}`` in the name there for the number after it. A path may also name one array, such as
         ``head/dense/kernel``. Behind the name there, ``@1x1`` says that a dense kernel is stored as
-        a 1x1 convolution's, ``@linear`` the reverse, ``@grouped`` that Keras stores a depthwise
-        kernel as a grouped convolution's, ``@spatial`` that one number for each feature has two
-        dimensions of 1 behind it. The first rule that fits decides.
+        a 1x1 convolution's, ``@linear`` that a convolution's is stored as a matrix, ``@grouped``
+        that Keras stores a depthwise kernel as a grouped convolution's, ``@spatial`` that one
+        number for each feature has two dimensions of 1 behind it. The first rule that fits decides.
       optional: names there, as globs, that may be absent here: auxiliary heads, say.
     """
 

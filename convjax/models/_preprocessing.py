@@ -96,6 +96,7 @@ _TORCH = (
     # Their weights come from networks that turn the usual mean and deviation into these inside.
     _Row("inception_v3", 299, 0.874269005848, "bilinear", _HALF),
     _Row("googlenet", 224, 0.875, "bilinear", _HALF),
+    _Row("vgg*", 224, 0.875, "bilinear"),
 )
 # Of Keras applications, where resizing is left to the user: the whole image, bilinear, is what the
 # documentation shows.

@@ -37,6 +37,7 @@ from convjax.nn._repeat import rematerialise as rematerialise
 from convjax.nn._residual import Gate as Gate
 from convjax.nn._residual import Residual as Residual
 from convjax.nn._simple import Activation as Activation
+from convjax.nn._simple import CellPool as CellPool
 from convjax.nn._simple import GlobalPool as GlobalPool
 from convjax.nn._simple import Identity as Identity
 from convjax.nn._simple import Pool as Pool

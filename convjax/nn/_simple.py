@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -213,6 +214,46 @@ class GlobalPool(Node):
         """Pool."""
         pool = ops.global_max_pool if self.kind == "max" else ops.global_avg_pool
         return pool(x, keepdims=self.keepdims)
+
+
+class CellPool(Node):
+    """The mean over every cell of a grid laid over the image, whatever the image's size.
+
+    Cells overlap where the image is no multiple of the grid, and an image smaller than the grid is
+    enlarged (PyTorch's adaptive pool).
+
+    Args:
+      side: cells along each axis.
+
+    Raises:
+      ValueError: ``side`` below one.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from convjax import nn
+      >>> nn.CellPool(2)(jnp.arange(3.0).reshape(1, 3, 1)).ravel().tolist()
+      [0.5, 1.5]
+    """
+
+    def __init__(self, side: int):
+        self.side = _check.integer("side", side, 1)
+
+    def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
+        """Pool."""
+        x = _check.array("x", x)
+        for axis in range(1, x.ndim - 1):
+            if x.shape[axis] != self.side:
+                shares = jnp.asarray(self.shares(x.shape[axis]), x.dtype)
+                x = jnp.moveaxis(jnp.tensordot(shares, x, (1, axis)), 0, axis)
+        return x
+
+    def shares(self, size: int) -> np.ndarray:
+        """Return the share of every place in every cell along one axis, ``(side, size)``."""
+        cells = np.arange(self.side)[:, None]
+        places = np.arange(size)
+        first, after = cells * size // self.side, -(-(cells + 1) * size // self.side)
+        inside = (places >= first) & (places < after)
+        return inside / inside.sum(axis=1, keepdims=True)
 
 
 class ZeroPadShortcut(Node):

@@ -10,7 +10,7 @@ from flax import nnx
 
 import convjax
 from convjax import gradflow, models, nn
-from convjax.models._inception_v1 import CellPool, Flatten
+from convjax.models._inception_v1 import Flatten
 from convjax.models._network import Family, Keys
 from tests.models.golden import golden
 from tests.models.parity.weights import batch, make_weights
@@ -123,7 +123,7 @@ def test_cells_are_those_of_an_adaptive_pool(shape):
             rows = slice(i * shape[1] // 4, -((-(i + 1) * shape[1]) // 4))
             columns = slice(j * shape[2] // 4, -((-(j + 1) * shape[2]) // 4))
             expected[:, i, j] = x[:, rows, columns].mean((1, 2))
-    np.testing.assert_allclose(CellPool(4)(jnp.asarray(x)), expected, atol=1e-6)
+    np.testing.assert_allclose(nn.CellPool(4)(jnp.asarray(x)), expected, atol=1e-6)
     flat = Flatten()(jnp.asarray(expected, jnp.float32))
     np.testing.assert_allclose(flat, expected.transpose(0, 3, 1, 2).reshape(shape[0], -1))
 

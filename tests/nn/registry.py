@@ -27,6 +27,7 @@ def _conv(rngs, **dtypes):
 CASES = {
     "Activation": Case(lambda rngs: nn.Activation("gelu")),
     "BatchNorm": Case(lambda rngs, **dtypes: nn.BatchNorm(6, rngs=rngs, **dtypes)),
+    "CellPool": Case(lambda rngs: nn.CellPool(3)),
     "Chain": Case(
         lambda rngs, **dtypes: nn.Chain(conv=_conv(rngs, **dtypes), act=nn.Activation("tanh"))
     ),

@@ -24,6 +24,7 @@ SMALL = {
     "resnet": {"units": (1, 1), "width": 8},
     "resnet_cifar": {"depth": 8, "width": 4},
     "resnet_v2": {"units": (1, 1), "width": 8},
+    "vgg": {"units": (1, 1), "width": 4, "hidden": (8, 8)},
     "wide_resnet_cifar": {"depth": 10, "widen": 1, "width": 4},
     "xception": {"middle": 1, "width": 0.125},
 }

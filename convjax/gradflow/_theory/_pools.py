@@ -24,12 +24,19 @@ def _(node: nn.Pool, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     window = convolution(signal.spatial, node.window_shape, strides=strides, padding=node.padding)
     if node.kind == "max":
         return _maximum(signal, window)
-    return _mean(signal, window, count_padding=node.count_include_pad)
+    maps = _weighted(window, count_padding=node.count_include_pad)
+    return _mean(signal, maps, blurs=window.size > 1)
 
 
-def _mean(signal: Signal, window: Window, *, count_padding: bool) -> tuple[Signal, Back]:
+@expected.register
+def _(node: nn.CellPool, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    if {*signal.spatial} == {node.side}:
+        return expected(nn.Identity(), signal, scope)
+    return _mean(signal, [node.shares(size) for size in signal.spatial], blurs=True)
+
+
+def _mean(signal: Signal, maps: Matrices, *, blurs: bool) -> tuple[Signal, Back]:
     """Average over windows: neighbours' correlation decides what is left."""
-    maps = _weighted(window, count_padding=count_padding)
     ways = [m.T for m in maps]
     pair, size = _averaged(signal.itself + signal.mean[:, None] ** 2, signal, maps)
     energy = size.reshape(-1, *(1,) * len(maps)) * _evened(signal, maps)
@@ -37,7 +44,7 @@ def _mean(signal: Signal, window: Window, *, count_padding: bool) -> tuple[Signa
     through = math.prod(float(m.sum(1).mean()) for m in maps)
     after = signal.becomes(
         1.0,
-        Doubt(_unevenness(signal, maps), 0.3 * near * (1 - near) * (window.size > 1)),
+        Doubt(_unevenness(signal, maps), 0.3 * near * (1 - near) * blurs),
         energy=energy,
         pair=pair,
         mean=np.clip(signal.mean * through / np.sqrt(size), -1, 1),

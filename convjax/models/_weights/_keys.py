@@ -19,7 +19,8 @@ class Key(NamedTuple):
 
     Attributes:
       name: in full.
-      form: ``""``, ``"1x1"`` (a dense kernel as a convolution's), ``"linear"`` (the reverse),
+      form: ``""``, ``"1x1"`` (a dense kernel as a convolution's), ``"linear"`` (a convolution's as
+        a matrix, channel by channel),
         ``"grouped"`` (a depthwise kernel as a grouped convolution's, in Keras), or ``"spatial"``
         (one number for each feature, with two dimensions of 1 behind it).
     """
@@ -105,9 +106,9 @@ def to_reference(array: np.ndarray, leaf: Leaf, key: Key, reference: str) -> np.
             groups = leaf.module.origin.groups
             return array.reshape(*array.shape[:-2], groups, -1)
         return array[None, None] if key.form == "1x1" else array
-    if key.form == "linear":
-        array = array.reshape(array.shape[-2:])
     array = np.moveaxis(array, (-1, -2), (0, 1))
+    if key.form == "linear":
+        return array.reshape(len(array), -1)
     return array[..., None, None] if key.form == "1x1" else array
 
 
@@ -120,6 +121,7 @@ def from_reference(
         return None
     if leaf.weight == "kernel" and reference == "torch":
         array = array.reshape(array.shape[:2]) if key.form == "1x1" else array
+        array = array.reshape(-1, shape[-2], *shape[:-2]) if key.form == "linear" else array
         array = np.moveaxis(array, (0, 1), (-1, -2))
     return array.reshape(shape)
 

@@ -213,6 +213,10 @@ def test_pools():
         assert gain == pytest.approx(gradflow.oracles.pooling_gain(kind, window), rel=1e-6)
     found = gradflow.predict(nn.GlobalPool("avg"), (2, 8, 6, 16), train=True)
     assert np.exp(2 * found[""].gradient_gain) == pytest.approx(1 / 48)
+    # Every cell is the mean of 2x2 places; of 4x4, the image itself.
+    for size, gain in (((8, 6), 1 / 4), ((4, 4), 1.0)):
+        found = gradflow.predict(nn.CellPool(4), (2, *size, 16), train=True)
+        assert np.exp(2 * found[""].gradient_gain) == pytest.approx(gain, rel=1e-3)
 
 
 @pytest.mark.every(2)

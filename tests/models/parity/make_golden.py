@@ -2,10 +2,13 @@
 
     python -m tests.models.parity.make_golden timm resnet50 2 64 72
     python -m tests.models.parity.make_golden timm resnet50 2 64 72 output_stride=8
+    python -m tests.models.parity.make_golden timm vgg11_bn 2 40 72 \\
+        mlp_ratio=0.01 "is hidden=(40,4096)"
 
 from the root of the repository: source, name, examples, height, width, and then any further
-keyword arguments of ``timm.create_model`` (of the network's function, for torchvision). The golden
-lands beside this file, as ``resnet50.json`` or ``resnet50-output_stride8.json``.
+keyword arguments of ``timm.create_model`` (of the network's function, for torchvision); behind
+``is``, those of ``models.create`` where they are not the same. The golden lands beside this file,
+as ``resnet50.json`` or ``resnet50-output_stride8.json``.
 
 It needs Python 3.11 with PyTorch's CPU build, and beside it timm and torchvision without what they
 depend on, since torchvision would bring a PyTorch of its own:
@@ -17,7 +20,7 @@ depend on, since torchvision would bring a PyTorch of its own:
 Weights are not stored: ``weights.py`` makes the same from keys and shapes. What a golden holds:
 
     network          source/name
-    options          keyword arguments that the network was made with; absent where there are none
+    options          keyword arguments of ``models.create``; absent where there are none
     made_with        the versions of torch, timm and torchvision
     parameters       how many numbers are trained
     input            [N, H, W]; the batch is ``weights.batch(N, H, W)``, NHWC, fed to torch as NCHW
@@ -58,6 +61,13 @@ from tests.models.parity.weights import batch, make_weights
 
 def stub_torchvision_ops():
     """Let torchvision import beside a torch that its compiled operators were not built for."""
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        return _stubs()
+
+
+def _stubs():
     library = torch.library.Library("torchvision", "DEF")
     for op in ("nms", "qnms"):
         library.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -109,7 +119,7 @@ def run(model, x, labels, train):
     }
 
 
-def golden(source, name, n, h, w, options):
+def golden(source, name, n, h, w, options, ours):
     model = build(source, name, options).double()
     shapes = shapes_of(model)
     fill(model, shapes)
@@ -118,7 +128,7 @@ def golden(source, name, n, h, w, options):
     packages = ("torch", "timm", "torchvision")
     return {
         "network": f"{source}/{name}",
-        **({"options": options} if options else {}),
+        **({"options": ours or options} if ours or options else {}),
         "made_with": {package: importlib.metadata.version(package) for package in packages},
         "parameters": sum(p.numel() for p in model.parameters()),
         "input": [n, h, w],
@@ -137,11 +147,16 @@ def literal(text):
         return text
 
 
-def main(source, name, n, h, w, *options):
+def parsed(options):
+    return {key: literal(value) for key, value in (o.split("=", 1) for o in options)}
+
+
+def main(source, name, n, h, w, *given):
     library = stub_torchvision_ops()
-    parsed = {key: literal(value) for key, value in (o.split("=", 1) for o in options)}
-    tree = golden(source, name, int(n), int(h), int(w), parsed)
-    file = HERE / ("-".join([name, *(f"{k}{v}" for k, v in parsed.items())]) + ".json")
+    theirs = parsed(o for o in given if not o.startswith("is "))
+    ours = parsed(o.removeprefix("is ") for o in given if o.startswith("is "))
+    tree = golden(source, name, int(n), int(h), int(w), theirs, ours)
+    file = HERE / ("-".join([name, *(f"{k}{v}" for k, v in theirs.items())]) + ".json")
     write(file, tree)
     norms = [norm for norm in tree["train"]["grad_norms"].values() if norm > 1e-9]
     print(file.name, tree["parameters"], f"train gradients {min(norms):.1e} .. {max(norms):.1e}")

@@ -59,6 +59,7 @@ TIMM = [
     *(f"tf_efficientnet_b{i}" for i in B),
     *(f"convnext_{size}" for size in ("tiny", "small", "base", "large", "xlarge")),
     *("inception_v3", "inception_v4", "inception_resnet_v2"),
+    *(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")),
 ]
 TORCHVISION = {  # name here: the network's function, whether it has auxiliary classifiers
     "googlenet": ("googlenet", False),
