@@ -93,7 +93,7 @@ def convnext(
         "pool": nn.GlobalPool("avg"),
         **style.normed("norm", features),
         **dropped(style.dropout),
-        "dense": style.dense((features, style.num_classes)),
+        **style.classifier(features),
     }
     return style.network({**stages, "head": nn.Chain(head)})
 

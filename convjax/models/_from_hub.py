@@ -31,20 +31,20 @@ def from_hub(
         network's name. Where the zoo has none of that name, as in ``"me/leaves"``, it is the
         ``architecture`` in the repository's config.json, which timm writes.
       revision: a branch, tag or commit of the repository; None means the newest.
-      allow: as in ``models.load_weights``; ``"head/*"`` with ``num_classes`` gives a new head.
+      allow: as in ``models.load_weights``; ``"head/*"`` with ``num_classes`` gives a new head,
+        also to weights that were published without one.
       adapt_input: as in ``models.load_weights``, for ``in_features`` other than the file's.
       rngs: source of the values that are not loaded.
       **options: as in ``models.create``; without ``num_classes`` it and ``in_features`` are those
-        of config.json.
+        of config.json; ``num_classes=0`` leaves the classifier out.
 
     Returns:
       The network.
 
     Raises:
       ImportError: the extra ``weights`` is not installed; and a ValueError.
-      ValueError: a name that is not in the zoo; weights without a head (timm's ``num_classes=0``),
-        which ``num_classes`` and ``allow="head/*"`` load; no network, no such repository or file,
-        and then the message tells how to fetch the file by hand; weights that do not fit.
+      ValueError: a name that is not in the zoo; no network, no such repository or file, and then
+        the message tells how to fetch the file by hand; weights that do not fit.
 
     Example:
       >>> from flax import nnx
@@ -78,13 +78,8 @@ def _of_config(repo_id: str, config: dict[str, Any], given: dict[str, Any]) -> d
             f"{where} architecture", config["architecture"], str, "a network's name"
         )
     if "num_classes" not in given:
-        classes = integer(f"{where} num_classes", config.get("num_classes", 1000), least=0)
-        if not classes:
-            raise ValueError(
-                f"{where} num_classes is 0, weights without a head; num_classes=10 and "
-                "allow='head/*' give them one, and models.headless(net) takes it away"
-            )
-        found["num_classes"] = classes
+        classes = config.get("num_classes", 1000)
+        found["num_classes"] = integer(f"{where} num_classes", classes, least=0)
     published = config.get("pretrained_cfg")
     size = published.get("input_size") if isinstance(published, dict) else None
     if "in_features" not in given and isinstance(size, list) and len(size) == 3 and size[0] != 3:

@@ -97,7 +97,7 @@ def _head(build: Builder, fan: int, rate: float) -> nn.Chain:
             ),
             "hidden_activation": style.act(),
             **dropped(rate),
-            "dense": style.dense((hidden, style.num_classes)),
+            **style.classifier(hidden),
         }
     )
 

@@ -78,6 +78,6 @@ def _head(build: Builder, fan: int) -> nn.Chain:
             **build.style.step((fan, narrow), number=1),
             **build.style.step((narrow, wide), 5, number=2, padding="VALID"),
             "pool2": nn.GlobalPool("avg"),
-            "dense": build.style.dense((wide, build.style.num_classes)),
+            **build.style.classifier(wide),
         }
     )

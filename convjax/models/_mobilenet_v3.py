@@ -150,7 +150,9 @@ def _table(kind: str, width: float, squeeze: bool, own_activations: bool) -> Tab
 
 
 def _head(style: Style, last: int, hidden: int) -> nn.Chain:
-    """Return pool, hidden layer and classifier."""
+    """Return pool, hidden layer and classifier; Keras's have no hidden layer without classes."""
+    if style.keras and not style.num_classes:
+        return style.head(last)
     widen = nn.Dense(last, hidden, kernel_init=style.init, rngs=style.rngs, **style.dtypes)
     return nn.Chain(
         {
@@ -158,6 +160,6 @@ def _head(style: Style, last: int, hidden: int) -> nn.Chain:
             "hidden": widen,
             "activation": style.act(),
             **dropped(style.dropout),
-            "dense": style.dense((hidden, style.num_classes)),
+            **style.classifier(hidden),
         }
     )

@@ -123,7 +123,7 @@ class Network(nn.Chain):
     """A chain whose weights have names elsewhere: what ``models.create`` returns.
 
     To every interpreter it is a chain. Its last unit is called ``head``, and the last unit of that
-    ``dense``: the classifier.
+    ``dense``: the classifier, unless it was made with ``num_classes=0``.
 
     Args:
       units: a mapping from names to nodes.

@@ -57,7 +57,8 @@ class Options(LayerOptions, total=False):
     """Options of every family of classifiers, those of its layers included.
 
     Attributes:
-      num_classes: outputs of the head.
+      num_classes: outputs of the head; 0 for a network without a classifier, whose outputs are the
+        features that the classifier would take.
       in_features: channels of the image.
       dropout: rate before the classifier.
       reference: ``"torch"`` or ``"keras"``: whose details the network follows.
@@ -105,6 +106,7 @@ class StridedOptions(ResidualOptions, total=False):
 
 _rate = functools.partial(_check.number, least=0, below=1)
 _BY_NAME: dict[str, Callable[[str, Any], Any]] = {
+    "num_classes": functools.partial(_check.integer, least=0),
     "units": lambda name, value: _several(name, _check.integers(name, value, least=1)),
     "kernel_size": lambda name, value: _window(name, value),
     "padding": _check.padding,

@@ -105,7 +105,16 @@ class Style:
         *,
         auxiliary: Mapping[str, tuple[str, nnx.Module]] | None = None,
     ) -> Network:
-        """Return the network of these units, and of auxiliary heads as ``models.Network`` has."""
+        """Return the network of these units, and of auxiliary heads as ``models.Network`` has.
+
+        Raises:
+          ValueError: auxiliary heads where there are no classes.
+        """
+        if auxiliary and not self.num_classes:
+            raise ValueError(
+                "auxiliary=True: auxiliary heads classify, and num_classes=0 makes a network "
+                "without classes; give auxiliary=False, or a number of classes"
+            )
         return Network(units, family=self.family, reference=self.reference, auxiliary=auxiliary)
 
     @property
@@ -270,8 +279,12 @@ class Style:
         """Return a classifier."""
         return nn.Dense(*fan, kernel_init="lecun", rngs=self.rngs, **self.dtypes)
 
+    def classifier(self, features: int) -> dict[str, nnx.Module]:
+        """Return the classifier by its name ``dense``, or nothing where there are no classes."""
+        return {"dense": self.dense((features, self.num_classes))} if self.num_classes else {}
+
     def head(self, features: int, *, activated: bool = False) -> nn.Chain:
-        """Return global average pool, dropout if there is any, and classifier.
+        """Return global average pool, dropout if there is any, and ``classifier``.
 
         Args:
           features: channels in.
@@ -279,8 +292,8 @@ class Style:
         """
         first = {**self.normed("norm", features), "activation": self.act()} if activated else {}
         pool = {"pool": nn.GlobalPool("avg")}
-        dense = self.dense((features, self.num_classes))
-        return nn.Chain({**first, **pool, **dropped(self.dropout), "dense": dense})
+        last = self.classifier(features)
+        return nn.Chain({**first, **pool, **dropped(self.dropout), **last})
 
 
 def dropped(rate: float) -> dict[str, nnx.Module]:

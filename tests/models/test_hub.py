@@ -213,9 +213,13 @@ def test_a_network_of_ones_own_is_what_its_config_says(served):
     net = models.from_hub("me/leaves.v2", width=4, rngs=nnx.Rngs(0))
     for mine, theirs in zip(*map(jax.tree.leaves, map(nnx.state, (net, donor))), strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    served_network(served, "me/bare", num_classes=0, **config)
-    with pytest.raises(ValueError, match="num_classes is 0, weights without a head"):
-        models.from_hub("me/bare", width=4, rngs=nnx.Rngs(0))
+    bare = {"num_classes": 0, "in_features": 1}
+    donor = served_network(served, "me/bare", bare, num_classes=0, **config)
+    net = models.from_hub("me/bare", width=4, rngs=nnx.Rngs(0))
+    assert net.head.names == ("pool",)
+    np.testing.assert_array_equal(net.stem.conv.kernel[...], donor.stem.conv.kernel[...])
+    new = models.from_hub("me/bare", width=4, num_classes=3, allow="head/*", rngs=nnx.Rngs(0))
+    assert new.head.dense.bias.shape == (3,)
     served_network(served, "me/other", architecture="vit_base")
     with pytest.raises(ValueError, match="name='vit_base' is not known"):
         models.from_hub("me/other", rngs=nnx.Rngs(0))

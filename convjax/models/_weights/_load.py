@@ -30,7 +30,8 @@ class Loaded(NamedTuple):
     Attributes:
       count: arrays that were set.
       missing: the network's arrays that the source has not; they kept their values.
-      unexpected: the source's arrays that the network has not.
+      unexpected: the source's arrays that the network has not; its classifier is among them where
+        the network was made without one.
       misshapen: arrays of another shape; they kept their values.
       renamed: how the source's names were changed so that they fit: ``""``, or such as ``"without
         the prefix 'model.'"`` and ``"by torchvision's names"``.
@@ -60,7 +61,8 @@ def load_weights(
       source: a ``.safetensors`` or ``.npz`` file; Keras's ``.h5`` or ``.keras``; PyTorch's
         ``.pth``, ``.pt``, ``.bin``, ``.ckpt`` or ``.tar``, which is read without PyTorch and of
         which nothing is executed; the ``.index.json`` of a sharded checkpoint; or a mapping from
-        the reference's names to arrays in its layouts.
+        the reference's names to arrays in its layouts. Its classifier is passed over where the
+        network was made with ``num_classes=0``.
       allow: globs of arrays that may be missing, unexpected or of another shape, by the reference's
         name or by the path here: ``"head/*"`` keeps a new head.
       adapt_input: whether a first kernel for RGB is turned into one for the network's
@@ -94,12 +96,25 @@ def load_weights(
     if adapt_input:
         arrays |= _adapted(net, arrays, fit.names)
     match = _match(net, arrays, fit.names)
-    refused = match.without(globs)
+    refused = match.without((*globs, *_left_out(net, fit.names)))
     if refused.missing or refused.unexpected or refused.misshapen:
         raise ValueError(_message(net, where + fit.said(", read "), match, refused))
     _assign(net, _cast(net, match.pairs, where))
     missing, unexpected, misshapen = (tuple(map(str, odd)) for odd in match.odd())
     return Loaded(len(match.pairs), missing, unexpected, misshapen, fit.said())
+
+
+def _left_out(net: Network, names: str) -> tuple[str, ...]:
+    """Return globs of what a file may hold of the head that a network was made without."""
+    paths = {leaf.path for leaf in leaves(net)}
+    keys = net.family.keys[names]
+    if keys is None or "head/dense" in paths:
+        return ()
+    joint = "." if net.reference == "torch" else "/"
+    absent = [
+        theirs for ours, theirs in keys.rules if ours.startswith("head/") and ours not in paths
+    ]
+    return tuple(f"{theirs.partition('@')[0]}{joint}*" for theirs in absent)
 
 
 class _Fit(NamedTuple):

@@ -1,0 +1,26 @@
+"""Write headless.json: timm's networks with num_classes=0, by ``weights.digest`` of their entries.
+
+    python -m tests.models.parity.make_headless
+
+from the root of the repository; it needs PyTorch, torchvision and timm, and takes the networks that
+references.json has.
+"""
+
+import json
+
+from tests.models.parity.compact import HERE, write
+from tests.models.parity.make_references import sizes
+
+
+def main():
+    import timm
+    import torch
+
+    names = json.loads((HERE / "references.json").read_text())["timm"]
+    with torch.device("meta"):
+        found = {name: sizes(timm.create_model(name, num_classes=0))["digest"] for name in names}
+    write(HERE / "headless.json", found)
+
+
+if __name__ == "__main__":
+    main()
