@@ -294,7 +294,7 @@ def test_keras_numbers_convolutions_in_the_order_of_the_pass(name, named):
             "branch_scales=(1.0,) has 1 entries; it must have 3",
         ),
         ("inception_resnet_v2", {"shortcut": "gate"}, "shortcut='gate' is not known"),
-        ("inception_resnet_v2", {"num_classes": 0}, "num_classes=0 must be at least 1"),
+        ("inception_resnet_v2", {"num_classes": -1}, "num_classes=-1 must be at least 0"),
     ],
 )
 def test_bad_input_is_refused(name, options, message):

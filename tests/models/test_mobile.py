@@ -325,7 +325,7 @@ REFUSALS = [
         {"dropout": 1.5},
         "dropout=1.5 must be at least 0 and less than 1",
     ),
-    (["mobilenet_v1", "mobilenet_v3"], {"num_classes": 0}, "num_classes=0 must be at least 1"),
+    (["mobilenet_v1", "mobilenet_v3"], {"num_classes": -1}, "num_classes=-1 must be at least 0"),
     (TINY, {"in_features": 0}, "in_features=0 must be at least 1"),
 ]
 

@@ -317,7 +317,7 @@ REFUSALS = [
     (BOTH, {"activation": "rellu"}, "activation='rellu' is not known; did you mean 'relu'"),
     (BOTH, {"init": "hee"}, "init='hee' is not known; did you mean 'he'"),
     (BOTH, {"unit_dropout": 1.5}, "unit_dropout=1.5 must be at least 0"),
-    (BOTH, {"num_classes": 0}, "num_classes=0 must be at least 1"),
+    (BOTH, {"num_classes": -1}, "num_classes=-1 must be at least 0"),
     (BOTH, {"width": 0}, "width=0 must be at least 1"),
 ]
 
