@@ -177,9 +177,10 @@ def _of_exchanged_roles(
 
     def turned(x: jax.Array) -> jax.Array:
         split = x.reshape(images, *outer, wide, geometry.groups, features)
-        return jnp.moveaxis(split, (-1, -2, 0), (-3, -2, -1))
+        turned = jnp.moveaxis(split, (-1, -2, 0), (-3, -2, -1))
+        return turned.reshape(1, *outer, wide * features, geometry.groups * images)
 
-    image = _by_itself(turned, x).reshape(1, *outer, wide * features, geometry.groups * images)
+    image = _by_itself(turned, x)
     apart = (*geometry.strides[:last], geometry.strides[last] * features)
     low, high = pads[last]
     pads = (*pads[:last], (low * features, high * features))
