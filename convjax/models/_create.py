@@ -28,7 +28,7 @@ from convjax.models import (
 )
 from convjax.models._network import Network
 from convjax.models._options import called
-from convjax.models._weights._load import checked_globs, load_weights
+from convjax.models._weights._load import checked_globs, load
 
 
 class _Entry(NamedTuple):
@@ -112,7 +112,9 @@ def create(
 
     Args:
       name: one of ``models.list()``: timm's name, or torchvision's ``googlenet``.
-      weights: a file, or a mapping, that ``models.load_weights`` takes; None for random values.
+      weights: a file, or a mapping, that ``models.load_weights`` takes; None for random values. By
+        torchvision's names, batch norms get torchvision's epsilon and momentum where those are not
+        timm's, unless ``epsilon`` is given.
       allow: what need not fit in it, as in ``models.load_weights``.
       adapt_input: whether its first kernel for RGB becomes one for ``in_features``, likewise.
       rngs: source of the initial values.
@@ -140,7 +142,8 @@ def create(
     _check.instance(f"{called(build)}: result", net, Network, "a models.Network")
     net.name = name
     if weights is not None:
-        load_weights(net, weights, allow=allow, adapt_input=adapt_input)
+        fresh = "epsilon" not in options
+        load(net, weights, allow=allow, adapt_input=adapt_input, fresh=fresh)
     elif checked_globs(allow):
         raise ValueError(f"allow={allow!r} is said of weights, and weights=None gives none")
     return net

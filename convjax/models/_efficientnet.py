@@ -3,13 +3,22 @@
 from typing import Unpack
 
 from convjax.models._mobile import MobileUnit, Row, deepened, repeated, trunk
-from convjax.models._mobile_keys import KERAS_EFFICIENTNET, TORCH, TORCHVISION_EFFICIENTNET
+from convjax.models._mobile_keys import (
+    KERAS_EFFICIENTNET,
+    TORCH,
+    TORCHVISION_EFFICIENTNET,
+    TORCHVISION_EFFICIENTNET_B5,
+)
 from convjax.models._network import Family, Network
 from convjax.models._options import StridedOptions, with_options
 from convjax.models._style import Style, divisible
 
 FAMILY = Family(
     "efficientnet", torch=TORCH, torchvision=TORCHVISION_EFFICIENTNET, keras=KERAS_EFFICIENTNET
+)
+# From B5 on.
+_LARGE = Family(
+    "efficientnet", torch=TORCH, torchvision=TORCHVISION_EFFICIENTNET_B5, keras=KERAS_EFFICIENTNET
 )
 # Expansion, features, strides, side of the window and units of the stages.
 _STAGES = (
@@ -84,7 +93,8 @@ def efficientnet(
     Reference: Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks,
     2019.
     """
-    style = Style.of(options, FAMILY, keras=_KERAS, epsilon=epsilon, same=same_padding or None)
+    family = _LARGE if (width, depth) in _SCALES[5:] else FAMILY
+    style = Style.of(options, family, keras=_KERAS, epsilon=epsilon, same=same_padding or None)
 
     def wide(features: int) -> int:
         return divisible(features * width)

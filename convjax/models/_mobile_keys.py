@@ -42,6 +42,9 @@ TORCH_V1 = Keys(
     )
 )
 
+# torchvision has TensorFlow's constants where its weights, or the code, came from there.
+_TENSORFLOW = {"epsilon": 1e-3, "momentum": 0.99}
+
 
 def torch_v3(stages: int) -> Keys:
     """Return timm's names of a MobileNetV3, to which the last convolution is one stage more."""
@@ -81,7 +84,7 @@ def torchvision_v3(units: Sequence[Sequence[tuple[bool, bool]]]) -> Keys:
         parts = {"expand": expands, "depthwise": True, "squeeze": squeezes, "project": True}
         rules += _block(unit, f"features.{n + 1}.block", [p for p, here in parts.items() if here])
     rules.append(("head/hidden", "classifier.0"))
-    return _torchvision(rules, len(kinds) + 1, "classifier.3")
+    return _torchvision(rules, len(kinds) + 1, "classifier.3")._replace(**_TENSORFLOW)
 
 
 def _torchvision(rules: Sequence[tuple[str, str]], last: int, head: str) -> Keys:
@@ -218,3 +221,4 @@ TORCHVISION_EFFICIENTNET = _torchvision(
     8,
     "classifier.1",
 )
+TORCHVISION_EFFICIENTNET_B5 = TORCHVISION_EFFICIENTNET._replace(**_TENSORFLOW)

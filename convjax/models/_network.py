@@ -27,10 +27,15 @@ class Keys(NamedTuple):
         that Keras stores a depthwise kernel as a grouped convolution's, ``@spatial`` that one
         number for each feature has two dimensions of 1 behind it. The first rule that fits decides.
       optional: names there, as globs, that may be absent here: auxiliary heads, say.
+      epsilon: of the batch norms there, where it is another than the family's own; None where it is
+        that.
+      momentum: of their running statistics there, likewise.
     """
 
     rules: tuple[tuple[str, str], ...]
     optional: tuple[str, ...] = ()
+    epsilon: float | None = None
+    momentum: float | None = None
 
 
 class Family:

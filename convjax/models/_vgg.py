@@ -99,6 +99,6 @@ def _head(style: Style, features: int, wide: tuple[int, ...]) -> nn.Chain:
             "activation2": style.act(),
             **{f"{name}2": drop for name, drop in dropped(style.dropout).items()},
             "pool": nn.GlobalPool("avg"),
-            "dense": style.dense((wide[1], style.num_classes)),
+            **style.classifier(wide[1]),
         }
     )

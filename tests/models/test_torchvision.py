@@ -1,5 +1,6 @@
 """Files with torchvision's names, and behind the prefixes that training scripts leave."""
 
+import functools
 import importlib.metadata
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convjax import models
+from convjax import models, nn
 from convjax.models._weights._keys import key_of, to_reference
 from convjax.models._weights._leaves import leaves, values
 
@@ -18,7 +19,7 @@ SMALL = {
     "efficientnet_b0": ("features.1.0.block.2.0.weight", (16, 32, 1, 1)),
     "convnext_tiny": ("features.5.8.layer_scale", (384, 1, 1)),
 }
-# Ours by torchvision's; its epsilon is not timm's in some.
+# Ours by torchvision's.
 ALL = {
     "mobilenet_v2": "mobilenetv2_100",
     "mobilenet_v3_large": "mobilenetv3_large_100",
@@ -28,6 +29,13 @@ ALL = {
     **{f"resnet{depth}": f"resnet{depth}" for depth in (18, 34, 50, 101, 152)},
     **{name: name for name in ("resnext50_32x4d", "wide_resnet50_2", "inception_v3", "googlenet")},
     **{name: name for name in ("vgg13", "vgg19_bn")},
+}
+
+
+# Whose epsilon is not timm's.
+TENSORFLOW = {
+    *("mobilenetv3_small_100", "mobilenetv3_large_100"),
+    *(f"efficientnet_b{i}" for i in (5, 6, 7)),
 }
 
 
@@ -50,7 +58,7 @@ def renamed(net):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_torchvision_s_names_are_taken_where_they_fit(name):
-    net = shapes(name)
+    net = shapes(name, **({"epsilon": 1e-3} if name in TENSORFLOW else {}))
     arrays = renamed(net)
     key, shape = SMALL[name]
     assert arrays[key].shape == shape
@@ -153,6 +161,49 @@ def theirs():
     return torch, found
 
 
+def constants(net):
+    return {(n.epsilon, n.momentum) for _, n in nnx.iter_modules(net) if type(n) is nn.BatchNorm}
+
+
+def test_the_epsilon_of_torchvision_s_network_is_taken_over_or_warned_of(monkeypatch):
+    name = "mobilenetv3_small_050"
+    net = models.create(name, rngs=nnx.Rngs(0))
+    arrays = renamed(net)
+    make = functools.partial(models.create, name, rngs=nnx.Rngs(0))
+    assert constants(make(weights=arrays)) == {(1e-3, 0.99)}
+    assert constants(make(weights=models.export_weights(net))) == {(1e-5, 0.9)}
+    with pytest.warns(
+        UserWarning, match=r"epsilon 0\.001, and those of this mobil.* 1e-05"
+    ) as seen:
+        models.load_weights(net, arrays)
+    assert len(seen) == 1 and constants(net) == {(1e-5, 0.9)}
+    with pytest.warns(UserWarning, match=r"create it with epsilon=0\.001"):
+        make(weights=arrays, epsilon=1e-4)
+    assert constants(make(weights=arrays, epsilon=1e-3)) == {(1e-3, 0.9)}
+    for name in (f"efficientnet_b{i}" for i in range(8)):
+        keys = shapes(name).family.keys["torchvision"]
+        assert keys.epsilon == (1e-3 if name in TENSORFLOW else None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b5"])
+def test_with_torchvision_s_epsilon_the_logits_are_its_own(name):
+    torch, found = theirs()
+    torch.manual_seed(0)
+    reference = getattr(found, name)(weights=None, num_classes=10).double().eval()
+    for norm in reference.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.running_var.uniform_(1e-3, 1e-2)  # so small that the epsilon shows
+    images = np.random.default_rng(0).normal(size=(2, 64, 64, 3))
+    with torch.no_grad():
+        right = reference(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    with jax.enable_x64(True):
+        options = {"num_classes": 10, "param_dtype": np.float64, "dtype": np.float64}
+        net = models.create(ALL[name], weights=reference.state_dict(), rngs=nnx.Rngs(0), **options)
+        logits = np.asarray(net(jnp.asarray(images), train=False))
+    assert np.linalg.norm(logits - right) < 1e-10 * np.linalg.norm(right)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_torchvision_s_own_networks_fit_key_by_key(name):
@@ -161,7 +212,7 @@ def test_torchvision_s_own_networks_fit_key_by_key(name):
     with torch.device("meta"):
         state = getattr(found, name)(weights=None, **options).state_dict()
     arrays = {n: np.broadcast_to(np.float32(0), tuple(t.shape)) for n, t in state.items()}
-    net = shapes(ALL[name])
+    net = shapes(ALL[name], **({"epsilon": 1e-3} if ALL[name] in TENSORFLOW else {}))
     assert models.load_weights(net, arrays).unexpected == ()
 
 

@@ -3,6 +3,7 @@
 import collections
 import fnmatch
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence, Set
 from os import PathLike
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from convjax import nn
 from convjax._check import instance, wrong_type
 from convjax.models._network import Network, named
 from convjax.models._weights._cast import cast
@@ -75,6 +77,7 @@ def load_weights(
     Raises:
       FileNotFoundError: a file that is not there; and a ValueError.
       ImportError: the package that reads the file is not installed; and a ValueError.
+      UserWarning: names of torchvision, and an epsilon in the norms that its network has not.
       ValueError: a file that cannot be read; names of another reference; arrays that are missing,
         unexpected or misshapen, listed in one message; values that the network's dtypes cannot
         hold: complex ones, or too large. The network is then as it was.
@@ -85,6 +88,27 @@ def load_weights(
       >>> net, other = (models.create("mobilenetv2_035", rngs=nnx.Rngs(i)) for i in (0, 1))
       >>> models.load_weights(net, models.export_weights(other)).count
       262
+    """
+    return load(net, source, allow=allow, adapt_input=adapt_input)
+
+
+def load(
+    net: nnx.Module,
+    source: str | PathLike[str] | Mapping[str, Any],
+    *,
+    allow: str | Sequence[str] = (),
+    adapt_input: bool = False,
+    fresh: bool = False,
+) -> Loaded:
+    """Do what ``load_weights`` says; in a fresh network, set the norms' constants too.
+
+    Args:
+      net: as there.
+      source: as there.
+      allow: as there.
+      adapt_input: as there.
+      fresh: whether the network was made for these weights, so that its batch norms take the
+        epsilon and momentum of the file's network where those are known to differ.
     """
     net = named(net, "load_weights")
     globs = checked_globs(allow)
@@ -100,6 +124,7 @@ def load_weights(
     if refused.missing or refused.unexpected or refused.misshapen:
         raise ValueError(_message(net, where + fit.said(", read "), match, refused))
     _assign(net, _cast(net, match.pairs, where))
+    _settle(net, fit.names, where, fresh)
     missing, unexpected, misshapen = (tuple(map(str, odd)) for odd in match.odd())
     return Loaded(len(match.pairs), missing, unexpected, misshapen, fit.said())
 
@@ -115,6 +140,26 @@ def _left_out(net: Network, names: str) -> tuple[str, ...]:
         theirs for ours, theirs in keys.rules if ours.startswith("head/") and ours not in paths
     ]
     return tuple(f"{theirs.partition('@')[0]}{joint}*" for theirs in absent)
+
+
+def _settle(net: Network, names: str, where: str, fresh: bool) -> None:
+    """Give the norms the constants of the file's network, or warn where others are at work."""
+    keys = net.family.keys[names]
+    norms = [norm for _, norm in nnx.iter_modules(net) if isinstance(norm, nn.BatchNorm)]
+    if keys is None or keys.epsilon is None or not norms:
+        return
+    if fresh:
+        for norm in norms:
+            norm.epsilon = keys.epsilon
+            norm.momentum = norm.momentum if keys.momentum is None else keys.momentum
+    elif odd := [norm.epsilon for norm in norms if norm.epsilon != keys.epsilon]:
+        warnings.warn(
+            f"{where}: the norms of {names}'s network have the epsilon {keys.epsilon:g}, and those "
+            f"of this {net.name} {odd[0]:g}, so that its outputs differ; create it with "
+            f"epsilon={keys.epsilon:g}, or give the file to models.create(…, weights=…), which "
+            "takes the epsilon over",
+            stacklevel=4,
+        )
 
 
 class _Fit(NamedTuple):
