@@ -8,18 +8,12 @@ from convjax.models._mobile_keys import (
     TORCH,
     TORCHVISION_EFFICIENTNET,
     TORCHVISION_EFFICIENTNET_B5,
+    efficientnet_pytorch,
 )
 from convjax.models._network import Family, Network
 from convjax.models._options import StridedOptions, with_options
 from convjax.models._style import Style, divisible
 
-FAMILY = Family(
-    "efficientnet", torch=TORCH, torchvision=TORCHVISION_EFFICIENTNET, keras=KERAS_EFFICIENTNET
-)
-# From B5 on.
-_LARGE = Family(
-    "efficientnet", torch=TORCH, torchvision=TORCHVISION_EFFICIENTNET_B5, keras=KERAS_EFFICIENTNET
-)
 # Expansion, features, strides, side of the window and units of the stages.
 _STAGES = (
     (0, 16, 1, 3, 1),
@@ -35,9 +29,14 @@ _SCALES = (
     *((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4)),
     *((1.4, 1.8), (1.6, 2.2), (1.8, 2.6), (2.0, 3.1)),
 )
+_LITE = {"squeeze": False, "fixed_ends": True, "activation": "relu6"}
 VARIANTS = {
     f"efficientnet_b{i}": {"width": width, "depth": depth}
     for i, (width, depth) in enumerate(_SCALES)
+}
+VARIANTS |= {
+    f"efficientnet_lite{i}": {"width": width, "depth": depth, **_LITE}
+    for i, (width, depth) in enumerate(_SCALES[:5])
 }
 VARIANTS |= {
     f"tf_{name}": {**preset, "same_padding": True, "epsilon": 1e-3}
@@ -51,11 +50,12 @@ def efficientnet(
     depth: float = 1.0,
     *,
     squeeze: bool = True,
+    fixed_ends: bool = False,
     epsilon: float | None = None,
     same_padding: bool = False,
     **options: Unpack[StridedOptions],
 ) -> Network:
-    """Return an EfficientNet: B0 at width and depth 1, B7 at 2.0 and 3.1.
+    """Return an EfficientNet: B0 at width and depth 1, B7 at 2.0 and 3.1; or an EfficientNet-Lite.
 
     A strided 3x3 stem of 32 channels; seven stages of inverted residual units with windows of 3x3
     or 5x5 and squeeze-and-excitation; a 1x1 convolution to 1280 channels; global average pool and a
@@ -65,6 +65,8 @@ def efficientnet(
       width: multiplier of all channels.
       depth: multiplier of the units in every stage, rounded up.
       squeeze: whether there is squeeze-and-excitation.
+      fixed_ends: whether stem, last convolution and the number of units in the first and last stage
+        stay as they are whatever ``width`` and ``depth`` (EfficientNet-Lite).
       epsilon: of the norms; None for the reference's.
       same_padding: whether padding is SAME although the reference is ``"torch"`` (timm's ``tf_``).
       output_stride: 2, 4, 8, 16 or 32: later strides become dilations; None for 32.
@@ -91,23 +93,34 @@ def efficientnet(
       (385814752, 5288548)
 
     Reference: Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks,
-    2019.
+    2019. The Lite ones: Liu, Higher accuracy on vision models with EfficientNet-Lite, 2020.
     """
-    family = _LARGE if (width, depth) in _SCALES[5:] else FAMILY
+    counts = [deepened(units, depth) for *_, units in _STAGES]
+    if fixed_ends:
+        counts[0], counts[-1] = _STAGES[0][-1], _STAGES[-1][-1]
+    large = (width, depth) in _SCALES[5:]
+    family = Family(
+        "efficientnet",
+        torch=TORCH,
+        torchvision=TORCHVISION_EFFICIENTNET_B5 if large else TORCHVISION_EFFICIENTNET,
+        keras=KERAS_EFFICIENTNET,
+        others={"EfficientNet-PyTorch": efficientnet_pytorch(counts)},
+    )
     style = Style.of(options, family, keras=_KERAS, epsilon=epsilon, same=same_padding or None)
 
     def wide(features: int) -> int:
         return divisible(features * width)
 
     table = [
-        repeated(Row(wide(features), strides, expansion, side, squeeze), deepened(units, depth))
-        for expansion, features, strides, side, units in _STAGES
+        repeated(Row(wide(features), strides, expansion, side, squeeze), units)
+        for (expansion, features, strides, side, _), units in zip(_STAGES, counts, strict=True)
     ]
+    first, last = (32, 1280) if fixed_ends else (wide(32), wide(1280))
     return style.network(
         {
-            "stem": style.unit((style.in_features, wide(32)), 3, 2),
-            **trunk(MobileUnit(style), wide(32), table),
-            "last": style.unit((wide(320), wide(1280))),
-            "head": style.head(wide(1280)),
+            "stem": style.unit((style.in_features, first), 3, 2),
+            **trunk(MobileUnit(style), first, table),
+            "last": style.unit((wide(320), last)),
+            "head": style.head(last),
         }
     )

@@ -1,8 +1,8 @@
-"""The inverted residual unit, and the networks' tables that it is repeated by."""
+"""The inverted residual unit and its relatives, and the tables that they are repeated by."""
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from flax import nnx
@@ -18,9 +18,14 @@ class Row(NamedTuple):
       features: channels out.
       strides: of the depthwise convolution.
       expansion: channels between over channels in; 0 where no 1x1 convolution comes first.
-      side: of the depthwise window.
+      side: of the depthwise window, or of the full one of a fused unit; 0 for none.
       squeeze: whether there is squeeze-and-excitation.
       activation: a name, or "" for the network's.
+      kind: ``"inverted"``; ``"fused"``: one full convolution in the place of the 1x1 and the
+        depthwise one, and of all three where nothing is expanded (EfficientNetV2); ``"universal"``:
+        the depthwise convolution may also stand first, or nowhere (MobileNetV4).
+      start: side of the depthwise window that comes first in a universal unit; 0 for none.
+      skip: whether a unit that keeps its shape has a shortcut.
     """
 
     features: int
@@ -29,6 +34,9 @@ class Row(NamedTuple):
     side: int = 3
     squeeze: bool = False
     activation: str = ""
+    kind: str = "inverted"
+    start: int = 0
+    skip: bool = True
 
 
 Table = Sequence[Sequence[Row]]
@@ -37,6 +45,11 @@ Table = Sequence[Sequence[Row]]
 def repeated(row: Row, units: int) -> tuple[Row, ...]:
     """Return a stage of equal units, of which the first strides."""
     return (row, *(row._replace(strides=1),) * (units - 1))
+
+
+def scaled(table: Table, wide: Callable[[int], int]) -> list[list[Row]]:
+    """Return a table of which every row's features are those that ``wide`` makes of them."""
+    return [[row._replace(features=wide(row.features)) for row in rows] for rows in table]
 
 
 def deepened(units: int, depth: float) -> int:
@@ -79,14 +92,41 @@ class MobileUnit:
           dilation: of the depthwise convolution.
           rate: of stochastic depth, where the unit keeps its shape.
         """
-        branch = self._branch(features, row, strides, dilation)
+        branch = getattr(self, f"_{row.kind}")(features, row, strides, dilation)
         after = self.style.act() if self.activated else None
-        if strides != 1 or features != row.features:
+        if strides != 1 or features != row.features or not row.skip:
             return nn.Residual(nn.Chain(branch), "none", activation=after)
         beside = self.style.beside(features)
         return nn.Residual(nn.Chain({**branch, **skipped(rate)}), beside, activation=after)
 
-    def _branch(
+    def _fused(self, features: int, row: Row, strides: int, dilation: int) -> dict[str, nnx.Module]:
+        how: dict[str, Any] = {"dilation": dilation, "activation": row.activation or True}
+        if not row.expansion:
+            return self.style.step((features, row.features), row.side, strides, **how)
+        middle = divisible(features * row.expansion)
+        return {
+            "expand": self.style.unit((features, middle), row.side, strides, **how),
+            self.last: self.style.unit((middle, row.features), activation=False),
+        }
+
+    def _universal(
+        self, features: int, row: Row, strides: int, dilation: int
+    ) -> dict[str, nnx.Module]:
+        unit = self.style.unit
+        middle = divisible(features * row.expansion)
+        # Of two depthwise convolutions the second strides.
+        first = 1 if row.side else strides
+        parts: dict[str, nnx.Module] = {}
+        if row.start:
+            how: dict[str, Any] = {"groups": features, "dilation": dilation, "activation": False}
+            parts["start"] = unit((features, features), row.start, first, **how)
+        parts["expand"] = unit((features, middle))
+        if row.side:
+            how = {"groups": middle, "dilation": dilation}
+            parts["depthwise"] = unit((middle, middle), row.side, strides, **how)
+        return {**parts, self.last: unit((middle, row.features), activation=False)}
+
+    def _inverted(
         self, features: int, row: Row, strides: int, dilation: int
     ) -> dict[str, nnx.Module]:
         unit = self.style.unit

@@ -1,7 +1,8 @@
-"""What timm and Keras call the weights of the MobileNets and the EfficientNets."""
+"""What timm, torchvision and Keras call the weights of the MobileNets and the EfficientNets."""
 
 from collections.abc import Iterator, Sequence
 
+from convjax.models._mobile import Table
 from convjax.models._network import Keys
 
 _UNIT = "stage{s}/{i}/branch/"
@@ -46,6 +47,36 @@ TORCH_V1 = Keys(
 _TENSORFLOW = {"epsilon": 1e-3, "momentum": 0.99}
 
 
+# Parts of a unit, and timm's names of their convolution and norm.
+_TORCH_UNITS = {
+    ("inverted", False): (("depthwise", "conv_dw", "bn1"), ("project", "conv_pw", "bn2")),
+    ("inverted", True): (
+        ("expand", "conv_pw", "bn1"),
+        ("depthwise", "conv_dw", "bn2"),
+        ("project", "conv_pwl", "bn3"),
+    ),
+    ("fused", False): (("", "conv", "bn1"),),
+    ("fused", True): (("expand", "conv_exp", "bn1"), ("project", "conv_pwl", "bn2")),
+    ("universal", True): (
+        ("start", "dw_start.conv", "dw_start.bn"),
+        ("expand", "pw_exp.conv", "pw_exp.bn"),
+        ("depthwise", "dw_mid.conv", "dw_mid.bn"),
+        ("project", "pw_proj.conv", "pw_proj.bn"),
+    ),
+}
+
+
+def torch_of(table: Table) -> Keys:
+    """Return timm's names of a network that a table of units of several kinds makes."""
+    rules = []
+    for s, rows in enumerate(table):
+        for i, row in enumerate(rows):
+            for part, conv, norm in _TORCH_UNITS[row.kind, bool(row.expansion)]:
+                ours = f"stage{s + 1}/{i}/branch/{part}".rstrip("/")
+                rules += _pair(ours, f"blocks.{s}.{i}.{conv}", f"blocks.{s}.{i}.{norm}")
+    return Keys((*rules, *_SQUEEZE, ("head/hidden", "conv_head@1x1"), *_ENDS))
+
+
 def torch_v3(stages: int) -> Keys:
     """Return timm's names of a MobileNetV3, to which the last convolution is one stage more."""
     return Keys(
@@ -85,6 +116,53 @@ def torchvision_v3(units: Sequence[Sequence[tuple[bool, bool]]]) -> Keys:
         rules += _block(unit, f"features.{n + 1}.block", [p for p, here in parts.items() if here])
     rules.append(("head/hidden", "classifier.0"))
     return _torchvision(rules, len(kinds) + 1, "classifier.3")._replace(**_TENSORFLOW)
+
+
+def torchvision_of(table: Table) -> Keys:
+    """Return torchvision's names of a network that a table of fused and inverted units makes."""
+    rules = []
+    for s, rows in enumerate(table, 1):
+        for i, row in enumerate(rows):
+            unit, there = f"stage{s}/{i}/branch", f"features.{s}.{i}.block"
+            if row.kind == "fused" and not row.expansion:
+                rules += _pair(unit, f"{there}.0.0", f"{there}.0.1")
+            elif row.kind == "fused":
+                rules += _block(unit, there, ("expand", "project"))
+            else:
+                rules += _block(unit, there, _PARTS)
+    return _torchvision(rules, len(table) + 1, "classifier.1")._replace(epsilon=1e-3)
+
+
+def torchvision_mnasnet(units: Sequence[int]) -> Keys:
+    """Return torchvision's names of a MNASNet, which numbers layers and stages together."""
+    rules = [
+        *_pair("stem", "layers.0", "layers.1"),
+        *_pair("stage1/0/branch/depthwise", "layers.3", "layers.4"),
+        *_pair("stage1/0/branch/project", "layers.6", "layers.7"),
+    ]
+    for s in range(2, len(units) + 1):
+        for k, part in enumerate(("expand", "depthwise", "project")):
+            there = f"layers.{6 + s}.{{i}}.layers"
+            rules += _pair(
+                f"stage{s}/{{i}}/branch/{part}", f"{there}.{3 * k}", f"{there}.{3 * k + 1}"
+            )
+    last = 7 + len(units)
+    ends = _pair("last", f"layers.{last}", f"layers.{last + 1}")
+    return Keys((*rules, *ends, ("head/dense", "classifier.1")))
+
+
+def efficientnet_pytorch(units: Sequence[int]) -> Keys:
+    """Return the names of the package EfficientNet-PyTorch, which numbers all units together."""
+    rules = []
+    for unit, n in _numbered(units):
+        there = f"_blocks.{n}."
+        rules += _pair(f"{unit}/expand", f"{there}_expand_conv", f"{there}_bn0")
+        rules += _pair(f"{unit}/depthwise", f"{there}_depthwise_conv", f"{there}_bn1")
+        rules += _pair(f"{unit}/project", f"{there}_project_conv", f"{there}_bn2")
+        rules.append((f"{unit}/squeeze/reduce", f"{there}_se_reduce"))
+        rules.append((f"{unit}/squeeze/expand", f"{there}_se_expand"))
+    ends = (*_pair("stem", "_conv_stem", "_bn0"), *_pair("last", "_conv_head", "_bn1"))
+    return Keys((*rules, *ends, ("head/dense", "_fc")))
 
 
 def _torchvision(rules: Sequence[tuple[str, str]], last: int, head: str) -> Keys:

@@ -12,6 +12,7 @@ from convjax.models._style import Style, divisible
 _STAGES = ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 2, 6), (1024, 2, 2))
 _KERAS = {"epsilon": 1e-3, "momentum": 0.99}
 VARIANTS = {f"mobilenetv1_{w:03}": {"width": w / 100} for w in (25, 50, 75, 100, 125)}
+VARIANTS["mobilenetv1_100h"] = {"last": True}
 
 
 @with_options(shortcut="none", activation="relu6")
@@ -19,6 +20,7 @@ def mobilenet_v1(
     width: float = 1.0,
     *,
     depth: float = 1.0,
+    last: bool = False,
     **options: Unpack[StridedOptions],
 ) -> Network:
     """Return a MobileNet of 2017: a plain stack of depthwise-separable units.
@@ -32,6 +34,8 @@ def mobilenet_v1(
     Args:
       width: multiplier of all channels, those of the head too.
       depth: multiplier of the units in every stage, rounded up.
+      last: whether a 1x1 convolution to 1024 channels, or more at widths above 1, with norm and
+        activation, comes before the pool (timm's name in ``h``).
       output_stride: 2, 4, 8, 16 or 32: later strides become dilations; None for 32.
       stochastic_depth: rate that is reached after the last unit, from 0 at the first.
       reference: ``"torch"`` (channels in eights) or ``"keras"`` (channels cut to whole numbers,
@@ -72,10 +76,13 @@ def mobilenet_v1(
         repeated(Row(wide(features), strides), units)
         for (features, strides, _), units in zip(_STAGES, counts, strict=True)
     ]
+    features = max(1024, wide(1024)) if last else wide(1024)
+    widened = {"last": style.unit((wide(1024), features))} if last else {}
     return style.network(
         {
             "stem": style.unit((style.in_features, wide(32)), 3, 2),
             **trunk(unit, wide(32), table),
-            "head": style.head(wide(1024)),
+            **widened,
+            "head": style.head(features),
         }
     )

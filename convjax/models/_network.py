@@ -52,6 +52,7 @@ class Family:
       keras: key rules of Keras's file, likewise.
       torchvision: key rules of torchvision's file, where it calls the same arrays otherwise than
         ``torch`` says; ``models.load_weights`` takes the rules by which more arrays fit.
+      others: key rules of further packages of PyTorch, likewise, by the package's name.
 
     Raises:
       ValueError: no name; a rule whose name needs a number that its path has not.
@@ -76,12 +77,21 @@ class Family:
         torch: Keys | Mapping[str, str] | None = None,
         keras: Keys | Mapping[str, str] | None = None,
         torchvision: Keys | Mapping[str, str] | None = None,
+        others: Mapping[str, Keys | Mapping[str, str]] | None = None,
     ):
         self.name = _check.instance("name", name, str, "the family's name")
         if not name:
             raise ValueError("name='' is empty; give the family a name")
         self.keys = {"torch": _keys("torch", torch), "keras": _keys("keras", keras)}
         self.keys["torchvision"] = _keys("torchvision", torchvision)
+        right = "a mapping from packages' names to key rules"
+        more = {} if others is None else _check.instance("others", others, Mapping, right)
+        self.keys |= {other: _keys(f"others[{other!r}]", keys) for other, keys in more.items()}
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """Whose names there are for files of PyTorch."""
+        return tuple(name for name, keys in self.keys.items() if keys and name != "keras")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Family) and other.name == self.name

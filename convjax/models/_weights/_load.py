@@ -15,7 +15,7 @@ from flax import nnx
 
 from convjax import nn
 from convjax._check import instance, wrong_type
-from convjax.models._network import Network, named
+from convjax.models._network import REFERENCES, Network, named
 from convjax.models._weights._cast import cast
 from convjax.models._weights._formats import read
 from convjax.models._weights._keys import Key, from_reference, key_of, layout_of, renumbered
@@ -170,7 +170,7 @@ class _Fit(NamedTuple):
 
     def said(self, before: str = "") -> str:
         parts = [f"without the prefix {self.prefix!r}"] if self.prefix else []
-        parts += ["by torchvision's names"] if self.names == "torchvision" else []
+        parts += [f"by {self.names}'s names"] if self.names not in REFERENCES else []
         return before + " and ".join(parts) if parts else ""
 
 
@@ -181,7 +181,7 @@ def _fitted(
 
     A prefix is one only where it stands before most of the names that the network has.
     """
-    spellings = [n for n in ("torch", "torchvision") if net.family.keys[n] is not None]
+    spellings = net.family.spellings
     if net.reference != "torch" or not spellings:
         return _Fit(net.reference), arrays
     best, most = _Fit("torch"), 0

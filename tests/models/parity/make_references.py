@@ -59,6 +59,11 @@ TIMM = [
     *(f"tf_efficientnet_b{i}" for i in B),
     *(f"convnext_{size}" for size in ("tiny", "small", "base", "large", "xlarge")),
     *("inception_v3", "inception_v4", "inception_resnet_v2"),
+    *(f"{tf}efficientnet_lite{i}" for tf in ("", "tf_") for i in range(5)),
+    *(f"{tf}efficientnetv2_{size}" for tf in ("", "tf_") for size in ("s", "m", "l", "xl")),
+    *(f"tf_efficientnetv2_b{i}" for i in range(4)),
+    *(f"{se}mnasnet_{width}" for se in ("", "se") for width in ("050", "075", "100", "140")),
+    *("mnasnet_small", "mobilenetv1_100h"),
     *(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")),
 ]
 TORCHVISION = {  # name here: the network's function, whether it has auxiliary classifiers
