@@ -82,7 +82,7 @@ def test_the_precision_around_a_call_reaches_every_product_as_in_lax(name, conte
 
 
 def test_winograd_is_not_chosen_where_a_precision_surrounds_the_call():
-    x, kernel = jnp.ones((1, 12, 12, 64)), jnp.ones((3, 3, 64, 64))
+    x, kernel = jnp.ones((1, 12, 12, 96)), jnp.ones((3, 3, 96, 96))
 
     @jax.jit
     def run(x):

@@ -102,9 +102,7 @@ def _forward_by_onednn(geometry: Geometry) -> bool:
         return max(geometry.strides) == 1 and min(geometry.spatial) >= 32
     if _product.serves(geometry):
         return geometry.in_features < 16
-    if geometry.in_features >= 16 and math.prod(geometry.out_spatial) > 64 * 64:
-        return False
-    return not _is_tiny(geometry) and not (_winograd.serves(geometry) and _pays(geometry))
+    return not _is_tiny(geometry) and not _winograd_is_faster(geometry)
 
 
 def _input_gradient_by_onednn(geometry: Geometry) -> bool:
@@ -114,13 +112,19 @@ def _input_gradient_by_onednn(geometry: Geometry) -> bool:
     features = min(geometry.in_features, geometry.out_features)
     if strided or _is_pointwise(geometry) or _is_tiny(geometry) or features < 3:
         return False
-    return not (_winograd.serves(geometry) and _pays(geometry) and features >= 48)
+    return not _winograd_is_faster(geometry)
 
 
 def _kernel_gradient_by_onednn(geometry: Geometry) -> bool:
     if _product.serves(geometry):
         return _is_pointwise(geometry)
     return geometry.multiplier > 4 or not _shift.serves(geometry)
+
+
+def _winograd_is_faster(geometry: Geometry) -> bool:
+    """Whether Winograd's fewer products outweigh what oneDNN does faster."""
+    features = min(geometry.in_features, geometry.out_features)
+    return features >= 80 and _winograd.serves(geometry) and _pays(geometry)
 
 
 # Whether oneDNN's time was below that of every other form by a clear margin, on JAX 0.10 and 0.12.
