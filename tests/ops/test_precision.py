@@ -27,7 +27,7 @@ def drop_in(x, kernel, precision=None):
 
 
 def depthwise(x, kernel, precision=None):
-    return lax_conv(x, kernel, precision, feature_group_count=64)
+    return lax_conv(x, kernel, precision, feature_group_count=96)
 
 
 def product(x, kernel, precision=None):
@@ -36,18 +36,18 @@ def product(x, kernel, precision=None):
 
 # Ours, lax's, and the kernel's shape; "auto" computes the first by Winograd at the default.
 CALLS = {
-    "conv": (ops.conv, lax_conv, (3, 3, 64, 64)),
-    "drop-in": (drop_in, lax_conv, (3, 3, 64, 64)),
-    "pointwise_conv": (ops.pointwise_conv, lax_conv, (1, 1, 64, 8)),
-    "depthwise_conv": (ops.depthwise_conv, depthwise, (3, 3, 1, 64)),
-    "dense": (ops.dense, product, (64, 8)),
-    "conv_transpose": (ops.conv_transpose, lax_conv, (3, 3, 64, 64)),
+    "conv": (ops.conv, lax_conv, (3, 3, 96, 96)),
+    "drop-in": (drop_in, lax_conv, (3, 3, 96, 96)),
+    "pointwise_conv": (ops.pointwise_conv, lax_conv, (1, 1, 96, 8)),
+    "depthwise_conv": (ops.depthwise_conv, depthwise, (3, 3, 1, 96)),
+    "dense": (ops.dense, product, (96, 8)),
+    "conv_transpose": (ops.conv_transpose, lax_conv, (3, 3, 96, 96)),
 }
 
 
 def programs(call, shape, context, precision=None):
     """Return the precisions of the value's and both gradients' products, on every platform."""
-    x = jax.ShapeDtypeStruct((1, 12, 12, 64), jnp.float32)
+    x = jax.ShapeDtypeStruct((1, 12, 12, 96), jnp.float32)
     kernel = jax.ShapeDtypeStruct(shape, jnp.float32)
 
     def derived(x, kernel):
