@@ -102,6 +102,7 @@ def create(
     weights: str | PathLike[str] | Mapping[str, Any] | None = None,
     allow: str | Sequence[str] = (),
     adapt_input: bool = False,
+    use_ema: bool = True,
     rngs: nnx.Rngs,
     **options: Any,
 ) -> Network:
@@ -119,6 +120,7 @@ def create(
         timm's, unless ``epsilon`` is given.
       allow: what need not fit in it, as in ``models.load_weights``.
       adapt_input: whether its first kernel for RGB becomes one for ``in_features``, likewise.
+      use_ema: whether a moving average in it is taken, likewise.
       rngs: source of the initial values.
       **options: arguments of the family's function.
 
@@ -145,7 +147,8 @@ def create(
     net.name = name
     if weights is not None:
         fresh = "epsilon" not in options
-        load(net, weights, allow=allow, adapt_input=adapt_input, fresh=fresh)
+        how = {"adapt_input": adapt_input, "use_ema": use_ema, "fresh": fresh}
+        load(net, weights, allow=allow, **how)
     elif checked_globs(allow):
         raise ValueError(f"allow={allow!r} is said of weights, and weights=None gives none")
     return net

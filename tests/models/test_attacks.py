@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from convjax.models._weights._formats import read
-from convjax.models._weights._torch_file import _check_archive, _state_dict
+from convjax.models._weights._torch_file import _check_archive, unwrapped
 
 h5py = pytest.importorskip("h5py")
 WEIGHT = "a/kernel:0"
@@ -138,9 +138,9 @@ def test_a_state_dict_that_holds_itself_is_refused():
     endless = {}
     endless["state_dict"] = {"model": endless}
     with pytest.raises(ValueError, match=r"'state_dict' holds itself, or another wrapper"):
-        _state_dict(endless)
+        unwrapped(endless, True)
     whole = {"model": {"state_dict": {"state_dict_ema": {"model_ema": {"w": np.ones(2)}}}}}
-    assert list(_state_dict(whole)) == ["w"]
+    assert list(unwrapped(whole, True)[0]) == ["w"]
 
 
 def test_an_archive_of_pytorch_that_unpacks_to_more_than_it_is_is_refused(tmp_path):

@@ -57,14 +57,14 @@ TYPES = ["f2", "f4", "f8", "i1", "i4", "i8", "u1", "?", ml_dtypes.bfloat16, ml_d
 def test_safetensors_of_every_dtype(tmp_path):
     arrays = {np.dtype(d).name: (9 * some(2, 3)).astype(d) for d in TYPES}
     arrays |= {"scalar": np.asarray(3), "none": some(0, 4)}
-    kind, found, where = read(stored(tmp_path / "a.safetensors", arrays))
+    kind, found, where, _ = read(stored(tmp_path / "a.safetensors", arrays))
     same(found, arrays)
     assert kind == "torch" and "a.safetensors" in where
 
 
 def test_a_mapping_of_numpy_and_jax_arrays(tmp_path):
     arrays = {"b": some(2, 3), "a": jnp.asarray(some(3), jnp.bfloat16), "s": np.float16(2)}
-    kind, found, _ = read(arrays)
+    kind, found, _, _ = read(arrays)
     assert kind is None
     same(found, arrays)
 
@@ -511,7 +511,7 @@ def test_keras_layers_in_the_order_of_the_file(options, tmp_path):
         "empty": {},
         "a": {"net/a/kernel:0": half, "net/a/moving_mean:0": bias},
     }
-    kind, found, where = read(legacy(h5py, tmp_path / "a.h5", layers, **options))
+    kind, found, where, _ = read(legacy(h5py, tmp_path / "a.h5", layers, **options))
     assert kind == "keras" and "a.h5" in where
     expected = {
         "plain/kernel": kernel,

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import secrets
+import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,11 +18,18 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+from flax import nnx
 
 from convjax._check import MissingFileError, MissingPackageError, existing_file, wrong_type
 from convjax._check import path as checked_path
+from convjax.models._weights._hdf5 import LARGEST_RATIO, SMALL
 from convjax.models._weights._keras_file import read_archive, read_keras
-from convjax.models._weights._torch_file import drop_module_prefix, of_tensor, read_torch
+from convjax.models._weights._torch_file import (
+    drop_module_prefix,
+    of_tensor,
+    read_torch,
+    unwrapped,
+)
 
 SAFETENSORS, ZIP, PICKLE, HDF5 = "safetensors", "a zip archive", "a pickle", "HDF5"
 SIGNATURES = {
@@ -42,6 +50,12 @@ SIGNATURES = {
 }
 
 
+# The file of weights in a folder as the hub has it, the first that is there.
+_HUB = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+_ORBAX = ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt")
+_STATE = "nnx.update(net, state) takes a state of the same network"
+
+
 class Arrays(NamedTuple):
     """What a source of weights holds.
 
@@ -50,30 +64,34 @@ class Arrays(NamedTuple):
         does not tell.
       arrays: arrays by name, in the order of the source.
       where: what to call the source in an error message.
+      taken: names under which the arrays lay in a checkpoint, the outermost first.
     """
 
     kind: str | None
     arrays: dict[str, np.ndarray]
     where: str
+    taken: tuple[str, ...] = ()
 
 
 class _Format(NamedTuple):
     kind: str
     contents: tuple[str, ...]
-    read: Callable[[Path], Mapping[str, Any]]
+    read: Callable[[Path], Any]
 
 
-def read(source: str | os.PathLike | Mapping[str, Any]) -> Arrays:
+def read(source: str | os.PathLike | Mapping[str, Any], *, use_ema: bool = True) -> Arrays:
     """Return the arrays of a file of weights, or of a mapping.
 
     Args:
       source: a file whose name ends in .safetensors, in .pth, .pt, .bin, .ckpt or .tar (PyTorch's,
         read without it), in .npz, in .index.json (which names the files of a sharded checkpoint
-        beside it), or in .h5 or .keras (Keras's); or a mapping from names to NumPy, JAX or PyTorch
-        arrays. A prefix ``module.`` common to all names is dropped.
+        beside it), in .h5 or .keras (Keras's), or in .zip, with one of these in it; a folder as
+        those of the Hugging Face hub; or a mapping from names to NumPy, JAX or PyTorch arrays. A
+        prefix ``module.`` common to all names is dropped.
+      use_ema: whether a moving average of the weights is taken from a checkpoint that holds one.
 
     Returns:
-      ``Arrays(kind, arrays, where)``, each array in the dtype and layout of the source.
+      ``Arrays(kind, arrays, where, taken)``, each array in the dtype and layout of the source.
 
     Raises:
       FileNotFoundError: a file that is absent.
@@ -89,12 +107,21 @@ def read(source: str | os.PathLike | Mapping[str, Any]) -> Arrays:
     """
     if isinstance(source, Mapping):
         where = "source (a mapping)"
+        if isinstance(source, nnx.State):
+            raise ValueError(
+                f"{where} is a state of Flax, whose names are no reference's; {_STATE}"
+            )
         return Arrays(None, drop_module_prefix(_arrays(source, where)), where)
     path = _existing(source)
     where = f"source={str(path)!r}"
     form = _format(path, where)
+    taken: tuple[str, ...] = ()
     try:
+        if form.read is _read_inside:
+            return _read_inside(path, use_ema)._replace(where=where)
         found = form.read(path)
+        if form.kind == "torch":
+            found, taken = unwrapped(found, use_ema)
     except ImportError as error:
         raise MissingPackageError(
             f"{where}: the package {error.name} that reads it is not installed; "
@@ -110,7 +137,7 @@ def read(source: str | os.PathLike | Mapping[str, Any]) -> Arrays:
         arrays = drop_module_prefix(arrays)
     if not arrays:
         raise ValueError(f"{where} holds no arrays")
-    return Arrays(form.kind, arrays, where)
+    return Arrays(form.kind, arrays, where, taken)
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -181,6 +208,33 @@ def _read_shards(path: Path) -> dict[str, Any]:
     return arrays
 
 
+def _read_inside(path: Path, use_ema: bool = True) -> Arrays:
+    """Read the one file of weights in an archive."""
+    with zipfile.ZipFile(path) as archive:
+        sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+        if any(name.endswith("data.pkl") for name in sizes):
+            raise ValueError("it is an archive of torch.save; name it *.pth")
+        endings = tuple(ending for ending in FORMATS if ending not in (".zip", ".index.json"))
+        inside = [name for name in sizes if name.lower().endswith(endings)]
+        if len(inside) != 1:
+            held = f"{len(inside)} ({', '.join(inside[:8])})" if inside else "none"
+            raise ValueError(
+                f"an archive is read where one file of weights is in it, and it holds {held}; "
+                "unpack it and give the file"
+            )
+        size = path.stat().st_size
+        if sizes[inside[0]] > max(LARGEST_RATIO * size, SMALL):
+            raise ValueError(f"it would unpack to far more than its {size} bytes")
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / Path(inside[0]).name
+            file.write_bytes(archive.read(inside[0]))
+            try:
+                return read(file, use_ema=use_ema)
+            except ValueError as error:
+                reason = str(error).replace(str(file), inside[0])
+                raise ValueError(f"in it, {reason}") from error
+
+
 FORMATS = {
     ".safetensors": _Format("torch", (SAFETENSORS,), _read_safetensors),
     ".pth": (torch := _Format("torch", (ZIP, PICKLE), read_torch)),
@@ -193,6 +247,7 @@ FORMATS = {
     ".h5": (keras := _Format("keras", (HDF5,), read_keras)),
     ".hdf5": keras,
     ".keras": _Format("keras", (ZIP,), read_archive),
+    ".zip": _Format("", (ZIP,), _read_inside),
 }
 del torch, keras
 
@@ -203,6 +258,16 @@ def _existing(source: Any) -> Path:
         wrong_type("source", source, "a file of weights, or a mapping from names to arrays")
     path = checked_path("source", source)
     if os.path.isdir(path):
+        if os.path.exists(path / "config.json"):
+            for name in _HUB:
+                if os.path.exists(path / name):
+                    return existing_file("source", path / name, "")
+        if any(os.path.exists(path / name) for name in _ORBAX):
+            raise ValueError(
+                f"source={str(path)!r} is a checkpoint of Orbax, whose names are no reference's; "
+                f"with state = orbax.checkpoint.StandardCheckpointer().restore("
+                f"{os.path.abspath(path)!r}, nnx.state(net)), {_STATE}"
+            )
         within = ", ".join(_weights_in(path)) or "none"
         raise ValueError(f"source={str(path)!r} is a directory; files of weights in it: {within}")
     hint = "" if os.path.exists(path) else _nearest(path, os.fspath(source))
@@ -276,7 +341,11 @@ def _arrays(found: Mapping[str, Any], where: str) -> dict[str, np.ndarray]:
 
 
 def _array(name: str, value: Any, where: str) -> np.ndarray:
-    hint = "; give the inner mapping itself" if isinstance(value, Mapping) else ""
+    hint = ""
+    if isinstance(value, Mapping):
+        deeper = any(isinstance(inner, Mapping) for inner in value.values())
+        hint = f"; where it is a state of Flax, {_STATE}" if deeper else ""
+        hint = hint or "; give the inner mapping itself"
     refused = ValueError(f"{where}: {name!r} is {type(value).__name__}, not an array{hint}")
     if not hasattr(value, "__array__"):
         raise refused

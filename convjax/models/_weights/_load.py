@@ -35,8 +35,9 @@ class Loaded(NamedTuple):
       unexpected: the source's arrays that the network has not; its classifier is among them where
         the network was made without one.
       misshapen: arrays of another shape; they kept their values.
-      renamed: how the source's names were changed so that they fit: ``""``, or such as ``"without
-        the prefix 'model.'"`` and ``"by torchvision's names"``.
+      renamed: how the source's names were changed so that they fit: ``""``, or such as ``"from
+        'model_ema'"``, where the arrays lay in a checkpoint, ``"without the prefix 'model.'"``,
+        ``"by torchvision's names"`` and ``"with the head 'dense'"``.
     """
 
     count: int
@@ -52,6 +53,7 @@ def load_weights(
     *,
     allow: str | Sequence[str] = (),
     adapt_input: bool = False,
+    use_ema: bool = True,
 ) -> Loaded:
     """Set a network's parameters and batch statistics from a file of its reference.
 
@@ -70,6 +72,9 @@ def load_weights(
       adapt_input: whether a first kernel for RGB is turned into one for the network's
         ``in_features``, as timm does: summed over the colours for one, else repeated and scaled by
         3 / in_features, so that the response to a grey image stays.
+      use_ema: which weights are taken from a PyTorch checkpoint that holds a moving average
+        (``model_ema``, ``params_ema``, ``teacher``, …) beside the others: the average, as timm
+        does, or with False the others.
 
     Returns:
       What was set, and what ``allow`` let pass.
@@ -89,7 +94,7 @@ def load_weights(
       >>> models.load_weights(net, models.export_weights(other)).count
       262
     """
-    return load(net, source, allow=allow, adapt_input=adapt_input)
+    return load(net, source, allow=allow, adapt_input=adapt_input, use_ema=use_ema)
 
 
 def load(
@@ -98,6 +103,7 @@ def load(
     *,
     allow: str | Sequence[str] = (),
     adapt_input: bool = False,
+    use_ema: bool = True,
     fresh: bool = False,
 ) -> Loaded:
     """Do what ``load_weights`` says; in a fresh network, set the norms' constants too.
@@ -107,22 +113,25 @@ def load(
       source: as there.
       allow: as there.
       adapt_input: as there.
+      use_ema: as there.
       fresh: whether the network was made for these weights, so that its batch norms take the
         epsilon and momentum of the file's network where those are known to differ.
     """
     net = named(net, "load_weights")
     globs = checked_globs(allow)
     instance("adapt_input", adapt_input, bool, "True or False")
-    kind, arrays, where = read(source)
+    instance("use_ema", use_ema, bool, "True or False")
+    kind, arrays, where, taken = read(source, use_ema=use_ema)
     _check_kind(net, kind, where)
     fit, arrays = _fitted(net, arrays)
     arrays = _cleaned(net, arrays, fit.names)
-    if adapt_input:
-        arrays |= _adapted(net, arrays, fit.names)
-    match = _match(net, arrays, fit.names)
+    head, arrays = _with_head(net, arrays, fit.names)
+    fit = fit._replace(taken=taken, head=head)
+    adapted = _adapted(net, arrays, fit.names)
+    match = _match(net, arrays | adapted if adapt_input else arrays, fit.names)
     refused = match.without((*globs, *_left_out(net, fit.names)))
     if refused.missing or refused.unexpected or refused.misshapen:
-        raise ValueError(_message(net, where + fit.said(", read "), match, refused))
+        raise ValueError(_message(net, where + fit.said(", read "), match, refused, bool(adapted)))
     _assign(net, _cast(net, match.pairs, where))
     _settle(net, fit.names, where, fresh)
     missing, unexpected, misshapen = (tuple(map(str, odd)) for odd in match.odd())
@@ -167,10 +176,14 @@ class _Fit(NamedTuple):
 
     names: str
     prefix: str = ""
+    taken: tuple[str, ...] = ()
+    head: str = ""
 
     def said(self, before: str = "") -> str:
-        parts = [f"without the prefix {self.prefix!r}"] if self.prefix else []
+        parts = [f"from {'/'.join(self.taken)!r}"] if self.taken else []
+        parts += [f"without the prefix {self.prefix!r}"] if self.prefix else []
         parts += [f"by {self.names}'s names"] if self.names not in REFERENCES else []
+        parts += [f"with the head {self.head!r}"] if self.head else []
         return before + " and ".join(parts) if parts else ""
 
 
@@ -197,6 +210,29 @@ def _fitted(
             if count > most and (not prefix or 2 * count > len(own)):
                 best, most = _Fit(names, prefix), count
     return best, {name.removeprefix(best.prefix): array for name, array in arrays.items()}
+
+
+def _with_head(
+    net: Network, arrays: Mapping[str, np.ndarray], names: str
+) -> tuple[str, dict[str, np.ndarray]]:
+    """Give the head the name that it has here, where it alone is called otherwise.
+
+    Returns:
+      Its name in the source, or ``""``; and the arrays.
+    """
+    keys = {key_of(net, leaf, names).name: leaf for leaf in leaves(net)}
+    missing = {name: leaf for name, leaf in keys.items() if name not in arrays}
+    joint = "." if net.reference == "torch" else "/"
+    here = {name.rpartition(joint)[0] for name in missing}
+    there = {name.rpartition(joint)[0] for name in arrays if name not in keys}
+    if len(here) == len(there) == 1 and all(
+        leaf.path.startswith("head/") for leaf in missing.values()
+    ):
+        old, new = there.pop(), here.pop()
+        renamed = {f"{old}{name.removeprefix(new)}": name for name in missing}
+        if {name for name in arrays if name not in keys} == {*renamed}:
+            return old, {renamed.get(name, name): array for name, array in arrays.items()}
+    return "", dict(arrays)
 
 
 def _adapted(net: Network, arrays: Mapping[str, np.ndarray], names: str) -> dict[str, np.ndarray]:
@@ -374,7 +410,7 @@ def _check_kind(net: Network, kind: str | None, where: str) -> None:
         )
 
 
-def _message(net: Network, where: str, match: _Match, refused: _Match) -> str:
+def _message(net: Network, where: str, match: _Match, refused: _Match, adaptable: bool) -> str:
     """Say all that does not fit, and what it probably means."""
     parts = [f"{where} does not fit {net.name}: the network is unchanged"]
     for what, odds in zip(("missing", "unexpected", "misshapen"), refused.odd(), strict=True):
@@ -382,27 +418,49 @@ def _message(net: Network, where: str, match: _Match, refused: _Match) -> str:
             shown = ", ".join(map(str, odds[:SHOWN]))
             more = f", and {len(odds) - SHOWN} more" if len(odds) > SHOWN else ""
             parts.append(f"{len(odds)} {what}: {shown}{more}")
-    return "; ".join(parts) + _hint(net, match, refused)
+    return "; ".join(parts) + _hint(net, match, refused, adaptable)
 
 
-def _hint(net: Network, match: _Match, refused: _Match) -> str:
+def _hint(net: Network, match: _Match, refused: _Match, adaptable: bool) -> str:
     if not match.pairs and (other := _other_reference(net, refused)):
         return f". The names are {other}'s: create it with reference={other!r}"
     if not match.pairs:
         return ". Nothing fits: it is another network's file, or another reference's"
-    if any(o.path.startswith(f"{net.names[0]}/") for o in refused.misshapen) and (
-        len(refused.misshapen) == 1 and not refused.missing
-    ):
-        return ". Only the first kernel differs: adapt_input=True turns one for RGB into this one"
-    odd = [*refused.missing, *refused.misshapen]
-    heads = ("head/", "auxiliary/")
-    if odd and all(o.path.startswith(heads) for o in odd):
-        globs = [f"{head}*" for head in heads if any(o.path.startswith(head) for o in odd)]
-        allow = repr(globs[0] if len(globs) == 1 else globs)
-        return f". Only the head differs: allow={allow} keeps the network's own"
+    first = [o for o in refused.misshapen if adaptable and o.path.startswith(f"{net.names[0]}/")]
+    rest = [o for o in (*refused.missing, *refused.misshapen) if o not in first]
+    heads = {
+        f"{top}/*" for top in ("head", "auxiliary") for o in rest if o.path.startswith(f"{top}/")
+    }
+    foreign = _modules(net, refused.unexpected)
+    if all(o.path.startswith(("head/", "auxiliary/")) for o in rest) and len(foreign) <= 4:
+        globs = [*sorted(heads, reverse=True), *(f"{_literally(name)}*" for name in foreign)]
+        allow = f"allow={(globs[0] if len(globs) == 1 else globs)!r}" if globs else ""
+        return _advice(bool(first), bool(heads), allow)
     if len(refused.misshapen) > len(match.pairs) // 4:
         return ". It is probably the same network at another width"
     return ""
+
+
+def _advice(first: bool, heads: bool, allow: str) -> str:
+    """Say what lets all that does not fit pass."""
+    if not heads and not first:
+        return f". The network is complete without what is unexpected: {allow} passes it over"
+    if not heads and not allow:
+        return ". Only the first kernel differs: adapt_input=True turns one for RGB into this one"
+    if not first:
+        return f". Only the head differs: {allow} keeps the network's own"
+    return f". Of the network, only the ends differ: adapt_input=True and {allow} let them pass"
+
+
+def _modules(net: Network, odd: Sequence[_Odd]) -> list[str]:
+    """Return the modules of arrays, each with the sign behind it, in their order."""
+    joint = "." if net.reference == "torch" else "/"
+    return list(dict.fromkeys("".join(o.key.rpartition(joint)[:2]) or o.key for o in odd))
+
+
+def _literally(name: str) -> str:
+    """Write a name as a glob that stands for itself."""
+    return re.sub(r"([*?[])", r"[\1]", name)
 
 
 def _other_reference(net: Network, refused: _Match) -> str | None:

@@ -1,6 +1,5 @@
 """PyTorch's files, read without PyTorch: raw arrays, and a pickle of a few known classes."""
 
-import itertools
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -12,36 +11,32 @@ import numpy as np
 
 from convjax.models._weights._torch_pickle import Storage, unpickle
 
-# timm's order. A moving average of the weights comes first: it is what training scripts evaluate
-# and publish, and what timm itself takes out of the same file.
-WRAPPERS = (
-    *("state_dict_ema", "model_ema", "params_ema", "teacher"),
-    *("state_dict", "model_state_dict", "model", "net", "network", "params"),
+# Moving averages of the weights, which training scripts evaluate and publish, in timm's order.
+AVERAGES = (
+    *("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict"),
+    *("params_ema", "ema_model", "ema", "teacher"),
+)
+PLAIN = (
+    *("state_dict", "model_state_dict", "model", "net", "network", "params", "module"),
+    "student",
 )
 CODE = 2**20
 MAGIC = 0x1950A86A20F9469CFC6C
 
 
-def read_torch(path: Path) -> dict[str, Any]:
-    """Return the state dict of a checkpoint; nothing in the file is executed.
-
-    A checkpoint that holds its state dict under one of ``WRAPPERS`` is unwrapped; what stands
-    beside it (epoch, optimiser, …) is passed over unless it is an array.
+def read_torch(path: Path) -> Any:
+    """Return what a file of PyTorch holds; nothing in it is executed.
 
     Args:
       path: a .pth, .pt, .bin, .ckpt or .tar file, in either of torch.save's formats.
 
-    Returns:
-      Arrays by name.
-
     Raises:
-      ValueError: objects other than arrays, or no state dict.
+      ValueError: objects other than arrays and plain ones.
     """
     try:
-        content = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
+        return _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
     except pickle.UnpicklingError as error:
         raise ValueError(str(error)) from error
-    return _state_dict(content)
 
 
 def _read_zip(path: Path) -> Any:
@@ -106,23 +101,72 @@ def _check_archive(path: Path) -> None:
         raise ValueError(f"its entries declare {declared} bytes, and the whole file has {size}")
 
 
-def _state_dict(content: Any) -> dict[str, Any]:
-    for depth in itertools.count():
-        if not isinstance(content, Mapping):
-            break
-        wrapper = next((w for w in WRAPPERS if isinstance(content.get(w), Mapping)), None)
-        if wrapper is None:
-            break
-        if depth == len(WRAPPERS):
-            raise ValueError(f"its {wrapper!r} holds itself, or another wrapper, again and again")
+def unwrapped(content: Any, use_ema: bool) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """Return the state dict within a checkpoint, and the names under which it lies there.
+
+    What stands beside it (epoch, optimiser, …) is passed over unless it is an array. A name that is
+    none of ``AVERAGES`` and ``PLAIN`` is taken where nothing else holds arrays by name.
+
+    Args:
+      content: of a file.
+      use_ema: whether a moving average is taken where there is one, as timm does.
+
+    Raises:
+      ValueError: no state dict, or several that nothing tells apart; no other than an average.
+    """
+    names: list[str] = []
+    while isinstance(content, Mapping):
+        if len(names) > 2 * len(PLAIN):
+            raise ValueError(f"its {names[-1]!r} holds itself, or another wrapper, again and again")
+        name = _wrapper(content, use_ema)
+        if name is None:
+            return {n: getattr(value, "array", value) for n, value in content.items()}, (*names,)
         beside = [k for k, v in content.items() if hasattr(v, "__array__") and np.ndim(v)]
         if beside:
-            raise ValueError(f"beside its {wrapper!r} it holds the arrays {', '.join(beside)}")
-        content = content[wrapper]
-    if not isinstance(content, Mapping):
-        kind = "Tensor" if hasattr(content, "__array__") else type(content).__name__
-        raise ValueError(f"it holds one {kind}, not a state dict; save the network's state_dict()")
-    return {name: getattr(value, "array", value) for name, value in content.items()}
+            raise ValueError(f"beside its {name!r} it holds the arrays {', '.join(beside)}")
+        content = content[name]
+        names.append(name)
+    kind = "Tensor" if hasattr(content, "__array__") else type(content).__name__
+    raise ValueError(f"it holds one {kind}, not a state dict; save the network's state_dict()")
+
+
+def _wrapper(content: Mapping[Any, Any], use_ema: bool) -> str | None:
+    """Return the name under which a checkpoint's state dict lies; None where it is one itself."""
+    averages = [name for name in AVERAGES if isinstance(content.get(name), Mapping)]
+    plain = [name for name in PLAIN if isinstance(content.get(name), Mapping)]
+    if found := (averages + plain if use_ema else plain):
+        return found[0]
+    if any(hasattr(value, "__array__") and np.ndim(value) for value in content.values()):
+        return None
+    others = [
+        n for n, v in content.items() if n not in averages and isinstance(n, str) and _named(v)
+    ]
+    if len(others) > 1:
+        held = ", ".join(map(repr, others[:8]))
+        raise ValueError(
+            f"it holds several networks, {held}: save the one that you want by itself, "
+            f"torch.save(torch.load(file)[{others[0]!r}], …)"
+        )
+    if averages and not others:
+        raise ValueError(
+            f"it holds a moving average alone, {averages[0]!r}, and use_ema=False asks for the "
+            "other weights; use_ema=True reads it"
+        )
+    return others[0] if others else None
+
+
+def _named(value: Any) -> bool:
+    """Whether arrays by name are held by a mapping, or by one within it."""
+    waiting, seen = [value], set()
+    while waiting:
+        one = waiting.pop()
+        # A mapping may hold itself, or one other many times.
+        if isinstance(one, Mapping) and id(one) not in seen and all(type(n) is str for n in one):
+            if any(hasattr(v, "__array__") and np.ndim(v) for v in one.values()):
+                return True
+            seen.add(id(one))
+            waiting += one.values()
+    return False
 
 
 def drop_module_prefix(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
