@@ -53,6 +53,7 @@ SIGNATURES = {
 # The file of weights in a folder as the hub has it, the first that is there.
 _HUB = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 _ORBAX = ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt")
+_MAPPING = "source (a mapping)"
 _STATE = "nnx.update(net, state) takes a state of the same network"
 
 
@@ -106,7 +107,7 @@ def read(source: str | os.PathLike | Mapping[str, Any], *, use_ema: bool = True)
       {'fc.bias': array([0., 0., 0.])}
     """
     if isinstance(source, Mapping):
-        where = "source (a mapping)"
+        where = _MAPPING
         if isinstance(source, nnx.State):
             raise ValueError(
                 f"{where} is a state of Flax, whose names are no reference's; {_STATE}"
@@ -342,7 +343,9 @@ def _arrays(found: Mapping[str, Any], where: str) -> dict[str, np.ndarray]:
 
 def _array(name: str, value: Any, where: str) -> np.ndarray:
     hint = ""
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and where != _MAPPING:
+        hint = "; save the network's state_dict() alone"
+    elif isinstance(value, Mapping):
         deeper = any(isinstance(inner, Mapping) for inner in value.values())
         hint = f"; where it is a state of Flax, {_STATE}" if deeper else ""
         hint = hint or "; give the inner mapping itself"

@@ -132,6 +132,8 @@ def unwrapped(content: Any, use_ema: bool) -> tuple[Mapping[str, Any], tuple[str
 
 def _wrapper(content: Mapping[Any, Any], use_ema: bool) -> str | None:
     """Return the name under which a checkpoint's state dict lies; None where it is one itself."""
+    if {"state", "param_groups"} == {*content}:
+        raise ValueError("it holds an optimiser's state alone; save the network's state_dict()")
     averages = [name for name in AVERAGES if isinstance(content.get(name), Mapping)]
     plain = [name for name in PLAIN if isinstance(content.get(name), Mapping)]
     if found := (averages + plain if use_ema else plain):
