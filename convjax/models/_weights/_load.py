@@ -182,8 +182,6 @@ class _Fit(NamedTuple):
     def said(self, before: str = "") -> str:
         parts = [f"from {'/'.join(self.taken)!r}"] if self.taken else []
         parts += [f"without the prefix {self.prefix!r}"] if self.prefix else []
-        parts = [f"from {'/'.join(self.taken)!r}"] if self.taken else []
-        parts += [f"without the prefix {self.prefix!r}"] if self.prefix else []
         parts += [f"by {self.names}'s names"] if self.names not in REFERENCES else []
         parts += [f"with the head {self.head.partition(':')[0]!r}"] if self.head else []
         return before + " and ".join(parts) if parts else ""
