@@ -7,6 +7,7 @@ from convjax.models._create import create as create
 from convjax.models._create import list as list
 from convjax.models._create import register as register
 from convjax.models._deep_stack import deep_stack as deep_stack
+from convjax.models._densenet import densenet as densenet
 from convjax.models._efficientnet import efficientnet as efficientnet
 from convjax.models._efficientnet_v2 import efficientnet_v2 as efficientnet_v2
 from convjax.models._features import features as features
@@ -14,6 +15,7 @@ from convjax.models._features import headless as headless
 from convjax.models._freeze import Split as Split
 from convjax.models._freeze import freeze as freeze
 from convjax.models._from_hub import from_hub as from_hub
+from convjax.models._ghostnet import ghostnet as ghostnet
 from convjax.models._inception_resnet_v2 import inception_resnet_v2 as inception_resnet_v2
 from convjax.models._inception_v1 import inception_v1 as inception_v1
 from convjax.models._inception_v3 import inception_v3 as inception_v3
@@ -22,6 +24,7 @@ from convjax.models._mnasnet import mnasnet as mnasnet
 from convjax.models._mobilenet_v1 import mobilenet_v1 as mobilenet_v1
 from convjax.models._mobilenet_v2 import mobilenet_v2 as mobilenet_v2
 from convjax.models._mobilenet_v3 import mobilenet_v3 as mobilenet_v3
+from convjax.models._mobilenet_v4 import mobilenet_v4 as mobilenet_v4
 from convjax.models._network import Family as Family
 from convjax.models._network import Keys as Keys
 from convjax.models._network import Network as Network

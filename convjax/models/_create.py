@@ -11,8 +11,10 @@ from flax import nnx
 from convjax import _check
 from convjax.models import (
     _convnext,
+    _densenet,
     _efficientnet,
     _efficientnet_v2,
+    _ghostnet,
     _inception_resnet_v2,
     _inception_v1,
     _inception_v3,
@@ -21,6 +23,7 @@ from convjax.models import (
     _mobilenet_v1,
     _mobilenet_v2,
     _mobilenet_v3,
+    _mobilenet_v4,
     _resnet,
     _resnet_cifar,
     _resnet_v2,
@@ -207,6 +210,8 @@ for _build, _variants in (
     (_mobilenet_v1.mobilenet_v1, _mobilenet_v1.VARIANTS),
     (_mobilenet_v2.mobilenet_v2, _mobilenet_v2.VARIANTS),
     (_mobilenet_v3.mobilenet_v3, _mobilenet_v3.VARIANTS),
+    (_mobilenet_v4.mobilenet_v4, _mobilenet_v4.VARIANTS),
+    (_ghostnet.ghostnet, _ghostnet.VARIANTS),
     (_efficientnet.efficientnet, _efficientnet.VARIANTS),
     (_efficientnet_v2.efficientnet_v2, _efficientnet_v2.VARIANTS),
     (_mnasnet.mnasnet, _mnasnet.VARIANTS),
@@ -221,5 +226,6 @@ for _build, _variants in (
     (_inception_resnet_v2.inception_resnet_v2, _inception_resnet_v2.VARIANTS),
     (_xception.xception, _xception.VARIANTS),
     (_vgg.vgg, _vgg.VARIANTS),
+    (_densenet.densenet, _densenet.VARIANTS),
 ):
     register(_build, _variants)

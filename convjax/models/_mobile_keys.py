@@ -74,7 +74,8 @@ def torch_of(table: Table) -> Keys:
             for part, conv, norm in _TORCH_UNITS[row.kind, bool(row.expansion)]:
                 ours = f"stage{s + 1}/{i}/branch/{part}".rstrip("/")
                 rules += _pair(ours, f"blocks.{s}.{i}.{conv}", f"blocks.{s}.{i}.{norm}")
-    return Keys((*rules, *_SQUEEZE, ("head/hidden", "conv_head@1x1"), *_ENDS))
+    head = (("head/hidden", "conv_head@1x1"), ("head/norm", "norm_head"))
+    return Keys((*rules, *_SQUEEZE, *head, *_ENDS))
 
 
 def torch_v3(stages: int) -> Keys:

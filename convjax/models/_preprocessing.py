@@ -118,7 +118,13 @@ _TORCH = (
     _Row("tf_efficientnetv2_b1", 192, 0.882, test=(240, None)),
     _Row("tf_efficientnetv2_b2", 208, 0.89, test=(260, None)),
     _Row("tf_efficientnetv2_b3", 240, 0.9, colours=_HALF, test=(300, None)),
-    _Row("mnasnet_* semnasnet_*", 224, 0.875),
+    _Row("mnasnet_* semnasnet_* ghostnet_*", 224, 0.875),
+    _Row("densenet121", 224, 0.875, test=(288, 0.95)),
+    _Row("densenet*", 224, 0.875),
+    _Row("mobilenetv4_conv_small_*", 224, 0.875, colours=_HALF, test=(256, 0.95)),
+    _Row("mobilenetv4_conv_small", 224, 0.875, test=(256, 0.95)),
+    _Row("mobilenetv4_conv_medium", 256, 0.95, test=(320, 1.0)),
+    _Row("mobilenetv4_conv_large", 384, 0.95, test=(448, 1.0)),
 )
 # Of Keras applications, where resizing is left to the user: the whole image, bilinear, is what the
 # documentation shows.

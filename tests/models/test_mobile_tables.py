@@ -1,4 +1,4 @@
-"""Networks whose units are of several kinds: EfficientNetV2, MNASNet, EfficientNet-Lite."""
+"""Networks whose units are of several kinds: EfficientNetV2, MNASNet, MobileNetV4, GhostNet."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +16,8 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 TINY = {
     "efficientnet_v2": {"kind": "b", "width": 0.1, "depth": 0.2},
     "mnasnet": {"kind": "small", "width": 0.1},
+    "mobilenet_v4": {"kind": "medium", "width": 0.05},
+    "ghostnet": {"width": 0.1},
 }
 IMAGE = jnp.asarray(np.random.default_rng(0).normal(size=(2, 40, 32, 3)), jnp.float32)
 every_family = pytest.mark.parametrize("family", TINY)
@@ -49,7 +51,7 @@ def test_twins_have_the_same_initial_values(family):
     check_twins(lambda **options: tiny(family, **options))
 
 
-@every_family
+@pytest.mark.parametrize("family", [*TINY][:3])
 def test_output_stride_turns_strides_into_dilations(family):
     dilated = outline(family, output_stride=8)
     assert shapes(dilated) == shapes(outline(family))
@@ -57,7 +59,7 @@ def test_output_stride_turns_strides_into_dilations(family):
     assert found[-1] >= 2 and found == sorted(found)
 
 
-@every_family
+@pytest.mark.parametrize("family", [family for family in TINY if family != "mobilenet_v4"])
 def test_squeezes_can_be_left_out(family):
     with_them, without = outline(family), outline(family, squeeze=False)
     assert nodes(with_them, nn.SqueezeExcite) and not nodes(without, nn.SqueezeExcite)
@@ -108,6 +110,9 @@ def test_units_of_every_kind():
 PAPERS = {
     "mnasnet_100": (315, 224, 0.01),
     "semnasnet_100": (312, 224, 0.015),
+    "mobilenetv4_conv_small": (200, 224, 0.07),
+    "mobilenetv4_conv_medium": (1000, 256, 0.1),
+    "ghostnet_100": (141, 224, 0.06),
     "efficientnet_lite0": (407, 224, 0.06),
     "tf_efficientnetv2_b0": (720, 224, 0.02),
     "efficientnetv2_s": (8400, 384, 0.01),
@@ -122,6 +127,15 @@ def test_multiply_adds_are_the_papers(name):
     millions, size, close = PAPERS[name]
     found = convjax.cost(net, (1, size, size, 3))
     assert found.multiply_adds / 1e6 == pytest.approx(millions, rel=close)
+
+
+def test_ghosts_stand_beside_what_they_are_made_of():
+    net = outline("ghostnet")
+    modules = nodes(net, nn.Parallel)
+    assert len(modules) == 32 and {tuple(m.names) for m in modules.values()} == {("kept", "cheap")}
+    assert not any("ghost2" in path for path in nodes(net, nn.Activation))
+    plain = outline("ghostnet", shortcut="none")
+    assert all(unit.shortcut is None for unit in nodes(plain, nn.Residual).values())
 
 
 def test_efficientnet_lite_keeps_its_ends():

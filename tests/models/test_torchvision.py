@@ -28,7 +28,7 @@ ALL = {
     **{f"convnext_{s}": f"convnext_{s}" for s in ("tiny", "small", "base", "large")},
     **{f"resnet{depth}": f"resnet{depth}" for depth in (18, 34, 50, 101, 152)},
     **{name: name for name in ("resnext50_32x4d", "wide_resnet50_2", "inception_v3", "googlenet")},
-    **{name: name for name in ("vgg13", "vgg19_bn")},
+    **{name: name for name in ("vgg13", "vgg19_bn", "densenet121", "densenet161")},
     **{f"efficientnet_v2_{size}": f"efficientnetv2_{size}" for size in "sml"},
     **{"mnasnet0_5": "mnasnet_050", "mnasnet1_0": "mnasnet_100"},
 }

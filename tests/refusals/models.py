@@ -13,8 +13,10 @@ from tests.refusals._odd import ODD
 SMALL = {
     "convnext": {"units": (1, 1), "width": 4, "kernel_size": 3},
     "deep_stack": {"depth": 4, "width": 4},
+    "densenet": {"units": (1, 1), "growth": 4},
     "efficientnet": {"width": 0.25, "depth": 0.5},
     "efficientnet_v2": {"kind": "b", "width": 0.25, "depth": 0.5},
+    "ghostnet": {"width": 0.1},
     "inception_resnet_v2": {"units": (1, 1, 1), "width": 0.125},
     "inception_v1": {"width": 0.125},
     "inception_v3": {"width": 0.125},
@@ -23,6 +25,7 @@ SMALL = {
     "mobilenet_v1": {"width": 0.25, "depth": 0.5},
     "mobilenet_v2": {"width": 0.25, "depth": 0.5},
     "mobilenet_v3": {"kind": "small", "width": 0.25},
+    "mobilenet_v4": {"width": 0.1},
     "resnet": {"units": (1, 1), "width": 8},
     "resnet_cifar": {"depth": 8, "width": 4},
     "resnet_v2": {"units": (1, 1), "width": 8},

@@ -51,6 +51,7 @@ half its width. With smooth activations all are within 4e-5.
 import ast
 import importlib.metadata
 import math
+import re
 import sys
 
 import torch
@@ -156,7 +157,8 @@ def main(source, name, n, h, w, *given):
     theirs = parsed(o for o in given if not o.startswith("is "))
     ours = parsed(o.removeprefix("is ") for o in given if o.startswith("is "))
     tree = golden(source, name, int(n), int(h), int(w), theirs, ours)
-    file = HERE / ("-".join([name, *(f"{k}{v}" for k, v in theirs.items())]) + ".json")
+    words = (re.sub(r"[(), ]", "", f"{key}{value}") for key, value in theirs.items())
+    file = HERE / ("-".join([name, *words]) + ".json")
     write(file, tree)
     norms = [norm for norm in tree["train"]["grad_norms"].values() if norm > 1e-9]
     print(file.name, tree["parameters"], f"train gradients {min(norms):.1e} .. {max(norms):.1e}")

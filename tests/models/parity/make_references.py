@@ -64,6 +64,10 @@ TIMM = [
     *(f"tf_efficientnetv2_b{i}" for i in range(4)),
     *(f"{se}mnasnet_{width}" for se in ("", "se") for width in ("050", "075", "100", "140")),
     *("mnasnet_small", "mobilenetv1_100h"),
+    *(f"densenet{depth}" for depth in (121, 161, 169, 201)),
+    *(f"mobilenetv4_conv_{size}" for size in ("small", "medium", "large")),
+    *("mobilenetv4_conv_small_035", "mobilenetv4_conv_small_050"),
+    *("ghostnet_050", "ghostnet_100", "ghostnet_130"),
     *(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")),
 ]
 TORCHVISION = {  # name here: the network's function, whether it has auxiliary classifiers
