@@ -8,6 +8,8 @@ from convjax.data._cifar import cifar100 as cifar100
 from convjax.data._digits import digits as digits
 from convjax.data._find import find as find
 from convjax.data._gaussian import gaussian as gaussian
+from convjax.data._idx import fashion_mnist as fashion_mnist
+from convjax.data._idx import mnist as mnist
 from convjax.data._images import ImageFolder as ImageFolder
 from convjax.data._images import image_folder as image_folder
 from convjax.data._moments import moments as moments

@@ -1,20 +1,23 @@
-"""find: data by a name: digits, CIFAR, a file of arrays, a folder, a stream."""
+"""find: data by a name: digits, MNIST, CIFAR, a file of arrays, a folder, a stream."""
 
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from convjax._check import choice, existing_folder, integer, number, wrong_type
+from convjax._check import MissingFileError, choice, existing_folder, integer, number, wrong_type
 from convjax.data._augment import Augment
 from convjax.data._cifar import cifar10, cifar100
 from convjax.data._digits import digits
+from convjax.data._idx import GET_MNIST, fashion_mnist, mnist
 from convjax.data._npz import npz
 from convjax.data._sets import Sets, hold_out, sets
 from convjax.data._splits import image_splits
 from convjax.data._stream import stream
 
 TESTED_TOGETHER = 256
+PACKAGED = ("fashion-mnist",)
+"""What a package of the system puts in a place of its own."""
 
 
 def find(
@@ -31,17 +34,19 @@ def find(
 ) -> Sets:
     """Return data to train and to test on by a name; nothing is downloaded.
 
-    ==========  ====================================================================================
-    digits      scikit-learn's handwritten digits; the last 360, other writers', are for testing
-    cifar10     the files of the binary version in the folder ``path``; cifar100 likewise
-    npz         the file ``path``, split as it says (``x_train``, …) or by ``share``
-    folder      class folders in ``path``, split as ``image_splits`` does, held in memory
-    stream      ``train`` and ``val`` (or ``test``) in ``path``, read while a network trains
-    ==========  ====================================================================================
+    =============  =================================================================================
+    digits         scikit-learn's handwritten digits; the last 360, other writers', are for testing
+    mnist          the four idx files in the folder ``path``, packed by gzip or not
+    fashion-mnist  likewise; without ``path``, where Debian's ``dataset-fashion-mnist`` puts them
+    cifar10        the files of the binary version in the folder ``path``; cifar100 likewise
+    npz            the file ``path``, split as it says (``x_train``, …) or by ``share``
+    folder         class folders in ``path``, split as ``image_splits`` does, held in memory
+    stream         ``train`` and ``val`` (or ``test``) in ``path``, read while a network trains
+    =============  =================================================================================
 
     Args:
       name: one of these.
-      path: where it lies; None for the digits.
+      path: where it lies; None for the digits, and for what a package has put in its place.
       batch_size: examples in a batch, over all devices.
       seed: of the order of the examples, and of what is held out.
       augment: what changes the images to train on at random.
@@ -62,7 +67,9 @@ def find(
       digits: 1,437 images to train on, 360 to test on, 8x8x1, 10 classes
     """
     read = READERS[choice("name", name, READERS)]
-    if (path is None) != (name == "digits"):
+    if path is None and name == "mnist":
+        raise MissingFileError(f"path=None, name='mnist': path must say where it is. {GET_MNIST}")
+    if (path is None) != (name == "digits") and not (path is None and name in PACKAGED):
         needed = "is not needed: digits come with scikit-learn" if path else "must say where it is"
         raise ValueError(f"path={path!r}, name={name!r}: path {needed}")
     share = number("share", share, above=0, below=1)
@@ -74,6 +81,16 @@ def find(
 
 def _digits(path: Any, shared: dict[str, Any], size: Any, **_: Any) -> Sets:
     return sets(digits("train"), digits("test"), size=size, classes=10, told="digits", **shared)
+
+
+def _mnist(path: Any, shared: dict[str, Any], size: Any, **_: Any) -> Sets:
+    parts = mnist(path), mnist(path, "test")
+    return sets(*parts, size=size, classes=10, told="MNIST", **shared)
+
+
+def _fashion_mnist(path: Any, shared: dict[str, Any], size: Any, **_: Any) -> Sets:
+    parts = fashion_mnist(path), fashion_mnist(path, "test")
+    return sets(*parts, size=size, classes=10, told="Fashion-MNIST", **shared)
 
 
 def _cifar10(path: Any, shared: dict[str, Any], size: Any, **_: Any) -> Sets:
@@ -137,6 +154,8 @@ def _prepared(how: Any, size: int | None) -> dict[str, Any]:
 
 READERS: dict[str, Callable[..., Sets]] = {
     "digits": _digits,
+    "mnist": _mnist,
+    "fashion-mnist": _fashion_mnist,
     "cifar10": _cifar10,
     "cifar100": _cifar100,
     "npz": _npz,

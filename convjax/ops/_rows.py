@@ -52,9 +52,7 @@ PLAIN[_row_sum.name] = _by_stages
 ad.deflinear2(_row_sum, lambda g, rows, stage: [jnp.broadcast_to(g, rows.aval.shape)])
 jet.deflinear(_row_sum)
 mlir.register_lowering(_row_sum, mlir.lower_fun(_by_stages, multiple_results=False))
-mlir.register_lowering(
-    _row_sum, mlir.lower_fun(_by_slices, multiple_results=False), platform="cpu"
-)
+mlir.register_lowering(_row_sum, mlir.lower_fun(_by_slices, multiple_results=False), platform="cpu")
 
 
 def _batched(operands, axes, stage):

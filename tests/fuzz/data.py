@@ -36,6 +36,12 @@ HUNDRED = FOLDER / "cifar100"
 HUNDRED.mkdir()
 for name in ("train", "test"):
     np.zeros((2, 3074), np.uint8).tofile(HUNDRED / f"{name}.bin")
+MNIST = FOLDER / "mnist"
+MNIST.mkdir()
+for name in ("train", "t10k"):
+    images, labels = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1]), bytes([0, 0, 8, 1])
+    (MNIST / f"{name}-images-idx3-ubyte").write_bytes(images + bytes(2))
+    (MNIST / f"{name}-labels-idx1-ubyte").write_bytes(labels + bytes([0, 0, 0, 2, 5, 7]))
 HOW = {"size": 8, "crop": 0.875, "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3}
 IMAGES, LABELS = np.zeros((6, 4, 4, 3), np.uint8), np.arange(6, dtype=np.int32) % 3
 np.savez(FOLDER / "arrays.npz", images=IMAGES, labels=LABELS)
@@ -159,6 +165,12 @@ CALLS = {
         labels=choice("fine"),
         whole=flag(False),
     ),
+    **{
+        f"data.{read.__name__}": call(
+            read, folder=place(MNIST, missing=True), split=choice("test"), whole=flag(False)
+        )
+        for read in (data.mnist, data.fashion_mnist)
+    },
     "data.digits": call(data.digits, split=split),
     "data.find": call(
         found,

@@ -141,6 +141,8 @@ CASES = {
                 splits("no"),
                 lambda: data.cifar10("no"),
                 lambda: data.cifar100(FOLDER),
+                lambda: data.mnist(FOLDER),
+                lambda: data.fashion_mnist("no"),
             )
         ),
         None,
@@ -270,6 +272,9 @@ CASES = {
     "cifar: whole": (lambda: data.cifar10(FOLDER, whole=1), r"^whole=1 \(int\)"),
     "cifar: a pipe": (lambda: data.cifar10(FOLDER, "test"), "is a named pipe; it must be a reg"),
     "cifar: labels": (lambda: data.cifar100(FOLDER, labels=3), r"^labels=3 \(int\)"),
+    "mnist: folder": (lambda: data.mnist(3), r"^folder=3 \(int\)"),
+    "mnist: split": (lambda: data.mnist(FOLDER, None), r"^split=None \(NoneType\)"),
+    "mnist: whole": (lambda: data.fashion_mnist(FOLDER, whole=1), r"^whole=1 \(int\)"),
     "digits": (lambda: data.digits(3), r"^split=3 \(int\) must be one of 'train', 'test'"),
     # moments and noise
     "moments of a list": (lambda: data.moments([1]), r"^images=\[1\] \(list\)"),

@@ -29,10 +29,13 @@ class Run(Training):
 
     name: str = ""
     """The network: a name that models.list() knows; without it, ResNet-8 for small images."""
-    data: Literal["digits", "cifar10", "cifar100", "npz", "folder", "stream"] = "digits"
+    data: Literal[
+        "digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "npz", "folder", "stream"
+    ] = "digits"
     """What it learns."""
     path: Path | None = None
-    """Where that lies: a folder, or the .npz file."""
+    """Where that lies: a folder, or the .npz file; without it, Fashion-MNIST is looked for where
+    the package dataset-fashion-mnist of Debian and Ubuntu puts it."""
     size: int | None = None
     """Height and width that images are resized to; without it, as they are, and pictures of a
     folder or a stream as models.preprocessing says."""
@@ -108,7 +111,7 @@ def prepared(run: Run) -> Iterator[runs.Subject]:
 
 def check(config: Config) -> None:
     """Refuse what cannot be done, before anything is read."""
-    if config.data != "digits" and config.path is None:
+    if config.data not in ("digits", "fashion-mnist") and config.path is None:
         raise lab.UsageError(f"--data {config.data} needs --path, where it lies.")
     if config.data == "digits" and config.path is not None:
         raise lab.UsageError("the digits come with scikit-learn; leave --path out, or say --data.")
