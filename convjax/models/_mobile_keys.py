@@ -207,6 +207,22 @@ def keras_v1(units: Sequence[int]) -> Keys:
     return Keys((*ends, *rules))
 
 
+def mlperf_tiny(units: Sequence[int]) -> Keys:
+    """Return the names of a MobileNet in MLPerf Tiny, whose layers Keras numbers by itself."""
+    rules = [
+        rule
+        for unit, n in _numbered(units)
+        for rule in (
+            (f"{unit}/depthwise/conv", f"depthwise_conv2d:{n}"),
+            (f"{unit}/depthwise/norm", f"batch_normalization:{2 * n + 1}"),
+            (f"{unit}/pointwise/conv", f"conv2d:{n + 1}"),
+            (f"{unit}/pointwise/norm", f"batch_normalization:{2 * n + 2}"),
+        )
+    ]
+    ends = (*_pair("stem", "conv2d:0", "batch_normalization:0"), ("head/dense", "dense:0"))
+    return Keys((*ends, *rules), keras=True)
+
+
 def keras_v2(units: Sequence[int]) -> Keys:
     """Return Keras's names of a MobileNetV2 with these counts of units in its stages."""
     rules = [

@@ -3,7 +3,7 @@
 from typing import Unpack
 
 from convjax.models._mobile import MobileUnit, Row, deepened, repeated, trunk
-from convjax.models._mobile_keys import TORCH_V1, keras_v1
+from convjax.models._mobile_keys import TORCH_V1, keras_v1, mlperf_tiny
 from convjax.models._network import Family, Network
 from convjax.models._options import StridedOptions, with_options
 from convjax.models._style import Style, divisible
@@ -63,7 +63,8 @@ def mobilenet_v1(
     Applications, 2017.
     """
     counts = tuple(deepened(units, depth) for _, _, units in _STAGES)
-    family = Family("mobilenet_v1", torch=TORCH_V1, keras=keras_v1(counts))
+    others = {"MLPerf Tiny": mlperf_tiny(counts)}
+    family = Family("mobilenet_v1", torch=TORCH_V1, keras=keras_v1(counts), others=others)
     style = Style.of(options, family, keras=_KERAS)
 
     def wide(features: int) -> int:

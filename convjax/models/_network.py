@@ -30,12 +30,14 @@ class Keys(NamedTuple):
       epsilon: of the batch norms there, where it is another than the family's own; None where it is
         that.
       momentum: of their running statistics there, likewise.
+      keras: whether a further spelling is that of files of Keras, not of PyTorch's.
     """
 
     rules: tuple[tuple[str, str], ...]
     optional: tuple[str, ...] = ()
     epsilon: float | None = None
     momentum: float | None = None
+    keras: bool = False
 
 
 class Family:
@@ -88,10 +90,11 @@ class Family:
         more = {} if others is None else _check.instance("others", others, Mapping, right)
         self.keys |= {other: _keys(f"others[{other!r}]", keys) for other, keys in more.items()}
 
-    @property
-    def spellings(self) -> tuple[str, ...]:
-        """Whose names there are for files of PyTorch."""
-        return tuple(name for name, keys in self.keys.items() if keys and name != "keras")
+    def spellings(self, reference: str) -> tuple[str, ...]:
+        """Return whose names there are for files of PyTorch (``"torch"``), or of Keras."""
+        keras = reference == "keras"
+        kinds = {n: n == "keras" or keys.keras for n, keys in self.keys.items() if keys}
+        return tuple(name for name, kind in kinds.items() if kind == keras)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Family) and other.name == self.name

@@ -11,7 +11,7 @@ from convjax.models._network import Family, Keys, Network
 from convjax.models._options import ShortcutOptions, with_options
 from convjax.models._style import TRANSITIONS, Style
 
-# There is no reference; the names are those that most PyTorch code for these networks has.
+# timm has none of these; the names are those that most PyTorch code for them has.
 _UNIT = (
     ("branch/conv{k}", "conv{k}"),
     ("branch/norm{k}", "bn{k}"),
@@ -34,7 +34,26 @@ TORCH = Keys(
         ("head/dense", "linear"),
     )
 )
-FAMILY = Family("resnet_cifar", torch=TORCH)
+_KERAS = {"epsilon": 1e-3, "momentum": 0.99, "use_bias": True}
+
+
+def _keras(units: int, projected: bool) -> Keys:
+    """Return the names of Keras's example, whose layers are numbered as they were made."""
+    rules = [("stem/conv", "conv2d:0"), ("stem/norm", "batch_normalization:0")]
+    conv = norm = 1
+    for s in (1, 2, 3):
+        for i in range(units):
+            place = f"rest/{i}" if s == 1 else "first" if i == 0 else f"rest/{i - 1}"
+            for k in (1, 2):
+                rules.append((f"stage{s}/{place}/branch/conv{k}", f"conv2d:{conv}"))
+                rules.append((f"stage{s}/{place}/branch/norm{k}", f"batch_normalization:{norm}"))
+                conv, norm = conv + 1, norm + 1
+            if place == "first" and projected:
+                rules.append((f"stage{s}/first/shortcut/conv", f"conv2d:{conv}"))
+                conv += 1
+    return Keys((*rules, ("head/dense", "dense:0")))
+
+
 VARIANTS = {f"resnet{depth}_cifar": {"depth": depth} for depth in (20, 32, 44, 56, 110, 1202)}
 
 
@@ -67,8 +86,10 @@ def resnet_cifar(
       conv: ``"dense"`` or ``"separable"`` (the stem stays dense).
       order: ``"post"`` (2015: the last activation after the sum) or ``"pre"`` (2016: norm and
         activation before each convolution, and once more before the head).
-      padding: of the 3x3 convolutions; 1, as in PyTorch, is the paper's.
-      reference: ``"torch"``; Keras does not have this network.
+      padding: of the 3x3 convolutions; 1, as in PyTorch, is the paper's. Keras's is SAME.
+      reference: ``"torch"``, or ``"keras"`` for the network of Keras's examples and, at depth 8, of
+        MLPerf Tiny, both with ``transition="projection"``: biases, SAME padding, epsilon 1e-3, and
+        no norm behind projections.
       **options: those of every family with shortcuts, see ``models.ShortcutOptions``.
 
     Returns:
@@ -96,7 +117,13 @@ def resnet_cifar(
         near = max(8, round((depth - 2) / 6) * 6 + 2)
         raise ValueError(f"depth={depth} is not 6n + 2 with n at least 1; the nearest is {near}")
     # That of nn.LayerNorm itself.
-    style = Style.of(options, FAMILY, epsilon=1e-6 if options.get("norm") == "layer" else None)
+    own = 1e-6 if options.get("norm") == "layer" else None
+    keras = _keras(n, transition == "projection" and options.get("shortcut") != "none")
+    family = Family("resnet_cifar", torch=TORCH, keras=keras)
+    style = Style.of(options, family, keras=_KERAS, epsilon=own)
+    if style.keras and (order, conv) != ("post", "dense"):
+        raise ValueError(f"order={order!r}, conv={conv!r}: Keras has order='post', conv='dense'")
+    padding = "SAME" if style.keras and padding == 1 else padding
     unit = _Unit(style, transition, branch_scale, conv, order, padding)
     stem: dict[str, nnx.Module] = {
         "conv": style.conv((style.in_features, width), 3, padding=padding)
@@ -132,7 +159,8 @@ class _Unit:
         if fan[0] == fan[1] and strides == 1:
             beside = style.beside(fan[1])
         else:
-            beside = style.across(fan, strides, self.transition)
+            bare = (lambda own: nn.Chain(conv=own.conv(fan, 1, strides))) if style.keras else None
+            beside = style.across(fan, strides, self.transition, bare)
         after = style.act() if self.order == "post" else None
         return nn.Residual(nn.Chain(branch), beside, scale=self.scale, activation=after)
 
@@ -146,7 +174,7 @@ class _Unit:
             kernel_size=(3, 3),
             strides=strides,
             padding=self.padding,
-            use_bias=style.norm == "none",
+            use_bias=style.keras or style.norm == "none",
             init=style.init,
             rngs=style.rngs,
             **style.dtypes,

@@ -1,5 +1,6 @@
 """The CIFAR residual network: its counts, its twins, its forward pass written out by hand."""
 
+import math
 import re
 
 import jax
@@ -10,6 +11,7 @@ from flax import nnx
 
 from convjax import models, nn
 from tests.models import by_hand
+from tests.models.test_references import shapes_of
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -199,3 +201,24 @@ def test_dtypes_reach_every_part():
 def test_bad_input_is_refused(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         tiny(**{"depth": 8, **options})
+
+
+def test_names_and_sizes_are_those_of_keras_s_example_and_of_mlperf_tiny():
+    net = nnx.eval_shape(
+        lambda: models.resnet_cifar(8, reference="keras", transition="projection", rngs=nnx.Rngs(0))
+    )
+    shapes = shapes_of(net)
+    # Keras counts convolutions as they were made: a projection after its unit's branch.
+    assert shapes["conv2d:3/kernel"] == (3, 3, 16, 32) and shapes["conv2d:4/bias"] == (32,)
+    assert shapes["conv2d:5/kernel"] == (1, 1, 16, 32) and shapes["conv2d:8/bias"] == (64,)
+    assert shapes["batch_normalization:6/gamma"] == (64,) and len(shapes) == 2 * 9 + 4 * 7 + 2
+    assert sum(math.prod(shape) for shape in shapes.values()) == 78_666
+    deep = nnx.eval_shape(
+        lambda: models.resnet_cifar(
+            20, reference="keras", transition="projection", rngs=nnx.Rngs(0)
+        )
+    )
+    # As the example's summary at n = 3 has it.
+    assert sum(math.prod(shape) for shape in shapes_of(deep).values()) == 274_442
+    with pytest.raises(ValueError, match="order='pre', conv='dense': Keras has order='post'"):
+        models.resnet_cifar(8, reference="keras", order="pre", rngs=nnx.Rngs(0))

@@ -248,5 +248,26 @@ def test_a_mapping_is_taken_as_it_is_and_a_wrapped_one_by_its_inner_one():
     assert models.load_weights(numbered(shapes()), wrapped["model"]).count == 7
 
 
+@pytest.mark.parametrize("reference", ["torch", "keras"])
+def test_a_bias_before_a_norm_is_taken_into_its_mean(reference):
+    net = numbered(shapes(reference))
+    arrays = models.export_weights(net)
+    arrays = {
+        name: np.random.default_rng(i).random(a.shape) for i, (name, a) in enumerate(arrays.items())
+    }
+    torch = reference == "torch"
+    bias, mean = (
+        ("conv1.bias", "bn1.running_mean") if torch else ("stem_conv/bias", "stem_bn/moving_mean")
+    )
+    by_hand = {**arrays, mean: arrays[mean] - np.arange(4)}
+    report = models.load_weights(net, {**arrays, bias: np.arange(4)})
+    assert report == (7, (), (), (), "with biases taken into the means of the norms")
+    other = numbered(shapes(reference))
+    models.load_weights(other, by_hand)
+    assert same(net, other)
+    with pytest.raises(ValueError, match=f"1 unexpected: {bias}"):
+        models.load_weights(net, {**arrays, bias: np.arange(5)})
+
+
 def test_there_are_forty_ways_and_ten_refusals():
     assert len(LOADED) >= 40 and len(REFUSED) >= 10

@@ -11,7 +11,7 @@ from convjax.models._weights._leaves import Leaf
 
 _TORCH = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 _KERAS = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
-_AUTOMATIC = re.compile(r"(conv2d|batch_normalization|dense|separable_conv2d)(?:_(\d+))?")
+_AUTOMATIC = re.compile(r"((?:depthwise_|separable_)?conv2d|batch_normalization|dense)(?:_(\d+))?")
 
 
 class Key(NamedTuple):

@@ -37,7 +37,9 @@ class Loaded(NamedTuple):
       misshapen: arrays of another shape; they kept their values.
       renamed: how the source's names were changed so that they fit: ``""``, or such as ``"from
         'model_ema'"``, where the arrays lay in a checkpoint, ``"without the prefix 'model.'"``,
-        ``"by torchvision's names"`` and ``"with the head 'dense'"``.
+        ``"by torchvision's names"``, ``"with the head 'dense'"``, and ``"with biases taken into the
+        means of the norms"``, where a convolution before a batch norm has a bias there and none
+        here: subtracted from the running mean behind it, it has the same effect.
     """
 
     count: int
@@ -126,7 +128,7 @@ def load(
     fit, arrays = _fitted(net, arrays)
     arrays = _cleaned(net, arrays, fit.names)
     head, arrays = _with_head(net, arrays, fit.names)
-    fit = fit._replace(taken=taken, head=head)
+    fit = fit._replace(taken=taken, head=head, folded=_fold_biases(net, arrays, fit.names))
     adapted = _adapted(net, arrays, fit.names)
     match = _match(net, arrays | adapted if adapt_input else arrays, fit.names)
     refused = match.without((*globs, *_left_out(net, fit.names)))
@@ -178,12 +180,14 @@ class _Fit(NamedTuple):
     prefix: str = ""
     taken: tuple[str, ...] = ()
     head: str = ""
+    folded: bool = False
 
     def said(self, before: str = "") -> str:
         parts = [f"from {'/'.join(self.taken)!r}"] if self.taken else []
         parts += [f"without the prefix {self.prefix!r}"] if self.prefix else []
         parts += [f"by {self.names}'s names"] if self.names not in REFERENCES else []
         parts += [f"with the head {self.head.partition(':')[0]!r}"] if self.head else []
+        parts += ["with biases taken into the means of the norms"] if self.folded else []
         return before + " and ".join(parts) if parts else ""
 
 
@@ -194,9 +198,17 @@ def _fitted(
 
     A prefix is one only where it stands before most of the names that the network has.
     """
-    spellings = net.family.spellings
-    if net.reference != "torch" or not spellings:
+    spellings = net.family.spellings(net.reference)
+    if not spellings:
         return _Fit(net.reference), arrays
+    if net.reference == "keras":
+        if len(spellings) == 1:
+            return _Fit("keras"), arrays
+        given = renumbered(dict(arrays))
+        fits = {
+            n: sum(key_of(net, leaf, n).name in given for leaf in leaves(net)) for n in spellings
+        }
+        return _Fit(max(spellings, key=lambda names: fits[names])), arrays
     best, most = _Fit("torch"), 0
     for names in spellings:
         own = {key_of(net, leaf, names).name for leaf in leaves(net)}
@@ -233,6 +245,34 @@ def _with_head(
         if {name for name in arrays if name not in keys} == {*renamed}:
             return old, {renamed.get(name, name): array for name, array in arrays.items()}
     return "", dict(arrays)
+
+
+def _fold_biases(net: Network, arrays: dict[str, np.ndarray], names: str) -> bool:
+    """Subtract biases that the network has not from the running means right behind them.
+
+    Returns:
+      Whether there were any; they are taken out.
+    """
+    means, own = {}, set()
+    for leaf in leaves(net):
+        key = key_of(net, leaf, names).name
+        own.add(key)
+        if leaf.weight == "mean":
+            means[leaf.path] = key
+    found = False
+    for leaf in leaves(net):
+        if leaf.weight != "kernel":
+            continue
+        kernel = key_of(net, leaf, names).name
+        bias = re.sub(r"\w+$", "bias", kernel)
+        mean = means.get(re.sub(r"conv(\d*)$", r"norm\1", leaf.path))
+        if bias in own or mean is None or not {bias, mean} <= {*arrays}:
+            continue
+        if arrays[bias].shape == arrays[mean].shape:
+            # In float64 both numbers are exact, and rounded once where the network is narrower.
+            arrays[mean] = np.asarray(arrays[mean], np.float64) - arrays.pop(bias)
+            found = True
+    return found
 
 
 def _adapted(net: Network, arrays: Mapping[str, np.ndarray], names: str) -> dict[str, np.ndarray]:
@@ -374,7 +414,7 @@ def _cleaned(net: Network, arrays: Mapping[str, np.ndarray], names: str) -> dict
     keys = net.family.keys[names]
     optional = keys.optional if keys else ()
     if net.reference == "keras":
-        arrays = _one_name_for_each(net, renumbered(dict(arrays)))
+        arrays = _one_name_for_each(net, renumbered(dict(arrays)), names)
     own = {key_of(net, leaf, names).name for leaf in leaves(net)} if optional else set()
     return {
         name: array
@@ -384,12 +424,14 @@ def _cleaned(net: Network, arrays: Mapping[str, np.ndarray], names: str) -> dict
     }
 
 
-def _one_name_for_each(net: Network, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _one_name_for_each(
+    net: Network, arrays: dict[str, np.ndarray], spelling: str
+) -> dict[str, np.ndarray]:
     """Give a weight the name that it has here, where Keras has several for it.
 
     A depthwise kernel is called ``kernel`` in Keras 3, and a layer scale has no name of its own.
     """
-    names = {key_of(net, leaf).name for leaf in leaves(net)} - set(arrays)
+    names = {key_of(net, leaf, spelling).name for leaf in leaves(net)} - set(arrays)
     for other in [*arrays]:
         layer, _, weight = other.rpartition("/")
         known = _ALSO.get(re.sub(r"_\d+$", "", weight))
