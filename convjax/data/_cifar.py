@@ -1,4 +1,4 @@
-"""cifar10 and cifar100: from the original binary files, checked to the byte."""
+"""cifar10 and cifar100: from the original files, binary or of the Python version, checked."""
 
 import os
 from pathlib import Path
@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from convjax._check import choice, existing_file, flag, path
+from convjax.data._cifar_python import python_records
 from convjax.data._labels import checked_labels
 
 # What is said where a file is missing.
 OFFERED = (
-    "folder must hold {}, as the binary version of {} unpacks them. It is offered on Alex "
+    "folder must hold {}, as the binary version of {} unpacks them, or those of the Python "
+    "version, whose names have no .bin. Both are offered on Alex "
     "Krizhevsky's page 'The CIFAR-10 and CIFAR-100 datasets' at the University of Toronto; "
     "nothing is downloaded here"
 )
@@ -21,6 +23,8 @@ CIFAR10 = {
     "test": {"test_batch.bin": 10000},
 }
 CIFAR100 = {"train": {"train.bin": 50000}, "test": {"test.bin": 10000}}
+# What the Python version calls the labels, by how many there are of an image.
+LABELS = {1: ("labels",), 2: ("coarse_labels", "fine_labels")}
 # Place of the byte in front of the pixels, and how many classes there are.
 CIFAR100_LABELS = {"coarse": (0, 20), "fine": (1, 100)}
 
@@ -30,8 +34,12 @@ def cifar10(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return images and labels of CIFAR-10, from ``data_batch_1.bin`` and its like.
 
+    The Python version's files are read where those are not there. They are pickles; no more than
+    arrays, lists and texts is read of them, and nothing is executed.
+
     Args:
-      folder: ``cifar-10-batches-bin``, as the archive of the binary version is unpacked.
+      folder: ``cifar-10-batches-bin``, as the archive of the binary version is unpacked, or
+        ``cifar-10-batches-py``.
       split: ``"train"`` (50,000 images) or ``"test"`` (10,000).
       whole: whether every file must hold the 10,000 records that it has in the archive; otherwise
         any number of whole records will do, as in a small file for a test.
@@ -69,7 +77,8 @@ def cifar100(
     """Return images and labels of CIFAR-100, from ``train.bin`` or ``test.bin``.
 
     Args:
-      folder: ``cifar-100-binary``, as the archive of the binary version is unpacked.
+      folder: ``cifar-100-binary``, as the archive of the binary version is unpacked, or
+        ``cifar-100-python``, as for ``cifar10``.
       split: ``"train"`` (50,000 images) or ``"test"`` (10,000).
       labels: ``"fine"`` (100 classes) or ``"coarse"`` (20).
       whole: as for ``cifar10``.
@@ -106,15 +115,27 @@ def _read(
     kind, splits = ("CIFAR-10", CIFAR10) if before == 1 else ("CIFAR-100", CIFAR100)
     hint = OFFERED.format(", ".join(name for split in splits.values() for name in split), kind)
     images, labels = [], []
+    python = _is_python(folder, splits)
     for name, count in files.items():
-        file = folder / name
+        file = folder / (name.removesuffix(".bin") if python else name)
         existing_file("file", file, hint)
-        records = _records(file, before + PIXELS, count if whole else None)
+        most = count if whole else None
+        if python:
+            records = python_records(file, LABELS[before], most)
+        else:
+            records = _records(file, before + PIXELS, most)
         planes = records[:, before:].reshape(-1, 3, 32, 32)
         images.append(planes.transpose(0, 2, 3, 1))
         named = f"file={str(file)!r}: labels"
         labels.append(checked_labels(named, records[:, place], len(records), classes))
     return np.concatenate(images), np.concatenate(labels)
+
+
+def _is_python(folder: Path, splits: dict[str, dict[str, int]]) -> bool:
+    """Say whether a folder holds files of the Python version, and none of the binary one."""
+    names = [name for split in splits.values() for name in split]
+    python = any((folder / name.removesuffix(".bin")).is_file() for name in names)
+    return python and not any((folder / name).exists() for name in names)
 
 
 def _records(file: Path, length: int, count: int | None) -> np.ndarray:

@@ -38,7 +38,7 @@ def find(
     digits         scikit-learn's handwritten digits; the last 360, other writers', are for testing
     mnist          the four idx files in the folder ``path``, packed by gzip or not
     fashion-mnist  likewise; without ``path``, where Debian's ``dataset-fashion-mnist`` puts them
-    cifar10        the files of the binary version in the folder ``path``; cifar100 likewise
+    cifar10        the files of either version in the folder ``path``; cifar100 likewise
     npz            the file ``path``, split as it says (``x_train``, …) or by ``share``
     folder         class folders in ``path``, split as ``image_splits`` does, held in memory
     stream         ``train`` and ``val`` (or ``test``) in ``path``, read while a network trains

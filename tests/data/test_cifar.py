@@ -1,5 +1,6 @@
 """CIFAR's binary files: pixels where they belong, and damage refused by name."""
 
+import pickle
 import re
 
 import numpy as np
@@ -112,3 +113,62 @@ def test_unknown_names_are_refused(tmp_path):
         data.cifar100(tmp_path, "val")
     with pytest.raises(ValueError, match="labels='fien' is not known; did you mean 'fine'"):
         data.cifar100(tmp_path, labels="fien")
+
+
+def python_batch(content, labels, protocol=2):
+    """Return a file of the Python version, as Python 2 wrote it but for the names' types."""
+    before = len(labels)
+    held = {name.encode(): content[:, i].tolist() for i, name in enumerate(labels)}
+    held |= {b"data": content[:, before:].copy(), b"filenames": [b"a.png"] * len(content)}
+    return pickle.dumps(held, protocol)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_the_python_version_gives_what_the_binary_one_does(tmp_path, protocol):
+    for name in ("py", "bin"):
+        (tmp_path / name).mkdir()
+    for name, content in ten(tmp_path / "bin").items():
+        (tmp_path / "py" / name).write_bytes(python_batch(content, ["labels"], protocol))
+    hundred = records(4, 2)
+    hundred[:, 0] = 0, 19, 3, 4
+    hundred.tofile(tmp_path / "bin" / "train.bin")
+    names = ["coarse_labels", "fine_labels"]
+    (tmp_path / "py" / "train").write_bytes(python_batch(hundred, names, protocol))
+    for read in (data.cifar10, data.cifar100):
+        found, expected = (read(tmp_path / name, whole=False) for name in ("py", "bin"))
+        for mine, theirs in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+    with pytest.raises(ValueError, match=r"data_batch_1' cannot be .* 3 images; there must be"):
+        data.cifar10(tmp_path / "py")
+
+
+class Acts:
+    def __reduce__(self):
+        return print, ("acted",)
+
+
+LONG = {b"data": np.zeros((1, 3072), np.uint8), b"labels": [300]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pickle.dumps({b"data": Acts(), b"labels": [1]}, 2), "because of __builtin__.print"),
+        (pickle.dumps([1]), "holds no dictionary"),
+        (pickle.dumps({b"data": b""}), "it holds no 'labels'; it holds data"),
+        (pickle.dumps({b"data": np.zeros((1, 3072)), b"labels": [1]}, 2), "an array of .*f8"),
+        (pickle.dumps({b"data": np.zeros((1, 9), np.uint8), b"labels": [1]}, 2), "the shape"),
+        (pickle.dumps(LONG, 2), "labels are no list of 1 labels"),
+        (pickle.dumps(LONG, 2)[:500], "cannot be read as CIFAR"),
+        (b"\x80\x02r\xff\xff\xff\x7f.", "cannot be read as CIFAR"),
+        (b"", "cannot be read as CIFAR"),
+    ],
+)
+def test_a_pickle_that_could_act_or_is_damaged_is_refused_by_name(
+    tmp_path, capsys, content, message
+):
+    for i in range(1, 6):
+        (tmp_path / f"data_batch_{i}").write_bytes(content)
+    with pytest.raises(ValueError, match=f"data_batch_1' .*{message}"):
+        data.cifar10(tmp_path, whole=False)
+    assert not capsys.readouterr().out
