@@ -11,6 +11,9 @@ from convjax.train._fit import Fitted as Fitted
 from convjax.train._fit import fit as fit
 from convjax.train._json_lines import JsonLines as JsonLines
 from convjax.train._json_lines import read_rows as read_rows
+from convjax.train._layerwise import UnfreezingState as UnfreezingState
+from convjax.train._layerwise import layerwise as layerwise
+from convjax.train._layerwise import unfreezing as unfreezing
 from convjax.train._losses import accuracy as accuracy
 from convjax.train._losses import cross_entropy as cross_entropy
 from convjax.train._observe import Observer as Observer

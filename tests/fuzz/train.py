@@ -13,6 +13,7 @@ from tests.fuzz.kinds import (
     but,
     choice,
     file,
+    flag,
     integer,
     integers,
     net,
@@ -44,6 +45,7 @@ source = Kind(SOURCE, wrong(seven=7, itself=data.Resident, pair=(IMAGES, LABELS)
 recipe = Kind(RECIPE, wrong(seven=7, itself=train.Recipe))
 optimiser = Kind(None, wrong("None", seven=7, name="sgd", itself=optax.sgd))
 frozen = Kind(None, wrong("None", seven=7, name="stage1"))
+units = Kind(None, wrong(seven=7, word="dense", sevens=[7], other=["conv"], none=()))
 logits = Kind(
     jnp.ones((2, 3)),
     wrong("matrix", seven=7, numbers=[[1.0] * 3] * 2, vector=jnp.ones(3), long=jnp.ones((3, 3))),
@@ -197,6 +199,20 @@ CALLS = {
         axis_name=optional(text(None)),
     ),
     "train.optimiser_of": call(reciped(train.optimiser_of), net=some, recipe=recipe, frozen=frozen),
+    "train.layerwise": call(
+        lambda *given, **options: train.layerwise(*given, **options).init({}),
+        net=some,
+        decay=number(0.5, above=0.0),
+        units=optional(units),
+    ),
+    "train.unfreezing": call(
+        lambda *given, **options: train.unfreezing(*given, **options).init({}).count,
+        optimiser=Kind(optax.sgd(0.1), wrong(seven=7, name="sgd", itself=optax.sgd)),
+        net=some,
+        every=integer(2, least=1),
+        together=flag(False),
+        units=optional(units),
+    ),
     "train.schedule_of": call(reciped(train.schedule_of), recipe=recipe),
     "train.start": call(
         reciped(train.start), net=some, recipe=recipe, optimiser=optimiser, frozen=frozen

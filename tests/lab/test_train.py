@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from convjax import lab, models, nn, plots, study, train
 from convjax.lab import joined, pick
@@ -170,6 +171,8 @@ def test_the_folder_of_another_run_is_refused_and_left_alone(whole, capsys):
         (["--freeze-up-to", "stage9"], "no node 'stage9'"),
         (["--freeze-up-to", "head"], "every parameter is frozen"),
         (["--frozen-statistics", "moving"], "has no effect without --freeze-up-to"),
+        (["resnet20_cifar", "--weights", "HERE/no.pth"], "no.pth' does not exist"),
+        (["--weights", "HERE/bad.toml"], "bad.toml"),
         (["--seeds", "0"], "seeds=0 must be at least 1"),
         (["--config", "HERE/bad.toml"], "'step_count' is not known"),
     ],
@@ -178,6 +181,25 @@ def test_what_cannot_be_done_is_refused_in_one_sentence(given, message, tmp_path
     (tmp_path / "bad.toml").write_text("step_count = 3\n")
     words = [word.replace("HERE", str(tmp_path)) for word in given]
     assert message in refusal([*words, "--out", str(tmp_path / "out")], capsys)
+
+
+def test_a_run_begins_with_weights_and_a_new_classifier(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "create", CREATE)
+    options = {"width": 4, "depth": 8}
+    made = CREATE("resnet20_cifar", **options, num_classes=7, rngs=nnx.Rngs(5))
+    np.savez(tmp_path / "given.npz", **models.export_weights(made))
+    given = ("width=4", "depth=8")
+    run = Run(name="resnet20_cifar", network=given, weights=tmp_path / "given.npz")
+    with _question.prepared(dataclasses.replace(run, freeze_up_to="stage3")) as what:
+        net = what.draw()
+    assert "begins with the weights of" in what.remarks[0]
+    assert "parameters up to stage3 stay as they are" in what.remarks[0]
+    mine, theirs = (nn.at(one, "stage3/first/branch/conv1").kernel[...] for one in (net, made))
+    np.testing.assert_array_equal(mine, theirs)
+    assert nn.at(net, "head/dense").kernel.shape == (16, 10)
+    # The digits are grey: the first kernel is the sum over the colours.
+    mine, theirs = (nn.at(one, "stem/conv").kernel[...] for one in (net, made))
+    np.testing.assert_allclose(mine, theirs.sum(2, keepdims=True), rtol=1e-5, atol=1e-6)
 
 
 def test_numbers_out_of_range_end_the_run_with_unit_step_and_checkpoint(tmp_path, capsys):

@@ -15,7 +15,7 @@ Data, all of it on your disk:
 - digits: 8x8, out of scikit-learn; the last 360, written by others, are for testing.
 - mnist, fashion-mnist: the four idx files in ``--path``, packed by gzip or not; Fashion-MNIST is
   found without it where Debian's package dataset-fashion-mnist puts it.
-- cifar10, cifar100: ``--path`` holds the files of the binary version.
+- cifar10, cifar100: ``--path`` holds the files of the binary or the Python version.
 - npz: ``--path`` is a file with ``x_train``, ``y_train``, ``x_test``, ``y_test``, or with
   ``images`` and ``labels``, of which ``--share`` is held out.
 - folder: ``--path`` holds class folders, of which ``--share`` is held out, or ``train`` and

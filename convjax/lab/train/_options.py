@@ -58,6 +58,9 @@ class Training(OfRecipe):
     """Steps over which the learning rate first rises."""
     remat: str | None = None
     """What the backward pass computes again, to save memory: none, unit, sqrt."""
+    weights: Path | None = None
+    """File of pretrained weights that the network begins with, as models.load_weights takes it. A
+    classifier of other classes begins anew, and a first kernel for RGB is adapted to the images."""
     freeze_up_to: str | None = None
     """Path of a unit that is not trained, nor what comes before it, such as stage2."""
     frozen_statistics: Literal["frozen", "moving"] = "frozen"

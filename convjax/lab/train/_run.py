@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -19,6 +20,10 @@ from convjax import data, lab, models, plots, train
 from convjax.lab import Columns
 from convjax.lab.train._columns import columns
 from convjax.lab.train._options import HARMLESS, Training, frozen_of, pairs, recipe_of
+
+RGB = 3
+HEAD = "head/*"
+"""What of pretrained weights need not fit: they may be of other classes."""
 
 
 class Subject(NamedTuple):
@@ -48,13 +53,21 @@ def subject(
     recipe = recipe_of(run)
     height, width, channels = sets.shape
 
+    given = {"in_features": channels, "num_classes": sets.classes, **preset}
+    given |= pairs("network", run.network)
+
     def draw() -> nnx.Module:
-        given = {"in_features": channels, "num_classes": sets.classes, **preset}
-        given |= pairs("network", run.network)
         return models.create(name, rngs=nnx.Rngs(run.seed), **given)
+
+    def loaded() -> nnx.Module:
+        how = {"allow": HEAD, "adapt_input": given["in_features"] != RGB}
+        return models.create(name, weights=run.weights, rngs=nnx.Rngs(run.seed), **how, **given)
 
     outline = nnx.eval_shape(draw)
     frozen = frozen_of(run, outline)
+    if run.weights is not None:
+        draw = functools.cache(loaded)
+        draw()  # says what does not fit, before anything is trained
     # Made anew where it is used; here it says what it does not take.
     train.optimiser_of(outline, recipe, frozen=frozen)
     try:
@@ -65,6 +78,8 @@ def subject(
             "too small, another --size makes them larger."
         ) from error
     size = f"{total.parameters:,} parameters, {total.multiply_adds:,} multiply-adds an image"
+    if run.weights is not None:
+        size += f"; begins with the weights of {run.weights}"
     if frozen is not None:
         size += f"; {frozen.count['frozen']:,} parameters up to {run.freeze_up_to} stay as they are"
     epochs = recipe.steps * run.batch_size / sets.source.count
