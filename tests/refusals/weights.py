@@ -58,6 +58,12 @@ CASES = {
     "a name too long": (load(source="a" * 999 + ".pth"), "cannot be read: File name too long"),
     "allow": (load(allow=3), r"^allow=3 \(int\) must be a glob, or several"),
     "allow of numbers": (load(allow=["a", 3]), r"^allow\[1\]=3 \(int\) must be a glob"),
+    "use_ema": (load(use_ema=3), r"^use_ema=3 \(int\) must be True or False"),
+    "a state of Flax": (load(source=nnx.state(NET)), "is a state of Flax, whose names are no ref"),
+    "create: use_ema": (
+        lambda: models.create("resnet20_cifar", weights=ARRAYS, use_ema="no", rngs=nnx.Rngs(0)),
+        r"^use_ema='no' \(str\) must be True or False",
+    ),
     "export: net": (lambda: models.export_weights(None), r"^net=None \(NoneType\)"),
     "export: tree": (lambda: models.export_weights(NET, 3), r"^tree=3 \(int\) must be a state"),
     "export: a foreign tree": (
