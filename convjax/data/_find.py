@@ -13,7 +13,7 @@ from convjax.data._idx import GET_MNIST, fashion_mnist, mnist
 from convjax.data._npz import npz
 from convjax.data._sets import Sets, hold_out, sets
 from convjax.data._splits import image_splits
-from convjax.data._stream import stream
+from convjax.data._stream import UNREADABLE, stream
 
 TESTED_TOGETHER = 256
 PACKAGED = ("fashion-mnist",)
@@ -31,6 +31,7 @@ def find(
     share: float = 0.2,
     how: Any = None,
     workers: int = 0,
+    unreadable: str = "stop",
 ) -> Sets:
     """Return data to train and to test on by a name; nothing is downloaded.
 
@@ -55,6 +56,8 @@ def find(
       share: of images that are not split, held out for testing.
       how: what becomes of the pictures of a folder or a stream: ``models.preprocessing(network)``.
       workers: processes that read a stream.
+      unreadable: what a picture of a stream does that cannot be read, as for ``stream``; in a
+        folder that is held in memory it is skipped.
 
     Raises:
       MissingFileError: no such file or folder.
@@ -76,6 +79,7 @@ def find(
     workers = integer("workers", workers, 0)
     shared = {"batch_size": batch_size, "seed": seed, "augment": augment}
     options: dict[str, Any] = {"size": size, "share": share, "how": how, "workers": workers}
+    options["unreadable"] = choice("unreadable", unreadable, UNREADABLE)
     return read(path, shared, **options)
 
 
@@ -124,8 +128,16 @@ def _folder(path: Any, shared: dict[str, Any], size: Any, share: float, how: Any
     return dataclasses.replace(made, told=made.told + skipped)
 
 
-def _stream(path: Any, shared: dict[str, Any], size: Any, how: Any, workers: int, **_: Any) -> Sets:
-    options = _prepared(how, size)
+def _stream(
+    path: Any,
+    shared: dict[str, Any],
+    size: Any,
+    how: Any,
+    workers: int,
+    unreadable: str,
+    **_: Any,
+) -> Sets:
+    options = _prepared(how, size) | {"unreadable": unreadable}
     crop, size = options.pop("crop"), options["size"]
     root = existing_folder("path", path)
     held = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)

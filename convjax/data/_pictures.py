@@ -20,6 +20,10 @@ ATTEMPTS = 10
 CUTS = 1
 # Files whose sizes one thread asks for at once.
 STATS = 1000
+# Files that may be unreadable one behind the other where they are skipped.
+IN_A_ROW = 64
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Images, labels, and which was skipped at each place, or -1."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,6 +41,7 @@ class Pictures:
       flip: whether random cuts are mirrored by chance.
       interpolation: by which pixels are resized.
       order: of the channels, ``"RGB"`` or ``"BGR"``.
+      unreadable: what becomes of a picture that cannot be read: ``"stop"`` or ``"skip"``.
     """
 
     root: Path
@@ -49,14 +54,22 @@ class Pictures:
     flip: bool
     interpolation: str
     order: str = "RGB"
+    unreadable: str = "stop"
 
-    def read(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the images, uint8 ``(batch_size, size, size, 3)``, and labels of one step."""
+    def read(self, step: int) -> Batch:
+        """Return the images, uint8 ``(batch_size, size, size, 3)``, and labels of one step.
+
+        In the place of a picture that is skipped stands the next one in the folder that can be
+        read. The third array says which was skipped at each place, by its number, or -1.
+        """
         chosen = batch_indices(len(self.files), self.batch_size, seed=self.seed, step=step)
         return self._of(chosen, step * self.batch_size)
 
-    def read_in_order(self, part: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the next images and labels of the folder itself, at most ``batch_size``."""
+    def read_in_order(self, part: int) -> Batch:
+        """Return the next images and labels of the folder itself, at most ``batch_size``.
+
+        The third array is as that of ``read``, whose places are to be left out here.
+        """
         begin = part * self.batch_size
         return self._of(np.arange(begin, min(begin + self.batch_size, len(self.files))), begin)
 
@@ -78,18 +91,40 @@ class Pictures:
         except OSError as error:
             raise ValueError(f"file={error.filename!r} cannot be read: {error.strerror}") from error
 
-    def _of(self, chosen: np.ndarray, position: int) -> tuple[np.ndarray, np.ndarray]:
+    def reason(self, example: int) -> str:
+        """Say why a picture cannot be read; nothing, where it can be by now."""
+        try:
+            opened_rgb(load_pillow(), self.root / self.files[example])
+        except Exception as error:  # as below
+            return reason_of(error)
+        return "it could not be cut, or not be read at first"
+
+    def _of(self, chosen: np.ndarray, position: int) -> Batch:
         images = np.empty((len(chosen), self.size, self.size, 3), np.uint8)
+        labels, skipped = self.labels[chosen], np.full(len(chosen), -1, np.int64)
         pillow = load_pillow()
-        for place, example in enumerate(chosen):
-            file = self.root / self.files[example]
+        for place, example in enumerate(chosen.tolist()):
+            taken, cut = self._readable(pillow, example, position + place)
+            images[place], labels[place] = cut, self.labels[taken]
+            if taken != example:
+                skipped[place] = example
+        return images if self.order == "RGB" else images[..., ::-1], labels, skipped
+
+    def _readable(self, pillow: Any, example: int, position: int) -> tuple[int, np.ndarray]:
+        """Return the first picture from one on that can be read, and its pixels."""
+        most = 1 if self.unreadable == "stop" else min(IN_A_ROW, len(self.files))
+        first: Exception | None = None
+        for further in range(most):
+            place = (example + further) % len(self.files)
             try:
-                images[place] = self._cut(pillow, file, position + place)
+                return place, self._cut(pillow, self.root / self.files[place], position)
             except Exception as error:  # a broken file breaks a decoder in any way there is
-                raise ValueError(
-                    f"file={str(file)!r} cannot be read as a picture: {reason_of(error)}"
-                ) from error
-        return images if self.order == "RGB" else images[..., ::-1], self.labels[chosen]
+                first = first or error
+        also = f", nor can the {most - 1} files behind it" if most > 1 else ""
+        file, reason = self.root / self.files[example], reason_of(first or ValueError())
+        raise ValueError(
+            f"file={str(file)!r} cannot be read as a picture{also}: {reason}"
+        ) from first
 
     def _cut(self, pillow: Any, file: Path, position: int) -> np.ndarray:
         image = opened_rgb(pillow, file)
@@ -133,8 +168,8 @@ class Steps:
         """Return how many steps there are: as many as a run can count."""
         return 2**31 - 1 - self.first
 
-    def __getitem__(self, place: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return images and labels of one of them."""
+    def __getitem__(self, place: int) -> Batch:
+        """Return images, labels and what was skipped of one of them."""
         return self.pictures.read(self.first + place)
 
 
@@ -148,8 +183,8 @@ class InOrder:
         """Return how many parts there are."""
         return -(-len(self.pictures.files) // self.pictures.batch_size)
 
-    def __getitem__(self, place: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return images and labels of one of them."""
+    def __getitem__(self, place: int) -> Batch:
+        """Return images, labels and what was skipped of one of them."""
         return self.pictures.read_in_order(place)
 
 

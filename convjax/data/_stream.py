@@ -10,13 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convjax._check import flag, instance, integer, numbers
+from convjax._check import choice, flag, instance, integer, numbers
 from convjax.data._augment import Augment, checked_augment
 from convjax.data._batches import LARGEST, TOGETHER, check_order
 from convjax.data._folder import checked_names, listed
 from convjax.data._images import checked_how, load_pillow
 from convjax.data._pictures import InOrder, Pictures, Steps, load_grain, reader
 from convjax.data._resident import places, standard, standardised
+
+UNREADABLE = ("stop", "skip")
 
 
 @dataclasses.dataclass(eq=False)
@@ -33,8 +35,8 @@ class Stream:
       arrays: what standardises the images.
       pictures: files, labels, and how they are cut.
       workers: how many processes read.
-      skipped: path and reason of each picture that lies outside the class folders, and of each link
-        that was not followed.
+      skipped: path and reason of each picture that lies outside the class folders, of each link
+        that was not followed, and of each picture that could not be read so far.
       others: extension of the files that were passed over, and how many there were.
     """
 
@@ -70,6 +72,8 @@ class Stream:
         cut = {"size": pictures.size, "crop": pictures.crop, "flip": pictures.flip}
         cut |= {"interpolation": pictures.interpolation, "classes": list(self.classes)}
         cut["order"] = pictures.order
+        if pictures.unreadable != "stop":
+            cut["unreadable"] = pictures.unreadable
         cut |= {"files": pictures.digest(), "augment": dataclasses.asdict(self.augment)}
         return {"seed": pictures.seed, **cut}
 
@@ -102,7 +106,8 @@ class Stream:
           with mixup the ``partner_images`` and ``partner_labels`` of the mirrored places.
 
         Raises:
-          ValueError: a file that cannot be read as a picture, named.
+          ValueError: a file that cannot be read as a picture, named; with ``unreadable="skip"`` too
+            many of them in a row.
         """
         first, steps = (
             integer("first", first, 0, LARGEST // 2),
@@ -129,9 +134,12 @@ class Stream:
         """
         found = reader(InOrder(self.pictures), self.workers, 2)
         try:
-            for images, labels in found:
+            for images, labels, skipped in found:
                 # Copies: what workers hand over is memory shared with them.
-                images, labels = np.array(images), np.array(labels)
+                kept = self._note(skipped) < 0
+                images, labels = np.array(images)[kept], np.array(labels)[kept]
+                if not len(labels):
+                    continue
                 yield standardised(jnp.asarray(images), self.arrays), jnp.asarray(labels)
         finally:
             found.close()
@@ -145,11 +153,23 @@ class Stream:
         labels = np.empty(shape, np.int32)
         try:
             for at in range(steps):
-                images[at], labels[at] = next(self._reader)
+                images[at], labels[at], skipped = next(self._reader)
+                self._note(skipped)
         except BaseException:
             self.close()
             raise
         return {"images": images, "labels": labels}
+
+    def _note(self, skipped: np.ndarray) -> np.ndarray:
+        """Keep name and reason of what was skipped, and return the same numbers."""
+        skipped = np.array(skipped)
+        known = dict(self.skipped)
+        for example in np.unique(skipped[skipped >= 0]).tolist():
+            if (file := self.pictures.files[example]) not in known:
+                known[file] = self.pictures.reason(example)
+        if len(known) != len(self.skipped):
+            self.skipped = tuple(sorted(known.items()))
+        return skipped
 
     def batch(self, arrays: Any, inputs: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return one step's images and labels; pure, to be traced inside the compiled step.
@@ -194,6 +214,7 @@ def stream(
     augment: Augment | None = None,
     classes: Sequence[str] | None = None,
     allow_empty: bool = False,
+    unreadable: str = "stop",
 ) -> Stream:
     """Return a source of batches from a folder of class folders, as ImageNet's ``train``.
 
@@ -223,6 +244,9 @@ def stream(
       classes: names of the class folders in the order of their labels, such as those of the folder
         trained on; None sorts what is there.
       allow_empty: whether a class folder may hold no picture; its label is then kept for it.
+      unreadable: what a picture does that cannot be read: ``"stop"``, or ``"skip"``: the next one
+        in the folder takes its place in the batch (``once`` leaves it out), and its name and the
+        reason are in the stream's ``skipped``.
 
     Returns:
       The ``Stream``, for ``train.fit``.
@@ -275,6 +299,7 @@ def stream(
             flip,
             how.interpolation,
             how.order,
+            choice("unreadable", unreadable, UNREADABLE),
         ),
         workers=workers,
         skipped=tuple(sorted(found.skipped.items())),

@@ -190,6 +190,35 @@ def test_a_picture_that_cannot_be_read_is_refused_by_name(tmp_path):
         source.inputs(0, 1)
 
 
+def test_a_picture_that_cannot_be_read_is_skipped_named_and_counted(tmp_path):
+    whole = streamed(write(tmp_path)).inputs(0, 6)
+    (tmp_path / "b" / "1.png").write_bytes(b"no picture at all")
+    (tmp_path / "c" / "3.png").write_bytes(b"")
+    source = streamed(tmp_path, unreadable="skip")
+    found = source.inputs(0, 6)
+    assert source.skipped == (
+        ("b/1.png", "not a picture of a known format"),
+        ("c/3.png", "empty file"),
+    )
+    # The next file stands in their place: b/2 (6) for b/1 (5), and a/0 (0) for the last, c/3 (10).
+    order = np.stack([data.batch_indices(11, 4, seed=5, step=step) for step in range(6)])
+    taken = np.where(order == 5, 6, np.where(order == 10, 0, order))
+    np.testing.assert_array_equal(found["images"][..., 0, 0, 2], 20 * taken)
+    np.testing.assert_array_equal(found["labels"], np.repeat([0, 1, 2], [4, 3, 4])[taken])
+    same_place = order == taken
+    np.testing.assert_array_equal(found["images"][same_place], whole["images"][same_place])
+    # Tested are those that can be read, each once.
+    other = streamed(tmp_path, unreadable="skip", crop=0.875)
+    assert np.concatenate([labels for _, labels in other.once()]).tolist() == (
+        [0] * 4 + [1] * 2 + [2] * 3
+    )
+    assert len(other.skipped) == 2
+    for file in tmp_path.glob("*/*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"nor can the 10 files behind it: empty file"):
+        streamed(tmp_path, unreadable="skip").inputs(0, 1)
+
+
 @pytest.mark.later
 def test_workers_read_what_one_process_would_and_leave_nobody_behind(tmp_path):
     whole = streamed(write(tmp_path)).inputs(0, 9)

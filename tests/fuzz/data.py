@@ -182,6 +182,7 @@ CALLS = {
         share=number(0.5, above=0.0, below=1.0),
         how=Kind(HOW, wrong("dict", seven=7, words="bicubic")),
         workers=integer(0, least=0),
+        unreadable=choice("stop"),
     ),
     "data.gaussian": call(
         data.gaussian,
@@ -266,6 +267,7 @@ CALLS = {
         ),
         flip=flag(True),
         allow_empty=flag(False),
+        unreadable=choice("stop"),
         order=choice("RGB"),
         interpolation=choice("bilinear"),
         augment=augment,

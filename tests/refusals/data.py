@@ -251,6 +251,7 @@ CASES = {
     "stream: augment": (stream(augment={}), r"^augment=\{\} \(dict\)"),
     "share": (splits(share=float("nan")), "^share=nan must be finite"),
     "splits: seed": (splits(seed=None), r"^seed=None \(NoneType\)"),
+    "stream: unreadable": (stream(unreadable="skp"), "did you mean 'skip'"),
     # files
     "npz: path": (npz(None), r"^path=None \(NoneType\) must be a path"),
     "npz: a pipe": (npz(FOLDER / "pipe.npz"), "is a named pipe; it must be a regular file"),

@@ -51,6 +51,8 @@ class Run(Training):
     """Parameter of the Beta distribution by which two images are mixed; 0 mixes none."""
     readers: int = 2
     """Processes that read a stream."""
+    unreadable: Literal["stop", "skip"] = "stop"
+    """What becomes of a picture of a stream that cannot be read: stop the run, or skip it."""
     reach: float | None = None
     """Test accuracy that the run must reach, between 0 and 1, for the verdict."""
     steps: int = 800
@@ -141,6 +143,7 @@ def opened(run: Run) -> data.Sets:
         share=run.share,
         how=models.preprocessing(run.name or FAMILY) if pictures else None,
         workers=run.readers,
+        unreadable=run.unreadable,
     )
 
 
