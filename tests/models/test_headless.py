@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 TIMM = json.loads((golden.PARITY / "headless.json").read_text())
 ONE_OF_EACH = {entry.build: name for name, entry in reversed(_ENTRIES.items())}.values()
 SLOW = {
+    *("densenet121", "efficientnetv2_s", "ghostnet_050", "mnasnet_050", "vgg11"),
     "efficientnet_b0",
     "googlenet",
     "inception_v3",

@@ -38,6 +38,7 @@ ALL = {
 TENSORFLOW = {
     *("mobilenetv3_small_100", "mobilenetv3_large_100"),
     *(f"efficientnet_b{i}" for i in (5, 6, 7)),
+    *(f"efficientnetv2_{size}" for size in "sml"),
 }
 
 
