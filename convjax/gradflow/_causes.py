@@ -167,6 +167,8 @@ def _underflow(f: Finding) -> str:
     if f.off > 0:
         return ""
     for dtype, smallest in SMALLEST.items():
+        if f.look is not None and f.look.dtype not in ("", dtype):
+            continue
         # Squares and small entries are lost before the root mean square is.
         if f.expected_log_rms < smallest + 4:
             return (

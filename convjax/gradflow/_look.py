@@ -37,6 +37,7 @@ class Look:
       epsilon: of a norm; NaN elsewhere.
       zero_padded: whether it pads with zeros.
       function: of an activation; None elsewhere.
+      dtype: in which it computes; "" where it does not say.
     """
 
     kernel: float = math.nan
@@ -45,6 +46,7 @@ class Look:
     epsilon: float = math.nan
     zero_padded: bool = False
     function: Any = None
+    dtype: str = ""
 
 
 def look_at(net: nnx.Module, path: str) -> Look | None:
@@ -59,6 +61,7 @@ def look_at(net: nnx.Module, path: str) -> Look | None:
         epsilon=float(getattr(node, "epsilon", math.nan)),
         zero_padded=_pads(node),
         function=getattr(node, "function", None) if isinstance(node, nn.Activation) else None,
+        dtype="" if getattr(node, "dtype", None) is None else np.dtype(node.dtype).name,
     )
     if kernel is None:
         return found

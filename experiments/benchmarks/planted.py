@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from convjax import gradflow, models
+from convjax import gradflow, models, nn
 
 WIDTH = 16
 RATE = 0.003
@@ -103,6 +103,7 @@ def silu_twice(z: jax.Array) -> jax.Array:
 
 BATCH = {"norm": "batch"}
 NONE = {"norm": "none", "init": "he"}
+TINY = nn.initializers.VarianceScaling(2e-10)
 
 FAULTS: dict[str, Fault] = {
     "wrong fan of a depthwise kernel": Fault(
@@ -127,6 +128,9 @@ FAULTS: dict[str, Fault] = {
     "constant kernel": Fault("1/branch/conv1", "all are equal", BATCH, _kernel(_constant)),
     "layer norm for batch norm": Fault(".*norm", "is LayerNorm", BATCH, other={"norm": "layer"}),
     "large epsilon": Fault(".*norm2", "epsilon", BATCH, _epsilon),
+    "float16 underflow in a branch": Fault(
+        "0/branch", "less than float16", NONE | {"init": TINY}, other={"dtype": jnp.float16}
+    ),
     "zero padding": Fault(".*conv", "zero padding", NONE, other={"padding": "SAME"}),
     "trained weights": Fault(".*", "not fresh", BATCH, _trained),
 }
@@ -139,6 +143,7 @@ def found(fault: Fault, seed: int, *, residual: bool) -> gradflow.Comparison:
     net = models.deep_stack(4, WIDTH, rngs=nnx.Rngs(seed), **given | fault.other)
     fault.change(net)
     x = jax.random.normal(jax.random.key(0), SHAPE)
+    x = x.astype(fault.other.get("dtype", x.dtype))
     cotangent = jax.random.key(100 + seed)
     profile = gradflow.profile(net, x, cotangent=cotangent, train=fault.train)
     told = nnx.eval_shape(lambda: models.deep_stack(4, WIDTH, rngs=nnx.Rngs(0), **given))

@@ -21,6 +21,7 @@ SEEN = (
     "constant kernel",
     "large epsilon",
     "doubled activation",
+    "float16 underflow in a branch",
 )
 
 
