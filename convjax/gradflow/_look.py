@@ -56,12 +56,13 @@ def look_at(net: nnx.Module, path: str) -> Look | None:
     except ValueError:
         return None
     kernel, bias = _values(node, "kernel"), _values(node, "bias")
+    dtype = getattr(node, "dtype", None)
     found = Look(
         bias=(0.0, 0.0) if bias is None else (float(bias.mean()), float(np.mean(bias**2))),
         epsilon=float(getattr(node, "epsilon", math.nan)),
         zero_padded=_pads(node),
         function=getattr(node, "function", None) if isinstance(node, nn.Activation) else None,
-        dtype="" if getattr(node, "dtype", None) is None else np.dtype(node.dtype).name,
+        dtype="" if dtype is None else np.dtype(dtype).name,
     )
     if kernel is None:
         return found

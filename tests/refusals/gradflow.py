@@ -85,6 +85,12 @@ CASES = {
         lambda: gradflow.spectrum(NET, LOST[:2], train=False),
         "unit 'input' is NaN or infinite",
     ),
+    "theory of too small an image": (
+        lambda: gradflow.predict(
+            nn.Pool("max", 3, padding="VALID"), jnp.ones((2, 2, 2, 4)), train=False
+        ),
+        r"x is too small: a window of \(3, 3\) fits nowhere",
+    ),
     "theory of NaN": (lambda: gradflow.predict(NET, LOST, train=False), "x holds a NaN"),
     "theory of a NaN kernel": (
         lambda: gradflow.predict(with_nan(), X, train=False, kernels="measured"),

@@ -102,6 +102,9 @@ def convolution(
       padding: as in ``ops.conv``.
       dilation: steps between taps.
       centre_only: whether all taps but the middle one are zero (delta-orthogonal kernels).
+
+    Raises:
+      ValueError: a window that fits nowhere into the image.
     """
     rank = len(image)
     pads = _per_axis_padding(padding, rank)
@@ -118,7 +121,13 @@ def convolution(
     ]
     if centre_only:
         axes = [taps[len(taps) // 2 : len(taps) // 2 + 1] for taps in axes]
-    return Window(tuple(axes))
+    found = Window(tuple(axes))
+    if 0 in found.output:
+        raise ValueError(
+            f"x is too small: a window of {_spread(window, rank)} fits nowhere into an image of "
+            f"{tuple(image)}, to which it is reduced; give a larger one"
+        )
+    return found
 
 
 def transposed(
