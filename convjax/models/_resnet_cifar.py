@@ -118,6 +118,9 @@ def resnet_cifar(
         raise ValueError(f"depth={depth} is not 6n + 2 with n at least 1; the nearest is {near}")
     # That of nn.LayerNorm itself.
     own = 1e-6 if options.get("norm") == "layer" else None
+    _check.choice("transition", transition, TRANSITIONS)
+    _check.choice("conv", conv, CONVS)
+    _check.choice("order", order, ORDERS)
     keras = _keras(n, transition == "projection" and options.get("shortcut") != "none")
     family = Family("resnet_cifar", torch=TORCH, keras=keras)
     style = Style.of(options, family, keras=_KERAS, epsilon=own)
@@ -146,11 +149,6 @@ class _Unit:
     conv: str
     order: str
     padding: Any
-
-    def __post_init__(self):
-        _check.choice("conv", self.conv, CONVS)
-        _check.choice("order", self.order, ORDERS)
-        _check.choice("transition", self.transition, TRANSITIONS)
 
     def __call__(self, fan: tuple[int, int], strides: int, rngs: nnx.Rngs) -> nn.Residual:
         """Return one unit, whose initial values come from ``rngs``."""

@@ -45,7 +45,7 @@ function = Kind(
     "relu", wrong("lambda", "class", misspelt="rellu", seven=7), {"str_": np.str_("relu")}
 )
 rate = number(0.25, least=0.0, below=1.0)
-classes, channels = integer(5, least=1), integer(2, least=1)
+classes, channels = integer(5, least=0), integer(2, least=1)
 factor = number(0.25, above=0.0)
 COMMON = {
     "num_classes": classes,
@@ -62,7 +62,7 @@ DROPS = {"dropout": rate, "reference": choice("torch")}
 DEPTH = {"stochastic_depth": rate}
 stride = Kind(None, wrong("None", minus=-1, zero=0, seven=7), {})
 STRIDE = {"output_stride": stride}
-units = integers((1, 1, 1, 1), single=False)
+units = integers((1, 1, 1, 1), single=False, length=False)
 width = integer(4, least=1)
 
 
@@ -214,6 +214,7 @@ CALLS = {
         width=factor,
         depth=factor,
         squeeze=flag(True),
+        fixed_ends=flag(False),
         epsilon=optional(number(1e-5, least=0.0)),
         same_padding=flag(False),
         **SHORTCUT,
@@ -222,10 +223,73 @@ CALLS = {
         **DEPTH,
         **STRIDE,
     ),
+    "models.vgg": network(
+        models.vgg,
+        units=integers((1, 1, 1, 1, 1), single=False),
+        width=width,
+        hidden=integers((8, 8), single=False, length=False),
+        **SHORTCUT,
+        **{**COMMON, "norm": choice("none")},
+        **DROPS,
+    ),
+    "models.densenet": network(
+        models.densenet,
+        units=units,
+        growth=width,
+        bottleneck=integer(4, least=1),
+        unit_dropout=rate,
+        **COMMON,
+        **DROPS,
+    ),
+    "models.efficientnet_v2": network(
+        models.efficientnet_v2,
+        kind=choice("b"),
+        width=factor,
+        depth=factor,
+        squeeze=flag(True),
+        epsilon=optional(number(1e-5, least=0.0)),
+        same_padding=flag(False),
+        **SHORTCUT,
+        **COMMON,
+        **DROPS,
+        **DEPTH,
+        **STRIDE,
+    ),
+    "models.mnasnet": network(
+        models.mnasnet,
+        kind=choice("small"),
+        width=factor,
+        squeeze=flag(True),
+        **SHORTCUT,
+        **COMMON,
+        **DROPS,
+        **DEPTH,
+        **STRIDE,
+    ),
+    "models.mobilenet_v4": network(
+        models.mobilenet_v4,
+        kind=choice("small"),
+        width=factor,
+        **SHORTCUT,
+        **COMMON,
+        **DROPS,
+        **DEPTH,
+        **STRIDE,
+    ),
+    "models.ghostnet": network(
+        models.ghostnet,
+        width=factor,
+        squeeze=flag(True),
+        **SHORTCUT,
+        **COMMON,
+        **DROPS,
+        **DEPTH,
+    ),
     "models.mobilenet_v1": network(
         models.mobilenet_v1,
         width=factor,
         depth=factor,
+        last=flag(False),
         shortcut=choice("none"),
         shortcut_scale=number(0.5),
         **COMMON,
@@ -336,7 +400,7 @@ CALLS = {
         freeze,
         {"up_to": ("path",), "paths": ("path",)},
         net=some,
-        up_to=optional(choice("stage1")),
+        up_to=optional(but(choice("stage1"), "empty")),
         paths=Kind((), wrong("list", seven=7, sevens=[7], misspelt="stagge1")),
         statistics=choice("frozen"),
     ),
@@ -345,14 +409,17 @@ CALLS = {
         models.export_weights, net=some, tree=optional(Kind(None, wrong("None", seven=7)))
     ),
     "models.load_weights": call(
-        lambda net, source, allow, adapt_input: (
-            models.load_weights(net, source, allow=allow, adapt_input=adapt_input).count
+        lambda net, source, allow, adapt_input, use_ema: (
+            models.load_weights(
+                net, source, allow=allow, adapt_input=adapt_input, use_ema=use_ema
+            ).count
         ),
         {"source": ("file", "weights")},
         net=some,
         source=weights,
         allow=allow,
         adapt_input=flag(False),
+        use_ema=flag(False),
     ),
     "models.Family": call(
         models.Family,
@@ -360,6 +427,7 @@ CALLS = {
         torch=rules,
         keras=rules,
         torchvision=rules,
+        others=optional(Kind({"mine": {"stem": "conv"}}, wrong("dict", sevens={"mine": 7}))),
     ),
     "models.register": call(
         models.register,

@@ -25,6 +25,7 @@ UNTRIED = {
         "weights": LOADED,
         "allow": LOADED,
         "adapt_input": LOADED,
+        "use_ema": LOADED,
     },
     "models.from_hub": {
         "options": MORE,

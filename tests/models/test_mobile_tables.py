@@ -164,4 +164,4 @@ def test_names_of_a_package_that_numbers_all_units_together():
     weights = models.export_weights(mine)
     theirs = {name.replace("last", "end"): array for name, array in weights.items()}
     assert models.load_weights(mine, theirs).renamed == "by mine's names"
-    assert family.spellings == ("torch", "mine")
+    assert family.spellings("torch") == ("torch", "mine")

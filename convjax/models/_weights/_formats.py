@@ -112,6 +112,10 @@ def read(source: str | os.PathLike | Mapping[str, Any], *, use_ema: bool = True)
             raise ValueError(
                 f"{where} is a state of Flax, whose names are no reference's; {_STATE}"
             )
+        if not source:
+            raise ValueError(
+                f"source={source!r} is empty; give a file or a mapping with the weights"
+            )
         return Arrays(None, drop_module_prefix(_arrays(source, where)), where)
     path = _existing(source)
     where = f"source={str(path)!r}"

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from convjax import nn
-from convjax._check import instance, wrong_type
+from convjax._check import flag, instance, wrong_type
 from convjax.models._network import REFERENCES, Network, named
 from convjax.models._weights._cast import cast
 from convjax.models._weights._formats import read
@@ -121,8 +121,7 @@ def load(
     """
     net = named(net, "load_weights")
     globs = checked_globs(allow)
-    instance("adapt_input", adapt_input, bool, "True or False")
-    instance("use_ema", use_ema, bool, "True or False")
+    adapt_input, use_ema = flag("adapt_input", adapt_input), flag("use_ema", use_ema)
     kind, arrays, where, taken = read(source, use_ema=use_ema)
     _check_kind(net, kind, where)
     fit, arrays = _fitted(net, arrays)
