@@ -309,6 +309,15 @@ def path(name: str, value: Any) -> Path:
         return Path(text)
 
 
+def place(name: str, value: Any) -> Path:
+    """Return the path of what is there or can be made: no folder on the way to it is a file."""
+    found = path(name, value)
+    above = next(one for one in found.absolute().parents if os.path.exists(one))
+    if not above.is_dir():
+        raise ValueError(f"{name}={str(found)!r} lies below {str(above)!r}, which is no folder")
+    return found
+
+
 def existing_file(name: str, value: Any, hint: str = "") -> Path:
     """Return the path of a regular file: a pipe or a device would be waited for, or never end.
 

@@ -22,9 +22,8 @@ def checked_labels(name: str, labels: Any, count: int, classes: int | None = Non
     end = 2**31 - 1 if classes is None else classes
     wrong = np.flatnonzero((labels < 0) | (labels >= end))
     if len(wrong):
-        span = "must not be negative" if classes is None else f"must lie in 0 to {classes - 1}"
         raise ValueError(
-            f"{name} {span}; the one at place {wrong[0]} is {labels[wrong[0]]}, "
-            f"and {len(wrong)} of {count} are out of range"
+            f"{name}[{wrong[0]}]={labels[wrong[0]]} must lie in 0 to {end - 1}; {len(wrong)} of "
+            f"{count} are out of range"
         )
     return labels.astype(np.int32)

@@ -94,8 +94,8 @@ def sets(
     test_images, test_labels = _part("test", test, size)
     if test_images.shape[1:] != images.shape[1:]:
         raise ValueError(
-            f"images to test on have the shape {test_images.shape[1:]}, those to train on "
-            f"{images.shape[1:]}; they must be the same"
+            f"test: images have the shape {test_images.shape}, those to train on {images.shape}; "
+            "height, width and channels must be the same"
         )
     largest = {"train": int(labels.max()), "test": int(test_labels.max())}
     classes = max(largest.values()) + 1 if classes is None else integer("classes", classes, 1)

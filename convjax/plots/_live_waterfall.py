@@ -32,7 +32,7 @@ class Waterfall:
       title: above everything, as there.
 
     Raises:
-      ValueError: an argument of the wrong type, or a negative time.
+      ValueError: an argument of the wrong type, a negative time, or a path below a file.
 
     Example:
       >>> import tempfile
@@ -58,7 +58,7 @@ class Waterfall:
         match: str | None = None,
         title: str | None = None,
     ):
-        self.path = _check.path("path", path)
+        self.path = _check.place("path", path)
         if self.path.is_dir():
             raise ValueError(f"path={str(self.path)!r} is a folder; give the file's path")
         self._every = _check.number("every", every, least=0)

@@ -33,13 +33,14 @@ def groups(
     """
     _check.instance("columns", columns, Mapping, "columns by name")
     by = _check.strings("by", by)
-    missing = [name for name in by if name not in columns]
-    if missing:
-        raise ValueError(f"by={missing[0]!r} is not a column; there are {', '.join(columns)}")
+    _check.strings("columns", list(columns))
     columns = {name: np.asarray(column) for name, column in columns.items()}
     for name, column in columns.items():
         if not column.ndim or (name in by and column.ndim > 1):
             raise ValueError(f"column {name!r}={_check.shown(column)} must have one axis")
+    missing = [name for name in by if name not in columns]
+    if missing:
+        raise ValueError(f"by={missing[0]!r} is not a column; there are {', '.join(columns)}")
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"columns must be equally long, not {lengths}")

@@ -41,7 +41,7 @@ def keep_programs(folder: str | os.PathLike[str] | None = None, *, limit: int = 
 
     Raises:
       OSError: the folder cannot be made.
-      ValueError: a negative limit, or no path.
+      ValueError: a negative limit, no path, or one below a file.
 
     Example:
       >>> import tempfile
@@ -50,7 +50,7 @@ def keep_programs(folder: str | os.PathLike[str] | None = None, *, limit: int = 
       True
     """
     limit = _check.integer("limit", limit, 0)
-    base = _base() if folder is None else _check.path("folder", folder).absolute()
+    base = _base() if folder is None else _check.place("folder", folder).absolute()
     here = _within(base)
     here.mkdir(parents=True, exist_ok=True)
     _tell_jax(here)

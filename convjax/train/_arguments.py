@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import optax
 from flax import nnx
 
@@ -66,7 +67,7 @@ def source(given: Any) -> Source:
 
 def rows(given: Any) -> list[Mapping[str, Any]]:
     """Return rows of a run as a list, each with its kind and step."""
-    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+    if isinstance(given, str | bytes | Mapping | np.ndarray) or not isinstance(given, Iterable):
         _check.wrong_type("rows", given, "rows, as train.read_rows returns them")
     found = list(given)
     check_rows(found)
@@ -76,7 +77,9 @@ def rows(given: Any) -> list[Mapping[str, Any]]:
 def observers(given: Any) -> list[Observer]:
     """Return observers as a list."""
     right = "a sequence of observers, such as [train.ProgressBar()]"
-    if isinstance(given, str | bytes | Observer) or not isinstance(given, Iterable):
+    if isinstance(given, str | bytes | Mapping | np.ndarray | Observer) or not isinstance(
+        given, Iterable
+    ):
         _check.wrong_type("observers", given, right)
     found = list(given)
     for i, one in enumerate(found):

@@ -179,7 +179,7 @@ def _pair(test: Any, name: str = "test") -> tuple[Any, Any]:
         )
     if len(images) != len(labels) or not len(labels):
         raise ValueError(
-            f"{name} has {len(images)} images and {len(labels)} labels; it needs as many of both, "
-            "at least one"
+            f"{name} has images of the shape {images.shape} and labels of the shape "
+            f"{labels.shape}; it needs as many of both, at least one"
         )
     return images, labels

@@ -35,7 +35,8 @@ class JsonLines:
       path: the file; its folder is made.
 
     Raises:
-      ValueError: a folder, or a pipe; in ``begin``, a file that holds something else than rows.
+      ValueError: a folder, a pipe, or a path below a file; in ``begin``, a file that holds something
+        else than rows.
 
     Example:
       >>> import tempfile
@@ -51,7 +52,7 @@ class JsonLines:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = _check.path("path", path)
+        self.path = _check.place("path", path)
         if self.path.exists() and not self.path.is_file():  # a folder, a pipe, a device
             raise ValueError(f"path={str(path)!r} is there already and is no regular file")
         self._file: BinaryIO | None = None

@@ -28,7 +28,7 @@ def layerwise(
     ``stem``, ``stage1``, …, ``head``; norms between them belong to the stage before.
 
     Args:
-      net: the network, a node of ``convjax.nn``; any other with ``units``.
+      net: the network, a combinator of ``convjax.nn``; any other with ``units``.
       decay: above 0; 1 changes nothing.
       units: the stages by path, from the input to the output, instead of those of the first level;
         every parameter must be in one of them.
@@ -153,12 +153,13 @@ def _behind(net: nnx.Module, units: Any) -> dict[tuple[str, ...], int]:
     params = nnx.to_flat_state(nnx.state(net, nnx.Param))
     shapes = {tuple(map(str, path)): value.shape for path, value in params}
     if units is None:
-        if not isinstance(net, nn.Node):
+        names = [name for name, _ in nn.children(net)]
+        if not names:
             raise ValueError(
-                f"net={type(net).__name__} is no node of convjax.nn, so the order of its stages is "
-                "not known: give units, their paths from the input to the output"
+                f"net={type(net).__name__} is no combinator of convjax.nn, so the order of its "
+                "stages is not known: give units, their paths from the input to the output"
             )
-        stages = _stages([name for name, _ in nn.children(net)], shapes)
+        stages = _stages(names, shapes)
     else:
         stages = [[unit] for unit in _listed(units)]
     places: dict[tuple[str, ...], int] = {}
@@ -169,10 +170,10 @@ def _behind(net: nnx.Module, units: Any) -> dict[tuple[str, ...], int]:
             if not inside:
                 raise ValueError(f"units: {unit!r} holds no parameter of the network")
             places |= dict.fromkeys(inside, len(stages) - 1 - i)
+    if not shapes:
+        raise ValueError(f"net={type(net).__name__} holds no parameter, and so no stage")
     if left := ["/".join(path) for path in shapes if path not in places]:
         raise ValueError(f"units: {left[0]!r} is in none of them; they must hold every parameter")
-    if not places:
-        raise ValueError("net holds no parameter, and so no stage")
     return places
 
 

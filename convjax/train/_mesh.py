@@ -25,7 +25,7 @@ def mesh_of(devices: int | Sequence[Any] | Mesh | None) -> Mesh | None:
     """
     chosen = _chosen(devices)
     if not chosen:
-        raise ValueError("devices: there must be at least one")
+        raise ValueError(f"devices={_check.shown(devices)}: there must be at least one")
     if len(set(chosen)) < len(chosen):
         raise ValueError(f"devices: one is given twice: {', '.join(map(str, chosen))}")
     owners = {device.process_index for device in chosen}

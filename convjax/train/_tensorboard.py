@@ -27,7 +27,7 @@ class TensorBoard:
 
     Raises:
       MissingPackageError: tensorboardX is not installed; this is an ImportError.
-      ValueError: a folder that is a file.
+      ValueError: a folder that is a file, or lies below one.
 
     Example:
       >>> import tempfile
@@ -48,7 +48,7 @@ class TensorBoard:
             raise _check.MissingPackageError(
                 "TensorBoard needs tensorboardX: pip install convjax[tensorboard]"
             ) from error
-        self.folder = _check.path("folder", folder)
+        self.folder = _check.place("folder", folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"folder={str(self.folder)!r} is a file; it must be a folder")
         self._runs: dict[str, _Run] = {}

@@ -49,7 +49,7 @@ HUGE = struct.pack(">IIII", 0x803, 2**31, 2**10, 2**10)
         ({"images": b""}, "does not begin as an idx file of bytes with 3 axes: it is empty"),
         ({"labels": packed(IMAGES)}, "bytes with 1 axes: 00 00 08 03"),
         ({"labels": LABELS[:4]}, "labels"),
-        ({"labels": LABELS + np.uint8(1)}, "labels must lie in 0 to 9; the one at place 1 is 10"),
+        ({"labels": LABELS + np.uint8(1)}, r"labels\[1\]=10 must lie in 0 to 9"),
     ],
 )
 def test_damage_is_refused_by_name(tmp_path, changes, message, zipped):

@@ -167,9 +167,9 @@ CALLS = {
     ),
     **{
         f"data.{read.__name__}": call(
-            read, folder=place(MNIST, missing=True), split=choice("test"), whole=flag(False)
+            read, folder=kind(place(MNIST, missing=True)), split=choice("test"), whole=flag(False)
         )
-        for read in (data.mnist, data.fashion_mnist)
+        for read, kind in ((data.mnist, Kind._make), (data.fashion_mnist, optional))
     },
     "data.digits": call(data.digits, split=split),
     "data.find": call(

@@ -83,6 +83,8 @@ def renderings(value: Any) -> list[str]:
     found = [type(value).__name__, repr(value)[:12], str(value)[:30]]
     if isinstance(value, np.ndarray | jax.Array):
         found += [str(value.shape), str(value.dtype)]
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iu" and value.ndim == 1:
+        found += [f"[{i}]={entry}" for i, entry in enumerate(value.tolist())]
     if isinstance(value, np.ndarray) and value.size and value.dtype.kind in "OU":
         found += renderings(value.flat[0])
     if isinstance(value, bytes):

@@ -45,7 +45,11 @@ source = Kind(SOURCE, wrong(seven=7, itself=data.Resident, pair=(IMAGES, LABELS)
 recipe = Kind(RECIPE, wrong(seven=7, itself=train.Recipe))
 optimiser = Kind(None, wrong("None", seven=7, name="sgd", itself=optax.sgd))
 frozen = Kind(None, wrong("None", seven=7, name="stage1"))
-units = Kind(None, wrong(seven=7, word="dense", sevens=[7], other=["conv"], none=()))
+units = Kind(
+    ("dense",),
+    wrong(seven=7, word="dense", sevens=[7], other=["conv"], none=()),
+    {"list": ["dense"]},
+)
 logits = Kind(
     jnp.ones((2, 3)),
     wrong("matrix", seven=7, numbers=[[1.0] * 3] * 2, vector=jnp.ones(3), long=jnp.ones((3, 3))),
@@ -109,11 +113,13 @@ CALLS = {
         steps=integer(4, least=1),
         seed=integer(0, least=0),
         optimiser=choice("sgd"),
-        options=Kind({}, wrong("dict", "list", seven=7, unknown={"momentun": 0.9}, sevens={7: 7})),
+        options=Kind(
+            {}, wrong("None", "dict", "list", seven=7, unknown={"momentun": 0.9}, sevens={7: 7})
+        ),
         learning_rate=number(0.5, least=0.0),
         schedule=choice("cosine"),
         boundaries=integers((), single=False, length=False),
-        factor=number(0.5, above=0.0),
+        factor=number(0.5, least=0.0),
         warmup=integer(1, least=0),
         warmup_from=number(0.0, least=0.0),
         weight_decay=number(0.5, least=0.0),

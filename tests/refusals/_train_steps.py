@@ -269,12 +269,20 @@ ROWS = {
     "pace": (lambda: train.ProgressBar().record([ROW], 3), "^pace=3"),
     "TensorBoard": (lambda: train.TensorBoard(3), "^folder=3"),
     "TensorBoard in a file": (lambda: train.TensorBoard(written(b"")), "^folder=.*is a file"),
+    "TensorBoard below a file": (
+        lambda: train.TensorBoard(written(b"") / "a" / "b"),
+        "^folder=.*lies below .*which is no folder",
+    ),
     "TensorBoard not begun": (
         lambda: train.TensorBoard(FOLDER).record([ROW], train.Pace(1, 1)),
         "call begin before record",
     ),
     "JsonLines": (lambda: train.JsonLines(3), "^path=3"),
     "JsonLines in a folder": (lambda: train.JsonLines(FOLDER), "^path=.*is no regular file"),
+    "JsonLines below a file": (
+        lambda: train.JsonLines(written(b"") / "a" / "b"),
+        "^path=.*lies below .*which is no folder",
+    ),
     "JsonLines in a pipe": (piped, "^path=.*is no regular file"),
     "JsonLines not begun": (
         lambda: train.JsonLines(FOLDER / "x").record([ROW], train.Pace(1, 1)),

@@ -94,8 +94,10 @@ def test_units_of_a_network_that_is_no_expression(source):
     rates = train.layerwise(net, decay=0.5, units=["first", "second"])
     scaled, _ = rates.update(ones, rates.init(ones))
     assert scaled["first"]["kernel"].max() == 0.5 and scaled["second"]["kernel"].min() == 1.0
-    with pytest.raises(ValueError, match=r"net=Net is no node of convjax\.nn"):
+    with pytest.raises(ValueError, match=r"net=Net is no combinator of convjax\.nn"):
         train.layerwise(net, decay=0.5)
+    with pytest.raises(ValueError, match=r"net=Dense is no combinator of convjax\.nn"):
+        train.layerwise(nn.Dense(3, 2, rngs=nnx.Rngs(0)), decay=0.5)
     with pytest.raises(ValueError, match="units: 'second/bias' is in none of them"):
         train.layerwise(net, decay=0.5, units=["first"])
     with pytest.raises(ValueError, match="units: 'third' holds no parameter"):
