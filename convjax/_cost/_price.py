@@ -174,6 +174,11 @@ def _(node: nn.GroupNorm, x, y) -> Price:
 
 
 @price.register
+def _(node: nn.ResponseNorm, x, y) -> Price:
+    return Price(elementwise=4 * y.size, sees="all")
+
+
+@price.register
 def _(node: nn.Scale, x, y) -> Price:
     return Price(elementwise=y.size)
 

@@ -7,26 +7,45 @@ from typing import Unpack
 from flax import nnx
 
 from convjax import nn
-from convjax.models._convnext_keys import TORCH, TORCHVISION, keras
+from convjax.models._convnext_keys import TORCH, TORCH_1X1, TORCHVISION, keras
 from convjax.models._network import Family, Network
 from convjax.models._options import StridedOptions, with_options
 from convjax.models._style import Dilated, Style, dropped, skipped
 
-VARIANTS = {
-    "convnext_tiny": {"units": (3, 3, 9, 3), "width": 96},
-    "convnext_small": {"units": (3, 3, 27, 3), "width": 96},
-    "convnext_base": {"units": (3, 3, 27, 3), "width": 128},
-    "convnext_large": {"units": (3, 3, 27, 3), "width": 192},
-    "convnext_xlarge": {"units": (3, 3, 27, 3), "width": 256},
+_SIZES = {
+    "atto": {"units": (2, 2, 6, 2), "width": 40},
+    "femto": {"units": (2, 2, 6, 2), "width": 48},
+    "pico": {"units": (2, 2, 6, 2), "width": 64},
+    "nano": {"units": (2, 2, 8, 2), "width": 80},
+    "tiny": {"units": (3, 3, 9, 3), "width": 96},
+    "small": {"units": (3, 3, 27, 3), "width": 96},
+    "base": {"units": (3, 3, 27, 3), "width": 128},
+    "large": {"units": (3, 3, 27, 3), "width": 192},
+    "xlarge": {"units": (3, 3, 27, 3), "width": 256},
+    "huge": {"units": (3, 3, 27, 3), "width": 352},
 }
-# Keras's names of the weights hold the network's.
+_V2 = {"response_norm": True, "layer_scale": None}
+VARIANTS = {
+    **{f"convnext_{size}": preset for size, preset in _SIZES.items() if size != "huge"},
+    **{f"convnextv2_{size}": preset | _V2 for size, preset in _SIZES.items() if size != "xlarge"},
+}
+
+
+def _family(name: str) -> Family:
+    """Return the family of a name: what timm stores, and Keras's names, depend on it."""
+    version, _, size = name.partition("_")
+    torch = TORCH_1X1 if size in ("atto", "femto", "pico", "nano") else TORCH
+    if version == "convnextv2" or torch is TORCH_1X1:
+        return Family(name, torch=torch)
+    return Family(name, torch=torch, torchvision=TORCHVISION, keras=keras(name))
+
+
 _FAMILIES = {
-    (preset["units"], preset["width"]): Family(
-        name, torch=TORCH, torchvision=TORCHVISION, keras=keras(name)
-    )
+    (preset["units"], preset["width"], "response_norm" in preset): _family(name)
     for name, preset in VARIANTS.items()
 }
-FAMILY = Family("convnext", torch=TORCH, torchvision=TORCHVISION, keras=keras("convnext"))
+FAMILY = _family("convnext")
+FAMILY_V2 = _family("convnextv2")
 
 
 @with_options(norm="layer", activation="exact_gelu")
@@ -37,6 +56,7 @@ def convnext(
     kernel_size: int = 7,
     expansion: int = 4,
     layer_scale: float | None = 1e-6,
+    response_norm: bool = False,
     **options: Unpack[StridedOptions],
 ) -> Network:
     """Return a ConvNeXt: depthwise convolution, norm and a two-layer perceptron in each branch.
@@ -53,6 +73,8 @@ def convnext(
       expansion: hidden channels of the perceptron, over those of the unit.
       layer_scale: initial value of the learned factors, one for each channel, at the end of every
         branch, which so begins almost silent; None for no factors.
+      response_norm: whether global response normalisation stands between the perceptron's layers:
+        with ``layer_scale=None`` that is ConvNeXt V2.
       shortcut: of every unit: ``"identity"``, ``"none"``, ``"scaled"`` or ``"gated"``.
       init: initialiser of the kernels, or its name in ``nn.initializers.NAMES``. (The paper draws
         from a truncated normal distribution of standard deviation 0.02.)
@@ -75,11 +97,12 @@ def convnext(
       >>> net(jnp.ones((1, 40, 32, 3)), train=False).shape
       (1, 10)
 
-    Reference: Liu et al., A ConvNet for the 2020s, 2022.
+    Reference: Liu et al., A ConvNet for the 2020s, 2022; Woo et al., ConvNeXt V2, 2023.
     """
-    family = _FAMILIES.get((tuple(units), width), FAMILY)
+    own = FAMILY_V2 if response_norm else FAMILY
+    family = _FAMILIES.get((tuple(units), width, response_norm), own)
     style = Style.of(options, family, epsilon=1e-6, use_bias=True)
-    unit = _Unit(style, kernel_size, expansion, layer_scale)
+    unit = _Unit(style, kernel_size, expansion, layer_scale, response_norm)
     rates, dilated = style.rates(sum(units)), Dilated(style.output_stride, 4)
     stages: dict[str, nnx.Module] = {"stem": nn.Chain(_stem(style, width))}
     features = width
@@ -106,6 +129,7 @@ class _Unit:
     kernel_size: int
     expansion: int
     layer_scale: float | None
+    response_norm: bool
 
     def __call__(self, features: int, dilation: int, rate: float) -> nn.Residual:
         """Return one unit, at a rate of stochastic depth."""
@@ -118,6 +142,7 @@ class _Unit:
             **self.style.normed("norm", features),
             "expand": self._dense((features, hidden)),
             "activation": self.style.act(),
+            **self._weighed(hidden),
             "project": self._dense((hidden, features)),
             **self._scaled(features),
             **skipped(rate),
@@ -128,6 +153,11 @@ class _Unit:
         return nn.Dense(
             *fan, kernel_init=self.style.init, rngs=self.style.rngs, **self.style.dtypes
         )
+
+    def _weighed(self, features: int) -> dict[str, nnx.Module]:
+        if not self.response_norm:
+            return {}
+        return {"response": nn.ResponseNorm(features, rngs=self.style.rngs, **self.style.dtypes)}
 
     def _scaled(self, features: int) -> dict[str, nnx.Module]:
         if self.layer_scale is None:

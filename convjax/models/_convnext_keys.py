@@ -13,10 +13,16 @@ TORCH = Keys(
         ("stage{s}/{i}/branch/norm", f"{_TORCH_UNIT}.norm"),
         ("stage{s}/{i}/branch/expand", f"{_TORCH_UNIT}.mlp.fc1"),
         ("stage{s}/{i}/branch/project", f"{_TORCH_UNIT}.mlp.fc2"),
+        ("stage{s}/{i}/branch/response", f"{_TORCH_UNIT}.mlp.grn"),
         ("stage{s}/{i}/branch/scale/value", f"{_TORCH_UNIT}.gamma"),
         ("head/norm", "head.norm"),
         ("head/dense", "head.fc"),
     )
+)
+# timm's small networks have 1x1 convolutions for the perceptron.
+_PERCEPTRON = ("stage{s}/{i}/branch/expand", "stage{s}/{i}/branch/project")
+TORCH_1X1 = Keys(
+    tuple((ours, f"{there}@1x1" if ours in _PERCEPTRON else there) for ours, there in TORCH.rules)
 )
 # Stages and what lies between them are numbered together.
 TORCHVISION = Keys(

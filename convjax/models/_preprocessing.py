@@ -66,7 +66,7 @@ _TORCH = (
     _Row("resnet101d resnet152d", 256, 0.95, test=(320, 1.0)),
     _Row("resnet18 resnet34 resnet50 resnet101 resnet152", 224, 0.95, test=(288, 1.0)),
     _Row("seresnet50 resnext50_32x4d resnext101_64x4d", 224, 0.95, test=(288, 1.0)),
-    _Row("convnext_tiny convnext_small", 224, 0.95, test=(288, 1.0)),
+    _Row("convnext_nano convnext_tiny convnext_small", 224, 0.95, test=(288, 1.0)),
     _Row("resnet??d seresnet* wide_resnet50_2", 224, 0.875, test=(288, 0.95)),
     _Row("resnext101_* wide_resnet101_2", 224, 0.875, "bilinear"),
     _Row("resnetv2_18* resnetv2_34*", 224, 0.9, colours=_HALF, test=(288, 1.0)),
@@ -90,7 +90,10 @@ _TORCH = (
     _Row("tf_efficientnet_b5", 456, 0.934),
     _Row("efficientnet_b6 tf_efficientnet_b6", 528, 0.942),
     _Row("efficientnet_b7 tf_efficientnet_b7", 600, 0.949),
-    _Row("convnext_*", 224, 0.875, test=(288, 1.0)),
+    _Row("convnext*_atto convnext*_femto convnext*_pico", 224, 0.875, test=(288, 0.95)),
+    _Row("convnextv2_huge", 384, 1.0),
+    _Row("convnextv2_small", 224, 0.875),
+    _Row("convnext*", 224, 0.875, test=(288, 1.0)),
     _Row("legacy_xception inception_resnet_v2", 299, 0.8975, colours=_HALF),
     _Row("inception_v4", 299, 0.875, colours=_HALF),
     # Their weights come from networks that turn the usual mean and deviation into these inside.
@@ -133,7 +136,7 @@ _KERAS = (
     _Row("resnet50 resnet101 resnet152", 224, 1.0, "bilinear", _BGR),
     _Row("resnetv2_* mobilenet* tf_mobilenet*", 224, 1.0, "bilinear", _HALF),
     _Row("legacy_xception inception_*", 299, 1.0, "bilinear", _HALF),
-    _Row("convnext_*", 224, 1.0, "bilinear"),
+    *(_Row(f"convnext_{s}", 224, 1.0, "bilinear") for s in ("tiny", "small", "base", "*large")),
     *(
         _Row(f"*efficientnet_b{i}", size, 1.0, "bilinear")
         for i, size in enumerate((224, 240, 260, 300, 380, 456, 528, 600))

@@ -23,6 +23,7 @@ from convjax.nn._norm import NORMS as NORMS
 from convjax.nn._norm import BatchNorm as BatchNorm
 from convjax.nn._norm import GroupNorm as GroupNorm
 from convjax.nn._norm import LayerNorm as LayerNorm
+from convjax.nn._norm import ResponseNorm as ResponseNorm
 from convjax.nn._norm import norm as norm
 from convjax.nn._reading._called import takes_mode as takes_mode
 from convjax.nn._reading._function import Function as Function

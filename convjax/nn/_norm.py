@@ -288,6 +288,74 @@ class LayerNorm(_Affine):
         return y if self.dtype is None else y.astype(self.dtype)
 
 
+class ResponseNorm(_Affine):
+    """Global response normalisation: every channel weighed by its size among all channels.
+
+    Formula: ``x + scale * x * r / (mean(r) + epsilon) + bias``, where r is the Euclidean norm of a
+    channel over all places of an example, and its mean runs over the channels. Scale and bias are
+    initialized to 0, where it is the identity.
+
+    Args:
+      num_features: channels of the input.
+      epsilon: added to the mean norm.
+      dtype: dtype of the output; None takes the input's.
+      param_dtype: dtype of the parameters.
+      rngs: source of the initial values.
+
+    Raises:
+      ValueError: no feature, a negative epsilon; in the call, another number of channels.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from convjax import nn
+      >>> norm = nn.ResponseNorm(2, rngs=nnx.Rngs(0))
+      >>> norm.scale[...] = jnp.ones(2)
+      >>> norm(jnp.array([[[[3.0, 1.0]]]])).round(2).ravel().tolist()
+      [7.5, 1.5]
+
+    Reference: Woo et al., ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders,
+    2023.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        epsilon: float = 1e-6,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self._make(
+            _check.integer("num_features", num_features, 1),
+            use_scale=True,
+            use_bias=True,
+            scale_init="zero",
+            epsilon=epsilon,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+
+    def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
+        """Weigh the channels."""
+        x = _check.array("x", x)
+        scale, bias = self._affine()
+        assert scale is not None and bias is not None
+        if x.shape[-1:] != scale.shape:
+            raise ValueError(f"ResponseNorm: x has {x.shape[-1]} channels, the norm {len(scale)}")
+        wide = x.astype(jnp.float32 if x.dtype.itemsize < 4 else x.dtype)
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        square = jnp.sum(wide**2, axis=tuple(range(1, x.ndim - 1)), keepdims=True)
+        # The derivative of a root at zero is none; of a channel that is zero, we take 0.
+        size = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+        share = size / (size.mean(-1, keepdims=True) + self.epsilon)
+        scale, bias = (a.astype(wide.dtype).reshape(shape) for a in (scale, bias))
+        y = wide * (1 + scale * share) + bias
+        return y.astype(x.dtype if self.dtype is None else self.dtype)
+
+
 def norm(name: str, num_features: int, *, rngs: nnx.Rngs, **options) -> Node:
     """Return the norm of that name as a leaf.
 

@@ -9,7 +9,7 @@ from flax import nnx
 from convjax import nn
 
 PRECISIONS = ("float32", "bfloat16", "float16")
-NORM_LEAVES = (nn.BatchNorm, nn.GroupNorm, nn.LayerNorm)
+NORM_LEAVES = (nn.BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.ResponseNorm)
 
 # As in Micikevicius et al. 2018: doubled after so many steps without overflow, halved at one.
 LARGEST = 2.0**24

@@ -213,6 +213,7 @@ OPERATIONS = {
     "batch norm": (lambda r: nn.BatchNorm(3, rngs=r), 2 * 378),
     "layer norm": (lambda r: nn.LayerNorm(3, rngs=r), 7 * 378),
     "group norm": (lambda r: nn.GroupNorm(3, num_groups=1, rngs=r), 7 * 378),
+    "response norm": (lambda r: nn.ResponseNorm(3, rngs=r), 4 * 378),
     "max pool": (lambda r: nn.Pool("max", (2, 3), strides=1), 2 * (8 * 5) * 3 * 6),
     "dropout": (lambda r: nn.Dropout(0.5), 0),
 }

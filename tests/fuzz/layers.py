@@ -153,6 +153,10 @@ CALLS = {
     ),
     "nn.GroupNorm": call(nn.GroupNorm, num_groups=integer(3, least=1), **norm),
     "nn.LayerNorm": call(nn.LayerNorm, **norm),
+    "nn.ResponseNorm": call(
+        nn.ResponseNorm,
+        **{k: v for k, v in norm.items() if k not in ("use_scale", "use_bias", "scale_init")},
+    ),
     "nn.norm": call(norm_of, name=choice("batch"), num_features=features, rngs=rngs),
     "nn.Activation": call(nn.Activation, {"function": ("activation",)}, function=function),
     "nn.Chain": call(nn.Chain, {"units": ("unit",)}, units=units),

@@ -203,6 +203,7 @@ CALLS = {
         kernel_size=integer(7, least=1),
         expansion=integer(4, least=1),
         layer_scale=optional(number(1e-6)),
+        response_norm=flag(False),
         **SHORTCUT,
         **COMMON,
         **DROPS,

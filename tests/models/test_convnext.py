@@ -10,6 +10,7 @@ from flax import nnx
 
 import convjax
 from convjax import gradflow, models, nn
+from tests.models.instruments import check_foreseen, check_measured
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -53,6 +54,9 @@ PAPER = {
     "convnext_base": 15.4,
     "convnext_large": 34.4,
     "convnext_xlarge": 60.9,
+    # Woo et al. 2023, table 16 of its code's page.
+    "convnextv2_pico": 1.37,
+    "convnextv2_huge": 115.0,
 }
 
 
@@ -145,6 +149,20 @@ def test_measured_is_predicted():
     measured = gradflow.profile(net, IMAGE, cotangent=jax.random.key(2), train=True)
     assert not measured.opaque
     assert "as theory expects" in str(gradflow.compare(measured, predicted))
+
+
+def test_measured_is_predicted_with_response_norm():
+    options = {"units": (1, 1), "width": 32, "kernel_size": 3, "layer_scale": None}
+    net = tiny(response_norm=True, **options)
+    branch = net.stage1[0].branch
+    assert branch.names[2:5] == ("expand", "activation", "response")
+    branch.response.scale[...] = jnp.linspace(-0.5, 1.0, 128)
+    branch.response.bias[...] = jnp.linspace(-0.2, 0.1, 128)
+    predicted = check_foreseen(net, IMAGE.shape)
+    measured = check_measured(net, jnp.asarray(IMAGE))
+    assert "as theory expects" in str(gradflow.compare(measured, predicted))
+    with pytest.raises(ValueError, match="reference='keras'"):
+        outline(response_norm=True, reference="keras")
 
 
 def test_keras_calls_the_arrays_by_the_network_s_name():

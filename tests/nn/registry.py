@@ -91,6 +91,7 @@ CASES = {
         ),
         keeps_dtype=True,
     ),
+    "ResponseNorm": Case(lambda rngs, **dtypes: nn.ResponseNorm(6, rngs=rngs, **dtypes)),
     "Scale": Case(
         lambda rngs, param_dtype=jnp.float32: nn.Scale(0.3, learnable=True, param_dtype=param_dtype)
     ),

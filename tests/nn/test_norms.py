@@ -105,6 +105,18 @@ def test_layer_norm_by_its_formula():
     np.testing.assert_allclose(norm(f32(x)), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_response_norm_by_its_formula():
+    norm, x = nn.ResponseNorm(6, epsilon=0.1, rngs=nnx.Rngs(0)), drawn(4, 5, 2, 6)
+    np.testing.assert_allclose(norm(f32(x)), x, rtol=1e-6)  # scale and bias are 0 at first
+    norm.scale[...], norm.bias[...] = f32(np.arange(1, 7)), f32(np.arange(6))
+    size = np.sqrt((x**2).sum(axis=(1, 2), keepdims=True))
+    share = size / (size.mean(axis=-1, keepdims=True) + 0.1)
+    expected = x + np.arange(1, 7) * x * share + np.arange(6)
+    np.testing.assert_allclose(norm(f32(x)), expected, rtol=1e-4, atol=1e-5)
+    silent = f32(x).at[..., 0].set(0)  # whose size has no derivative
+    assert jnp.isfinite(jax.grad(lambda x: norm(x).sum())(silent)).all()
+
+
 @pytest.mark.parametrize("name", ["batch", "group", "layer"])
 def test_scale_and_bias_can_be_left_out_or_silenced(name):
     x = f32(drawn(4, 5, 2, 6))
@@ -140,6 +152,10 @@ def test_norm_finds_the_largest_group_count_that_divides():
         (lambda rngs: nn.GroupNorm(6, num_groups=0, rngs=rngs), "num_groups=0 must be at least 1"),
         (
             lambda rngs: nn.BatchNorm(3, rngs=rngs)(jnp.zeros((2, 4))),
+            "x has 4 channels, the norm 3",
+        ),
+        (
+            lambda rngs: nn.ResponseNorm(3, rngs=rngs)(jnp.zeros((2, 4))),
             "x has 4 channels, the norm 3",
         ),
     ],

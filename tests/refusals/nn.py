@@ -27,6 +27,7 @@ MADE = {
     "BatchNorm": ((4,), {"momentum": 0.5, "epsilon": 0.25}),
     "GroupNorm": ((4,), {"num_groups": 2, "epsilon": 0.25}),
     "LayerNorm": ((4,), {"epsilon": 0.25}),
+    "ResponseNorm": ((4,), {"epsilon": 0.25}),
     "SqueezeExcite": ((4, 2), {"rank": 2}),
     "Gate": ((4,), {"kernel_size": (1, 1), "bias": -2.0}),
     "Scale": ((0.5,), {"learnable": True, "features": 4}),

@@ -278,9 +278,41 @@ def _running(node: nn.BatchNorm, signal: Signal, scope: Scope) -> tuple[Signal, 
     fresh = mean is not None and variance is not None and not mean.any() and (variance == 1).all()
     if fresh or mean is None:
         scope.say(note="running statistics at initialization: nothing is normalised")
-    affine = _affine(node, scope)
     inverse = 1.0 if variance is None else float(np.mean(1 / (variance + node.epsilon)))
     shift = 0.0 if mean is None else float(np.mean(mean**2)) * scaled_by(-signal.log)
+    return _affinely(signal, _affine(node, scope), inverse, shift, 0.1 if shift else 0.0)
+
+
+@expected.register
+def _(node: nn.ResponseNorm, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    """Take a channel's size r for the root of a chi square; what flows back through it is left out.
+
+    Of d dimensions, E r^3 = (d + 1) E r, E r^4 = (d + 2) d, and (E r)^2 is d - 1/2 or nearly.
+    """
+    scale, affine = scope.values(node.scale), _affine(node, scope)
+    if scale is None or not (scale.any() or affine.bias):
+        return expected(nn.Identity(), signal, scope)
+    scope.say(note="response norm with a scale: the sizes of channels are taken for chi squares'")
+    self_share, nodes = signal.pairs.within(signal.spatial)
+    alike = signal.pair**2 - signal.mean[:, None] ** 4
+    over_d = float(signal.share @ np.clip(self_share + alike @ nodes, 0, 1))
+    first, square = 2 * scale.mean(), np.mean(scale**2) / (1 - over_d / 2)
+    gain = 1 + first * (1 + over_d) + square * (1 + 2 * over_d)
+    returned = float(1 + first + square)
+    # An activation makes sizes less like a chi square's, and they weigh in proportion.
+    slack = 0.3 * abs(float(np.log(gain)))
+    after, _ = _affinely(signal, affine._replace(scale=float(gain)), slack=slack)
+
+    def back(cotangent: Cotangent) -> Cotangent:
+        return cotangent.becomes(Doubt(0.0, slack), energy=cotangent.energy * returned)
+
+    return after, back
+
+
+def _affinely(
+    signal: Signal, affine: Affine, inverse: float = 1.0, shift: float = 0.0, slack: float = 0.0
+) -> tuple[Signal, Back]:
+    """Expect what ``scale * (x - mean) * root(inverse) + bias`` does; ``shift`` is mean squared."""
     bias = affine.bias * scaled_by(-signal.log)
     gain = affine.scale * inverse
     added = gain * shift + bias
@@ -289,7 +321,7 @@ def _running(node: nn.BatchNorm, signal: Signal, scope: Scope) -> tuple[Signal, 
     total = np.maximum(gain * level + added, 1e-300)[:, None]
     after = signal.becomes(
         follows,
-        Doubt(0.0, 0.0 if shift == 0 else 0.1),
+        Doubt(0.0, slack),
         energy=signal.energy * gain + added,
         pair=np.clip((signal.pair * gain * level[:, None] + added) / total, -1, 1),
         mean=signal.mean * np.sqrt(gain * level / total[:, 0])

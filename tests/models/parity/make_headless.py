@@ -9,10 +9,12 @@ references.json has.
 import json
 
 from tests.models.parity.compact import HERE, write
+from tests.models.parity.make_golden import stub_torchvision_ops
 from tests.models.parity.make_references import sizes
 
 
 def main():
+    library = stub_torchvision_ops()
     import timm
     import torch
 
@@ -20,6 +22,7 @@ def main():
     with torch.device("meta"):
         found = {name: sizes(timm.create_model(name, num_classes=0))["digest"] for name in names}
     write(HERE / "headless.json", found)
+    del library
 
 
 if __name__ == "__main__":
