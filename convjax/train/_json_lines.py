@@ -35,8 +35,8 @@ class JsonLines:
       path: the file; its folder is made.
 
     Raises:
-      ValueError: a folder, a pipe, or a path below a file; in ``begin``, a file that holds something
-        else than rows.
+      ValueError: a folder, a pipe, or a path below a file; in ``begin``, a file that holds
+        something else than rows.
 
     Example:
       >>> import tempfile

@@ -52,7 +52,10 @@ CASES = {
     "source of numbered keys": (load(source={3: np.ones(2)}), "the key 3 is int, not a name"),
     "source of lists": (load(source={"a": [1.0]}), "'a' is list, not an array"),
     "source of text": (load(source={"a": np.array(["x"])}), "'a' has dtype <U1"),
-    "an empty source": (load(source={}), "source={} is empty; give a file or a mapping with the weights"),
+    "an empty source": (
+        load(source={}),
+        "source={} is empty; give a file or a mapping with the weights",
+    ),
     "a pipe": (load(source=FOLDER / "pipe.safetensors"), "is a named pipe; it must be a regular"),
     "a folder": (load(source=FOLDER), "is a directory; files of weights in it: pipe.safetensors"),
     "a name too long": (load(source="a" * 999 + ".pth"), "cannot be read: File name too long"),

@@ -119,7 +119,10 @@ def test_an_evaluation_takes_batches_as_they_come(pictures, quick_compilation):
 
 @pytest.mark.parametrize(("images", "labels"), [(3, 2), (0, 0)])
 def test_an_evaluation_of_nothing_is_refused(images, labels):
-    with pytest.raises(ValueError, match=f"test has {images} images and {labels} labels"):
+    match = (
+        rf"test has images of the shape \({images}, 5, 4, 2\) and labels of the shape \({labels},\)"
+    )
+    with pytest.raises(ValueError, match=match):
         train.evaluate(small(), (jnp.zeros((images, 5, 4, 2)), jnp.zeros(labels, int)))
 
 
