@@ -38,15 +38,12 @@ _NO_PRODUCTS = (_shift.__name__, _onednn.__name__)
 
 def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """Return F(x, w), shape (batch, *out_spatial, D)."""
-    if is_spread(x) or is_spread(kernel):
-        return shielded(partial(_lax.forward, geometry=geometry), x, kernel)
-    varying = jax.typeof(x).manual_axis_type.varying | jax.typeof(kernel).manual_axis_type.varying
-    return _forward.bind(_vary(x, varying), _vary(kernel, varying), geometry=geometry)
+    return _bind(_forward, _lax.forward, x, kernel, geometry)
 
 
 def input_gradient(g: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """Return X(g, w), shape (batch, *spatial, C)."""
-    return _input.bind(g, kernel, geometry=geometry)
+    return _bind(_input, _lax.input_gradient, g, kernel, geometry)
 
 
 def kernel_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
@@ -54,7 +51,14 @@ def kernel_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array
     return _kernel.bind(x, g, geometry=geometry)
 
 
-def is_spread(a: jax.Array) -> bool:
+def _bind(primitive: Primitive, by_lax: Callable, a, b, geometry: Geometry) -> jax.Array:
+    if _is_spread(a) or _is_spread(b):
+        return shielded(partial(by_lax, geometry=geometry), a, b)
+    varying = jax.typeof(a).manual_axis_type.varying | jax.typeof(b).manual_axis_type.varying
+    return primitive.bind(_vary(a, varying), _vary(b, varying), geometry=geometry)
+
+
+def _is_spread(a: jax.Array) -> bool:
     """Whether the type of an array names axes of a mesh that are explicit."""
     return any(axis is not None for axis in jax.typeof(a).sharding.spec)
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 
 from convjax.ops import _bilinear, _lowering, _precision
+from convjax.ops._adjoint import adjoint, padded
 from convjax.ops._geometry import Geometry
 
 _OP = "accelerate"
@@ -145,7 +146,7 @@ def _of_forward(call: _Call) -> Callable[..., jax.Array] | None:
         return None
 
     def compute(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-        x = _padded(_last(lhs, call.numbers.lhs_spec), cuts)
+        x = padded(_last(lhs, call.numbers.lhs_spec), cuts)
         return _back(_bilinear.convolve(x, _kernel(rhs, call), geometry), call.numbers.out_spec)
 
     return compute
@@ -154,51 +155,25 @@ def _of_forward(call: _Call) -> Callable[..., jax.Array] | None:
 def _of_input(call: _Call) -> Callable[..., jax.Array] | None:
     if max(call.strides) > 1:
         return None
-    axes = [
-        _input_axis(*sizes)
-        for sizes in zip(
-            *(call.result, call.window, call.lhs_dilation, call.rhs_dilation, call.pads),
-            strict=True,
-        )
-    ]
-    beyond = [axis.beyond for axis in axes]
-    image = tuple(n - sum(zeros) for n, zeros in zip(call.result, beyond, strict=True))
     geometry = call.geometry(
-        spatial=image,
+        spatial=call.result,
         window=call.window,
         strides=call.lhs_dilation,
-        pads=tuple(axis.pads for axis in axes),
+        pads=call.pads,
         dilation=call.rhs_dilation,
         groups=call.groups,
         in_features=call.out[call.numbers.out_spec[1]],
         out_features=call.lhs[call.numbers.lhs_spec[1]],
     )
-    if min(image) < 1 or geometry.out_spatial != call.image:
+    spread = adjoint(call.image, call.pads, geometry)
+    if spread is None:
         return None
 
     def compute(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-        flipped = lax.rev(_kernel(rhs, call), range(geometry.rank))
-        kernel = _exchanged(flipped, call.groups)
-        x = _bilinear.input_gradient(_last(lhs, call.numbers.lhs_spec), kernel, geometry)
-        return _back(_padded(x, beyond), call.numbers.out_spec)
+        y = spread(_last(lhs, call.numbers.lhs_spec), _kernel(rhs, call))
+        return _back(y, call.numbers.out_spec)
 
     return compute
-
-
-class _Axis(NamedTuple):
-    """Padding of the convolution that is transposed, and zeros where no output of it reaches."""
-
-    pads: tuple[int, int]
-    beyond: tuple[int, int]
-
-
-def _input_axis(result: int, window: int, stride: int, dilation: int, pad: tuple[int, int]):
-    reach = dilation * (window - 1)
-    low, high = pad
-    return _Axis(
-        (max(reach - low, 0), max(reach - high, 0)),
-        (max(low - reach, 0), max(high - reach - (stride - 1), 0)),
-    )
 
 
 def _of_kernel(call: _Call) -> Callable[..., jax.Array] | None:
@@ -221,7 +196,7 @@ def _of_kernel(call: _Call) -> Callable[..., jax.Array] | None:
         return None
 
     def compute(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-        x = _padded(_summed_first(lhs, call.numbers.lhs_spec), cuts)
+        x = padded(_summed_first(lhs, call.numbers.lhs_spec), cuts)
         g = _last(rhs, (call.numbers.rhs_spec[1], call.numbers.rhs_spec[0], *_window_axes(call)))
         y = _bilinear.kernel_gradient(x, g, geometry)
         batch, features, *spatial = call.numbers.out_spec
@@ -253,7 +228,7 @@ def _of_transposed_kernel(call: _Call) -> Callable[..., jax.Array] | None:
 
     def compute(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
         outputs, summed = call.numbers.rhs_spec[:2]
-        x = _padded(_last(rhs, (summed, outputs, *_window_axes(call))), cuts)
+        x = padded(_last(rhs, (summed, outputs, *_window_axes(call))), cuts)
         g = _summed_first(lhs, call.numbers.lhs_spec)
         y = lax.rev(_bilinear.kernel_gradient(x, g, geometry), range(geometry.rank))
         batch, features, *spatial = call.numbers.out_spec
@@ -300,21 +275,3 @@ def _back(y: jax.Array, spec: Sequence[int]) -> jax.Array:
 def _kernel(rhs: jax.Array, call: _Call) -> jax.Array:
     outputs, inputs, *window = call.numbers.rhs_spec
     return lax.transpose(rhs, (*window, inputs, outputs))
-
-
-def _exchanged(kernel: jax.Array, groups: int) -> jax.Array:
-    """Turn (*window, D/groups, C) into (*window, C/groups, D), group by group."""
-    *window, inputs, outputs = kernel.shape
-    if groups == 1:
-        return jnp.swapaxes(kernel, -1, -2)
-    split = kernel.reshape(*window, inputs, groups, outputs // groups)
-    order = (*range(len(window)), len(window) + 2, len(window) + 1, len(window))
-    return lax.transpose(split, order).reshape(*window, outputs // groups, groups * inputs)
-
-
-def _padded(a: jax.Array, sides: Sequence[tuple[int, int]]) -> jax.Array:
-    """Add zeros on the sides of the spatial axes, or cut off where negative."""
-    if not any(map(any, sides)):
-        return a
-    config = [(0, 0, 0), *((low, high, 0) for low, high in sides), (0, 0, 0)]
-    return lax.pad(a, np.zeros((), a.dtype), config)

@@ -6,8 +6,10 @@ import jax
 from jax import lax
 from jaxtyping import Array, Float
 
-from convjax.ops import _precision, _shapes
-from convjax.ops._forms._lax import LAYOUT
+from convjax.ops import _lowering, _precision, _shapes
+from convjax.ops._adjoint import adjoint
+from convjax.ops._forms import _lax
+from convjax.ops._geometry import Geometry
 from convjax.ops._shapes import Given, Padding, Size
 from convjax.ops._shield import shielded
 
@@ -118,25 +120,25 @@ def conv_transpose(
             )
     if sides == "CIRCULAR":
         x, pads = _wrap(op, x, pads, steps)
-    # XLA's CPU compiler (jaxlib 0.10 and 0.12) aborts on two taps over a small image spread by two
-    # without any padding. One element too many, cut off again, keeps it off that path.
-    surplus = tuple(
-        int(k == s == 2 and pad == (0, 0)) for k, s, pad in zip(window, steps, pads, strict=True)
-    )
-    convolve = partial(
-        lax.conv_general_dilated,
-        window_strides=(1,) * rank,
-        padding=tuple((low, high + more) for (low, high), more in zip(pads, surplus, strict=True)),
-        lhs_dilation=steps,
-        rhs_dilation=spread,
-        dimension_numbers=LAYOUT[rank],
-        feature_group_count=groups,
+    geometry = Geometry(
+        spatial=tuple(
+            (n - 1) * s + 1 + sum(pad) - e + 1
+            for n, s, e, pad in zip(x.shape[1:-1], steps, extents, pads, strict=True)
+        ),
+        window=window,
+        strides=steps,
+        pads=pads,
+        dilation=spread,
+        groups=groups,
+        in_features=kernel.shape[-1],
+        out_features=x.shape[-1],
         precision=_precision.fix(op, precision),
+        lowering=_lowering.of_block(),
     )
-    y = shielded(convolve, x, kernel)
-    for axis, more in enumerate(surplus):
-        y = lax.slice_in_dim(y, 0, y.shape[1 + axis] - more, axis=1 + axis) if more else y
-    return y
+    compute = adjoint(x.shape[1:-1], pads, geometry)
+    if compute is None:
+        return shielded(partial(_lax.spread_out, pads=pads, geometry=geometry), x, kernel)
+    return compute(x, kernel)
 
 
 def _named_pads(padding: str, extent: int, stride: int) -> tuple[int, int]:

@@ -133,3 +133,50 @@ def test_integer_padding_is_that_of_pytorch(padding, output_padding, groups):
         output_padding=output_padding,
     )
     close(y, expected.transpose(0, 2, 1))
+
+
+def test_what_no_element_reaches_is_zero():
+    """Output padding may be larger than the stride where the dilation is, and cover the output."""
+    x, kernel = draw(2, 1, 3), draw(2, 3, 4)
+    options = {"padding": [(4, 0)], "kernel_dilation": 3, "output_padding": 2}
+    y = ops.conv_transpose(x, kernel, **options)
+    assert y.shape == (2, 2, 4)
+    close(y, oracle.conv_transpose(x, kernel, **options))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_derivatives_are_those_of_lax(x64, groups):
+    x, kernel = draw(2, 4, 5, 4), draw(3, 2, 4 // groups, 6)
+    options = {"strides": (2, 3), "padding": [(1, 0), (0, 1)], "kernel_dilation": (1, 2)}
+
+    def ours(x, kernel):
+        return ops.conv_transpose(x, kernel, feature_group_count=groups, **options)
+
+    def by_lax(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (1, 1),
+            [(1, 2), (2, 1)],
+            lhs_dilation=(2, 3),
+            rhs_dilation=(1, 2),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+
+    g = draw(*ours(x, kernel).shape, seed=2)
+    for mine, theirs in zip(
+        jax.vjp(ours, x, kernel)[1](g), jax.vjp(by_lax, x, kernel)[1](g), strict=True
+    ):
+        close(mine, theirs, 1e-12)
+
+
+def test_lax_does_not_abort_on_two_taps_that_meet_a_stride_of_two():
+    x, kernel, padding = draw(1, 4, 2, 6, 2), draw(2, 3, 2, 2, 3), [(1, 1), (0, 1), (1, 1)]
+
+    def energy(x, lowering):
+        y = ops.conv(x, kernel, strides=(2, 1, 2), padding=padding, lowering=lowering)
+        return (y**2).sum()
+
+    gradient = jax.grad(energy)
+    close(gradient(x, "lax"), gradient(x, "auto"))
