@@ -308,6 +308,15 @@ def test_what_auto_chooses_on_cpu(case):
     assert _chosen(geometry, "cpu") == EVERYWHERE[form]
 
 
+SPATIAL = Geometry((16, 32, 32), (3,) * 3, (2,) * 3, ((1, 1),) * 3, (1,) * 3, 1, 16, 32)
+
+
+def test_three_spatial_axes_are_not_left_to_lax():
+    """XLA's convolutions of three spatial axes take 3 to 100 times as long on CPU."""
+    assert _chosen(SPATIAL, "cpu") == ("taps",) * 3
+    assert _chosen(SPATIAL, "gpu") == ("lax",) * 3
+
+
 # geometry: what is chosen in every direction where a program may call oneDNN.
 WITH_ONEDNN = {
     "3x3 of few channels": (_geometry(32, 3, (16, 16)), ("onednn", "onednn", "onednn")),
@@ -317,7 +326,12 @@ WITH_ONEDNN = {
     "3x3, wide": (_geometry(28, 3, (128, 128)), ("winograd", "winograd", "onednn")),
     "3x3, less wide": (_geometry(112, 3, (32, 64)), ("onednn",) * 3),
     "3x3, large": (_geometry(149, 3, (32, 32)), ("onednn",) * 3),
-    "3x3, strided": (_geometry(56, 3, (128, 128), stride=2), ("onednn", "lax", "onednn")),
+    "3x3, strided": (_geometry(56, 3, (128, 128), stride=2), ("onednn",) * 3),
+    "3x3, strided and less large": (
+        _geometry(28, 3, (128, 128), stride=2),
+        ("onednn", "lax", "onednn"),
+    ),
+    "3x3x3, strided": (SPATIAL, ("onednn",) * 3),
     "3x3, tiny": (_geometry(3, 3, (512, 512)), ("taps", "taps", "onednn")),
     "3x3, exact": (_geometry(16, 3, (32, 32), precision="highest"), ("lax",) * 3),
     "stem": (_geometry(224, 7, (3, 64), stride=2), ("onednn", "lax", "onednn")),

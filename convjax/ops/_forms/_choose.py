@@ -109,10 +109,14 @@ def _input_gradient_by_onednn(geometry: Geometry) -> bool:
     strided = max(geometry.strides) > 1
     if geometry.groups > 1:
         return not _shift.serves(geometry) or (geometry.multiplier == 1 and not strided)
-    features = min(geometry.in_features, geometry.out_features)
-    if strided or _is_pointwise(geometry) or _is_tiny(geometry) or features < 3:
+    if _is_pointwise(geometry) or _product.serves(geometry):
         return False
-    return not _winograd_is_faster(geometry)
+    if geometry.rank == 3:
+        return True
+    features = min(geometry.in_features, geometry.out_features)
+    if strided:
+        return features >= 32 and min(geometry.spatial) >= 56
+    return features >= 3 and not _is_tiny(geometry) and not _winograd_is_faster(geometry)
 
 
 def _kernel_gradient_by_onednn(geometry: Geometry) -> bool:
@@ -158,7 +162,7 @@ def _fastest(direction: str, geometry: Geometry, dtype: np.dtype, platform: str)
         return _product
     # XLA takes the smaller operand for the kernel, and what then is the image, the larger kernel,
     # is run over by a scalar loop.
-    if _is_tiny(geometry):
+    if _is_tiny(geometry) or (geometry.rank == 3 and _taps.serves(geometry)):
         return _taps
     if _winograd.serves(geometry) and dtype.itemsize >= 4 and _pays(geometry):
         return _winograd
@@ -170,7 +174,7 @@ def _for_kernel_gradient(geometry: Geometry) -> ModuleType:
     if _product.serves(geometry):
         return _product
     features = sorted((geometry.in_features, geometry.out_features))
-    column = geometry.window[-1] == 1
+    column = geometry.window[-1] == 1 or geometry.rank == 3
     large = math.prod(geometry.out_spatial) >= 2500 and features[0] >= 64 and features[1] >= 128
     return _taps if _taps.serves(geometry) and (column or large) else _lax
 
