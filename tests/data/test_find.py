@@ -106,7 +106,7 @@ IMAGES, LABELS = random_images(4)
         (lambda: data.find("cifar100", "no", batch_size=4), "must hold train.bin, test.bin, as"),
         (
             lambda: data.sets((IMAGES, LABELS), (IMAGES[:, 1:], LABELS), batch_size=2),
-            r"test on have the shape \(5, 5, 3\)",
+            r"test: images have the shape \(4, 5, 5, 3\)",
         ),
         (
             lambda: data.sets((IMAGES, LABELS), (IMAGES, LABELS), batch_size=2, classes=2),
