@@ -10,6 +10,7 @@ from convjax.data._augment import Augment
 from convjax.data._cifar import cifar10, cifar100
 from convjax.data._digits import digits
 from convjax.data._idx import GET_MNIST, fashion_mnist, mnist
+from convjax.data._images import RGB
 from convjax.data._npz import npz
 from convjax.data._sets import Sets, hold_out, sets
 from convjax.data._splits import image_splits
@@ -32,6 +33,7 @@ def find(
     how: Any = None,
     workers: int = 0,
     unreadable: str = "stop",
+    channels: int = 3,
 ) -> Sets:
     """Return data to train and to test on by a name; nothing is downloaded.
 
@@ -58,6 +60,7 @@ def find(
       workers: processes that read a stream.
       unreadable: what a picture of a stream does that cannot be read, as for ``stream``; in a
         folder that is held in memory it is skipped.
+      channels: of the pictures of a folder or a stream: 3 in colour, 1 in grey, 4 with alpha.
 
     Raises:
       MissingFileError: no such file or folder.
@@ -80,6 +83,11 @@ def find(
     shared = {"batch_size": batch_size, "seed": seed, "augment": augment}
     options: dict[str, Any] = {"size": size, "share": share, "how": how, "workers": workers}
     options["unreadable"] = choice("unreadable", unreadable, UNREADABLE)
+    options["channels"] = integer("channels", channels, 1)
+    if options["channels"] != RGB and name not in ("folder", "stream"):
+        raise ValueError(
+            f"channels={channels}, name={name!r}: only a folder's pictures are converted"
+        )
     return read(path, shared, **options)
 
 
@@ -119,8 +127,16 @@ def _npz(path: Any, shared: dict[str, Any], size: Any, share: float, **_: Any) -
     return sets(*parts, size=size, told=str(path), **shared)
 
 
-def _folder(path: Any, shared: dict[str, Any], size: Any, share: float, how: Any, **_: Any) -> Sets:
-    options = _prepared(how, size)
+def _folder(
+    path: Any,
+    shared: dict[str, Any],
+    size: Any,
+    share: float,
+    how: Any,
+    channels: int,
+    **_: Any,
+) -> Sets:
+    options = _prepared(how, size, channels)
     found, test = image_splits(path, share=share, seed=shared["seed"], **options)
     parts: Any = (found.images, found.labels), (test.images, test.labels)
     made = sets(*parts, classes=len(found.classes), told=str(path), **shared)
@@ -135,9 +151,10 @@ def _stream(
     how: Any,
     workers: int,
     unreadable: str,
+    channels: int,
     **_: Any,
 ) -> Sets:
-    options = _prepared(how, size) | {"unreadable": unreadable}
+    options = _prepared(how, size, channels) | {"unreadable": unreadable}
     crop, size = options.pop("crop"), options["size"]
     root = existing_folder("path", path)
     held = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
@@ -152,15 +169,17 @@ def _stream(
     test = stream(held, batch_size=min(TESTED_TOGETHER, count), **tested).once
     counts = f"{source.count:,} pictures to train on, {count:,} to test on"
     classes = len(source.classes)
-    told = f"{root}: {counts}, {size}x{size}x3, {classes} classes, read by {workers} workers"
-    return Sets(source, test, (size, size, 3), classes, told)
+    told = (
+        f"{root}: {counts}, {size}x{size}x{channels}, {classes} classes, read by {workers} workers"
+    )
+    return Sets(source, test, (size, size, channels), classes, told)
 
 
-def _prepared(how: Any, size: int | None) -> dict[str, Any]:
+def _prepared(how: Any, size: int | None, channels: int) -> dict[str, Any]:
     """Return what the readers of pictures take."""
     if how is None or not (isinstance(how, Mapping) or hasattr(how, "keys")):
         wrong_type("how", how, "what becomes of pictures, such as models.preprocessing('resnet18')")
-    options = dict(how)
+    options = {**dict(how), "channels": channels}
     return options if size is None else options | {"size": size}
 
 
@@ -174,4 +193,4 @@ READERS: dict[str, Callable[..., Sets]] = {
     "folder": _folder,
     "stream": _stream,
 }
-"""By name, ``read(path, shared, size, share, how, workers)``."""
+"""By name, ``read(path, shared, **options)``."""

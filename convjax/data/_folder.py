@@ -32,6 +32,8 @@ FORMATS = {
 EXTENSIONS = frozenset(extension for each in FORMATS.values() for extension in each)
 # Folders that hold class folders, not pictures of one class.
 SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
+ANNOTATIONS, ANNOTATED = "val_annotations.txt", "images"
+"""Tiny-ImageNet's val: a table of files and their classes, and the folder that they are in."""
 REMEDY = "give classes=, the names of the class folders"
 
 
@@ -77,6 +79,8 @@ def listed(name: str, folder: Any, classes: Any, allow_empty: Any) -> Listed:
         folders that are splits; a folder that cannot be listed.
     """
     root = existing_folder(name, folder)
+    if (root / ANNOTATIONS).is_file():
+        return _annotated(Listed(root), classes, flag("allow_empty", allow_empty))
     names = None if classes is None else checked_names(classes)
     allow_empty = flag("allow_empty", allow_empty)
     found = Listed(root)
@@ -91,6 +95,31 @@ def listed(name: str, folder: Any, classes: Any, allow_empty: Any) -> Listed:
     places = [found.classes.index(entry) for entry in kept]
     counts = [len(below[entry]) for entry in kept]
     found.labels = np.repeat(np.array(places, np.int32), counts)
+    return found
+
+
+def _annotated(found: Listed, classes: Any, allow_empty: bool) -> Listed:
+    """List the pictures of a folder whose classes stand in a table, as in Tiny-ImageNet's val."""
+    file = found.root / ANNOTATIONS
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"file={str(file)!r} cannot be read: {error}") from error
+    told: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        picture, tab, rest = line.partition("\t")
+        if not (picture and tab and rest.strip()):
+            raise ValueError(f"file={str(file)!r}, line {number}: {line!r} is no file and class")
+        told[f"{ANNOTATED}/{picture}"] = rest.split("\t")[0].strip()
+    there = _pictures(found, ANNOTATED) if (found.root / ANNOTATED).is_dir() else []
+    found.skipped |= {path: f"{ANNOTATIONS} does not name it" for path in there if path not in told}
+    found.skipped |= dict.fromkeys(told.keys() - set(there), "it is not there")
+    kept = sorted((told[path], path) for path in there if path in told)
+    names = sorted(set(told.values())) if classes is None else checked_names(classes)
+    below = {name: [path for of, path in kept if of == name] for name in sorted(set(told.values()))}
+    found.classes = _classes(f"file={str(file)!r}", below, tuple(names), allow_empty)
+    found.files = tuple(path for _, path in kept)
+    found.labels = np.array([found.classes.index(name) for name, _ in kept], np.int32)
     return found
 
 

@@ -18,6 +18,9 @@ from convjax.data._labels import checked_labels
 
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 ORDERS = ("RGB", "BGR")
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+"""What Pillow calls pictures of so many channels."""
+RGB = 3
 LARGEST = 2**14  # pixels of a side
 
 
@@ -26,7 +29,7 @@ class ImageFolder:
     """Pictures of a folder, in the order of their class folders and paths.
 
     Attributes:
-      images: float32 ``(N, size, size, 3)``, standardised.
+      images: float32 ``(N, size, size, channels)``, standardised.
       labels: int32 ``(N,)``, places in ``classes``; None where the folder has no class folders.
       classes: names of the class folders, sorted or as given.
       files: path of each picture, relative to the folder, with ``/``.
@@ -72,6 +75,7 @@ def image_folder(
     mean: Sequence[float],
     std: Sequence[float],
     order: str = "RGB",
+    channels: int = 3,
     limit: int | None = None,
     seed: int = 0,
     classes: Sequence[str] | None = None,
@@ -84,7 +88,11 @@ def image_folder(
     and torchvision do. As there, an orientation noted in EXIF is not followed, because published
     accuracies are those of pictures as stored; and alpha is dropped, with the colour beneath it
     kept. Grey, palette and CMYK pictures become RGB; of 16 bits the upper 8 count. Of an animation
-    the first frame is taken.
+    the first frame is taken. With ``channels=1`` all become grey, 0.299 R + 0.587 G + 0.114 B; with
+    4 they have an alpha, 1 where there was none, and colours are weighted by it when resized.
+
+    A folder in the form of Tiny-ImageNet's ``val``, with ``val_annotations.txt`` beside ``images``,
+    has the classes that its annotations name.
 
     A file with the extension of an image that cannot be read (truncated, empty, of another kind, or
     too many pixels, so that Pillow takes it for a decompression bomb) is skipped and named in the
@@ -98,10 +106,14 @@ def image_folder(
       crop: share of the resized shorter side that is kept.
       interpolation: ``"nearest"``, ``"box"``, ``"bilinear"``, ``"hamming"``, ``"bicubic"`` or
         ``"lanczos"``.
-      mean: of the channels red, green, blue, in [0, 1].
-      std: of the channels, likewise. ``**models.preprocessing(name)`` gives a network's size, crop,
-        interpolation, mean, std and order.
+      mean: of the channels red, green, blue, in [0, 1]. One grey channel takes one number, or the
+        average of three; RGBA takes four, or three, and then 0 for alpha.
+      std: of the channels, likewise; where three are given, that of alpha is 1.
+        ``**models.preprocessing(name)`` gives a network's size, crop, interpolation, mean, std and
+        order.
       order: of the channels of the result: ``"RGB"``, or ``"BGR"`` for some of Keras's networks.
+      channels: of the result: 3 in colour, 1 in grey, 4 in colour with alpha, as the
+        ``in_features`` of a network.
       limit: most pictures to read, as evenly from the classes as there are; None reads all.
       seed: of the random choice, where there is a limit.
       classes: names of the class folders in the order of their labels, such as those trained on;
@@ -136,7 +148,7 @@ def image_folder(
 
     Reference: torchvision's ``Resize`` and ``CenterCrop``, as timm composes them for evaluation.
     """
-    how = checked_how(size, crop, interpolation, mean, std, order)
+    how = checked_how(size, crop, interpolation, mean, std, order, channels)
     limit = None if limit is None else integer("limit", limit, 1)
     seed = integer("seed", seed, 0)
     pillow = load_pillow()
@@ -178,20 +190,40 @@ class How(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     order: str
+    channels: int
 
 
-def checked_how(size: Any, crop: Any, interpolation: Any, mean: Any, std: Any, order: Any) -> How:
+def checked_how(
+    size: Any, crop: Any, interpolation: Any, mean: Any, std: Any, order: Any, channels: Any
+) -> How:
     """Return how pictures are cut and standardised; refuse what cannot be."""
+    if integer("channels", channels) not in MODES:
+        raise ValueError(f"channels={channels} must be 1 (grey), 3 (RGB) or 4 (RGBA)")
     how = How(
         size=integer("size", size, 1, LARGEST),
         crop=number("crop", crop, above=0, most=1),
         interpolation=choice("interpolation", interpolation, INTERPOLATIONS),
-        mean=numbers("mean", mean, length=3, least=0, most=1),
-        std=numbers("std", std, length=3, above=0),
+        mean=_by_channel(numbers("mean", mean, least=0, most=1), int(channels), 0.0),
+        std=_by_channel(numbers("std", std, above=0), int(channels), 1.0),
         order=choice("order", order, ORDERS),
+        channels=int(channels),
     )
+    for name, found in (("mean", how.mean), ("std", how.std)):
+        if len(found) != how.channels:
+            raise ValueError(
+                f"{name}={found} has {len(found)} entries; it must have {how.channels}"
+            )
+    if how.order != "RGB" and how.channels != RGB:
+        raise ValueError(f"order={how.order!r} is for 3 channels, and here are {how.channels}")
     check_divisor("std", how.std)
     return how
+
+
+def _by_channel(given: tuple[float, ...], channels: int, alpha: float) -> tuple[float, ...]:
+    """Return numbers for the channels of a result, of those for red, green and blue."""
+    if len(given) != RGB:
+        return given
+    return {1: (sum(given) / RGB,), 4: (*given, alpha)}.get(channels, given)
 
 
 def _standardised(pictures: Sequence[np.ndarray], how: How) -> np.ndarray:
@@ -239,13 +271,13 @@ def _by_turns(sources: Iterable[Iterator[Any]]) -> Iterator[Any]:
 
 
 def _read(pillow: Any, file: Path, how: How) -> np.ndarray:
-    """Return the picture's pixels, uint8 ``(size, size, 3)``."""
-    image, shorter = opened_rgb(pillow, file), math.floor(how.size / how.crop)
+    """Return the picture's pixels, uint8 ``(size, size, channels)``."""
+    image, shorter = opened(pillow, file, how.channels), math.floor(how.size / how.crop)
     return centred(pillow, image, how.size, shorter, how.interpolation)
 
 
-def opened_rgb(pillow: Any, file: Path) -> Any:
-    """Return the picture that a file holds, whole and in colour."""
+def opened(pillow: Any, file: Path, channels: int) -> Any:
+    """Return the picture that a file holds, whole and of so many channels."""
     if not file.is_file():
         raise ValueError("not a regular file")  # a pipe would be waited for
     if file.stat().st_size == 0:
@@ -254,12 +286,12 @@ def opened_rgb(pillow: Any, file: Path) -> Any:
         # What Pillow finds odd in the metadata matters to nobody here; a bomb does.
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", pillow.DecompressionBombWarning)
-        with pillow.open(file, formats=[name for name in FORMATS if name in pillow.OPEN]) as opened:
-            return _as_rgb(pillow, opened)
+        with pillow.open(file, formats=[name for name in FORMATS if name in pillow.OPEN]) as found:
+            return _converted(pillow, found, MODES[channels])
 
 
 def centred(pillow: Any, image: Any, size: int, shorter: int, interpolation: str) -> np.ndarray:
-    """Return the centre of a picture whose shorter side is resized, uint8 ``(size, size, 3)``."""
+    """Return the centre of a picture whose shorter side is resized, as ``pixels`` does."""
     width, height = image.size
     scale = [int(shorter * side / min(width, height)) for side in (width, height)]
     most = pillow.MAX_IMAGE_PIXELS
@@ -268,10 +300,16 @@ def centred(pillow: Any, image: Any, size: int, shorter: int, interpolation: str
     image = image.resize(scale, getattr(pillow.Resampling, interpolation.upper()))
     # Halves go to the even number, as in the references.
     left, top = (round((side - size) / 2) for side in scale)
-    return np.asarray(image.crop((left, top, left + size, top + size)), np.uint8)
+    return pixels(image.crop((left, top, left + size, top + size)))
 
 
-def _as_rgb(pillow: Any, image: Any) -> Any:
+def pixels(image: Any) -> np.ndarray:
+    """Return a picture's pixels, uint8 ``(height, width, channels)``; grey has one channel."""
+    found = np.asarray(image, np.uint8)
+    return found if found.ndim == 3 else found[..., None]
+
+
+def _converted(pillow: Any, image: Any, mode: str) -> Any:
     if image.mode.startswith("I"):
         # Pillow would clip all above 255 to white.
         deep = np.asarray(image)
@@ -282,7 +320,7 @@ def _as_rgb(pillow: Any, image: Any) -> Any:
         raise ValueError("grey in floating point, whose white is not known")
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    return image.convert("RGB")
+    return image.convert(mode)
 
 
 def reason_of(error: Exception) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from convjax._check import MissingPackageError
 from convjax.data._batches import batch_indices
-from convjax.data._images import centred, load_pillow, opened_rgb, reason_of
+from convjax.data._images import centred, load_pillow, opened, pixels, reason_of
 
 ASPECTS = (3 / 4, 4 / 3)
 ATTEMPTS = 10
@@ -42,6 +42,7 @@ class Pictures:
       interpolation: by which pixels are resized.
       order: of the channels, ``"RGB"`` or ``"BGR"``.
       unreadable: what becomes of a picture that cannot be read: ``"stop"`` or ``"skip"``.
+      channels: 1 (grey), 3 (RGB) or 4 (RGBA).
     """
 
     root: Path
@@ -55,9 +56,10 @@ class Pictures:
     interpolation: str
     order: str = "RGB"
     unreadable: str = "stop"
+    channels: int = 3
 
     def read(self, step: int) -> Batch:
-        """Return the images, uint8 ``(batch_size, size, size, 3)``, and labels of one step.
+        """Return the images, uint8 ``(batch_size, size, size, channels)``, and labels of one step.
 
         In the place of a picture that is skipped stands the next one in the folder that can be
         read. The third array says which was skipped at each place, by its number, or -1.
@@ -94,13 +96,13 @@ class Pictures:
     def reason(self, example: int) -> str:
         """Say why a picture cannot be read; nothing, where it can be by now."""
         try:
-            opened_rgb(load_pillow(), self.root / self.files[example])
+            opened(load_pillow(), self.root / self.files[example], self.channels)
         except Exception as error:  # as below
             return reason_of(error)
         return "it could not be cut, or not be read at first"
 
     def _of(self, chosen: np.ndarray, position: int) -> Batch:
-        images = np.empty((len(chosen), self.size, self.size, 3), np.uint8)
+        images = np.empty((len(chosen), self.size, self.size, self.channels), np.uint8)
         labels, skipped = self.labels[chosen], np.full(len(chosen), -1, np.int64)
         pillow = load_pillow()
         for place, example in enumerate(chosen.tolist()):
@@ -127,7 +129,7 @@ class Pictures:
         ) from first
 
     def _cut(self, pillow: Any, file: Path, position: int) -> np.ndarray:
-        image = opened_rgb(pillow, file)
+        image = opened(pillow, file, self.channels)
         if not isinstance(self.crop, tuple):
             shorter = math.floor(self.size / self.crop)
             return centred(pillow, image, self.size, shorter, self.interpolation)
@@ -135,8 +137,8 @@ class Pictures:
         width, height = image.size
         box = random_box(random, width, height, self.crop)
         resampling = getattr(pillow.Resampling, self.interpolation.upper())
-        pixels = np.asarray(image.resize((self.size, self.size), resampling, box), np.uint8)
-        return pixels[:, ::-1] if self.flip and random.random() < 0.5 else pixels
+        cut = pixels(image.resize((self.size, self.size), resampling, box))
+        return cut[:, ::-1] if self.flip and random.random() < 0.5 else cut
 
 
 def random_box(

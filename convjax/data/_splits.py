@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from convjax._check import existing_folder, integer, number
+from convjax.data._folder import ANNOTATIONS
 from convjax.data._images import ImageFolder, image_folder
 
 TESTS = ("test", "val")
@@ -24,6 +25,7 @@ def image_splits(
     mean: Sequence[float],
     std: Sequence[float],
     order: str = "RGB",
+    channels: int = 3,
     allow_empty: bool = False,
 ) -> tuple[ImageFolder, ImageFolder]:
     """Return the pictures of a folder in two parts, to train on and to test on.
@@ -41,6 +43,7 @@ def image_splits(
       mean: as for ``image_folder``.
       std: as for ``image_folder``.
       order: as for ``image_folder``.
+      channels: as for ``image_folder``.
       allow_empty: as for ``image_folder``.
 
     Returns:
@@ -77,6 +80,7 @@ def image_splits(
             mean=mean,
             std=std,
             order=order,
+            channels=channels,
             allow_empty=allow_empty,
         )
         if found.labels is None:
@@ -84,6 +88,8 @@ def image_splits(
         return found
 
     tests = [name for name in TESTS if (root / name).is_dir()]
+    if (root / "val" / ANNOTATIONS).is_file():  # Tiny-ImageNet's test has no labels
+        tests = ["val"]
     if (root / "train").is_dir() and tests:
         train = read(root / "train")
         return train, _relabelled(read(root / tests[0]), train.classes, root / tests[0])

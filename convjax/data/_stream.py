@@ -14,7 +14,7 @@ from convjax._check import choice, flag, instance, integer, numbers
 from convjax.data._augment import Augment, checked_augment
 from convjax.data._batches import LARGEST, TOGETHER, check_order
 from convjax.data._folder import checked_names, listed
-from convjax.data._images import checked_how, load_pillow
+from convjax.data._images import RGB, checked_how, load_pillow
 from convjax.data._pictures import InOrder, Pictures, Steps, load_grain, reader
 from convjax.data._resident import places, standard, standardised
 
@@ -74,6 +74,8 @@ class Stream:
         cut["order"] = pictures.order
         if pictures.unreadable != "stop":
             cut["unreadable"] = pictures.unreadable
+        if pictures.channels != RGB:
+            cut["channels"] = pictures.channels
         cut |= {"files": pictures.digest(), "augment": dataclasses.asdict(self.augment)}
         return {"seed": pictures.seed, **cut}
 
@@ -102,8 +104,8 @@ class Stream:
           steps: how many.
 
         Returns:
-          ``images``, uint8 ``(steps, batch_size, size, size, 3)``, ``labels`` and ``place``, and
-          with mixup the ``partner_images`` and ``partner_labels`` of the mirrored places.
+          ``images``, uint8 ``(steps, batch_size, size, size, channels)``, ``labels`` and ``place``,
+          and with mixup the ``partner_images`` and ``partner_labels`` of the mirrored places.
 
         Raises:
           ValueError: a file that cannot be read as a picture, named; with ``unreadable="skip"`` too
@@ -149,7 +151,7 @@ class Stream:
     def _collected(self, steps: int) -> dict[str, np.ndarray]:
         shape = (steps, self.batch_size)
         size = self.pictures.size
-        images = np.empty((*shape, size, size, 3), np.uint8)
+        images = np.empty((*shape, size, size, self.pictures.channels), np.uint8)
         labels = np.empty(shape, np.int32)
         try:
             for at in range(steps):
@@ -211,6 +213,7 @@ def stream(
     flip: bool = True,
     interpolation: str = "bilinear",
     order: str = "RGB",
+    channels: int = 3,
     augment: Augment | None = None,
     classes: Sequence[str] | None = None,
     allow_empty: bool = False,
@@ -229,7 +232,7 @@ def stream(
       folder: holds one folder of pictures for every class.
       batch_size: examples in a batch, over all devices.
       size: height and width of the images, in pixels.
-      mean: of the channels red, green, blue, in [0, 1].
+      mean: of the channels, in [0, 1], as for ``image_folder``.
       std: of the channels, likewise.
       seed: of order, cuts and flips.
       workers: how many processes read; 0 reads in this one, when asked.
@@ -240,6 +243,7 @@ def stream(
         is.
       interpolation: as for ``image_folder``.
       order: as for ``image_folder``.
+      channels: as for ``image_folder``.
       augment: what changes the images besides, within the step.
       classes: names of the class folders in the order of their labels, such as those of the folder
         trained on; None sorts what is there.
@@ -275,19 +279,22 @@ def stream(
     load_grain()
     load_pillow()
     shares = _shares(crop)
-    how = checked_how(size, crop if shares is None else 1, interpolation, mean, std, order)
+    how = checked_how(
+        size, crop if shares is None else 1, interpolation, mean, std, order, channels
+    )
     flip = flag("flip", flip)
     found = listed("folder", folder, classes, allow_empty)
     if not found.classes or not found.files:
         raise ValueError(f"folder={str(found.root)!r} holds no class folders with pictures in them")
     batch_size, seed = check_order(len(found.files), batch_size, seed)
+    shape = (how.size, how.size, how.channels)
     turn = slice(None) if order == "RGB" else slice(None, None, -1)
     return Stream(
         count=len(found.files),
         batch_size=batch_size,
         classes=found.classes,
         augment=checked_augment(augment),
-        arrays=standard(np.dtype(np.uint8), (how.size, how.size, 3), how.mean[turn], how.std[turn]),
+        arrays=standard(np.dtype(np.uint8), shape, how.mean[turn], how.std[turn]),
         pictures=Pictures(
             found.root,
             found.files,
@@ -300,6 +307,7 @@ def stream(
             how.interpolation,
             how.order,
             choice("unreadable", unreadable, UNREADABLE),
+            how.channels,
         ),
         workers=workers,
         skipped=tuple(sorted(found.skipped.items())),

@@ -91,6 +91,46 @@ def test_a_stream_is_tested_on_every_picture_once(pictures, monkeypatch):
     assert len(set(zip(colours[:, 0].tolist(), labels.tolist(), strict=True))) == 3
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("name", ["folder", "stream"])
+def test_pictures_have_the_channels_asked_for(pictures, name, channels):
+    with data.find(name, pictures, how=HOW, batch_size=4, channels=channels) as found:
+        assert found.shape == (8, 8, channels) and f"8x8x{channels}, " in found.told
+        inputs = jax.tree.map(lambda a: jnp.asarray(a[0]), found.source.inputs(0, 1))
+        x, _ = found.source.batch(found.source.arrays, inputs, jax.random.key(0))
+        assert x.shape == (4, 8, 8, channels)
+
+
+def tiny(root):
+    """Write the layout of Tiny-ImageNet: three classes of 4, 2 to test on, and no labels beside."""
+    for split, count in (("train", 4), ("val", 2), ("test", 3)):
+        lines = []
+        for label, name in enumerate(("n03", "n01", "n02")):
+            below = f"{name}/images" if split == "train" else "images"
+            (root / split / below).mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                file = f"{name}_{i}.JPEG" if split == "train" else f"{split}_{3 * i + label}.JPEG"
+                colour = (80 * label, 50 * i, 0)
+                Image.new("RGB", (20, 16), colour).save(root / split / below / file, quality=95)
+                lines.append(f"{file}\t{name}\t0\t0\t62\t62\n")
+        if split == "val":
+            (root / split / "val_annotations.txt").write_text("".join(lines))
+    (root / "train" / "n01" / "n01_boxes.txt").write_text("n01_0.JPEG\t0\t0\t9\t9\n")
+    return root
+
+
+@pytest.mark.parametrize("name", ["folder", "stream"])
+def test_tiny_imagenet_is_read_as_it_comes(tmp_path, name):
+    how = {**HOW, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    with data.find(name, tiny(tmp_path), how=how, batch_size=4) as found:
+        assert found.told.count("12 ") == 1 and ", 6 to test on, 8x8x3, 3 classes" in found.told
+        batches = [found.test] if name == "folder" else list(found.test())
+    images, labels = (np.concatenate(one) for one in zip(*batches, strict=True))
+    assert labels.tolist() == [0, 0, 1, 1, 2, 2]
+    red = images[:, 4, 4, 0]  # standardised: n01 is the second colour, n02 the third, n03 none
+    assert red[4] < red[0] < red[2] and np.ptp(red.reshape(3, 2), axis=1).max() < 0.1
+
+
 IMAGES, LABELS = random_images(4)
 
 
@@ -111,6 +151,10 @@ IMAGES, LABELS = random_images(4)
         (
             lambda: data.sets((IMAGES, LABELS), (IMAGES, LABELS), batch_size=2, classes=2),
             "labels to train on go up to 2, of 2 classes",
+        ),
+        (
+            lambda: data.find("digits", batch_size=4, channels=1),
+            "channels=1, name='digits': only a folder's pictures are converted",
         ),
         (lambda: data.hold_out(IMAGES, LABELS, 4), "held=4: 4 of 4 images cannot be held out"),
         (lambda: data.hold_out(IMAGES, LABELS, float("nan")), "^held=nan must be finite"),

@@ -184,3 +184,23 @@ def test_how_pictures_are_prepared_is_a_tuple_still():
     assert how[0] == how["size"] == how.size == 224
     assert how[3:5] == (how.mean, how.std) and len(how) == 8
     assert how._replace(size=8).size == 8 and tuple(how) == tuple(how[i] for i in range(8))
+
+
+def test_a_table_of_annotations_names_the_classes(tmp_path):
+    touched(tmp_path, "images/b.jpg", "images/a.jpg", "images/c.jpg", "images/x.jpg")
+    lines = ["b.jpg\tdog\t0\t0\t9\t9", "a.jpg\tdog", "c.jpg\tcat", "d.jpg\tcat"]
+    (tmp_path / "val_annotations.txt").write_text("\n".join(lines))
+    listed = found(tmp_path)
+    assert (listed.classes, listed.labels.tolist()) == (("cat", "dog"), [0, 1, 1])
+    assert listed.files == ("images/c.jpg", "images/a.jpg", "images/b.jpg")
+    assert listed.skipped == {
+        "images/d.jpg": "it is not there",
+        "images/x.jpg": "val_annotations.txt does not name it",
+    }
+    assert found(tmp_path, classes=("dog", "cat")).labels.tolist() == [1, 0, 0]
+    with pytest.raises(ValueError, match=r"do not name the folder 'cat'"):
+        found(tmp_path, classes=("dog", "cow"))
+    assert found(tmp_path, classes=("cow", "dog", "cat")).labels.tolist() == [2, 1, 1]
+    (tmp_path / "val_annotations.txt").write_text("a.jpg\tdog\nb.jpg dog\n")
+    with pytest.raises(ValueError, match=r"line 2: 'b\.jpg dog' is no file and class"):
+        found(tmp_path)

@@ -85,6 +85,44 @@ def test_every_kind_of_pixel_becomes_rgb(tmp_path):
     }
 
 
+def test_pictures_become_grey_as_asked(tmp_path):
+    colours = coordinates(9, 7) * np.array([20, 30, 11], np.uint8)
+    Image.fromarray(colours).save(tmp_path / "a.png")
+    Image.fromarray(np.dstack([colours, 3 * colours[..., :1]])).save(tmp_path / "b.png")
+    Image.fromarray(colours[..., 0]).save(tmp_path / "c.png")
+    Image.fromarray(257 * colours[..., 1].astype(np.uint16)).save(tmp_path / "d.png")
+    pixels, found = bytes_of(tmp_path, size=7, channels=1, mean=(0.0,), std=(1.0,))
+    assert found.images.shape == (4, 7, 7, 1)
+    middle = colours[:, 1:8]
+    grey = middle @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(pixels[:2, ..., 0] - grey).max() <= 0.51  # alpha is dropped
+    np.testing.assert_array_equal(pixels[2, ..., 0], middle[..., 0])
+    np.testing.assert_array_equal(pixels[3, ..., 0], middle[..., 1])
+    of = {"mean": (0.2, 0.3, 0.7), "std": (0.1, 0.3, 0.2)}
+    averaged = data.image_folder(tmp_path, size=7, crop=1.0, channels=1, **of).images
+    np.testing.assert_allclose(averaged[..., 0], (pixels[..., 0] / 255 - 0.4) / 0.2, atol=1e-5)
+
+
+def test_pictures_get_an_alpha_as_asked(tmp_path):
+    colours = coordinates(9, 7) * np.array([20, 30, 11], np.uint8)
+    whole = np.dstack([colours, 255 - colours[..., :1]])
+    Image.fromarray(whole).save(tmp_path / "a.png")
+    Image.fromarray(colours).save(tmp_path / "b.png")
+    Image.new("CMYK", (9, 7), (255, 0, 0, 0)).save(tmp_path / "c.jpg", quality=95)
+    palette = Image.new("P", (9, 7), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    palette.save(tmp_path / "d.png", transparency=bytes([255, 128]))
+    pixels, found = bytes_of(tmp_path, size=7, channels=4)
+    assert found.images.shape == (4, 7, 7, 4) and not found.skipped
+    # Where nothing is to be seen there is no colour: it is weighted by alpha.
+    seen = whole[:, 1:8, 3] > 8
+    assert np.abs(pixels[0] - whole[:, 1:8])[seen].max() <= 12
+    np.testing.assert_array_equal(pixels[0, ..., 3], whole[:, 1:8, 3])
+    np.testing.assert_array_equal(pixels[1, ..., :3], colours[:, 1:8])
+    assert (pixels[1:3, ..., 3] == 255).all() and pixels[2, 0, 0, 0] < 5 < 250 < pixels[2, 0, 0, 1]
+    assert pixels[3, 3, 3].tolist() == [10, 20, 30, 128]
+
+
 def test_an_orientation_in_exif_is_not_followed(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
@@ -203,6 +241,10 @@ def test_a_limit_draws_evenly_from_the_classes_and_passes_over_broken_files(tmp_
         ({"order": "rgb"}, "order='rgb' is not known; did you mean 'RGB'|choose from BGR, RGB"),
         ({"seed": -1}, "seed=-1 must be at least 0"),
         ({"limit": 0}, "limit=0 must be at least 1"),
+        ({"channels": 2}, r"channels=2 must be 1 \(grey\), 3 \(RGB\) or 4"),
+        ({"channels": 1, "mean": (0.5, 0.5)}, r"mean=\(0.5, 0.5\) has 2 entries; it must have 1"),
+        ({"channels": 4, "std": (0.5,)}, r"std=\(0.5,\) has 1 entries; it must have 4"),
+        ({"channels": 1, "order": "BGR"}, "order='BGR' is for 3 channels, and here are 1"),
     ],
 )
 def test_what_cannot_be_done_is_refused(tmp_path, changes, message):

@@ -167,8 +167,10 @@ def test_bytes_become_a_batch_within_the_step_and_shares_are_those_of_the_whole(
         np.testing.assert_allclose(whole[2:], part, atol=1e-6)
 
 
-def test_once_is_every_picture_in_order_as_image_folder_has_it(tmp_path):
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_once_is_every_picture_in_order_as_image_folder_has_it(tmp_path, channels):
     settings = {"size": 10, "crop": 0.8, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.25)}
+    settings |= {"channels": channels}
     expected = data.image_folder(write(tmp_path), interpolation="bilinear", **settings)
     source = streamed(tmp_path, **settings)
     for _ in range(2):
@@ -176,6 +178,9 @@ def test_once_is_every_picture_in_order_as_image_folder_has_it(tmp_path):
         assert [len(part) for part in labels] == [4, 4, 3]
         np.testing.assert_allclose(np.concatenate(images), expected.images, atol=1e-5)
         np.testing.assert_array_equal(np.concatenate(labels), expected.labels)
+    cut = streamed(tmp_path, **settings | {"crop": (0.2, 0.9)})
+    assert cut.inputs(0, 1)["images"].shape == (1, 4, 10, 10, channels)
+    assert ("channels" in cut.about) == (channels != 3)
 
 
 def test_a_picture_that_cannot_be_read_is_refused_by_name(tmp_path):
@@ -263,6 +268,7 @@ def test_workers_can_be_sent_to_another_step_and_their_errors_arrive(tmp_path):
         ({"std": (1.0, 0.0, 1.0)}, r"std\[1\]=0.0 must be greater than 0"),
         ({"classes": ("a", "c")}, "do not name the folder 'b'"),
         ({"classes": ("a", "b", "c", "a")}, "must be different"),
+        ({"channels": 2}, r"channels=2 must be 1 \(grey\), 3 \(RGB\) or 4"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path, changes, match):

@@ -69,6 +69,7 @@ augment = Kind(None, wrong("None", seven=7, itself=data.Augment))
 pictures = {
     "allow_empty": flag(False),
     "order": choice("RGB"),
+    "channels": integer(3, least=1, most=4),
     "size": integer(8, least=1),
     "crop": number(0.875, above=0.0, most=1.0),
     "interpolation": choice("bicubic"),
@@ -183,6 +184,7 @@ CALLS = {
         how=Kind(HOW, wrong("dict", seven=7, words="bicubic")),
         workers=integer(0, least=0),
         unreadable=choice("stop"),
+        channels=integer(3, least=1, most=4),
     ),
     "data.gaussian": call(
         data.gaussian,
@@ -268,6 +270,7 @@ CALLS = {
         flip=flag(True),
         allow_empty=flag(False),
         unreadable=choice("stop"),
+        channels=integer(3, least=1, most=4),
         order=choice("RGB"),
         interpolation=choice("bilinear"),
         augment=augment,

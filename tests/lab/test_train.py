@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from PIL import Image
 
 from convjax import lab, models, nn, plots, study, train
 from convjax.lab import joined, pick
@@ -165,6 +166,10 @@ def test_the_folder_of_another_run_is_refused_and_left_alone(whole, capsys):
         (["--data", "cifar10", "--path", "HERE"], "data_batch_1.bin' does not exist"),
         (["--data", "cifar100", "--path", "HERE"], "Krizhevsky's page"),
         (["--data", "npz", "--path", "HERE/no.npz"], "no.npz' does not exist"),
+        (
+            ["--network", "in_features=2", "--data", "folder", "--path", "HERE"],
+            "channels=2 must be",
+        ),
         (["--data", "stream", "--path", "HERE"], "must hold the folders train and val"),
         (["--reach", "97"], "reach = 97.0 must lie between 0 and 1"),
         (["--size", "0"], "size=0 must be at least 1"),
@@ -181,6 +186,19 @@ def test_what_cannot_be_done_is_refused_in_one_sentence(given, message, tmp_path
     (tmp_path / "bad.toml").write_text("step_count = 3\n")
     words = [word.replace("HERE", str(tmp_path)) for word in given]
     assert message in refusal([*words, "--out", str(tmp_path / "out")], capsys)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pictures_have_as_many_channels_as_the_network_takes(tmp_path, channels):
+    for name in ("cat/1", "cat/2", "dog/1", "dog/2"):
+        file = tmp_path / f"{name}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (9, 8), (9, 90, 200)).save(file)
+    given = (f"in_features={channels}",) if channels != 3 else ()
+    run = Run(name="resnet20_cifar", data="folder", path=tmp_path, network=given, size=8)
+    with _question.prepared(dataclasses.replace(run, batch_size=2)) as what:
+        assert what.sets.shape == (8, 8, channels)
+        assert what.draw()["stem"].kernel.shape[2] == channels
 
 
 def test_a_run_begins_with_weights_and_a_new_classifier(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from convjax import lab, models, train
 # With the value written out, so that a TOML file can say true and false as well.
 Flag = Annotated[bool, tyro.conf.FlagConversionOff]
 
+RGB = 3
 MOMENTUM = {"momentum": 0.9, "nesterov": True}
 
 
@@ -46,7 +47,8 @@ class Training(OfRecipe):
     """What every run of training takes: every field of ``train.Recipe``, and where it lives."""
 
     network: tuple[str, ...] = ()
-    """Options of the network, such as width=8 norm=group."""
+    """Options of the network, such as width=8 norm=group. With in_features=1 or 4 the pictures of a
+    folder or a stream become grey, or have an alpha."""
     batch_size: int = 64
     """Images in a step, over all devices."""
     seed: int = 0

@@ -13,7 +13,7 @@ from convjax import data, lab, models
 from convjax.lab import Columns, Criterion, digits, that
 from convjax.lab.train import _run as runs
 from convjax.lab.train._columns import accuracy_reached, facts, finite_and_falling
-from convjax.lab.train._options import HARMLESS, Flag, Runs, Training, seeds_of
+from convjax.lab.train._options import HARMLESS, RGB, Flag, Runs, Training, pairs, seeds_of
 
 # Without a name: a family, and the option of it that makes it small.
 FAMILY, SMALL, CALLED = "resnet20_cifar", {"depth": 8}, "ResNet-8"
@@ -132,6 +132,7 @@ def is_default(run: Run) -> bool:
 def opened(run: Run) -> data.Sets:
     """Return the data; close a stream."""
     pictures = run.data in ("folder", "stream")
+    channels = pairs("network", run.network).get("in_features", RGB)
     find = data.find if run.data == "stream" else _found
     return find(
         run.data,
@@ -144,6 +145,7 @@ def opened(run: Run) -> data.Sets:
         how=models.preprocessing(run.name or FAMILY) if pictures else None,
         workers=run.readers,
         unreadable=run.unreadable,
+        channels=channels if pictures else RGB,
     )
 
 

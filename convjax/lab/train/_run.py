@@ -19,9 +19,8 @@ import convjax
 from convjax import data, lab, models, plots, train
 from convjax.lab import Columns
 from convjax.lab.train._columns import columns
-from convjax.lab.train._options import HARMLESS, Training, frozen_of, pairs, recipe_of
+from convjax.lab.train._options import HARMLESS, RGB, Training, frozen_of, pairs, recipe_of
 
-RGB = 3
 HEAD = "head/*"
 """What of pretrained weights need not fit: they may be of other classes."""
 
