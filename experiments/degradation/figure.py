@@ -9,7 +9,7 @@ from rich.table import Table
 from convjax import lab, plots
 from convjax.lab import Columns
 from experiments.degradation.criteria import area, depths, found, last, lost
-from experiments.degradation.networks import PLAIN, RESIDUAL, TWINS
+from experiments.degradation.networks import PLAIN, RESIDUAL, TITLES, TWINS
 
 POINTS = 30
 """Of a loss curve: means over as many stretches of steps."""
@@ -30,7 +30,7 @@ def draw(columns: Columns) -> Figure:
     layer, unit, stem = "one layer taken out", "one unit taken out", "features against the stem's"
     twins = [(twin, shallow) for twin in TWINS]
     return plots.panels(
-        "Degradation: plain and residual twins trained on the digits",
+        f"Degradation: plain and residual twins trained on {TITLES[str(columns['data'][0])]}",
         [
             plots.Panel("training loss", "step", "loss of the batches", curves, yscale="log"),
             panel(f"{layer}, {shallow} layers", "accuracy lost", "without_layer", twins),

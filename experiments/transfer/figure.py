@@ -11,10 +11,11 @@ from experiments.transfer.sentences import (
     accuracies,
     budgets,
     layers,
+    methods,
     sentences,
     shifts,
 )
-from experiments.transfer.trial import METHODS, SCRATCH, TUNED
+from experiments.transfer.trial import SCRATCH, TUNED
 
 
 def draw(columns: Columns) -> Figure:
@@ -31,7 +32,7 @@ def draw(columns: Columns) -> Figure:
 
     def by_layer(title: str, label: str, name: str) -> plots.Panel:
         drawn = []
-        for method in METHODS:
+        for method in methods(columns):
             logs = layers(columns, method, name)[-1, -1]
             # What is given no gradient, or does not move, has no place on a logarithmic axis.
             place = np.flatnonzero(np.isfinite(logs).all(0))
@@ -41,12 +42,16 @@ def draw(columns: Columns) -> Figure:
     where = f", {_placed(every[-1])}" if len(every) > 1 else ""
     most = f"{counts[-1]} examples a class{where}"
     return plots.panels(
-        f"Transfer to new classes in three ways; below, by layer: {most}",
+        f"Transfer to new classes in {len(found)} ways; below, by layer: {most}",
         [
             *map(by_budget, range(len(every))),
             by_layer("first step: output of a layer", "norm", "activation_log_norm"),
             by_layer("first step: gradient of it", "norm", "gradient_log_norm"),
             by_layer("first step: gradient of its weights", "norm", "parameter_gradient_log_norm"),
+            by_layer("in the end: gradient of it", "norm", "end_gradient_log_norm"),
+            by_layer(
+                "in the end: gradient of its weights", "norm", "end_parameter_gradient_log_norm"
+            ),
             by_layer("in the end: how far they went", "|dW| / |W|", "log_movement"),
         ],
     )
@@ -70,10 +75,10 @@ def scores(columns: Columns) -> Table:
     found, rows = accuracies(columns), []
     for i, shift in enumerate(shifts(columns)):
         for j, budget in enumerate(budgets(columns)):
-            ways = [found[method][i, j] for method in METHODS]
+            ways = [found[method][i, j] for method in methods(columns)]
             cells = [f"{one.mean():.3f} ± {one.std(ddof=1):.3f}" for one in ways]
             rows.append((f"{shift}", budget, *cells, worth(columns, i, j)))
-    heads = ("shift", "examples a class", *METHODS, "as good from scratch")
+    heads = ("shift", "examples a class", *methods(columns), "as good from scratch")
     seeds = len(np.unique(columns["seed"]))
     title = f"Test accuracy, mean ± standard deviation over {seeds} seeds"
     return lab.plain_table(title, heads, rows)

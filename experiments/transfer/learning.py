@@ -42,22 +42,25 @@ def fit(
     rate: float,
     steps: int,
     seed: int,
+    decay: float | None = None,
 ) -> Any:
     """Return a network, or a classifier of features, after training by ``falling``.
 
-    ``batches`` says which images there are in each, a row for each step and perhaps more rows.
+    With a ``decay`` the rates are those of ``train.layerwise``. ``batches`` says which images there
+    are in each, a row for each step and perhaps more rows.
     """
     source, optimiser = Batches(images, labels, batches), falling(rate, steps)
+    if decay is not None:
+        optimiser = optax.chain(optimiser, train.layerwise(net, decay=decay))
     longest, graphdef = len(batches), nnx.split(net, nnx.Param, ...)[0]
     recipe = train.Recipe(steps=longest, dispatch=longest)
-    if (graphdef, longest) not in _programs:
-        program = train.make_dispatch(net, source, recipe, optimiser=optimiser)
-        _programs[graphdef, longest] = program
+    if (key := (graphdef, longest, decay)) not in _programs:
+        _programs[key] = train.make_dispatch(net, source, recipe, optimiser=optimiser)
     state = train.start(net, recipe, optimiser=optimiser)
     # Keys follow from the step's number: those of another seed begin where this one's end.
     state = dataclasses.replace(state, step=jnp.int32(seed * longest))
     inputs = source.inputs(0, longest)
-    state, _ = _programs[graphdef, longest](state, source.arrays, inputs, steps)
+    state, _ = _programs[key](state, source.arrays, inputs, steps)
     return nnx.merge(graphdef, nnx.State(state.params), nnx.State(state.rest))
 
 

@@ -8,12 +8,14 @@ import numpy as np
 from convjax import lab
 from convjax.lab import Columns, pick
 from convjax.lab.rules import AGAINST, FOR, NEITHER, Claim, Evidence
-from experiments.transfer.trial import FROZEN, METHODS, SCRATCH, TUNED
+from experiments.transfer.trial import FROZEN, METHODS, SCRATCH, STAGED, TUNED
 
 ERRORS = 2.0
 """Standard errors beyond which a number speaks."""
 LEAST = float(np.log(1.1))
 """Least difference of a logarithm that speaks: a tenth."""
+ENOUGH = 0.02
+"""Accuracy that counts as none, where something is called enough."""
 
 SAID = {
     "a": "Transfer learning needs fewer examples: fine-tuning beats training from scratch.",
@@ -21,6 +23,8 @@ SAID = {
     "c": "Fine-tuning beats frozen features.",
     "d": "The fewer the examples, the more fine-tuning gains over training from scratch.",
     "e": "Fine-tuning changes the late layers more than the early, general ones.",
+    "f": "For very few examples frozen features and a new classifier are enough.",
+    "g": "Early layers need smaller rates: rates that fall from stage to stage beat a single one.",
 }
 RULES = {
     "a": "test accuracy of the one less that of the other",
@@ -28,6 +32,8 @@ RULES = {
     "d": "the gain with the fewest examples less that with the most",
     "e": "mean ln |dW|/|W| of the later half of the layers less that of the earlier, "
     "classifier aside",
+    "f": "0.02 less the test accuracy that fine-tuning adds with the fewest examples",
+    "g": "as a",
 }
 
 
@@ -41,9 +47,14 @@ def shifts(columns: Columns) -> list[int]:
     return np.unique(pick(columns, kind="accuracy")["shift"]).tolist()
 
 
+def methods(columns: Columns) -> list[str]:
+    """Return the ways that were gone."""
+    return [method for method in METHODS if np.any(columns["method"] == method)]
+
+
 def accuracies(columns: Columns, name: str = "accuracy") -> dict[str, np.ndarray]:
     """Return by way one number for each shift, number of examples, and seed."""
-    rows = {method: pick(columns, kind="accuracy", method=method) for method in METHODS}
+    rows = {way: pick(columns, kind="accuracy", method=way) for way in methods(columns)}
     return {way: lab.array(found, name, "shift", "budget", "seed") for way, found in rows.items()}
 
 
@@ -83,8 +94,11 @@ def sentences(columns: Columns) -> list[Claim]:
         "c": each(of[TUNED] - of[FROZEN]),
         "d": each(fading, [f"{fewest} vs {most}"]),
         "e": each(late, least=LEAST),
+        "f": each(ENOUGH - (of[TUNED] - of[FROZEN])[:, :1]),
     }
-    return [Claim(letter, text, found[letter], RULES[letter]) for letter, text in SAID.items()]
+    if STAGED in of:
+        found["g"] = each(of[STAGED] - of[TUNED])
+    return [Claim(letter, SAID[letter], given, RULES[letter]) for letter, given in found.items()]
 
 
 class OfSeeds(Evidence):

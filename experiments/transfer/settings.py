@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import numpy as np
 
 from convjax import data, lab, models
 from experiments.transfer import task as tasks
 
 NETWORK, WIDTH = "resnet20_cifar", 8
+FASHION, OF_FASHION = "fashion-mnist", 300
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +29,19 @@ class Settings:
     """Its width, as models.create takes it; without it, the name's own, but 8 channels for the
     resnet20_cifar that is pretrained here."""
     images: Path | None = None
-    """Folder of class folders; without it, the digits."""
+    """Folder of class folders."""
+    data: Literal["digits", "fashion-mnist"] = "digits"
+    """Without such a folder, what is learned. Fashion-MNIST's pictures become a network's: larger,
+    and in three equal channels."""
+    path: Path | None = None
+    """Folder of Fashion-MNIST's four files; without it, where the package dataset-fashion-mnist of
+    Debian and Ubuntu puts them."""
+    per_class: int | None = None
+    """Images of every class that take part, chosen at random; without it, 300 of Fashion-MNIST,
+    and all of anything else."""
     size: int | None = None
-    """Height and width of the folder's images; without it, what models.preprocessing says."""
+    """Height and width of the images; without it, what models.preprocessing says. Digits are left
+    as they are."""
     weights: Path | None = None
     """File of weights for the network, in place of pretraining."""
     pretrain_classes: tuple[str, ...] = ()
@@ -52,6 +64,9 @@ class Settings:
     """Of fine-tuning."""
     head_rate: float = 0.3
     """Of a classifier on frozen features."""
+    stage_decay: float | None = None
+    """Fine-tunes once more, where the rate of each stage is that of the stage behind it times this,
+    as train.layerwise has it; without it, that way is left out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,15 +89,25 @@ class Run:
 @functools.lru_cache(maxsize=1)
 def read(settings: Settings) -> tasks.Task:
     """Return the images, and the classes divided; refuse those that cannot be."""
-    if settings.images is None:
-        images, labels = data.digits()
-        classes = tuple(map(str, range(10)))
-    else:
+    per_class, classes = settings.per_class, tuple(map(str, range(10)))
+    if settings.images is not None:
         how: dict[str, Any] = {"reference": settings.reference, "size": settings.size}
         found = lab.pictures(settings.images, settings.network, **how)
         images, labels, classes = found.images, found.labels, found.classes
         if labels is None:
             raise ValueError(f"{str(settings.images)!r} has no class folders.")
+    elif settings.data == FASHION:
+        images, labels = data.fashion_mnist(settings.path)
+        per_class = per_class or OF_FASHION
+    else:
+        images, labels = data.digits()
+    if per_class is not None:
+        of = [np.random.default_rng([2, i]).permutation(np.flatnonzero(labels == i))
+              for i in range(len(classes))]  # fmt: skip
+        kept = np.sort(np.concatenate([one[:per_class] for one in of]))
+        images, labels = images[kept], labels[kept]
+    if images.dtype == np.uint8:
+        images = enlarged(images, settings)
     for option in ("pretrain_classes", "target_classes"):
         if getattr(settings, option):
             lab.check_known(settings, **{option: classes})
@@ -90,9 +115,20 @@ def read(settings: Settings) -> tasks.Task:
     return tasks.make(images, labels, classes, source=source, target=settings.target_classes)
 
 
+def enlarged(images: np.ndarray, settings: Settings) -> np.ndarray:
+    """Return grey bytes as a network's pictures: of its size, in three channels, standardised."""
+    how = models.preprocessing(settings.network, reference=settings.reference)
+    size = settings.size or how.size
+    shape = (len(images), size, size, 1)
+    grey = jax.image.resize(images.astype(np.float32) / 255, shape, "cubic")
+    found = np.clip(grey, 0, 1) - np.asarray(how.mean, np.float32)
+    found /= np.asarray(how.std, np.float32)
+    return found if how.order == "RGB" else found[..., ::-1]
+
+
 def contents(settings: Settings, task: tasks.Task) -> str:
     """Return a hash of the user's pictures and weights; a path does not tell of their changes."""
-    if settings.images is None and settings.weights is None:
+    if settings.images is None and settings.data != FASHION and settings.weights is None:
         return ""
     found = hashlib.sha256(np.ascontiguousarray(task.images).tobytes() + task.labels.tobytes())
     if settings.weights is not None:

@@ -11,6 +11,7 @@ from convjax import data, lab, nn
 from convjax.lab import lesions
 from experiments import __main__ as entry
 from experiments import degradation
+from experiments.degradation import networks
 from experiments.degradation.criteria import turn_ratios
 from experiments.degradation.networks import PLAIN, RESIDUAL, TWINS, Cell, transitions
 from tests.experiments.by_hand import convolve
@@ -129,6 +130,30 @@ def test_a_cell_is_trained_looked_into_and_told_of():
     assert not np.array_equal(*losses)
     both = [lab.beside(columns, twin=twin, depth=depth) for twin in TWINS for depth in (8, 14)]
     assert len(degradation.judge(lab.joined(both))) == 12
+
+
+def test_fashion_mnist_is_standardised_by_what_is_learned(monkeypatch):
+    random = np.random.default_rng(0)
+    both = {"train": random.integers(20, 90, (12, 28, 28, 1), np.uint8)}
+    both["test"] = random.integers(0, 256, (5, 28, 28, 1), np.uint8)
+    monkeypatch.setattr(
+        networks.data,
+        "fashion_mnist",
+        lambda path, split: (both[split], np.arange(len(both[split]))),
+    )
+    (train, labels), (test, _) = networks.sets(networks.Settings(data="fashion-mnist"))
+    assert (train.dtype, test.dtype, labels.tolist()) == (np.float32, np.float32, [*range(12)])
+    mean, std = both["train"].mean(), both["train"].std()
+    for found, given in ((train, both["train"]), (test, both["test"])):
+        np.testing.assert_allclose(found, (given - mean) / std, rtol=1e-4, atol=1e-5)
+
+
+def test_figure_and_criteria_are_those_of_what_was_learned():
+    columns = planted(whole={(RESIDUAL, 20): 0.85})
+    fashion = {**columns, "data": np.full(len(columns["data"]), networks.FASHION)}
+    for given, title, count in ((columns, "the digits", 1), (fashion, "Fashion-MNIST", 0)):
+        assert title in degradation.draw(given).title
+        assert sum(not criterion.holds for criterion in degradation.judge(given)) == count
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ LEAST = {
     "dynamics": {"width": 1, "seeds": 1, "batch_size": 2, "first": 2, "runs": 1, "watch": 1},
     "gradient_norms": {"widths": 1, "seeds": 1, "steps": 0, "momentum": 0},
     "transfer": {"seeds": 2, "pretrain_steps": 1, "steps": 1, "batch_size": 2, "budgets": 1}
-    | {"shifts": 0},
+    | {"shifts": 0, "per_class": 1},
 }
 REFUSED = {
     "convolution_audit": [
@@ -73,6 +73,8 @@ REFUSED = {
         ({"batch_size": 1438}, "batch_size=1438 must be at most 1437, the images of training"),
         ({"lesions": 1438}, "lesions=1438 must be at most 1437, the images of training"),
         ({"learning_rate": 0.0}, "learning_rate=0.0 must be greater than 0"),
+        ({"path": "a"}, "path: the digits come with scikit-learn"),
+        ({"data": "fashion-mnist", "path": "a"}, "folder='a' holds no train-images-idx3-ubyte"),
     ],
     "dynamics": [
         ({"depths": (50, 9)}, "depths=[50, 9]: 9 cannot be built"),
@@ -106,6 +108,11 @@ REFUSED = {
         ),
         ({"network": "resnet2_cifar"}, "did you mean"),
         ({"weights": "a.pth", "pretrain_classes": ("0", "1")}, "leave out pretrain_classes"),
+        ({"stage_decay": 0.0}, "stage_decay=0.0 must be greater than 0"),
+        ({"per_class": 9}, "class '5' has 6 images left"),
+        ({"path": "a"}, "path: the digits come with scikit-learn"),
+        ({"images": "a", "data": "fashion-mnist"}, "images='a' takes the place of data and path"),
+        ({"data": "fashion-mnist", "path": "a"}, "folder='a' holds no train-images-idx3-ubyte"),
     ],
 }
 

@@ -19,10 +19,11 @@ from experiments.transfer import Config, learning, settings, trial
 from experiments.transfer import task as tasks
 from experiments.transfer.figure import worth
 from experiments.transfer.sentences import sentences
-from experiments.transfer.trial import FROZEN, METHODS, SCRATCH, TUNED
+from experiments.transfer.trial import FROZEN, SCRATCH, STAGED, TUNED
 
 TINY = Config(budgets=(1, 3), seeds=2, steps=3, pretrain_steps=4, batch_size=4, shifts=(0, 1))
 LAYERS = 3
+METHODS = (SCRATCH, FROZEN, TUNED)
 
 
 def small(config, classes, channels):
@@ -170,6 +171,42 @@ def test_any_folder_and_any_weights(tmp_path, capsys):
     assert all((out / f"transfer.{end}").exists() for end in ("parquet", "png", "svg"))
 
 
+def test_fashion_mnist_becomes_pictures_of_a_network(monkeypatch):
+    random = np.random.default_rng(0)
+    grey = random.integers(0, 256, (60, 28, 28, 1), np.uint8)
+    labels = np.arange(60, dtype=np.int32) % 10
+    monkeypatch.setattr(settings.data, "fashion_mnist", lambda path: (grey, labels))
+    config = settings.Settings(
+        network="mobilenetv2_100", data="fashion-mnist", per_class=4, size=56, weights="any"
+    )
+    task = settings.read(config)
+    assert task.images.shape == (40, 56, 56, 3) and np.bincount(task.labels).tolist() == [4] * 10
+    assert task.target == tuple(range(10)) and task.source == () and task.test.sum() == 20
+    how = models.preprocessing("mobilenetv2_100")
+    seen = task.images * np.array(how.std) + np.array(how.mean)
+    np.testing.assert_allclose(seen, np.repeat(seen[..., :1], 3, -1), atol=1e-6)
+    # Each is one of the pictures, twice as large.
+    small = seen[..., 0].reshape(40, 28, 2, 28, 2).mean((2, 4))
+    apart = np.abs(small[:, None] - grey[None, ..., 0] / 255).mean((2, 3))
+    chosen = apart.argmin(1)
+    assert apart.min(1).max() < 0.1 and (labels[chosen] == task.labels).all()
+    assert len(set(chosen.tolist())) == 40
+
+
+def test_rates_by_stage_are_those_of_layerwise_behind_the_rule():
+    random = np.random.default_rng(0)
+    images = jnp.asarray(random.standard_normal((10, 8, 6, 1), np.float32))
+    labels = jnp.asarray(random.integers(0, 3, 10, np.int32))
+    net = small(None, 3, 1)(nnx.Rngs(0))
+    order = np.arange(4, dtype=np.int32)[None]
+    plain, staged = (
+        learning.fit(net, images, labels, order, 0.1, 1, 0, decay) for decay in (None, 0.5)
+    )
+    for path, share in (("stem", 0.25), ("body/conv", 0.5), ("head/dense", 1.0)):
+        before, whole, part = (nn.at(one, path).kernel[...] for one in (net, plain, staged))
+        np.testing.assert_allclose(part - before, share * (whole - before), atol=1e-6)
+
+
 def test_a_folder_of_class_folders_is_a_task(tmp_path):
     fill(tmp_path)
     config = settings.Settings(images=tmp_path, target_classes=("fox", "cat"))
@@ -230,19 +267,22 @@ def test_batches_go_through_the_pool_evenly():
     assert order.tolist() != other.tolist()
 
 
-def made_up(*, tuned=0.1, frozen=0.0, fading=0.0, deeper=0.5, pretrained=0.95, fitted=1.0):
+def made_up(
+    *, tuned=0.1, frozen=0.0, fading=0.0, deeper=0.5, pretrained=0.95, fitted=1.0, staged=None
+):
     """Make the columns of a run in which each way's advantage over scratch is as given."""
     rows = []
     gains = {SCRATCH: 0.0, FROZEN: frozen, TUNED: tuned}
+    gains |= {} if staged is None else {STAGED: staged}
     for seed in range(5):
         wobble = 0.01 * np.sin(seed)
         same = {"shift": 0, "seed": seed}
         rows.append({"kind": "pretrained", **same, "accuracy": pretrained})
         for budget, level in ((2, 0.5), (4, 0.6), (20, 0.8)):
-            for method in METHODS:
+            for method in gains:
                 gain = gains[method] - (fading * np.log(budget) if method == TUNED else 0.0)
                 at = {**same, "method": method, "budget": budget}
-                accuracy = level + gain + wobble * (method == TUNED)
+                accuracy = level + gain + wobble * (method in (TUNED, STAGED))
                 rows.append(
                     {"kind": "accuracy", **at, "accuracy": accuracy, "train_accuracy": fitted}
                 )
@@ -257,7 +297,7 @@ def test_sentences_are_judged_by_the_numbers():
         return {claim.number: claim.verdict for claim in sentences(made_up(**planted))}
 
     found = verdicts(tuned=0.1, frozen=-0.1, fading=0.02)
-    assert found == dict.fromkeys("acde", "holds") | {"b": "fails"}
+    assert found == dict.fromkeys("acde", "holds") | dict.fromkeys("bf", "fails")
     for planted, letter, verdict in (
         ({"tuned": 0.0}, "a", "not decided here"),
         ({"tuned": -0.1}, "a", "fails"),
@@ -265,6 +305,11 @@ def test_sentences_are_judged_by_the_numbers():
         ({"fading": -0.02}, "d", "fails"),
         ({"deeper": -0.5}, "e", "fails"),
         ({"deeper": 0.02}, "e", "not decided here"),
+        ({"frozen": 0.1}, "f", "holds"),
+        ({"frozen": 0.08}, "f", "not decided here"),
+        ({"staged": 0.2}, "g", "holds"),
+        ({"staged": 0.1}, "g", "not decided here"),
+        ({"staged": 0.0}, "g", "fails"),
     ):
         assert verdicts(**planted)[letter] == verdict
 
@@ -287,10 +332,10 @@ def test_examples_are_worth_what_scratch_needs_for_as_much():
 
 
 def test_figure_and_table(columns):
-    assert len([axes for axes in transfer.draw(columns).axes if axes.get_visible()]) == 6
+    assert len([axes for axes in transfer.draw(columns).axes if axes.get_visible()]) == 8
     assert transfer.table(columns).row_count == 2
     one = transfer.draw(pick(columns, shift=0))
-    assert len([axes for axes in one.axes if axes.get_visible()]) == 5
+    assert len([axes for axes in one.axes if axes.get_visible()]) == 7
 
 
 def test_a_cell_knows_the_pictures_and_the_weights(tmp_path):
