@@ -125,7 +125,7 @@ def layers(bench: Bench) -> Iterator[Task]:
     def task(spec: Spec, direction: str) -> dict[str, Any]:
         backward, arguments = DIRECTIONS[direction], inputs(spec)
         functions = {"auto": by_convjax(spec)}
-        if spec.what == "conv":
+        if spec.is_convolution:
             functions["lax"] = by_lax(spec)
         here = {name: compiled(f, arguments, backward) for name, f in functions.items()}
         found = bench.timed(here, bench.torch(dataclasses.asdict(spec), backward))

@@ -1,4 +1,4 @@
-"""The layers of eight networks, as ``layers.json`` has them, and the options that choose some."""
+"""The layers of ten networks, as ``layers.json`` has them, and the options that choose some."""
 
 import dataclasses
 import json
@@ -9,9 +9,19 @@ from typing import Any, Literal, NamedTuple, get_args
 from convjax import lab
 from experiments.benchmarks import benchmark
 
-Kind = Literal["depthwise", "pointwise", "dense", "grouped", "norm", "pool", "activation"]
+Kind = Literal[
+    "depthwise",
+    "pointwise",
+    "dense",
+    "grouped",
+    "transposed",
+    "volume",
+    "norm",
+    "pool",
+    "activation",
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Pair = tuple[int, int]
+Sizes = tuple[int, ...]
 
 # Networks of small images, measured in batches this many times as large.
 SMALL = {"cifar_resnet": 8, "digits_stack": 8}
@@ -27,18 +37,32 @@ class Spec:
     width: int
     in_features: int
     out_features: int
-    kernel_size: Pair = (1, 1)
-    strides: Pair = (1, 1)
-    padding: Pair = (0, 0)
-    kernel_dilation: Pair = (1, 1)
+    kernel_size: Sizes = (1, 1)
+    strides: Sizes = (1, 1)
+    padding: Sizes = (0, 0)
+    kernel_dilation: Sizes = (1, 1)
     feature_group_count: int = 1
     name: str = ""
     dtype: str = "float32"
     seed: int = 0
+    depth: int = 0
+    """Size of the first of three spatial axes; 0 where there are two."""
+
+    @property
+    def spatial(self) -> Sizes:
+        """The image's spatial shape."""
+        return (self.depth, self.height, self.width)[not self.depth :]
+
+    @property
+    def is_convolution(self) -> bool:
+        """Whether it has a kernel."""
+        return self.what in ("conv", "conv_transpose")
 
     @property
     def kind(self) -> Kind:
         """The group whose geometric mean this counts in."""
+        if self.depth or self.what == "conv_transpose":
+            return "volume" if self.depth else "transposed"
         if self.what != "conv":
             other: dict[str, Kind] = {"activation": "activation", "batch_norm": "norm"}
             return other.get(self.what, "pool")
@@ -49,17 +73,17 @@ class Spec:
     @property
     def text(self) -> str:
         """The layer as people write it."""
-        image = f"{self.batch}x{self.height}x{self.width}x{self.in_features}"
-        window = f"{self.kernel_size[0]}x{self.kernel_size[1]} /{_pair(self.strides)}"
-        if self.what != "conv":
+        image = _by(self.batch, *self.spatial, self.in_features)
+        window = f"{_by(*self.kernel_size)} /{_sizes(self.strides)}"
+        if not self.is_convolution:
             name = self.name or self.what.replace("avg", "average").replace("_", " ")
             return f"{image}, {name} {window}" if self.what[3:] == "_pool" else f"{image}, {name}"
         text = f"{image} -> {self.out_features}, {window}"
         if self.kernel_dilation != (1, 1):
-            text += f", dilation {_pair(self.kernel_dilation)}"
+            text += f", dilation {_sizes(self.kernel_dilation)}"
         if self.feature_group_count > 1:
             text += f", {self.feature_group_count} groups"
-        return text
+        return text + ", transposed" * (self.what == "conv_transpose")
 
     @property
     def kernel_shape(self) -> tuple[int, ...]:
@@ -67,19 +91,22 @@ class Spec:
         return (*self.kernel_size, self.in_features // self.feature_group_count, self.out_features)
 
     @property
-    def output_size(self) -> tuple[int, ...]:
-        """Height and width of the output."""
+    def output_size(self) -> Sizes:
+        """Spatial shape of the output."""
         if self.what == "global_avg_pool":
             return (1, 1)
         window = (self.kernel_size, self.strides, self.padding, self.kernel_dilation)
-        sides = zip((self.height, self.width), *window, strict=True)
+        sides = zip(self.spatial, *window, strict=True)
+        if self.what == "conv_transpose":
+            return tuple((n - 1) * s - 2 * p + d * (k - 1) + 1 for n, k, s, p, d in sides)
         return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sides)
 
     def flops(self, backward: bool) -> int:
         """Two for each product of a convolution; three times as many with both gradients."""
-        if self.what != "conv":
+        if not self.is_convolution:
             return 0
-        products = self.batch * math.prod(self.output_size) * math.prod(self.kernel_shape)
+        places = self.spatial if self.what == "conv_transpose" else self.output_size
+        products = self.batch * math.prod(places) * math.prod(self.kernel_shape)
         return 2 * products * (3 if backward else 1)
 
     def bytes(self, backward: bool) -> int:
@@ -87,15 +114,19 @@ class Spec:
 
         With the gradients, the output's cotangent as well, and the gradients of input and kernel.
         """
-        numbers = self.batch * self.height * self.width * self.in_features
+        numbers = self.batch * math.prod(self.spatial) * self.in_features
         numbers += self.batch * math.prod(self.output_size) * self.out_features
-        if self.what == "conv":
+        if self.is_convolution:
             numbers += math.prod(self.kernel_shape)
         return numbers * (2 if self.dtype == "bfloat16" else 4) * (2 if backward else 1)
 
 
-def _pair(pair: Pair) -> str:
-    return "x".join(dict.fromkeys(map(str, pair)))
+def _by(*sizes: int) -> str:
+    return "x".join(map(str, sizes))
+
+
+def _sizes(sizes: Sizes) -> str:
+    return _by(*dict.fromkeys(sizes))
 
 
 class Row(NamedTuple):

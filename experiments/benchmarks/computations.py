@@ -16,8 +16,8 @@ Function = Callable[..., jax.Array]
 
 def inputs(spec: Spec) -> tuple[jax.Array, ...]:
     """Return random arguments, on the device: those that the gradient is taken with respect to."""
-    shapes: list[tuple[int, ...]] = [(spec.batch, spec.height, spec.width, spec.in_features)]
-    if spec.what == "conv":
+    shapes: list[tuple[int, ...]] = [(spec.batch, *spec.spatial, spec.in_features)]
+    if spec.is_convolution:
         shapes.append(spec.kernel_shape)
     elif spec.what == "batch_norm":
         shapes += [(spec.in_features,)] * 2
@@ -29,10 +29,12 @@ def inputs(spec: Spec) -> tuple[jax.Array, ...]:
 def by_convjax(spec: Spec, lowering: str | None = None) -> Function:
     """Return the computation by the public functions of convjax; a convolution by a form."""
     slide: dict[str, Any] = {"strides": spec.strides, "padding": [(p, p) for p in spec.padding]}
-    if spec.what == "conv":
-        slide |= {"kernel_dilation": spec.kernel_dilation, "lowering": lowering}
+    if spec.is_convolution:
+        slide["kernel_dilation"] = spec.kernel_dilation
         slide["feature_group_count"] = spec.feature_group_count
-        return lambda x, w: ops.conv(x, w, **slide)
+        if spec.what == "conv_transpose":
+            return lambda x, w: ops.conv_transpose(x, w, **slide)
+        return lambda x, w: ops.conv(x, w, lowering=lowering, **slide)
     if spec.what == "batch_norm":
         return lambda x, scale, bias: ops.batch_norm(x, scale, bias)[0]
     if spec.what == "global_avg_pool":
@@ -45,13 +47,21 @@ def by_convjax(spec: Spec, lowering: str | None = None) -> Function:
 
 def by_lax(spec: Spec) -> Function:
     """Return a convolution as ``jax.lax`` has it, with JAX's own derivatives."""
+    strides, spread = spec.strides, (1,) * len(spec.strides)
+    pads = spec.padding
+    if spec.what == "conv_transpose":
+        strides, spread = spread, strides
+        reach = zip(spec.kernel_dilation, spec.kernel_size, pads, strict=True)
+        pads = [d * (k - 1) - p for d, k, p in reach]
+    layout = "NHWDC" if spec.depth else "NHWC"
     return lambda x, w: jax.lax.conv_general_dilated(
         x,
         w,
-        spec.strides,
-        [(p, p) for p in spec.padding],
+        strides,
+        [(p, p) for p in pads],
+        lhs_dilation=spread,
         rhs_dilation=spec.kernel_dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        dimension_numbers=(layout, f"{layout[1:-1]}IO", layout),
         feature_group_count=spec.feature_group_count,
     )
 

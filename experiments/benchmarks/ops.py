@@ -77,7 +77,7 @@ Samples = dict[str, dict[str, list[float]]]
 def timed(spec: Spec, config: Config, peer: Peer | None) -> Samples:
     """Return the samples of one computation."""
     functions = {"convjax": by_convjax(spec)}
-    if "lax" in config.versus and spec.what == "conv":
+    if "lax" in config.versus and spec.is_convolution:
         functions["lax"] = by_lax(spec)
     arguments = inputs(spec)
     return {

@@ -30,6 +30,7 @@ import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
 # After this time, threads that wait for work have stopped spinning and disturb nobody.
 SETTLE_S = 0.004
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+OF_THREE_AXES = {**LAYOUTS, "channels_last": torch.channels_last_3d}
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "relu": F.relu,
     "relu6": F.relu6,
@@ -44,9 +45,13 @@ def function_of(spec: dict[str, Any]) -> Callable[..., Any]:
     window = spec["kernel_size"], *slide
     if spec["what"] == "activation":
         return ACTIVATIONS[spec["name"]]
-    groups = spec["kernel_dilation"], spec["feature_group_count"]
+    groups = dilation, count = spec["kernel_dilation"], spec["feature_group_count"]
+    convolve, transpose = (
+        (F.conv3d, F.conv_transpose3d) if spec["depth"] else (F.conv2d, F.conv_transpose2d)
+    )
     return {
-        "conv": lambda x, w: F.conv2d(x, w, None, *slide, *groups),
+        "conv": lambda x, w: convolve(x, w, None, *slide, *groups),
+        "conv_transpose": lambda x, w: transpose(x, w, None, *slide, 0, count, dilation),
         "batch_norm": lambda x, scale, bias: F.batch_norm(
             x, None, None, scale, bias, training=True, eps=1e-5
         ),
@@ -60,17 +65,21 @@ def inputs(spec: dict[str, Any], layout: str, device: str = "cpu") -> list[Any]:
     """Return random arguments: the image, and a kernel, or scale and bias."""
     generator = torch.Generator(device).manual_seed(spec["seed"])
     channels = spec["in_features"]
-    shapes = [(spec["batch"], channels, spec["height"], spec["width"])]
+    depth = (spec["depth"],) if spec["depth"] else ()
+    shapes = [(spec["batch"], channels, *depth, spec["height"], spec["width"])]
+    groups = spec["feature_group_count"]
     if spec["what"] == "conv":
-        of_group = channels // spec["feature_group_count"]
-        shapes.append((spec["out_features"], of_group, *spec["kernel_size"]))
+        shapes.append((spec["out_features"], channels // groups, *spec["kernel_size"]))
+    elif spec["what"] == "conv_transpose":
+        shapes.append((channels, spec["out_features"] // groups, *spec["kernel_size"]))
     elif spec["what"] == "batch_norm":
         shapes += [(channels,)] * 2
     tensors = [
         torch.randn(shape, generator=generator, device=device).to(getattr(torch, spec["dtype"]))
         for shape in shapes
     ]
-    tensors = [t.contiguous(memory_format=LAYOUTS[layout]) if t.ndim == 4 else t for t in tensors]
+    formats = OF_THREE_AXES if depth else LAYOUTS
+    tensors = [t.contiguous(memory_format=formats[layout]) if t.ndim > 3 else t for t in tensors]
     return [tensor.requires_grad_() for tensor in tensors]
 
 

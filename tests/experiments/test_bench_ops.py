@@ -1,6 +1,7 @@
 """bench-ops and bench-forms: the layers, their computations, and PyTorch's process."""
 
 import json
+import math
 import sys
 
 import jax
@@ -34,6 +35,14 @@ WHATS = {
     "conv": {"kernel_size": (3, 2), "strides": (2, 1), "padding": (1, 0), "out_features": 6},
     "depthwise": {"what": "conv", "kernel_size": (3, 3), "feature_group_count": 4},
     "dilated": {"what": "conv", "kernel_size": (3, 3), "kernel_dilation": (2, 1)},
+    "conv_transpose": {
+        "kernel_size": (4, 3),
+        "strides": (2, 1),
+        "padding": (1, 0),
+        "out_features": 6,
+    },
+    "volume": {"what": "conv", "depth": 5, "kernel_size": (3, 2, 1), "strides": (1, 2, 1)}
+    | {"padding": (1, 0, 0), "kernel_dilation": (1, 1, 1)},
     "batch_norm": {},
     "max_pool": {"kernel_size": (3, 3), "strides": (2, 2), "padding": (1, 1)},
     "avg_pool": {"kernel_size": (3, 3), "strides": (1, 1), "padding": (1, 1)},
@@ -51,7 +60,7 @@ def small(name):
 def test_every_layer_is_read_and_small_images_come_in_larger_batches():
     every = _rows.rows(8, "float32")
     convs = [row for row in every if row.spec.what == "conv"]
-    assert len(convs) == 156
+    assert len(convs) == 161
     assert {row.spec.kind for row in every} == set(_rows.KINDS) - {"grouped"}
     small_images = {row.network for row in every if row.spec.batch == 64}
     assert small_images == {"cifar_resnet", "digits_stack"}
@@ -85,12 +94,15 @@ def test_output_flops_and_bytes_are_those_of_the_arrays(name):
     arrays = arguments[:1] if spec.what == "batch_norm" else arguments
     assert spec.bytes(False) == 4 * (y.size + sum(a.size for a in arrays))
     assert spec.bytes(True) == 2 * spec.bytes(False)
-    taps = np.prod(arguments[1].shape[:-1]) if spec.what == "conv" else 0
-    assert spec.flops(False) == 2 * y.size * taps
+    products = 0
+    if spec.is_convolution:  # those of its transpose, where it is one
+        places = arguments[0] if spec.what == "conv_transpose" else y
+        products = math.prod(places.shape[:-1]) * arguments[1].size
+    assert spec.flops(False) == 2 * products
     assert spec.flops(True) == 3 * spec.flops(False)
 
 
-@pytest.mark.parametrize("name", ["conv", "depthwise", "dilated"])
+@pytest.mark.parametrize("name", ["conv", "depthwise", "dilated", "conv_transpose", "volume"])
 def test_convjax_and_lax_are_given_the_same_to_do(name):
     spec = small(name)
     arguments = computations.inputs(spec)
