@@ -126,6 +126,9 @@ def _form(
             # Else XLA fuses the transposes that many forms begin with and all that made x and g,
             # computing it anew: in a residual network, everything since its stage began.
             a, b = lax.optimization_barrier((a, b))
+        elif platform == "cpu" and form is _lax.input_gradient:
+            # Where the kernel was just flipped and exchanged, the compiler undoes both.
+            return _lax.input_gradient(a, b, geometry, guard=lax.optimization_barrier)
         elif platform == "cpu" and form.__module__ not in _NO_PRODUCTS:
             # Else a kernel of one repeated number gives a wrong result: see `_shield`.
             b = lax.optimization_barrier(b)

@@ -239,19 +239,28 @@ def test_pytorch_is_given_the_same_to_do(name, layout):
     y = torch_peer.function_of(as_told)(*tensors)
     cotangent = torch_peer.torch.randn_like(y)
     gradients = torch_peer.torch.autograd.grad(y, tensors, cotangent)
-    arrays = [to_jax(t, kernel=i == 1) for i, t in enumerate(tensors)]
+    transposed = spec.what == "conv_transpose"
+    arrays = [to_jax(t, kernel=i == 1, transposed=transposed) for i, t in enumerate(tensors)]
     ours, pull = jax.vjp(computations.by_convjax(spec), *arrays)
     np.testing.assert_allclose(ours, to_jax(y), atol=1e-5)
     pulled = pull(to_jax(cotangent))
     for i, (mine, theirs) in enumerate(zip(pulled, gradients, strict=True)):
-        np.testing.assert_allclose(mine, to_jax(theirs, kernel=i == 1), atol=1e-4)
+        right = to_jax(theirs, kernel=i == 1, transposed=transposed)
+        np.testing.assert_allclose(mine, right, atol=1e-4)
 
 
-def to_jax(tensor, *, kernel=False):
+def to_jax(tensor, *, kernel=False, transposed=False):
     """Channels last, as convjax has images and kernels."""
     array = tensor.detach().numpy()
-    if array.ndim == 4:
-        array = array.transpose(2, 3, 1, 0) if kernel else array.transpose(0, 2, 3, 1)
+    if array.ndim < 4:
+        return jnp.asarray(array)
+    spatial = range(2, array.ndim)
+    if kernel and transposed:  # whose window PyTorch has turned round
+        array = np.flip(array.transpose(*spatial, 0, 1), range(array.ndim - 2))
+    elif kernel:
+        array = array.transpose(*spatial, 1, 0)
+    else:
+        array = array.transpose(0, *spatial, 1)
     return jnp.asarray(array)
 
 

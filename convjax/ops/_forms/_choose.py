@@ -128,7 +128,8 @@ def _kernel_gradient_by_onednn(geometry: Geometry) -> bool:
 def _winograd_is_faster(geometry: Geometry) -> bool:
     """Whether Winograd's fewer products outweigh what oneDNN does faster."""
     features = min(geometry.in_features, geometry.out_features)
-    return features >= 80 and _winograd.serves(geometry) and _pays(geometry)
+    few = features < 80 or geometry.rank == 3
+    return not few and _winograd.serves(geometry) and _pays(geometry)
 
 
 # Whether oneDNN's time was below that of every other form by a clear margin, on JAX 0.10 and 0.12.

@@ -1,5 +1,7 @@
 """XLA's own convolution for all three: the reference, and the only form for every geometry."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -24,7 +26,12 @@ def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     )
 
 
-def input_gradient(g: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+def input_gradient(
+    g: jax.Array,
+    kernel: jax.Array,
+    geometry: Geometry,
+    guard: Callable[[jax.Array], jax.Array] = lambda kernel: kernel,
+) -> jax.Array:
     """Convolve the strided-out cotangent with the flipped kernel, in and out channels exchanged."""
     pads = [
         (e - 1 - low, e - 1 - high + rest)
@@ -33,7 +40,7 @@ def input_gradient(g: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.A
         )
     ]
     flipped = jnp.flip(kernel, range(geometry.rank))
-    return spread_out(g, exchange(flipped, geometry.groups), pads, geometry)
+    return spread_out(g, guard(exchange(flipped, geometry.groups)), pads, geometry)
 
 
 def spread_out(x: jax.Array, kernel: jax.Array, pads, geometry: Geometry) -> jax.Array:
