@@ -36,6 +36,7 @@ class Finding:
       look: what is seen of its parameters, where the network was given.
       dependent: in what its kernel's entries are not independent, or "".
       not_fresh: by what the network's weights show that they are not as initialised, or "".
+      terms: norms of a residual's output, branch and shortcut; NaN elsewhere.
     """
 
     kind: str
@@ -55,6 +56,7 @@ class Finding:
     look: Look | None = None
     dependent: str = ""
     not_fresh: str = ""
+    terms: tuple[float, float, float] = (math.nan, math.nan, math.nan)
 
 
 def likely_cause(finding: Finding) -> str:
@@ -178,6 +180,19 @@ def _underflow(f: Finding) -> str:
     return ""
 
 
+def _another_term(f: Finding) -> str:
+    whole, branch, shortcut = f.terms
+    if not (f.side == "activation" and f.off > 0 and branch * shortcut > 0):
+        return ""
+    cosine = (whole**2 - branch**2 - shortcut**2) / (2 * branch * shortcut)
+    if cosine <= 1:  # two terms may be as alike as that
+        return ""
+    return (
+        f"another term in the sum: of branch and shortcut, of norms {branch:.3g} and "
+        f"{shortcut:.3g}, no sum has norm {whole:.3g}"
+    )
+
+
 def _silent(f: Finding) -> str:
     return "its output is exactly zero" if f.off == -math.inf else ""
 
@@ -194,5 +209,6 @@ CAUSES: tuple[Callable[[Finding], str], ...] = (
     _moved_bias,
     _epsilon,
     _zero_padding,
+    _another_term,
     _silent,
 )

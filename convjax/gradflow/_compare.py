@@ -358,10 +358,16 @@ def _departure(unit: Compared) -> float:
 def _first(units: tuple[Compared, ...], threshold: float) -> tuple[Compared | None, str]:
     """Return the first leaf that departs going forward; else going backward; else a combinator."""
     leaves = [u for u in units if u.kind not in COMBINATORS]
+    by_path = {u.path: u for u in units}
     for among in (leaves, list(units)):
         for side, ordered in (("activation", among), ("gradient", among[::-1])):
             for unit in ordered:
                 if abs(getattr(unit, f"{side}_z")) > threshold:
+                    # A norm undoes what its input is off by: the sum before it is to blame.
+                    before = by_path.get(unit.expected.input or "")
+                    if before is not None and unit.kind.endswith("Norm"):
+                        sound = abs(before.activation_z) <= threshold
+                        unit = unit if sound or before.kind != "Residual" else before
                     return unit, side
     return None, ""
 
@@ -406,6 +412,7 @@ def _finding(
         kernel_variance=variance,
         expected_variance=expected.kernel_variance,
         groups=expected.groups,
+        terms=measured.terms(unit.path),
         border=expected.border if _as_if_padded(units, look) else 1.0,
         expected_log_rms=log_rms,
         measured_train=profile.train or "BatchNorm" not in measured.kinds.values(),

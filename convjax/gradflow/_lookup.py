@@ -38,6 +38,11 @@ class Lookup:
         size = self.columns["activation_size"][0, self.rows[path]]
         return self.log(path, "activation") - 0.5 * math.log(max(size, 1))
 
+    def terms(self, path: str) -> tuple[float, float, float]:
+        """Return the norms of a sum and of its two terms, NaN elsewhere: means over replicas."""
+        whole, *parts = (self.log(path, name) for name in ("activation", "branch", "shortcut"))
+        return (float(np.mean(np.exp(whole))), *(float(np.mean(np.exp(part))) for part in parts))
+
     def kernel_variance(self, path: str) -> float:
         """Return the mean square of all parameters of a unit."""
         if path not in self.rows:

@@ -29,6 +29,7 @@ class Fault:
       change: what is done to one that is initialised.
       other: options that the measured stack has in place of the sound one's.
       train: whether the measurement is on the batch's statistics.
+      residual: whether it takes a shortcut to plant it.
     """
 
     where: str
@@ -37,6 +38,7 @@ class Fault:
     change: Change = lambda net: None
     other: dict[str, Any] = dataclasses.field(default_factory=dict)
     train: bool = True
+    residual: bool = False
 
 
 def _kernel(change: Callable[[jax.Array], jax.Array]) -> Change:
@@ -57,6 +59,11 @@ def _shared(net: Any) -> None:
 def _bias(net: Any) -> None:
     bias = net.unit.branch["conv1"].bias
     bias[...] = bias[...].at[1].set(-8.0)
+
+
+def _added_again(net: Any) -> None:
+    merge = net.unit.merge
+    net.unit.merge = lambda branch, shortcut: merge(branch, shortcut) + shortcut
 
 
 def _epsilon(net: Any) -> None:
@@ -131,6 +138,16 @@ FAULTS: dict[str, Fault] = {
     "float16 underflow in a branch": Fault(
         "0/branch", "less than float16", NONE | {"init": TINY}, other={"dtype": jnp.float16}
     ),
+    "a skip before the norm": Fault(
+        ".*shortcut",
+        "is Identity, where theory was told of LayerNorm",
+        BATCH | {"shortcut": "layer norm"},
+        other={"shortcut": "identity"},
+        residual=True,
+    ),
+    "three terms where two were declared": Fault(
+        "[0-3]$", "another term", BATCH, _added_again, residual=True
+    ),
     "zero padding": Fault(".*conv", "zero padding", NONE, other={"padding": "SAME"}),
     "trained weights": Fault(".*", "not fresh", BATCH, _trained),
 }
@@ -140,14 +157,21 @@ def found(fault: Fault, seed: int, *, residual: bool) -> gradflow.Comparison:
     """Plant a fault, measure, and hold against what theory expects of the sound network."""
     shortcut = "identity" if residual else "none"
     given = {"padding": "CIRCULAR", "shortcut": shortcut, **fault.options}
-    net = models.deep_stack(4, WIDTH, rngs=nnx.Rngs(seed), **given | fault.other)
+    net = _stack(seed, given | fault.other)
     fault.change(net)
     x = jax.random.normal(jax.random.key(0), SHAPE)
     x = x.astype(fault.other.get("dtype", x.dtype))
     cotangent = jax.random.key(100 + seed)
     profile = gradflow.profile(net, x, cotangent=cotangent, train=fault.train)
-    told = nnx.eval_shape(lambda: models.deep_stack(4, WIDTH, rngs=nnx.Rngs(0), **given))
+    told = nnx.eval_shape(lambda: _stack(0, given))
     return gradflow.compare(profile, gradflow.predict(told, jnp.asarray(x), train=True), net=net)
+
+
+def _stack(seed: int, options: dict[str, Any]) -> nnx.Module:
+    if options["shortcut"] == "layer norm":
+        norm = nn.LayerNorm(WIDTH, use_scale=False, use_bias=False, rngs=nnx.Rngs(0))
+        options = options | {"shortcut": norm}
+    return models.deep_stack(4, WIDTH, rngs=nnx.Rngs(seed), **options)
 
 
 def judged(fault: Fault, comparison: gradflow.Comparison) -> tuple[bool, bool, bool]:

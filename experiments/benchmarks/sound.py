@@ -301,3 +301,29 @@ SOUND: dict[str, Sound] = {
     },
 }
 """Every configuration by its name."""
+
+
+def of_zoo(name: str, size: int, train: bool) -> Sound:
+    """Return a network of ``convjax.models``, by its name, on images of this side."""
+    make = lambda rngs: models.create(name, num_classes=10, rngs=rngs)  # noqa: E731
+    return Sound(make, (8, size, size, 3), train=train)
+
+
+FAMILIES = (
+    *("mobilenetv1_100", "mobilenetv2_050", "mobilenetv3_small_100", "mobilenetv4_conv_small"),
+    *("ghostnet_050", "efficientnet_b0", "efficientnet_lite0", "tf_efficientnetv2_b0"),
+    *("mnasnet_050", "semnasnet_050", "resnet18", "seresnet18", "resnext50_32x4d"),
+    *("wide_resnet50_2", "resnet18d", "resnetv2_18", "convnext_tiny", "resnet20_cifar"),
+    *("wrn16_8_cifar", "googlenet", "inception_v3", "inception_v4", "inception_resnet_v2"),
+    *("legacy_xception", "vgg11", "vgg11_bn", "densenet121"),
+)
+"""A small network of every family of ``convjax.models``."""
+
+ZOO: dict[str, Sound] = {
+    f"{name}, {size}, {'batch' if train else 'running'} statistics": of_zoo(name, size, train)
+    for name in FAMILIES
+    for size in (64, 96)
+    if size > 75 or not name.startswith(("inception",))
+    for train in (True, False)
+}
+"""Each of them at two sizes, in both modes; Inception from 75 pixels on."""

@@ -9,7 +9,8 @@ measured, and their scatter.
 
 Theory may be tuned on half of the list, told by a checksum of the name; the others decide.
 
-Takes some eight minutes on two cores.
+Takes some eight minutes on two cores. With ``--zoo --draws 3`` a network of every family of
+``convjax.models`` is held, at two sizes and in both modes, in their place: some fifty minutes.
 """
 
 import collections
@@ -25,7 +26,7 @@ from rich.table import Table
 
 from convjax import gradflow, lab
 from experiments.benchmarks import benchmark
-from experiments.benchmarks.sound import SOUND, Sound, batch, is_held_out
+from experiments.benchmarks.sound import SOUND, ZOO, Sound, batch, is_held_out
 
 main = partial(benchmark.run, __name__)
 
@@ -36,28 +37,37 @@ class Config(benchmark.Options):
 
     networks: tuple[str, ...] = ()
     """Names, or parts of names; all where none is given."""
+    zoo: bool = False
+    """Whether networks are those of convjax.models."""
     draws: int = 40
     """Random initializations of each network."""
+
+    @property
+    def sound(self) -> dict[str, Sound]:
+        """The networks to choose from."""
+        return ZOO if self.zoo else SOUND
 
 
 def check(config: Config) -> None:
     """Refuse parts of names that no network has."""
     lab.check_least(config, draws=2)
     for part in config.networks:
-        if not any(part in name for name in SOUND):
-            raise ValueError(f"networks={part!r} is part of no name; there are {', '.join(SOUND)}")
+        if not any(part in name for name in config.sound):
+            known = ", ".join(config.sound)
+            raise ValueError(f"networks={part!r} is part of no name; there are {known}")
 
 
 def measure(config: Config) -> dict[str, Any]:
     """Return a row for each network."""
-    names = [n for n in SOUND if not config.networks or any(p in n for p in config.networks)]
+    sound, parts = config.sound, config.networks
+    names = [name for name in sound if not parts or any(part in name for part in parts)]
     rows = []
     before = jax.config.read("jax_disable_most_optimizations")
     # A program runs a few times only: what counts is how fast it is compiled.
     jax.config.update("jax_disable_most_optimizations", True)
     try:
         for name in benchmark.one_by_one(names, str):
-            found = held(SOUND[name], config.draws)
+            found = held(sound[name], config.draws)
             rows.append({"name": name, "held_out": is_held_out(name)} | found)
             jax.clear_caches()
     finally:

@@ -48,23 +48,6 @@ class Window(NamedTuple):
         """Transpose of ``gather``: sum over the outputs that read each input."""
         return along(energy, [taps.sum(0).T for taps in self.axes])
 
-    def overlap(self, root: np.ndarray, *, back: bool = False) -> np.ndarray:
-        """Return sum over taps of the squared mean over the places that the tap joins.
-
-        What a covariance between two unlike places is multiplied by, on average over places, where
-        the covariance is the product of the roots of the energies there.
-
-        Args:
-          root: ``(segments, *spatial)``, square root of the energy.
-          back: from outputs to inputs instead.
-        """
-        places = math.prod(self.output)
-        sums = [taps.sum(2 if back else 1) for taps in self.axes]
-        if back:
-            places = math.prod(taps.shape[2] for taps in self.axes)
-        per_tap = along(root, sums) / places
-        return np.sum(per_tap.reshape(len(root), -1) ** 2, axis=1)
-
     def reads(self, place: tuple[int, ...]) -> list[tuple[int, ...]]:
         """Return the input place of every tap of one output; -1 where it reads padding."""
         per_axis = [

@@ -21,7 +21,7 @@ def _(node: nn.Chain, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         backs.append(back)
         here = output_of(unit, nn.join(scope.path, name))
         inner = inner._replace(source=Source(here, (here, "gradient")))
-    return signal, _in_turn(backs)
+    return signal, in_turn(backs)
 
 
 @expected.register
@@ -34,10 +34,12 @@ def _(node: nn.Repeat, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         backs.append(back)
         here = output_of(node.unit, step.path)
         inner = inner._replace(source=Source(here, (here, "gradient")))
-    return signal, _in_turn(backs)
+    return signal, in_turn(backs)
 
 
-def _in_turn(backs: list[Back]) -> Back:
+def in_turn(backs: list[Back]) -> Back:
+    """Return the way back through what was applied one after the other."""
+
     def back(cotangent: Cotangent) -> Cotangent:
         for one in reversed(backs):
             cotangent = one(cotangent)
@@ -56,6 +58,8 @@ def _(node: nn.Parallel, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     features = tuple(f for out in outs for f in out.features)
     whole = signal._replace(features=features, log=log, energy=energy)
     share = np.array([whole.share[whole_of].sum() for whole_of in _slices(outs)])
+    own = _weighted(share, [out.own for out in outs])
+    carry = float(share @ [out.carry for out in outs])
     after = whole._replace(
         pair=np.concatenate([out.pair for out in outs]),
         mean=np.concatenate([out.mean for out in outs]),
@@ -63,10 +67,11 @@ def _(node: nn.Parallel, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         latent=float(share @ [out.latent for out in outs]),
         common=float(share @ [out.common for out in outs]),
         reach=float(share @ [out.reach for out in outs]),
+        unlike=_unlike(share, outs),
         laws=tuple(law for out in outs for law in out.laws or (None,) * len(out.features)),
-        own=_weighted(share, [out.own for out in outs]),
-        total=_weighted(share, [out.total for out in outs]),
-        carry=float(share @ [out.carry for out in outs]),
+        own=own,
+        total=signal.total.then(carry, own),
+        carry=carry,
         drawn=0,
         spectrum=None,
         data=None,
@@ -99,6 +104,12 @@ def _(node: nn.Parallel, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     return after, back
 
 
+def _unlike(share: np.ndarray, outs: list[Signal]) -> float:
+    """Return how unlike the channels' energies are, of parts side by side."""
+    count = np.array([sum(out.features) for out in outs])
+    return float(share**2 * count.sum() / count @ [out.unlike for out in outs])
+
+
 def _slices(outs: list[Signal]) -> list[slice]:
     ends = np.cumsum([0, *(len(out.features) for out in outs)]).tolist()
     return [slice(*both) for both in itertools.pairwise(ends)]
@@ -121,7 +132,7 @@ def _(node: nn.Residual, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         return total, back
     unmeasured = scope.inside("activation", source=Source(None, None))
     after, back_activation = visit(node.activation, total, unmeasured)
-    return after, _in_turn([back, back_activation])
+    return after, in_turn([back, back_activation])
 
 
 def _scaled(signal: Signal, back: Back, scale: float) -> tuple[Signal, Back]:
@@ -278,6 +289,7 @@ def added(signal: Signal, branch: Signal, beside: Signal) -> Signal:
         latent=fa**2 * a.latent + fb**2 * b.latent,
         common=fa**2 * a.common + fb**2 * b.common,
         reach=fa * a.reach + fb * b.reach,
+        unlike=1 + fa**2 * (a.unlike - 1) + fb**2 * (b.unlike - 1) + 4 * fa * fb * max(alike, 0.0),
         total=signal.total.then(carry, own),
         own=own,
         carry=carry,

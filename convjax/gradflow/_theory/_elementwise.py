@@ -64,7 +64,10 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     self_share, nodes = signal.weights
     pair = np.array([m.pair(r) / max(m.second, 1e-300) for r, m in found])
     mean = np.array([m.mean / math.sqrt(max(m.second, 1e-300)) for _, m in found])
-    noise = [_noise(signal, m, r) for r, m in found]
+    # Channels' energies that are more unlike than normal values' make all sums over them scatter.
+    usual = self_share + float(share @ ((signal.itself[:, 1:] ** 2) @ nodes))
+    more = max(signal.unlike / (1 + 2 * usual), 1.0)
+    noise = [_noise(signal, m, r) * more for r, m in found]
     variance = sum(s**2 * v / f for s, v, f in zip(share, noise, signal.features, strict=True))
     bends = [_bend(node, signal, i) for i in range(len(signal.features))]
     steepness = float(share @ [_steepness(m) for _, m in found])
@@ -72,7 +75,7 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     fresh = (np.array([m.square_pair(r) for r, m in found]) - pair**2) @ nodes
     after = signal.becomes(
         float(share @ elastic),
-        Doubt(max(variance, 0.0)),
+        Doubt(math.log1p(max(variance, 0.0))),
         energy=energy,
         pair=np.clip(pair, -1, 1),
         mean=mean,
@@ -80,6 +83,9 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         overlap=min(signal.common * steepness + float(share @ fresh) / sum(signal.features), 1.0),
         latent=latent,
         common=signal.common * steepness,
+        unlike=1
+        + float(share @ elastic) ** 2 * (signal.unlike - 1)
+        + max(float(share @ noise), 0.0),
         laws=tuple(_law(node, signal, i) for i in range(len(signal.features))),
         values=tuple(of.through(known.value) for of in signal.values),
         echo=None if signal.echo is None else signal.echo * _follows(node, signal, found),
@@ -104,7 +110,9 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         parts = cotangent.share
         # A signal that is larger than expected meets other slopes.
         bent = float(parts @ bends) ** 2 * signal.total.variance
-        variance = sum(
+        usual = 1 + 2 * float(parts @ (tau @ nodes)) + 2 * self_share
+        more = max((1 + cotangent.uneven) / usual, 1.0)
+        variance = more * sum(
             s**2 * v / f for s, v, f in zip(parts, scatter, signal.features, strict=True)
         )
         latent = cotangent.latent * float((nodes * gate**2).sum(1).mean() + self_share)
@@ -116,11 +124,11 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         steep = slopes
         if cotangent.picked is not None:
             steep = slopes * cotangent.picked.reshape(-1, *(1,) * len(signal.spatial))
-        by_value, more = _by_value(node, signal, cotangent)
+        by_value, steeper = _by_value(node, signal, cotangent)
         if by_value:
-            steep = steep * more.reshape(-1, *(1,) * len(signal.spatial))
+            steep = steep * steeper.reshape(-1, *(1,) * len(signal.spatial))
         return cotangent.becomes(
-            Doubt(max(variance, 0.0) + bent),
+            Doubt(math.log1p(max(variance, 0.0)) + bent),
             energy=cotangent.energy * steep,
             by_value=by_value,
             pair=gate * cotangent.pair,
@@ -131,7 +139,9 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
             overlap=min(latent + float(parts @ fresh) / sum(signal.features), 1.0),
             latent=min(latent, 1.0),
             peak=cotangent.peak * (1 + max(apart, 0.0) / sum(signal.features)),
-            uneven=self_share * (3 * alone * cotangent.peak - 1) + float(parts @ together),
+            uneven=more
+            * (1 + self_share * (3 * alone * cotangent.peak - 1) + float(parts @ together))
+            - 1,
         )
 
     return after, back
@@ -211,13 +221,19 @@ def _moments(node: nn.Activation, signal: Signal, i: int) -> tuple[np.ndarray, M
 
 
 def _adjusted(m: Moments, node: nn.Activation, values: Values) -> Moments:
-    """Return the moments of values that are not normal; pairs as far between as normal ones are."""
+    """Return the moments of values that are not normal; pairs as far between as normal ones are.
+
+    Between independent ones and equal ones, that is; or, where but the size of all is not what it
+    is of normal values, between nothing and equal ones.
+    """
     known = function_of(node.name, node.function)
     mean, second = values.mean(known.value), values.mean(lambda z: known.value(z) ** 2)
     steep, slope = values.mean(known.slope), values.mean(lambda z: known.slope(z) ** 2)
 
     def between(pair: Callable[[np.ndarray], np.ndarray], low: float, high: float) -> Any:
         ends = pair(np.array([0.0, 1.0]))
+        if values.sized:
+            ends[0] = low = 0.0
         width = max(float(ends[1] - ends[0]), 1e-12)
         return lambda rho: low + (high - low) * (pair(rho) - ends[0]) / width
 
@@ -429,8 +445,9 @@ def _(node: nn.ZeroPadShortcut, signal: Signal, scope: Scope) -> tuple[Signal, B
         energy = np.zeros_like(signal.energy)
         energy[steps] = cotangent.energy[:count]
         # Where strides leave places out, two places both receive something more rarely.
-        seen = np.where(signal.pairs.near, 0.0, 1.0) if node.strides > 1 else 1.0
         share = math.prod(after.spatial) / math.prod(signal.spatial)
+        near = 0.0 if node.strides > 1 else share
+        seen = np.repeat([near, share, 1.0, share], signal.pairs.nodes)
         self_share, nodes = after.weights
         random = 2 * (self_share + float((nodes * cotangent.pair**2).mean(0).sum()))
         uneven = max(cotangent.uneven, random)
@@ -439,7 +456,7 @@ def _(node: nn.ZeroPadShortcut, signal: Signal, scope: Scope) -> tuple[Signal, B
             Doubt(uneven * (1 / sum(signal.features) - 1 / sum(features))),
             features=signal.features,
             energy=energy,
-            pair=cotangent.pair[:count] * seen * share,
+            pair=cotangent.pair[:count] * seen,
         )
 
     return after, back

@@ -23,7 +23,8 @@ from convjax.gradflow._theory._sites import (
     gathered,
     kept_by,
 )
-from convjax.gradflow._theory._state import Cotangent, Doubt, Signal, scaled_by
+from convjax.gradflow._theory._state import Cotangent, Doubt, Law, Signal, by_class, scaled_by
+from convjax.gradflow._theory._taps import taps_of
 
 DEPTHWISE_SLACK = 0.04
 
@@ -135,7 +136,30 @@ def _(node: nn.DepthwiseConv, signal: Signal, scope: Scope) -> tuple[Signal, Bac
     kernel = Kernel(variance_of(node, scope), 1, times, window)
     describe(node, scope, kernel.variance, signal.spatial, sides, sum(signal.features))
     features = tuple(f * times for f in signal.features)
-    return _convolved(signal, kernel, features, bias_of(node, scope))
+    bias = bias_of(node, scope)
+    after, back = _convolved(signal, kernel, features, bias)
+    if window.size == 1 or bias[1] or signal.log or after.log:
+        return after, back
+    laws = signal.laws or (None,) * len(signal.features)
+    near = _neighbours(window)
+    between = signal.pairs.means(signal.pair)[:, :2] @ [near, 1 - near]
+    taps = [
+        taps_of(law or Law("linear", None, *signal.normal(i)), float(between[i]), window)
+        for i, law in enumerate(laws)
+    ]
+    level = [max(size, 1e-300) for size in after.level.tolist()]
+
+    def returning(cotangent: Cotangent) -> Cotangent:
+        handed = back(cotangent)
+        if not cotangent.by_value:
+            return handed
+        found = [of.before(e, v) for of, e, v in zip(taps, cotangent.by_value, level, strict=True)]
+        more = np.array([mean for _, mean in found]).reshape(-1, *(1,) * len(signal.spatial))
+        return handed._replace(energy=handed.energy * more, by_value=tuple(e for e, _ in found))
+
+    return after._replace(
+        values=tuple(of.values(v) for of, v in zip(taps, level, strict=True))
+    ), returning
 
 
 def _mixed(
@@ -174,7 +198,8 @@ def _convolved(
     apart = width / kernel.fan_in - 1 if kernel.fan_in > 1 else 0.0
     square = float((nodes * pair**2).mean(0).sum())
     if kernel.fan_in == 1:
-        alike, latent, ideal = _of_one_channel(signal, signal.mean, window)
+        form, latent, ideal = _of_one_channel(signal, signal.mean, window)
+        alike = form * signal.unlike
         common = signal.common
     else:
         latent = common = (signal.overlap + apart / width) / taps
@@ -187,7 +212,7 @@ def _convolved(
     follows = 1 - float((bias_square * scale / level).mean())
     after = signal.becomes(
         follows,
-        Doubt(2 * alike * loose_forward / count, slack),
+        Doubt(math.log1p(2 * alike * loose_forward / count), slack),
         features=features,
         energy=energy.reshape(len(features), *window.output),
         pair=pair,
@@ -199,6 +224,7 @@ def _convolved(
         reach=reach,
         drawn=round(kernel.fan_in * taps) if bias_square == 0 else 0,
         spectrum=spectrum,
+        unlike=signal.unlike * (1 + 2 * form) if kernel.fan_in == 1 else 1 + 2 * alike,
     )
 
     def back(cotangent: Cotangent) -> Cotangent:
@@ -206,60 +232,62 @@ def _convolved(
         # What a large kernel enlarged the norm downstream has made smaller by as much.
         energy = energy * cotangent.inverse
         root = np.sqrt(cotangent.energy)
-        both = kernel.variance * kernel.fan_out * window.overlap(root, back=True)
-        own = np.maximum(np.sqrt(energy).reshape(len(energy), -1).mean(1) ** 2, 1e-300)
-        pair = np.clip(cotangent.pair * (both / own)[:, None], -1, 1)
+        pair = np.clip(cotangent.pair * _kept(window, root, signal, back=True), -1, 1)
         self_share, nodes = signal.weights
         latent = (cotangent.overlap + apart / count) / taps
         if kernel.fan_in == 1:
             latent = cotangent.latent
         square = float((nodes * pair**2).mean(0).sum())
         alike = self_share * cotangent.peak + square + (1 - self_share) * latent
+        uneven = 2 * alike
         if kernel.fan_in == 1:
             of = signal._replace(pair=cotangent.pair)
-            alike, *_ = _of_one_channel(of, np.zeros(len(pair)), window)
+            form, *_ = _of_one_channel(of, np.zeros(len(pair)), window)
+            alike = form * (1 + cotangent.uneven)
+            uneven = (1 + cotangent.uneven) * (1 + 2 * form) - 1
         return cotangent.becomes(
-            Doubt(2 * alike * loose_back / width, slack),
+            Doubt(math.log1p(2 * alike * loose_back / width), slack),
             features=signal.features,
             energy=energy,
             pair=pair,
             overlap=min(_widened(cotangent.overlap / taps, loose_back / width), 1.0),
             latent=min(latent, 1.0),
             peak=1 + (cotangent.peak - 1) / taps,
-            uneven=2 * alike,
+            uneven=uneven,
         )
 
     return after, back
 
 
 def _of_one_channel(signal: Signal, mean: np.ndarray, window: Window) -> tuple[float, float, float]:
-    """Return how far what one kernel makes of one channel scatters: half its relative variance.
+    """Return how far what a kernel makes of one channel scatters: half its relative variance.
 
     The energy is a quadratic form in the taps' weights, and its matrix the products of the channel
     with itself shifted from tap to tap: where places are alike, all taps act as one.
 
     Returns:
-      The same of the whole; of the form alone; and what of it is not owed to the taps' number.
+      The same; once more; and what of it is not owed to the taps' number.
     """
     self_share, nodes = signal.weights
-    # Of pairs of taps, how many are neighbours.
-    near, alone = (
-        math.prod(v)
-        for v in zip(
-            *[((3 * k - 2) / k**2, 1 / k) for k in (len(taps) for taps in window.axes)], strict=True
-        )
-    )
-    near = (near - alone) / max(1 - alone, 1e-12)
+    near = _neighbours(window)
     centred = signal.pair - mean[:, None] ** 2
 
     def shifted(pair: np.ndarray) -> float:
-        squares = pair.reshape(len(pair), 3, -1).mean(2) ** 2
+        squares = signal.pairs.means(pair) ** 2
         return float((near * squares[:, 0] + (1 - near) * squares[:, 1]).mean())
 
     noise = self_share + float((centred**2 @ nodes).mean())
     taps, alike = 1 / window.taps, shifted(signal.pair)
     form = taps + (1 - taps) * (alike + (1 - alike) * noise)
-    return form * (1 + 2 * noise), form, (1 - taps) * shifted(centred)
+    return form, form, (1 - taps) * shifted(centred)
+
+
+def _neighbours(window: Window) -> float:
+    """Return, of pairs of taps inside the image, how many are neighbours."""
+    sides = [min(len(taps), taps.shape[2]) for taps in window.axes]
+    near = math.prod((3 * k - 2) / k**2 for k in sides)
+    alone = math.prod(1 / k for k in sides)
+    return (near - alone) / (1 - alone) if alone < 1 else 1.0
 
 
 def _widened(overlap: float, per_channel: float) -> float:
@@ -272,9 +300,7 @@ def _patches(signal: Signal, kernel: Kernel) -> tuple[np.ndarray, np.ndarray]:
     window, factor = kernel.window, kernel.variance * kernel.fan_in
     energy = factor * window.gather(signal.energy)
     root = np.sqrt(signal.energy)
-    both = factor * window.overlap(root)
-    self_ = np.maximum(np.sqrt(energy).reshape(len(energy), -1).mean(1) ** 2, 1e-300)
-    pair = signal.pair * (both / self_)[:, None]
+    pair = signal.pair * _kept(window, root, signal)
     if not kernel.centred:
         return energy, pair
     # Weights that sum to zero do not see the patch's mean.
@@ -284,6 +310,31 @@ def _patches(signal: Signal, kernel: Kernel) -> tuple[np.ndarray, np.ndarray]:
     level = energy.reshape(len(energy), -1).mean(1)
     lost = 1 - kept.reshape(len(kept), -1).mean(1) / np.maximum(level, 1e-300)
     return kept, (pair - lost[:, None]) / np.maximum(1 - lost[:, None], 1e-12)
+
+
+def _kept(window: Window, root: np.ndarray, signal: Signal, *, back: bool = False) -> np.ndarray:
+    """Return what borders leave of the correlations of pairs, by node: taps that read padding.
+
+    Two places share the taps that read inside the image at both. The energies that the taps read
+    are taken as products over the axes.
+
+    Args:
+      window: which inputs the taps read.
+      root: ``(segments, *spatial)``, root of the energy that is read.
+      signal: whose pairs they are.
+      back: from outputs to inputs instead.
+    """
+    rank = root.ndim - 1
+    axes, roots = [], []
+    for k, taps in enumerate(window.axes, start=1):
+        one = root.mean(tuple(i for i in range(1, rank + 1) if i != k))
+        moved = np.swapaxes(taps, 1, 2) if back else taps
+        axes.append(np.moveaxis(moved @ one.T, 2, 0))
+        roots.append(np.sqrt((moved @ (one**2).T).sum(0).T)[:, None])
+    both, own = by_class(axes), by_class(roots)
+    if both is None or own is None:
+        return np.ones_like(signal.pair)
+    return np.repeat(both / np.maximum(own, 1e-12), signal.pairs.nodes, axis=1)
 
 
 def _first(signal: Signal, kernel: Kernel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

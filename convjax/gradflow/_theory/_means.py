@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from convjax.gradflow._theory._state import Pairs
+from convjax.gradflow._theory._state import CLASSES, Pairs
 
 Matrices = Sequence[np.ndarray]
 
@@ -21,23 +21,26 @@ def averaged(values: np.ndarray, pairs: Pairs, left: Matrices, right: Matrices) 
     Returns:
       The same of the outputs, ``(segments, 1 + nodes)``.
     """
-    weights, through = _weights(left, right)
-    self_, nodes = values[:, :1], values[:, 1:].reshape(len(values), 3, -1)
-    near, far, other = np.moveaxis(nodes, 1, 0)
+    weights, rest = _weights(left, right)
+    self_, nodes = values[:, :1], values[:, 1:].reshape(len(values), CLASSES, -1)
+    near, far, twin, other = np.moveaxis(nodes, 1, 0)
     means = (self_, near.mean(1, keepdims=True), far.mean(1, keepdims=True))
     out = [sum(w * v for w, v in zip(weights[0], means, strict=True))]
     out += [row[0] * self_ + row[1] * near + row[2] * far for row in weights[1:]]
-    return np.concatenate([*out, through * other], axis=1)
+    # Two examples are at the same places as one is with itself.
+    out += [row[0] * twin + (row[1] + row[2]) * other for row in (weights[0], rest)]
+    return np.concatenate(out, axis=1)
 
 
-def _weights(left: Matrices, right: Matrices) -> tuple[np.ndarray, float]:
-    """Return how much of each class comes into each, and what is left of other examples'."""
+def _weights(left: Matrices, right: Matrices) -> tuple[np.ndarray, np.ndarray]:
+    """Return how much of each class comes into each, and into all pairs of two places."""
     bands = np.array([_banded(one, two) for one, two in zip(left, right, strict=True)])
     sums, counts = bands[:, :, :3].prod(0), bands[:, :, 3].prod(0)
     # Of sites alike, at most one step apart, and any: each holds the one before.
     sums, counts = (np.diff(v, axis=0, prepend=0 * v[:1]) for v in (sums, counts))
     weights = np.diff(sums, axis=1, prepend=0) / np.maximum(counts, 1)[:, None]
-    return weights, float(sums.sum(0)[2] / counts.sum())
+    apart = np.diff(sums[1:].sum(0), prepend=0) / max(counts[1:].sum(), 1)
+    return weights, apart if counts[1:].any() else weights[0]
 
 
 def _banded(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ of the cotangent: the constant one and the channel itself. For equally correlate
 batch less one, and this is Yang et al.'s closed form (2019), exactly.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,11 +18,12 @@ from convjax.gradflow._theory._state import NONE, Cotangent, Doubt, Signal, scal
 
 
 class Affine(NamedTuple):
-    """Mean squares of a norm's scale and bias, and the bias's mean."""
+    """Mean squares of a norm's scale and bias, the bias's mean, whether all scales are alike."""
 
     scale: float
     bias: float
     bias_mean: float
+    even: bool
 
 
 def _affine(node: Any, scope: Scope) -> Affine:
@@ -30,6 +32,7 @@ def _affine(node: Any, scope: Scope) -> Affine:
         1.0 if scale is None else float(np.mean(scale**2)),
         0.0 if bias is None else float(np.mean(bias**2)),
         0.0 if bias is None else float(np.mean(bias)),
+        scale is None or float(np.ptp(scale)) == 0,
     )
 
 
@@ -38,8 +41,7 @@ def _(node: nn.BatchNorm, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     if not scope.train or node.frozen:
         return _running(node, signal, scope)
     self_share, nodes = signal.weights
-    root = np.sqrt(signal.energy).reshape(len(signal.features), -1).mean(1)
-    flat = root**2 / np.maximum(signal.level, 1e-300)
+    flat = signal.pairs.roots(signal.energy)
     return _normalised(
         signal,
         _affine(node, scope),
@@ -81,7 +83,7 @@ class Over(NamedTuple):
       nodes: share of every node among them.
       inside: which nodes are pairs of sites that share statistics.
       channels: channels in one statistic.
-      flat: (segments,) squared mean of the root energy over the mean energy, over places.
+      flat: (segments, nodes) mean product of two sites' roots of the energy, over its mean.
       per_channel: whether every channel has statistics of its own.
       centred: whether the mean is taken out.
     """
@@ -108,12 +110,12 @@ def _per_example(
     if over_places:
         self_share, nodes = signal.pairs.within(signal.spatial)
         inside = signal.pairs.same
-        flat = np.sqrt(whole.energy).mean() ** 2 / max(whole.energy.mean(), 1e-300)
+        flat = signal.pairs.roots(whole.energy)
     else:
         self_share, nodes = 1.0, np.zeros(signal.pairs.count)
         inside = np.zeros(signal.pairs.count, bool)
-        flat = 1.0
-    over = Over(self_share, nodes, inside, each, np.array([flat]), False, centred)
+        flat = np.ones_like(whole.pair)
+    over = Over(self_share, nodes, inside, each, flat, False, centred)
     return _normalised(whole, affine, epsilon, over, restore=signal)
 
 
@@ -122,13 +124,15 @@ def _normalised(
 ) -> tuple[Signal, Back]:
     level = np.maximum(signal.level, 1e-300)
     common = np.zeros(len(level)) if over.per_channel else signal.mean**2
-    joint = over.self_share + signal.pair @ over.nodes * over.flat
+    pair = signal.pair * over.flat
+    joint = over.self_share + pair @ over.nodes
     # The mean over a group of channels keeps what is common to them, and little of the rest.
     constant = (common + (joint - common) / over.channels) * over.centred
     left = np.maximum(1 - constant, 1e-9)
-    pair = signal.pair * over.flat[:, None]
     crossed = (
-        pair[:, ~signal.pairs.same].mean(1) if over.per_channel or over.inside.any() else common
+        signal.pairs.across(pair, signal.spatial)
+        if over.per_channel or over.inside.any()
+        else common
     )
     across = (common + (crossed - common) / over.channels) * over.centred
     taken = np.where(over.inside, constant[:, None], across[:, None])
@@ -140,7 +144,7 @@ def _normalised(
     even = 1.0
     if over.per_channel and signal.data is None:
         even = float((1 + 2 * (inverse - drawn_from + signal.latent)).mean()) ** -2
-    alike = concentrated(centred, signal.pairs, even)
+    alike = concentrated(centred / np.maximum(over.flat, 1e-6), signal.pairs, even)
     variance = left * level * scaled_by(signal.log)
     soft = variance / (variance + epsilon)
     square = affine.scale * soft + affine.bias
@@ -161,6 +165,7 @@ def _normalised(
         overlap=min(signal.overlap, 1.0),
         latent=signal.latent * even,
         common=signal.common * even,
+        unlike=1.0 if over.per_channel else signal.unlike,
     )
     # Most of what scatters in the input's energy is its mean over the sites, which is taken out.
     if signal.data is not None and over.per_channel:
@@ -179,18 +184,21 @@ def _normalised(
         rough = NONE  # the batch itself is no sum of random terms
 
     def back(cotangent: Cotangent) -> Cotangent:
-        mean_part = over.centred * (over.self_share + cotangent.pair @ over.nodes) / over.channels
+        roots = signal.pairs.roots(cotangent.energy) if over_places else np.ones_like(pair)
+        received = cotangent.pair * roots
+        mean_part = over.centred * (over.self_share + received @ over.nodes) / over.channels
         tilt = cotangent.tilt
         if tilt is None:
-            tilt = np.concatenate([centred * cotangent.pair, np.ones((len(level), 1))], axis=1)
-        own_part = (over.self_share * tilt[:, -1] + tilt[:, :-1] @ over.nodes) / over.channels
+            tilt = np.concatenate([alike * cotangent.pair, np.ones((len(level), 1))], axis=1)
+        joint = (tilt[:, :-1] * roots * over.flat) @ over.nodes
+        own_part = (over.self_share * tilt[:, -1] + joint) / over.channels
         kept = np.maximum(1 - mean_part - own_part, 1e-9)
         gain = affine.scale * kept * heavy / np.maximum(variance, 1e-300) * soft
         gone = np.where(over.inside, mean_part[:, None] + own_part[:, None] * centred, 0.0)
         handed = cotangent.becomes(
             Doubt(rough.variance, rough.slack + _loose(inverse, left, over.flat)),
             energy=cotangent.energy * gain.reshape(shape) * (energy / relative),
-            pair=np.clip((cotangent.pair - gone) / kept[:, None], -1, 1),
+            pair=np.clip((received - gone) / kept[:, None] / np.maximum(roots, 1e-6), -1, 1),
             inverse=released if over.per_channel else 1.0,
         )
         return handed if restore is None else handed.regrouped(restore.features)
@@ -213,7 +221,7 @@ def _loose(inverse: np.ndarray, left: np.ndarray, flat: np.ndarray) -> float:
     and where borders make places unlike, of which the classes of pairs know nothing.
     """
     few = min(float(4 * inverse.max() ** 2), 0.5)
-    return few + 0.03 * float((1 / left - 1).mean()) + 3 * float((1 - flat).mean())
+    return few + 0.03 * float((1 / left - 1).mean()) + 3 * float((1 - flat[:, -1]).mean())
 
 
 def _heaviness(signal: Signal, inverse: np.ndarray, over: Over) -> tuple[np.ndarray, float]:
@@ -316,6 +324,7 @@ def _affinely(
     bias = affine.bias * scaled_by(-signal.log)
     gain = affine.scale * inverse
     added = gain * shift + bias
+    even = added == 0 and affine.even and (variance is None or np.ptp(variance) == 0)
     level = np.maximum(signal.level, 1e-300)
     follows = float(signal.share @ (gain * level / np.maximum(gain * level + added, 1e-300)))
     total = np.maximum(gain * level + added, 1e-300)[:, None]
@@ -326,9 +335,11 @@ def _affinely(
         pair=np.clip((signal.pair * gain * level[:, None] + added) / total, -1, 1),
         mean=signal.mean * np.sqrt(gain * level / total[:, 0])
         + affine.bias_mean * scaled_by(-signal.log / 2) / np.sqrt(total[:, 0]),
+        values=tuple(of.scaled(math.sqrt(gain)) for of in signal.values) if even else (),
     )
 
     def back(cotangent: Cotangent) -> Cotangent:
-        return cotangent._replace(energy=cotangent.energy * gain, tilt=None, by_value=())
+        by_value = tuple(e.scaled(1 / math.sqrt(gain)) for e in cotangent.by_value) if even else ()
+        return cotangent._replace(energy=cotangent.energy * gain, tilt=None, by_value=by_value)
 
     return after, back

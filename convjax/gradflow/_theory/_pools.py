@@ -10,6 +10,7 @@ import scipy
 
 from convjax import nn
 from convjax.gradflow._theory._axes import Window, along, convolution
+from convjax.gradflow._theory._combine import in_turn, joined
 from convjax.gradflow._theory._duals import function_of, moments
 from convjax.gradflow._theory._means import Matrices, averaged
 from convjax.gradflow._theory._run import Back, Scope, expected
@@ -151,9 +152,9 @@ def _maximum(signal: Signal, window: Window) -> tuple[Signal, Back]:
 
     def back(cotangent: Cotangent) -> Cotangent:
         # Every window hands its gradient to one place, where those of several windows add.
-        near, far, _ = np.split(cotangent.pair, 3, axis=1)
+        near, far, *_ = signal.pairs.means(cotangent.pair).T
         total = cotangent.energy.reshape(len(second), -1).sum(1) / places
-        total = total * np.maximum(1 + near.mean(1) * beside_it + far.mean(1) * farther, 0)
+        total = total * np.maximum(1 + near * beside_it + far * farther, 0)
         share = min(math.prod(window.output) / places / together, 1.0)
         size = total / np.maximum(cotangent.energy.reshape(len(second), -1).mean(1), 1e-300)
         return cotangent.becomes(
@@ -276,13 +277,15 @@ def _global(node: nn.GlobalPool, signal: Signal) -> tuple[Signal, Back]:
         mean = np.array([f[0] for f in found]) * np.sqrt(level)
         slack = 2 * MAXIMUM_SLACK
     square = np.maximum(square, 1e-300)
-    across = signal.pair[:, ~signal.pairs.same].mean(1)
+    across = signal.pairs.across(signal.pair, signal.spatial)
     pair = np.where(signal.pairs.same, 1.0, (across * flat / square)[:, None])
     count = sum(signal.features)
     alike = 1 / signal.batch + float((across**2).mean())
+    # Correlations that are not what they are expected to be are so at all places.
+    loose = signal.overlap * (1 - self_share) * float((flat / square).max()) ** 2
     after = signal.becomes(
         1.0,
-        Doubt(2 * alike / count, slack),
+        Doubt(math.log1p(2 * alike / count + loose * (node.kind == "avg")), slack),
         energy=square.reshape(-1, *spatial),
         pair=np.clip(pair, -1, 1),
         mean=mean / np.sqrt(square),
@@ -301,21 +304,28 @@ def _global(node: nn.GlobalPool, signal: Signal) -> tuple[Signal, Back]:
 
 @expected.register
 def _(node: nn.SqueezeExcite, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
-    """Weigh the channels: what flows back through the weights is left out."""
     own = signal._replace(own=Doubt(), carry=1.0)
     inner = scope._replace(rows=[])
-    squeezed, _ = _global(nn.GlobalPool("avg", keepdims=True), own)
+    squeezed, back = _global(nn.GlobalPool("avg", keepdims=True), own)
+    backs = [back]
     for leaf in (node.reduce, node.activation, node.expand):
-        squeezed, _ = expected(leaf, squeezed, inner)
-    return gated(signal, squeezed, node.gate.name, node.gate.function)
+        squeezed, back = expected(leaf, squeezed, inner)
+        backs.append(back)
+    return gated(signal, squeezed, in_turn(backs), node.gate.name, node.gate.function)
 
 
-def gated(signal: Signal, squeezed: Signal, name: str, function: Any) -> tuple[Signal, Back]:
-    """Expect what the product with a gate does; what flows back through the gate is left out.
+def gated(
+    signal: Signal, squeezed: Signal, back_squeezed: Back, name: str, function: Any
+) -> tuple[Signal, Back]:
+    """Expect what the product with a gate does, and what flows back through the gate.
+
+    The gate of one channel and example, h(z), is handed the sum over the places of gradient times
+    value, of mean square e e' (P + the sum over pairs of places of both correlations), times h'(z).
 
     Args:
       signal: what is multiplied.
       squeezed: what the gate is a function of, one vector an example.
+      back_squeezed: from the gradient there to that of the signal.
       name: of that function, if it is a known activation.
       function: the function itself.
     """
@@ -331,9 +341,13 @@ def gated(signal: Signal, squeezed: Signal, name: str, function: Any) -> tuple[S
     def expect(values: np.ndarray) -> float:
         return float(values @ weights / weights.sum())
 
+    # Of gates far open or closed few pass a gradient on; how many, depends on their size.
+    peaked = float(gate.gate_pair(np.ones(1))[0])
+    ends = [moments(name, function, mean, variance * math.exp(s)).slope for s in (0.1, -0.1)]
+    bend = math.log(max(ends[0], 1e-300) / max(ends[1], 1e-300)) / 0.2
     spread = expect(square**2) / expect(square) ** 2 - 1
     backwards = expect(square**-2) / expect(1 / square) ** 2 - 1
-    others = max(float(rho[~signal.pairs.same].mean()), 0.0)
+    others = max(float(squeezed.pairs.across(rho[None], squeezed.spatial)[0]), 0.0)
     alike = others + (1 - others) / signal.batch
     width = sum(signal.features)
     doubt = Doubt(spread * alike / width, 0.05)
@@ -349,10 +363,35 @@ def gated(signal: Signal, squeezed: Signal, name: str, function: Any) -> tuple[S
     def back(cotangent: Cotangent) -> Cotangent:
         # A norm downstream has made smaller what a large gate enlarged, and the other way round.
         divided = cotangent.inverse != 1
-        return cotangent.becomes(
+        start = cotangent._replace(own=Doubt())
+        direct = start.becomes(
             Doubt(others * backwards / width, doubt.slack) if divided else doubt,
             energy=cotangent.energy * gate.second * cotangent.inverse,
             pair=cotangent.pair * tied,
+        )
+        through = back_squeezed(steering(start, divided=divided).regrouped(squeezed.features))
+        return joined(signal, cotangent, direct, through.regrouped(signal.features))
+
+    def steering(cotangent: Cotangent, *, divided: bool) -> Cotangent:
+        both = cotangent.pair * signal.pair
+        self_share, nodes = signal.pairs.within(signal.spatial)
+        places = math.prod(signal.spatial)
+        own = np.maximum(self_share + both @ nodes, 0.0)
+        across = signal.pairs.across(both, signal.spatial) / np.maximum(own, 1e-300)
+        if divided:
+            # Behind a norm gradient times value has no mean over the batch.
+            own = own * np.clip((1 - across) * (1 - 1 / signal.batch), 0, 1)
+            across = np.full_like(across, -1 / max(signal.batch - 1, 1))
+        across = across * float(gate.slope_pair(np.array([others]))[0]) / max(gate.slope, 1e-300)
+        level = cotangent.energy.reshape(len(own), -1).mean(1) * cotangent.inverse
+        values = signal.level * scaled_by(signal.log)
+        energy = gate.slope * places**2 * level * values * own
+        alike = 1 / signal.batch + (1 - 1 / signal.batch) * float((across**2).mean())
+        loose = (3 * peaked * signal.unlike - 1) * alike / width
+        return cotangent.becomes(
+            Doubt(math.log1p(loose) + bend**2 * squeezed.total.variance, doubt.slack),
+            energy=energy.reshape(-1, *(1,) * len(squeezed.spatial)),
+            pair=np.clip(np.where(signal.pairs.same, 1.0, across[:, None]), -1, 1),
         )
 
     return after, back

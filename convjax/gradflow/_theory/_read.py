@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from convjax import _trace, nn
+from convjax.gradflow._theory._combine import in_turn
 from convjax.gradflow._theory._norms import root_mean_square
 from convjax.gradflow._theory._pools import gated
 from convjax.gradflow._theory._run import (
@@ -144,11 +145,13 @@ VECTORS = ("Dense", "Conv", "Activation", "Reshape", "Flatten", "Scale")
 def _weighed(node: nn.Graph, gate: _Gate, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     """Expect what squeeze-and-excitation does, and what goes into its gate."""
     squeezed = signal._replace(own=NONE, carry=1.0)
+    backs: list[Back] = []
     for name, leaf in gate.leaves:
         inner = scope.inside(name, source=Source(None, None))
         before = squeezed
         if leaf.like.kind not in ("Reshape", "Flatten"):
-            squeezed, _ = expected(leaf, squeezed, inner)
+            squeezed, back = expected(leaf, squeezed, inner)
+            backs.append(back)
         row = Row(
             inner.path,
             shown(leaf, inner),
@@ -159,7 +162,7 @@ def _weighed(node: nn.Graph, gate: _Gate, signal: Signal, scope: Scope) -> tuple
             squeezed.total,
         )
         scope.rows.append(row)
-    after, back = gated(signal, squeezed, "gate", gate.function)
+    after, back = gated(signal, squeezed, in_turn(backs), "gate", gate.function)
     name, last = list(node.items())[-1]
     inner = scope.inside(name, source=Source(None, None))
     row = Row(
@@ -202,7 +205,8 @@ def _flattened(signal: Signal) -> tuple[Signal, Back]:
             one.energy.reshape(1, *(1,) * len(signal.spatial)), (1, *signal.spatial)
         )
         # Of pairs in two examples, those at one place are alike, and no others.
-        pair = np.where(signal.pairs.same, 0.0, one.pair / places)
+        twin = np.repeat([False, False, True, False], signal.pairs.nodes)
+        pair = np.where(twin, one.pair, 0.0)
         handed = one.becomes(features=whole.features, energy=energy, pair=pair)
         return handed.regrouped(signal.features)
 

@@ -18,9 +18,14 @@ def chosen_sites(batch: int, spatial: tuple[int, ...]) -> list[tuple[int, tuple[
     generator = np.random.default_rng(0)
     # Of images of few places, more examples.
     examples = min(batch, max(16, SITES // math.prod(spatial)))
+    # Two of them share their places.
+    alike: list[tuple[int, ...]] = []
     each = max(min(SITES // examples, math.prod(spatial)), 1)
     sites: list[tuple[int, tuple[int, ...]]] = []
     for example in range(examples):
+        if example % 2:
+            sites += [(example, place) for place in alike]
+            continue
         corner = [int(generator.integers(max(n - 3, 0) + 1)) for n in spatial]
         # A cluster of neighbours, and as many from anywhere.
         near = list(np.ndindex(*(min(2, n) for n in spatial)))
@@ -28,7 +33,8 @@ def chosen_sites(batch: int, spatial: tuple[int, ...]) -> list[tuple[int, tuple[
         found = {p for p in found if all(i < n for i, n in zip(p, spatial, strict=True))}
         while len(found) < each:
             found.add(tuple(int(generator.integers(n)) for n in spatial))
-        sites += [(example, place) for place in sorted(found)]
+        alike = sorted(found)
+        sites += [(example, place) for place in alike]
     return sites
 
 
@@ -50,16 +56,20 @@ def class_nodes(
     steps = np.abs(places[upper[0]] - places[upper[1]])
     near = same & (steps.max(1, initial=0) <= 1)
     level = max(float(np.diag(gram).mean()), 1e-300)
-    if energy is not None:
-        level *= float(np.sqrt(energy).mean() ** 2 / max(energy.mean(), 1e-300))
     values = gram[upper] / level
+    twin = ~same & (steps.max(1, initial=0) == 0)
+    # Where there is but one place, all pairs of two examples are alike.
+    rest = twin if twin[~same].all() else ~same & ~twin
     nodes = []
-    for members in (near, same & ~near, ~same):
+    for members in (near, same & ~near, twin, rest):
         found = np.sort(values[members]) if members.any() else np.zeros(1)
         groups = np.array_split(found, pairs.nodes) if len(found) >= pairs.nodes else [found]
         means = [float(g.mean()) for g in groups] if len(groups) > 1 else [float(found.mean())]
         nodes += means if len(means) == pairs.nodes else means * pairs.nodes
-    return np.clip(np.array(nodes), -1, 1)
+    found = np.array(nodes)
+    if energy is not None:
+        found = found / np.maximum(pairs.roots(energy)[0], 1e-300)
+    return np.clip(found, -1, 1)
 
 
 def exactly(values: np.ndarray, pairs: Pairs) -> dict[str, Any]:

@@ -1,14 +1,16 @@
 """What theory knows of a batch at one place of the network: energies, correlations, and how sure.
 
-A *site* is one place of one example. Sites come in pairs of three classes: neighbours in one image,
-other places of one image, different examples. For each class a few *nodes* stand for the spread of
-its correlations; a node's correlation moves through the layers as a single pair's would. Channels
-come in *segments*, which are alike within: a convolution makes one, a zero-padded shortcut two.
+A *site* is one place of one example. Sites come in pairs of four classes: neighbours in one image,
+other places of one image, one place of two examples, two places of two. For each class a few
+*nodes* stand for the spread of its correlations; a node's correlation moves through the layers as a
+single pair's would. Channels come in *segments*, which are alike within: a convolution makes one, a
+zero-padded shortcut two.
 """
 
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +40,8 @@ class Doubt(NamedTuple):
 
 NONE = Doubt()
 
+CLASSES = 4
+
 # No single layer makes energies so small: what is, stands for zero.
 NOTHING = 1e-200
 
@@ -52,7 +56,7 @@ class Pairs:
     """The classes of pairs of sites: how many nodes stand for each, and how often a pair is one.
 
     Attributes:
-      nodes: nodes for each class: neighbours, other places, other examples.
+      nodes: nodes for each class: neighbours, other places, one place of two examples, the rest.
     """
 
     nodes: int
@@ -62,7 +66,8 @@ class Pairs:
         """Return the share of a site with itself, and of every node, among all pairs."""
         places = math.prod(spatial)
         near = min(math.prod(min(3, n) for n in spatial), places) - 1
-        counts = np.array([near, places - 1 - near, (batch - 1) * places], float)
+        others = batch - 1
+        counts = np.array([near, places - 1 - near, others, others * (places - 1)], float)
         total = batch * places
         return 1 / total, np.repeat(counts / total / self.nodes, self.nodes)
 
@@ -73,7 +78,7 @@ class Pairs:
     @property
     def count(self) -> int:
         """Nodes in all."""
-        return 3 * self.nodes
+        return CLASSES * self.nodes
 
     @property
     def same(self) -> Array:
@@ -84,6 +89,77 @@ class Pairs:
     def near(self) -> Array:
         """Which nodes are neighbours."""
         return np.arange(self.count) < self.nodes
+
+    @staticmethod
+    def means(values: Array) -> Array:
+        """Return the mean of every class, ``(segments, classes)``."""
+        return values.reshape(len(values), CLASSES, -1).mean(2)
+
+    def across(self, values: Array, spatial: tuple[int, ...]) -> Array:
+        """Return the mean over pairs of two examples, ``(segments,)``."""
+        *_, twins, rest = self.means(values).T
+        return rest + (twins - rest) / math.prod(spatial)
+
+    def roots(self, energy: Array) -> Array:
+        """Return the mean product of two sites' root mean squares over the mean energy, by node.
+
+        Exact where the energy is a product of functions of each axis.
+
+        Args:
+          energy: ``(segments, *spatial)``.
+        """
+        root = np.sqrt(energy)
+        rank = root.ndim - 1
+        axes = [
+            root.mean(tuple(i for i in range(1, rank + 1) if i != k)) for k in range(1, rank + 1)
+        ]
+        found = by_class([axis[:, None] for axis in axes])
+        if found is None:
+            return np.ones((len(energy), self.count))
+        whole = np.maximum(energy.reshape(len(energy), -1).mean(1), 1e-300)
+        places = root[0].size
+        far = root.reshape(len(root), -1).mean(1) ** 2 / whole
+        far = (far * places - 1) / (places - 1)
+        # The axes' own products say how the classes differ, the map itself how much all do.
+        found = 1 - (1 - found) * ((1 - far) / np.maximum(1 - found[:, -1], 1e-12))[:, None]
+        return np.repeat(np.maximum(found, 0.0), self.nodes, axis=1)
+
+
+def by_class(axes: Sequence[Array]) -> Array | None:
+    """Return the mean product of two places' values over that of one with itself, by class.
+
+    Args:
+      axes: for every axis of the image ``(segments, terms, places)``: the values are products of
+        these, and the products over all terms are added up.
+
+    Returns:
+      ``(segments, classes)``; None where the image has one place.
+    """
+    if all(axis.shape[2] == 1 for axis in axes):
+        return None
+    banded = [axis + _beside(axis) for axis in axes]
+    counts = [(n, 3 * n - 2, n * n) for n in (axis.shape[2] for axis in axes)]
+    sums = [
+        ((a * a).sum((1, 2)), (a * b).sum((1, 2)), (a.sum(2) ** 2).sum(1))
+        for a, b in zip(axes, banded, strict=True)
+    ]
+    one, near, every = (math.prod(of) for of in zip(*counts, strict=True))
+    alone, band, whole = (np.prod(of, axis=0) for of in zip(*sums, strict=True))
+    means = [
+        (band - alone) / max(near - one, 1),
+        (whole - band) / max(every - near, 1),
+        alone / one,
+        (whole - alone) / max(every - one, 1),
+    ]
+    return np.stack(means, axis=1) / np.maximum(alone / one, 1e-300)[:, None]
+
+
+def _beside(values: Array) -> Array:
+    """Return the sum of the two neighbours along the last axis."""
+    found = np.zeros_like(values)
+    found[..., 1:] += values[..., :-1]
+    found[..., :-1] += values[..., 1:]
+    return found
 
 
 class Law(NamedTuple):
@@ -121,6 +197,7 @@ class Signal(NamedTuple):
       uneven: E e times E 1/e of the channels' energies e, where gates made them unlike; and the
         relative variance of 1/e.
       balanced: whether a norm made the channels sum to zero.
+      unlike: mean square over squared mean of the channels' energies.
       data: the values, where they are known: the batch, and what no weights have touched.
       echo: ``(segments, 1 + nodes)``, covariance with the input of the residual around, both in
         units of their root mean square: at the same site, and over every pair. None where weights
@@ -148,6 +225,7 @@ class Signal(NamedTuple):
     spectrum: Array | None = None
     uneven: tuple[float, float] = (1.0, 0.0)
     balanced: bool = False
+    unlike: float = 1.0
     data: Array | None = None
     echo: Array | None = None
 

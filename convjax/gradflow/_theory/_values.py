@@ -21,10 +21,17 @@ FINE, WIDEST = 80.0, 160.0
 
 @dataclasses.dataclass(frozen=True)
 class Values:
-    """How values are spread: the weight of every point of ``step * GRID``, and their sum is 1."""
+    """How values are spread: the weight of every point of ``step * GRID``, and their sum is 1.
+
+    Attributes:
+      step: between points of the grid.
+      weight: of every point.
+      sized: whether they are normal but for a size that a channel's sites have in common.
+    """
 
     step: float
     weight: Array
+    sized: bool = False
 
     @property
     def at(self) -> Array:
@@ -44,6 +51,10 @@ class Values:
         keep = 1 - rate
         found = _binned(self.at / keep, keep * self.weight, self.step)
         return Values(self.step, found.weight + rate * (GRID == 0))
+
+    def scaled(self, factor: float) -> "Values":
+        """Return how a multiple of them is spread."""
+        return dataclasses.replace(self, step=self.step * factor)
 
     def plus_normal(self, mean: float, variance: float) -> "Values":
         """Return how the sum with an independent normal value is spread."""
@@ -85,6 +96,10 @@ class ByValue:
         points, weights = np.polynomial.hermite_e.hermegauss(40)
         at = values.at[:, None] + mean + variance**0.5 * points
         return scaled(values, self(at) @ (weights / weights.sum()))[0]
+
+    def scaled(self, factor: float) -> "ByValue":
+        """Return the energy by a multiple of the value."""
+        return ByValue(self.values.scaled(factor), self.energy)
 
     def mixed(self, part: float) -> "ByValue":
         """Return that of a sum of which the rest, ``1 - part``, does not depend on the value."""

@@ -22,6 +22,8 @@ SEEN = (
     "large epsilon",
     "doubled activation",
     "float16 underflow in a branch",
+    "a skip before the norm",
+    "three terms where two were declared",
 )
 
 
@@ -38,7 +40,7 @@ def test_planted_faults_are_found_in_most_networks(name):
     fault = planted.FAULTS[name]
     found = [
         planted.judged(fault, planted.found(fault, seed, residual=residual))
-        for residual in (False, True)
+        for residual in (True,) * fault.residual or (False, True)
         for seed in range(8)
     ]
     unit, cause, wrong = np.mean(found, axis=0)

@@ -1,5 +1,6 @@
 """Values on a grid, gradients by value, means over windows: against formulas and plain loops."""
 
+import functools
 import itertools
 import math
 
@@ -9,7 +10,8 @@ import pytest
 from convjax.gradflow._theory._axes import convolution
 from convjax.gradflow._theory._means import averaged
 from convjax.gradflow._theory._pools import _shared
-from convjax.gradflow._theory._state import Pairs
+from convjax.gradflow._theory._state import Law, Pairs
+from convjax.gradflow._theory._taps import taps_of
 from convjax.gradflow._theory._values import ByValue, Values, normal, of_data, scaled
 
 
@@ -76,7 +78,7 @@ def test_means_over_windows_are_those_of_a_loop_over_pairs(sides):
     generator = np.random.default_rng(1)
     left = [generator.uniform(size=(n, n)) for n in sides]
     right = [generator.uniform(size=(n, n)) for n in sides]
-    near, far, other = 0.4, 0.1, 0.05
+    near, far, twin, other = 0.4, 0.1, 0.3, 0.05
     places = list(np.ndindex(*sides))
 
     def step(i, j):
@@ -85,20 +87,73 @@ def test_means_over_windows_are_those_of_a_loop_over_pairs(sides):
     def covariance(i, j):
         return 1.0 if i == j else near if step(i, j) == 1 else far
 
+    def between(i, j):
+        return twin if i == j else other
+
     def product(matrices, i, j):
         return math.prod(m[a, b] for m, a, b in zip(matrices, i, j, strict=True))
 
     one = np.array([[product(left, i, s) for s in places] for i in places])
     two = np.array([[product(right, i, s) for s in places] for i in places])
     whole = one @ np.array([[covariance(i, j) for j in places] for i in places]) @ two.T
-    classes = {0: [], 1: [], 2: []}
+    across = one @ np.array([[between(i, j) for j in places] for i in places]) @ two.T
+    classes = {k: [] for k in (0, 1, 2, "twin", "other")}
     for (a, i), (b, j) in itertools.product(enumerate(places), repeat=2):
         classes[min(step(i, j), 2)].append(whole[a, b])
-    values = np.array([[1.0, near, near, far, far, other, other]])
+        classes["twin" if i == j else "other"].append(across[a, b])
+    values = np.array([[1.0, near, near, far, far, twin, twin, other, other]])
     found = averaged(values, Pairs(2), left, right)[0]
-    expected = [np.mean(classes[k]) for k in (0, 1, 1, 2, 2)]
-    through = one.sum(1).mean() * two.sum(1).mean() * other
-    np.testing.assert_allclose(found, [*expected, through, through], rtol=1e-9)
+    expected = [np.mean(classes[k]) for k in (0, 1, 1, 2, 2, "twin", "twin", "other", "other")]
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("sides", [(5, 4), (7,), (2, 4, 3)])
+def test_roots_of_energies_by_class_are_those_of_a_loop_over_pairs(sides):
+    generator = np.random.default_rng(2)
+    axes = [generator.uniform(0.2, 1.0, n) for n in sides]
+    energy = functools.reduce(np.multiply.outer, axes)
+    places, root = list(np.ndindex(*sides)), np.sqrt(energy)
+    classes = {"near": [], "far": [], "twin": [], "other": []}
+    for i, j in itertools.product(places, repeat=2):
+        value = root[i] * root[j] / energy.mean()
+        step = max(abs(a - b) for a, b in zip(i, j, strict=True))
+        classes["other" if step else "twin"].append(value)
+        if step:
+            classes["near" if step == 1 else "far"].append(value)
+    expected = [np.mean(classes[name]) if classes[name] else None for name in classes]
+    for found, value in zip(Pairs(1).roots(energy[None])[0], expected, strict=True):
+        assert value is None or found == pytest.approx(value, rel=1e-9)
+
+
+@pytest.mark.parametrize(("alike", "sides"), [(0.7, (2, 3)), (0.2, (6, 5))])
+def test_what_a_kernel_makes_of_a_rectified_channel_is_spread_as_in_a_sample(alike, sides):
+    generator, channels = np.random.default_rng(3), 40_000
+    shared = generator.standard_normal((channels, 1, 1))
+    own = generator.standard_normal((channels, *sides))
+    x = np.maximum(math.sqrt(alike) * shared + math.sqrt(1 - alike) * own, 0)
+    padded, kernel = np.pad(x, [(0, 0), (1, 1), (1, 1)]), generator.standard_normal((channels, 9))
+    y = sum(
+        kernel[:, 3 * i + j, None, None] * padded[:, i : i + sides[0], j : j + sides[1]]
+        for i, j in itertools.product(range(3), repeat=2)
+    )
+    law = Law("relu", None, 0.0, 1.0)
+    pair = np.mean(x[:, 0, 0] * x[:, 0, 1]) / np.mean(x**2)
+    taps = taps_of(law, float(pair), convolution(sides, 3))
+    values = taps.values(float(np.mean(y**2)))
+    assert values.weight[600] == pytest.approx(np.mean(y == 0), abs=0.012)
+    # What a rectifier behind lets back comes to terms that are not silent.
+    open_ = ByValue(values, (values.at > 0) / values.mean(gate))
+    before, mean = taps.before(open_, float(np.mean(y**2)))
+    assert mean == pytest.approx(1, abs=0.02)
+    energy = np.pad(y > 0, [(0, 0), (1, 1), (1, 1)])
+    handed = sum(
+        kernel[:, 8 - 3 * i - j, None, None] ** 2 * energy[:, i : i + sides[0], j : j + sides[1]]
+        for i, j in itertools.product(range(3), repeat=2)
+    )
+    expected = np.mean(handed * (x > 0)) / np.mean(handed)
+    assert before.values.weight @ (before.energy * (before.values.at > 0)) == pytest.approx(
+        expected, rel=0.03
+    )
 
 
 @pytest.mark.parametrize("sides", [(2, 2), (6, 5), (9,)])

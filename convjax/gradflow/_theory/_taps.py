@@ -1,0 +1,142 @@
+"""What one kernel makes of one channel: a sum of few terms, which is not normal.
+
+Let y be the sum of w x over the taps, w normal, x = f(z) of normal z that are alike in pairs. Given
+the terms, y is normal, of a variance in proportion to S, the sum of their squares. So y is a
+mixture: of heavier tails than a normal value, and zero where all terms are (a channel whose
+rectifier is closed everywhere). Let G(v) be the mean energy of a gradient at a normal y of
+variance v. What comes back to a term x, by Stein's lemma, is E[w^2 g(y)] / E w^2 = E[G + 2 (x^2/S)
+dG/dlog v] over the other terms. The terms are taken to be independent given one normal value that
+they share, and the sum of their squares, where it is not zero, to be log-normal.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from convjax.gradflow._theory._axes import Window
+from convjax.gradflow._theory._duals import function_of, moments
+from convjax.gradflow._theory._state import Law
+from convjax.gradflow._theory._values import FINE, GRID, ByValue, Values, normal, scaled
+
+Array = np.ndarray
+
+SIZES, KINDS = 32, 3
+"""Variances that stand for all, and numbers of taps inside the image."""
+
+
+class Taps(NamedTuple):
+    """The terms of such a sum.
+
+    Attributes:
+      law: what they are an activation of.
+      alike: correlation of the normal values of two of them.
+      counts: how many there are, of outputs in the middle and at borders.
+      often: share of the outputs that have so many.
+    """
+
+    law: Law
+    alike: float
+    counts: Array
+    often: Array
+
+    def sizes(self) -> tuple[Array, Array, float]:
+        """Return variances of the sum, with mean 1, how often each occurs; and how often zero."""
+        u, shared = np.polynomial.hermite_e.hermegauss(24)
+        shared = shared / shared.sum()
+        found, silent = [], 0.0
+        for count, often in zip(self.counts.tolist(), self.often.tolist(), strict=True):
+            size, weight = _sums(self, count, u, shared)
+            silent += often * float(weight[size == 0].sum())
+            size, weight = size[size > 0], weight[size > 0]
+            found.append((size / max(weight @ size, 1e-300), often * weight))
+        size, weight = (np.concatenate(of) for of in zip(*found, strict=True))
+        place = np.clip(np.log(np.maximum(size, 1e-300)), -12.0, 5.0)
+        ends = place.min(initial=0.0), max(place.max(initial=0.0), place.min(initial=0.0) + 1e-6)
+        low = (place - ends[0]) / (ends[1] - ends[0]) * (SIZES - 1)
+        index = np.minimum(low.astype(int), SIZES - 2)
+        shares = np.bincount(index, weight * (1 - low + index), SIZES)
+        shares += np.bincount(index + 1, weight * (low - index), SIZES)
+        return np.exp(np.linspace(*ends, SIZES)), shares, silent
+
+    def values(self, variance: float) -> Values:
+        """Return how the sum is spread, if this is its variance."""
+        size, weight, silent = self.sizes()
+        weight = weight @ _densities(size) + silent * (GRID == 0)
+        return Values(math.sqrt(variance) / FINE, weight, sized=True)
+
+    def before(self, of: ByValue, variance: float) -> tuple[ByValue, float]:
+        """Return the energy handed back by the value of a term, and its mean."""
+        size, _, _ = self.sizes()
+        energy = _densities(size) @ of(math.sqrt(variance) / FINE * GRID)
+        steps = np.log(size)
+        bent = np.gradient(energy, steps)
+        known = function_of(self.law.name, self.law.function)
+        deviation = math.sqrt(self.law.variance)
+        z = np.linspace(-5, 5, 101)
+        value = known.value(self.law.mean + deviation * z)
+        z, value = (of[value.argmin() :] for of in (z, value))
+        u, shared = np.polynomial.hermite_e.hermegauss(12)
+        # What all terms share, given one of them.
+        u = math.sqrt(self.alike) * z[:, None] + math.sqrt(1 - self.alike) * u
+        shared = np.tile(shared / shared.sum(), len(z))
+        found = np.zeros(len(z))
+        for count, often in zip(self.counts.tolist(), self.often.tolist(), strict=True):
+            rest, share = (
+                of.reshape(len(z), -1) for of in _sums(self, count - 1, u.ravel(), shared)
+            )
+            whole = rest + value[:, None] ** 2
+            mean = count * moments(*self.law).second
+            place = np.log(np.maximum(whole / mean, 1e-12))
+            back = np.interp(place, steps, energy)
+            part = value[:, None] ** 2 / np.maximum(whole, 1e-300)
+            back = np.maximum(back + 2 * part * np.interp(place, steps, bent), 0.0)
+            back = np.where(whole > 0, back, of(np.zeros(1)))
+            found += count * often / (self.counts @ self.often) * (back * share).sum(1)
+        # One value may stand for many z: that of a closed rectifier does.
+        value, index = np.unique(value, return_inverse=True)
+        often = np.exp(-(z**2) / 2)
+        found = np.bincount(index, found * often) / np.bincount(index, often)
+        terms = normal(known.value, self.law.mean, self.law.variance)
+        return scaled(terms, np.asarray(np.interp(terms.at, value, found)))
+
+
+def taps_of(law: Law, pair: float, window: Window) -> Taps:
+    """Return the terms of a window's sums, of which two have this correlation (uncentred)."""
+    m = moments(*law)
+    grid = np.linspace(0, 0.999, 50)
+    alike = float(np.interp(pair, m.pair(grid) / max(m.second, 1e-300), grid))
+    inside = np.sort(window.gather(np.ones((1, *[t.shape[2] for t in window.axes]))).ravel())
+    groups = np.array_split(inside[inside > 0], KINDS)
+    counts = np.array([group.mean() for group in groups if len(group)])
+    return Taps(law, alike, counts, np.full(len(counts), 1 / len(counts)))
+
+
+def _sums(taps: Taps, count: float, u: Array, weight: Array) -> tuple[Array, Array]:
+    """Return sums of so many squares, for every shared value some, and the weight of each."""
+    known = function_of(taps.law.name, taps.law.function)
+    own = np.linspace(-5, 5, 101)
+    density = np.exp(-(own**2) / 2)
+    density /= density.sum()
+    z = math.sqrt(taps.alike) * u[:, None] + math.sqrt(1 - taps.alike) * own
+    square = known.value(taps.law.mean + math.sqrt(taps.law.variance) * z) ** 2
+    silent = ((square == 0) @ density) ** count
+    alive = np.maximum(1 - silent, 1e-12)
+    mean = count * (square @ density)
+    second = count * (square**2 @ density) + count * (count - 1) * (square @ density) ** 2
+    uneven = np.divide(second * alive, mean**2, out=np.ones_like(mean), where=mean > 1e-100)
+    mean, spread = mean / alive, np.sqrt(np.log(np.maximum(uneven, 1.0)))
+    points, parts = np.polynomial.hermite_e.hermegauss(9)
+    sizes = mean[:, None] * np.exp(spread[:, None] * points - spread[:, None] ** 2 / 2)
+    shares = alive[:, None] * parts / parts.sum()
+    sizes = np.concatenate([np.zeros((len(u), 1)), sizes], axis=1)
+    return sizes, weight[:, None] * np.concatenate([silent[:, None], shares], axis=1)
+
+
+def _densities(variance: Array) -> Array:
+    """Return normal weights on the grid, of mean 0: none at zero, which is for what is silent."""
+    place = (GRID / FINE) ** 2
+    found = np.exp(-place / (2 * variance[:, None])) * (GRID != 0)
+    lost = found.sum(1) < 1e-9
+    found[lost] = np.abs(GRID) == 1
+    return found / found.sum(1, keepdims=True)
