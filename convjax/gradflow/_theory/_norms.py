@@ -288,7 +288,10 @@ def _running(node: nn.BatchNorm, signal: Signal, scope: Scope) -> tuple[Signal, 
         scope.say(note="running statistics at initialization: nothing is normalised")
     inverse = 1.0 if variance is None else float(np.mean(1 / (variance + node.epsilon)))
     shift = 0.0 if mean is None else float(np.mean(mean**2)) * scaled_by(-signal.log)
-    return _affinely(signal, _affine(node, scope), inverse, shift, 0.1 if shift else 0.0)
+    affine = _affine(node, scope)
+    even = affine.even and (variance is None or float(np.ptp(variance)) == 0)
+    affine = affine._replace(even=even)
+    return _affinely(signal, affine, inverse, shift, 0.1 if shift else 0.0)
 
 
 @expected.register
@@ -309,7 +312,7 @@ def _(node: nn.ResponseNorm, signal: Signal, scope: Scope) -> tuple[Signal, Back
     returned = float(1 + first + square)
     # An activation makes sizes less like a chi square's, and they weigh in proportion.
     slack = 0.3 * abs(float(np.log(gain)))
-    after, _ = _affinely(signal, affine._replace(scale=float(gain)), slack=slack)
+    after, _ = _affinely(signal, affine._replace(scale=float(gain), even=False), slack=slack)
 
     def back(cotangent: Cotangent) -> Cotangent:
         return cotangent.becomes(Doubt(0.0, slack), energy=cotangent.energy * returned)
@@ -324,7 +327,7 @@ def _affinely(
     bias = affine.bias * scaled_by(-signal.log)
     gain = affine.scale * inverse
     added = gain * shift + bias
-    even = added == 0 and affine.even and (variance is None or np.ptp(variance) == 0)
+    even = added == 0 and affine.even
     level = np.maximum(signal.level, 1e-300)
     follows = float(signal.share @ (gain * level / np.maximum(gain * level + added, 1e-300)))
     total = np.maximum(gain * level + added, 1e-300)[:, None]
