@@ -154,6 +154,17 @@ def _(node: nn.GlobalPool, x, y) -> Price:
 
 
 @price.register
+def _(node: nn.Upsample, x, y) -> Price:
+    # Along each axis every value is the mean of two.
+    return Price(elementwise=3 * y.size, sees="all")
+
+
+@price.register
+def _(node: nn.Channels, x, y) -> Price:
+    return Price()
+
+
+@price.register
 def _(node: nn.ZeroPadShortcut, x, y) -> Price:
     return Price(sees=(Window(stride=node.strides),) * (len(x.shape) - 2))
 

@@ -47,6 +47,8 @@ def _(node):
 @homogeneous.register(nn.Pool)
 @homogeneous.register(nn.GlobalPool)
 @homogeneous.register(nn.CellPool)
+@homogeneous.register(nn.Channels)
+@homogeneous.register(nn.Upsample)
 @homogeneous.register(nn.ZeroPadShortcut)
 @homogeneous.register(nn.Dropout)
 @homogeneous.register(nn.StochasticDepth)

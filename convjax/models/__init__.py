@@ -10,6 +10,7 @@ from convjax.models._deep_stack import deep_stack as deep_stack
 from convjax.models._densenet import densenet as densenet
 from convjax.models._efficientnet import efficientnet as efficientnet
 from convjax.models._efficientnet_v2 import efficientnet_v2 as efficientnet_v2
+from convjax.models._fcn import fcn as fcn
 from convjax.models._features import features as features
 from convjax.models._features import headless as headless
 from convjax.models._freeze import Split as Split
@@ -36,10 +37,16 @@ from convjax.models._options import StridedOptions as StridedOptions
 from convjax.models._options import with_options as with_options
 from convjax.models._preprocessing import Preprocessing as Preprocessing
 from convjax.models._preprocessing import preprocessing as preprocessing
+from convjax.models._regnet import regnet as regnet
+from convjax.models._repvgg import merged as merged
+from convjax.models._repvgg import repvgg as repvgg
 from convjax.models._resnet import resnet as resnet
 from convjax.models._resnet_cifar import resnet_cifar as resnet_cifar
 from convjax.models._resnet_v2 import resnet_v2 as resnet_v2
+from convjax.models._shufflenet_v2 import shufflenet_v2 as shufflenet_v2
+from convjax.models._squeezenet import squeezenet as squeezenet
 from convjax.models._style import Style as Style
+from convjax.models._unet import unet as unet
 from convjax.models._vgg import vgg as vgg
 from convjax.models._weights._export import export_weights as export_weights
 from convjax.models._weights._export import save as save

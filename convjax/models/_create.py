@@ -24,9 +24,14 @@ from convjax.models import (
     _mobilenet_v2,
     _mobilenet_v3,
     _mobilenet_v4,
+    _regnet,
+    _repvgg,
     _resnet,
     _resnet_cifar,
     _resnet_v2,
+    _shufflenet_v2,
+    _squeezenet,
+    _unet,
     _vgg,
     _wide_resnet_cifar,
     _xception,
@@ -187,6 +192,11 @@ def known(name: str) -> str:
     return _check.choice("name", _ALIASES.get(name, name), _ENTRIES)
 
 
+def takes(name: str, option: str) -> bool:
+    """Whether the function of a network's family has an option."""
+    return option in inspect.signature(_ENTRIES[known(name)].build).parameters
+
+
 def is_known(name: str) -> bool:
     """Whether a network of this name is in the list."""
     return _ALIASES.get(name, name) in _ENTRIES
@@ -216,6 +226,7 @@ for _build, _variants in (
     (_efficientnet_v2.efficientnet_v2, _efficientnet_v2.VARIANTS),
     (_mnasnet.mnasnet, _mnasnet.VARIANTS),
     (_resnet.resnet, _resnet.VARIANTS),
+    (_regnet.regnet, _regnet.VARIANTS),
     (_resnet_v2.resnet_v2, _resnet_v2.VARIANTS),
     (_convnext.convnext, _convnext.VARIANTS),
     (_resnet_cifar.resnet_cifar, _resnet_cifar.VARIANTS),
@@ -226,6 +237,10 @@ for _build, _variants in (
     (_inception_resnet_v2.inception_resnet_v2, _inception_resnet_v2.VARIANTS),
     (_xception.xception, _xception.VARIANTS),
     (_vgg.vgg, _vgg.VARIANTS),
+    (_repvgg.repvgg, _repvgg.VARIANTS),
+    (_unet.unet, _unet.VARIANTS),
+    (_squeezenet.squeezenet, _squeezenet.VARIANTS),
+    (_shufflenet_v2.shufflenet_v2, _shufflenet_v2.VARIANTS),
     (_densenet.densenet, _densenet.VARIANTS),
 ):
     register(_build, _variants)

@@ -28,6 +28,16 @@ TORCH_D = Keys(
         *TORCH.rules,
     )
 )
+TORCH_LEGACY = Keys(
+    (
+        ("stem/conv", "layer0.conv1"),
+        ("stem/norm", "layer0.bn1"),
+        ("stage{s}/{i}/branch/squeeze/reduce", "layer{s}.{i}.se_module.fc1"),
+        ("stage{s}/{i}/branch/squeeze/expand", "layer{s}.{i}.se_module.fc2"),
+        ("head/dense", "last_linear"),
+        *TORCH.rules,
+    )
+)
 KERAS = Keys(
     (
         ("stem/conv", "conv1_conv"),

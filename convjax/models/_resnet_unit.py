@@ -7,7 +7,7 @@ from typing import Any
 from flax import nnx
 
 from convjax import _check, nn
-from convjax.models._style import TRANSITIONS, Style, skipped
+from convjax.models._style import TRANSITIONS, Style, divisible, skipped
 
 STRIDES_ON = ("conv", "reduce")
 
@@ -22,6 +22,7 @@ class ResNetUnit:
     group_width: int
     strides_on: str
     squeeze: bool
+    squeeze_divisor: int
     zero_init: bool
     transition: str
     pooled_shortcut: bool
@@ -53,7 +54,7 @@ class ResNetUnit:
         """
         branch = self._convolutions(fan, strides, dilations)
         if self.squeeze:
-            reduced = max(8, (fan[1] // 16 + 4) // 8 * 8)
+            reduced = divisible(fan[1] / 16, self.squeeze_divisor, 0)
             branch["squeeze"] = nn.SqueezeExcite(
                 fan[1], reduced, rngs=self.style.rngs, **self.style.dtypes
             )

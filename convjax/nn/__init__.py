@@ -39,10 +39,12 @@ from convjax.nn._residual import Gate as Gate
 from convjax.nn._residual import Residual as Residual
 from convjax.nn._simple import Activation as Activation
 from convjax.nn._simple import CellPool as CellPool
+from convjax.nn._simple import Channels as Channels
 from convjax.nn._simple import GlobalPool as GlobalPool
 from convjax.nn._simple import Identity as Identity
 from convjax.nn._simple import Pool as Pool
 from convjax.nn._simple import Scale as Scale
+from convjax.nn._simple import Upsample as Upsample
 from convjax.nn._simple import ZeroPadShortcut as ZeroPadShortcut
 from convjax.nn._squeeze import SqueezeExcite as SqueezeExcite
 from convjax.nn._stochastic import Dropout as Dropout

@@ -1,7 +1,7 @@
 """Leaves without a kernel: identity, scale, activations, pools, the parameter-free shortcut."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -254,6 +254,79 @@ class CellPool(Node):
         first, after = cells * size // self.side, -(-(cells + 1) * size // self.side)
         inside = (places >= first) & (places < after)
         return inside / inside.sum(axis=1, keepdims=True)
+
+
+class Upsample(Node):
+    """Enlarge an image by a whole factor, bilinearly.
+
+    The centres of the first and the last cell are where they were, and beyond them the border's
+    value goes on (PyTorch's ``align_corners=False``).
+
+    Args:
+      scale: the factor, along each axis.
+
+    Raises:
+      ValueError: ``scale`` below one.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from convjax import nn
+      >>> nn.Upsample(2)(jnp.array([1.0, 3.0]).reshape(1, 2, 1)).ravel().tolist()
+      [1.0, 1.5, 2.5, 3.0]
+    """
+
+    def __init__(self, scale: int):
+        self.scale = _check.integer("scale", scale, 1)
+
+    def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
+        """Enlarge."""
+        x = _check.array("x", x)
+        for axis in range(1, x.ndim - 1):
+            shares = jnp.asarray(self.shares(x.shape[axis]), x.dtype)
+            x = jnp.moveaxis(jnp.tensordot(shares, x, (1, axis)), 0, axis)
+        return x
+
+    def shares(self, size: int) -> np.ndarray:
+        """Return the share of every place in every new one along one axis, ``(out, size)``."""
+        centre = (np.arange(size * self.scale) + 0.5) / self.scale - 0.5
+        centre = np.clip(centre, 0, size - 1)
+        return np.maximum(1 - np.abs(centre[:, None] - np.arange(size)), 0)
+
+
+class Channels(Node):
+    """Hand on some channels, in any order: ``x[..., indices]``.
+
+    A half of them, say, or all in turns (a channel shuffle).
+
+    Args:
+      indices: which channel of the input each one of the output is; none stands twice.
+
+    Raises:
+      ValueError: no index, a negative one or one that stands twice; in the call, an input with
+        fewer channels.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from convjax import nn
+      >>> nn.Channels((2, 0))(jnp.array([[1.0, 2.0, 3.0]])).tolist()
+      [[3.0, 1.0]]
+    """
+
+    def __init__(self, indices: Sequence[int]):
+        indices = list(indices) if isinstance(indices, range) else indices
+        self.indices = _check.integers("indices", indices, least=0)
+        if not self.indices or len({*self.indices}) < len(self.indices):
+            raise ValueError(f"indices={self.indices} must be one or more, none of them twice")
+
+    def __call__(self, x, train: bool = False, rngs: nnx.Rngs | None = None):
+        """Take the channels."""
+        x = _check.array("x", x)
+        if x.shape[-1] <= max(self.indices):
+            raise ValueError(f"Channels: x has {x.shape[-1]} channels, no {max(self.indices)}")
+        first = self.indices[0]
+        if self.indices == tuple(range(first, first + len(self.indices))):
+            return x[..., first : first + len(self.indices)]
+        return jnp.take(x, jnp.asarray(self.indices), axis=-1, unique_indices=True, mode="clip")
 
 
 class ZeroPadShortcut(Node):

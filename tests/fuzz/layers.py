@@ -152,6 +152,8 @@ CALLS = {
         **norm,
     ),
     "nn.GroupNorm": call(nn.GroupNorm, num_groups=integer(3, least=1), **norm),
+    "nn.Upsample": call(nn.Upsample, scale=count),
+    "nn.Channels": call(nn.Channels, indices=integers((2, 0), single=False)),
     "nn.LayerNorm": call(nn.LayerNorm, **norm),
     "nn.ResponseNorm": call(
         nn.ResponseNorm,

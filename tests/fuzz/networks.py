@@ -71,6 +71,7 @@ def network(make, **kinds):
 
 
 NET = models.resnet_cifar(8, width=2, rngs=nnx.Rngs(0))
+REPVGG = models.repvgg((1, 1), width=0.0625, last_width=0.0625, rngs=nnx.Rngs(0))
 STATE = models.export_weights(NET)
 X = jnp.ones((1, 8, 8, 3))
 some = net(Fresh(lambda: NET))
@@ -171,6 +172,7 @@ CALLS = {
         pooled_shortcut=flag(False),
         strides_on=optional(choice(None, "3x3")),
         squeeze=flag(False),
+        squeeze_divisor=integer(8, least=1),
         zero_init=flag(False),
         transition=choice("projection"),
         **SHORTCUT,
@@ -271,6 +273,56 @@ CALLS = {
         models.mobilenet_v4,
         kind=choice("small"),
         width=factor,
+        **SHORTCUT,
+        **COMMON,
+        **DROPS,
+        **DEPTH,
+        **STRIDE,
+    ),
+    "models.unet": network(models.unet, widths=integers((4, 4), single=False), **COMMON, **DROPS),
+    "models.fcn": network(
+        models.fcn,
+        backbone=choice("resnet18"),
+        num_classes=classes,
+        hidden=optional(integer(4, least=1)),
+        scale=optional(integer(8, least=1)),
+        dropout=rate,
+        rngs=RNGS,
+    ),
+    "models.repvgg": network(
+        models.repvgg,
+        units=units,
+        width=factor,
+        last_width=factor,
+        groups=integer(1, least=1),
+        **SHORTCUT,
+        **COMMON,
+        **DROPS,
+        **DEPTH,
+        **STRIDE,
+    ),
+    "models.merged": call(models.merged, net=net(Fresh(lambda: REPVGG))),
+    "models.squeezenet": network(
+        models.squeezenet, version=choice("1.1"), width=factor, **SHORTCUT, **COMMON, **DROPS
+    ),
+    "models.shufflenet_v2": network(
+        models.shufflenet_v2,
+        widths=integers((4, 4, 8), single=False),
+        units=integers((1, 1, 1), single=False),
+        stem=integer(4, least=1),
+        hidden=integer(4, least=1),
+        **COMMON,
+        **DROPS,
+    ),
+    "models.regnet": network(
+        models.regnet,
+        depth=integer(3, least=1),
+        width=integer(8, least=1),
+        slope=number(8.0, least=0.0),
+        ratio=number(2.0, above=1.0),
+        group_width=integer(4, least=1),
+        squeeze=flag(False),
+        least=number(0.9, least=0.0, most=1.0),
         **SHORTCUT,
         **COMMON,
         **DROPS,

@@ -80,6 +80,16 @@ def test_groups_and_width_of_the_middle():
     assert outline(group_width=128).stage1[0].branch.conv2.kernel.shape == (3, 3, 16, 16)
 
 
+def test_stems_and_squeezes_of_the_variants():
+    stem = outline(width=64, stem="tiered").stem
+    assert [stem[f"conv{i}"].kernel.shape[-1] for i in (1, 2, 3)] == [24, 32, 64]
+    assert output((64, 70), stem="unpadded")[1:3] == output((64, 70))[1:3] == (2, 3)
+    assert outline(stem="unpadded").stem.pool.padding == ((0, 1), (0, 1))
+    for divisor, middle in ((8, 8), (1, 4), (3, 3)):
+        unit = outline(width=64, bottleneck=False, squeeze=True, squeeze_divisor=divisor).stage1[0]
+        assert unit.branch.squeeze.reduce.kernel.shape[-2:] == (64, middle)
+
+
 def test_a_silent_branch_is_the_identity_at_birth():
     unit = tiny(zero_init=True, bottleneck=False).stage2[1]
     x = jax.random.normal(jax.random.key(0), (2, 5, 4, 16))
@@ -149,7 +159,7 @@ def test_bad_options_are_refused(options, message):
 
 def test_names():
     assert len(models.list()) == len(set(models.list())) > 80
-    assert models.list("resnet5*") == ("resnet50", "resnet50d", "resnet56_cifar")
+    assert models.list("resnet5*") == ("resnet50", "resnet50d", "resnet50t", "resnet56_cifar")
     net = nnx.eval_shape(lambda: models.create("xception", width=0.1, rngs=nnx.Rngs(0)))
     assert net.name == "legacy_xception"
     with pytest.raises(ValueError, match="name='resnet5' is not known; did you mean 'resnet50'"):

@@ -17,6 +17,7 @@ SMALL = {
     "mobilenetv2_035": ("features.17.conv.1.0.weight", (336, 1, 3, 3)),
     "mobilenetv3_small_100": ("features.4.block.2.fc1.weight", (24, 96, 1, 1)),
     "efficientnet_b0": ("features.1.0.block.2.0.weight", (16, 32, 1, 1)),
+    "regnety_002": ("trunk_output.block3.block3-1.f.se.fc1.weight", (38, 152, 1, 1)),
     "convnext_tiny": ("features.5.8.layer_scale", (384, 1, 1)),
 }
 # Ours by torchvision's.
@@ -30,6 +31,10 @@ ALL = {
     **{name: name for name in ("resnext50_32x4d", "wide_resnet50_2", "inception_v3", "googlenet")},
     **{name: name for name in ("vgg13", "vgg19_bn", "densenet121", "densenet161")},
     **{f"efficientnet_v2_{size}": f"efficientnetv2_{size}" for size in "sml"},
+    **{f"regnet_{k}_1_6gf": f"regnet{k}_016" for k in "xy"},
+    **{f"regnet_{k}_16gf": f"regnet{k}_160" for k in "xy"},
+    **{"regnet_x_400mf": "regnetx_004_tv", "regnet_y_8gf": "regnety_080_tv"},
+    **{name: name for name in ("squeezenet1_0", "squeezenet1_1", "shufflenet_v2_x1_5")},
     **{"mnasnet0_5": "mnasnet_050", "mnasnet1_0": "mnasnet_100"},
 }
 

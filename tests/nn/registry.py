@@ -28,6 +28,7 @@ CASES = {
     "Activation": Case(lambda rngs: nn.Activation("gelu")),
     "BatchNorm": Case(lambda rngs, **dtypes: nn.BatchNorm(6, rngs=rngs, **dtypes)),
     "CellPool": Case(lambda rngs: nn.CellPool(3)),
+    "Channels": Case(lambda rngs: nn.Channels((4, 1, 5, 0))),
     "Chain": Case(
         lambda rngs, **dtypes: nn.Chain(conv=_conv(rngs, **dtypes), act=nn.Activation("tanh"))
     ),
@@ -99,6 +100,7 @@ CASES = {
         lambda rngs, **dtypes: nn.SqueezeExcite(6, 2, rngs=rngs, **dtypes), keeps_dtype=True
     ),
     "StochasticDepth": Case(lambda rngs: nn.StochasticDepth(0.4), (9, 3, 2), draws=True),
+    "Upsample": Case(lambda rngs: nn.Upsample(2)),
     "ZeroPadShortcut": Case(lambda rngs: nn.ZeroPadShortcut(6, 9, strides=2)),
     "norm": Case(lambda rngs, **dtypes: nn.norm("group", 6, rngs=rngs, **dtypes)),
     "separable_conv": Case(

@@ -110,6 +110,11 @@ def test_zero_padding_subsamples_and_adds_silent_channels():
     np.testing.assert_array_equal(nn.ZeroPadShortcut(5, 5)(IMAGE), IMAGE)
 
 
+def test_channels_are_taken_in_any_order():
+    for indices in ((1, 2, 3), (4, 0, 2), (3,)):
+        np.testing.assert_array_equal(nn.Channels(indices)(IMAGE), IMAGE[..., list(indices)])
+
+
 def test_squeeze_excitation_by_its_formula():
     node = nn.SqueezeExcite(5, 2, activation="tanh", gate="hard_sigmoid", rngs=nnx.Rngs(0))
     node.reduce.bias[...], node.expand.bias[...] = jnp.array([0.5, -1.0]), jnp.arange(5.0)
@@ -129,6 +134,8 @@ def test_squeeze_excitation_by_its_formula():
         (lambda: nn.Activation("rellu"), "function='rellu' .* did you mean 'relu'"),
         (lambda: nn.Pool("mean", (2, 2)), "kind='mean' is not known; .*avg, max"),
         (lambda: nn.GlobalPool("maxx"), "did you mean 'max'"),
+        (lambda: nn.Channels((1, 1)), "indices=.* none of them twice"),
+        (lambda: nn.Channels((1, 5))(IMAGE), "x has 5 channels, no 5"),
         (lambda: nn.ZeroPadShortcut(5, 4), "out_features=4 must be at least in_features=5"),
         (lambda: nn.ZeroPadShortcut(5, 8, strides=0), "strides=0 must be at least 1"),
         (lambda: nn.Scale(0.1, learnable=True, features=0), "features=0 must be at least 1"),

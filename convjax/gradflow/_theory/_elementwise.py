@@ -421,6 +421,40 @@ def _dropped(
 
 
 @expected.register
+def _(node: nn.Channels, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    """Keep segments in their order; channels in turns are one segment of all."""
+    in_order = list(node.indices) == sorted(node.indices)
+    whole, count = signal if in_order else signal.merged(), len(node.indices)
+    ends = np.cumsum(whole.features)
+    taken = np.bincount(np.searchsorted(ends, node.indices, "right"), minlength=len(ends))
+    rows = np.flatnonzero(taken)
+    # Of fewer channels the mean energy scatters more.
+    self_share, nodes = signal.weights
+    each = 2 * (self_share + float(signal.share @ ((signal.pair**2) @ nodes)))
+    doubt = Doubt(each * (1 / count - 1 / sum(signal.features)))
+    after = whole.becomes(
+        1.0,
+        doubt,
+        features=tuple(taken[rows].tolist()),
+        energy=whole.energy[rows],
+        pair=whole.pair[rows],
+        mean=whole.mean[rows],
+    )
+
+    def back(cotangent: Cotangent) -> Cotangent:
+        cotangent = cotangent.regrouped(after.features)
+        energy, pair = np.zeros_like(whole.energy), np.zeros_like(whole.pair)
+        share = (taken[rows] / np.array(whole.features)[rows]).reshape(
+            -1, *(1,) * (energy.ndim - 1)
+        )
+        energy[rows], pair[rows] = cotangent.energy * share, cotangent.pair
+        handed = cotangent.becomes(doubt, features=whole.features, energy=energy, pair=pair)
+        return handed.regrouped(signal.features)
+
+    return after, back
+
+
+@expected.register
 def _(node: nn.ZeroPadShortcut, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     steps = (slice(None), *(slice(None, None, node.strides),) * len(signal.spatial))
     kept = signal.energy[steps]

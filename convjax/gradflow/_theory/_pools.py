@@ -36,6 +36,11 @@ def _(node: nn.CellPool, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     return _mean(signal, [node.shares(size) for size in signal.spatial], blurs=True)
 
 
+@expected.register
+def _(node: nn.Upsample, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
+    return _mean(signal, [node.shares(size) for size in signal.spatial], blurs=True)
+
+
 def _mean(signal: Signal, maps: Matrices, *, blurs: bool) -> tuple[Signal, Back]:
     """Average over windows: neighbours' correlation decides what is left."""
     ways = [m.T for m in maps]

@@ -84,6 +84,8 @@ def build(source, name, options):
 
     if name in ("googlenet", "inception_v3"):
         options = {"aux_logits": True, "init_weights": False, **options}
+    if name.startswith("fcn_"):
+        return getattr(torchvision.models.segmentation, name)(weights_backbone=None, **options)
     return getattr(torchvision.models, name)(**options)
 
 
@@ -108,6 +110,8 @@ def run(model, x, labels, train):
     x = x.clone().requires_grad_()
     model.zero_grad()
     logits = model(x)
+    if isinstance(logits, dict):  # scores of every place
+        logits = logits["out"][:, :, ::7, ::5].mean((2, 3))
     loss = torch.nn.functional.cross_entropy(logits, labels)
     loss.backward()
     gradients = {k: p.grad for k, p in model.named_parameters() if p.grad is not None}

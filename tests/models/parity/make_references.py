@@ -47,6 +47,11 @@ TIMM = [
     *(f"resnetv2_{depth}" for depth in RESNETS),
     *(f"resnetv2_{depth}d" for depth in RESNETS),
     *(f"seresnet{depth}" for depth in RESNETS),
+    *("resnet10t", "resnet14t", "resnet26", "resnet26d", "resnet26t", "resnet50t"),
+    *("seresnext26d_32x4d", "seresnext26t_32x4d", "seresnext50_32x4d", "seresnext101_32x4d"),
+    *("seresnext101_32x8d", "seresnext101d_32x8d", "seresnext101_64x4d"),
+    *(f"legacy_seresnet{depth}" for depth in (50, 101, 152)),
+    *(f"legacy_seresnext{depth}_32x4d" for depth in (26, 50, 101)),
     *("resnext50_32x4d", "resnext101_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
     *("wide_resnet50_2", "wide_resnet101_2"),
     *("mobilenetv1_100", "mobilenetv1_125"),
@@ -54,6 +59,13 @@ TIMM = [
     *(f"mobilenetv3_small_{width}" for width in ("050", "075", "100")),
     *(f"mobilenetv3_large_{width}" for width in ("075", "100")),
     *(f"tf_mobilenetv3_{size}_{width}" for size in ("small", "large") for width in ("075", "100")),
+    *(f"repvgg_{size}" for size in ("a0", "a1", "a2", "b0", "b1", "b2", "b3")),
+    *("repvgg_b1g4", "repvgg_b2g4", "repvgg_b3g4"),
+    *(f"regnetx_{size}" for size in ("002", "004", "006", "008", "016", "032", "040", "064")),
+    *(f"regnetx_{size}" for size in ("080", "120", "160", "320", "004_tv")),
+    *(f"regnety_{size}" for size in ("002", "004", "006", "008", "016", "032", "040", "064")),
+    *(f"regnety_{size}" for size in ("080", "120", "160", "320", "640", "1280", "2560")),
+    *("regnety_008_tv", "regnety_080_tv"),
     "legacy_xception",
     *(f"efficientnet_b{i}" for i in B),
     *(f"tf_efficientnet_b{i}" for i in B),
@@ -73,11 +85,14 @@ TIMM = [
     *("ghostnet_050", "ghostnet_100", "ghostnet_130"),
     *(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")),
 ]
-TORCHVISION = {  # name here: the network's function, whether it has auxiliary classifiers
+TORCHVISION = {  # name here: the network's function, whether with auxiliary classifiers, or None
     "googlenet": ("googlenet", False),
     "googlenet_aux": ("googlenet", True),
     "inception_v3": ("inception_v3", False),
     "inception_v3_aux": ("inception_v3", True),
+    **{name: (name, None) for name in ("squeezenet1_0", "squeezenet1_1")},
+    **{name: (name, None) for name in ("fcn_resnet50", "fcn_resnet101")},
+    **{f"shufflenet_v2_x{w}": (f"shufflenet_v2_x{w}", None) for w in ("0_5", "1_0", "1_5", "2_0")},
 }
 KERAS = [
     *("MobileNet", "MobileNetV2", "MobileNetV3Small", "MobileNetV3Large"),
@@ -125,16 +140,22 @@ def of_timm(name):
 def of_torchvision(function, auxiliary):
     from torchvision import models
 
-    model = getattr(models, function)(aux_logits=auxiliary, init_weights=False)
-    prepare = models.get_model_weights(function)["IMAGENET1K_V1"].transforms()
+    if function.startswith("fcn_"):
+        model = getattr(models.segmentation, function)(weights_backbone=None)
+        prepare = models.get_model_weights(function)["DEFAULT"].transforms()
+        prepare.crop_size = prepare.resize_size
+    else:
+        options = {} if auxiliary is None else {"aux_logits": auxiliary, "init_weights": False}
+        model = getattr(models, function)(**options)
+        prepare = models.get_model_weights(function)["IMAGENET1K_V1"].transforms()
     side = prepare.crop_size[0]
     return {
         **sizes(model),
         "input_size": [side, side],
         "crop_pct": side / prepare.resize_size[0],
         "interpolation": prepare.interpolation.value,
-        "mean": [0.5, 0.5, 0.5],
-        "std": [0.5, 0.5, 0.5],
+        "mean": list(prepare.mean) if auxiliary is None else [0.5, 0.5, 0.5],
+        "std": list(prepare.std) if auxiliary is None else [0.5, 0.5, 0.5],
     }
 
 
