@@ -138,7 +138,7 @@ def regnet(
       >>> net = nnx.eval_shape(lambda: models.regnet(rngs=nnx.Rngs(0)))  # X, 200 million
       >>> cost = convjax.cost(net, (1, 224, 224, 3))
       >>> cost.multiply_adds, cost.parameters
-      (199344968, 2684792)
+      (199039872, 2684792)
 
     Reference: Radosavovic et al., Designing Network Design Spaces, 2020.
     """
