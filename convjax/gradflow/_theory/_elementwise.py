@@ -73,6 +73,8 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     steepness = float(share @ [_steepness(m) for _, m in found])
     latent = signal.latent * steepness
     fresh = (np.array([m.square_pair(r) for r, m in found]) - pair**2) @ nodes
+    # A channel that is large throughout is so within, too, once it is bent.
+    signal = signal._replace(total=signal.total._replace(centred=None))
     after = signal.becomes(
         float(share @ elastic),
         Doubt(math.log1p(max(variance, 0.0))),

@@ -197,22 +197,32 @@ def _convolved(
     # Who sums over a group sees the correlations of its channels alone, which scatter more.
     apart = width / kernel.fan_in - 1 if kernel.fan_in > 1 else 0.0
     square = float((nodes * pair**2).mean(0).sum())
+    steady = _without_mean(pair, self_share, nodes)
+    inner = self_share + float((nodes * steady**2).mean(0).sum())
     if kernel.fan_in == 1:
         form, latent, ideal = _of_one_channel(signal, signal.mean, window)
         alike = form * signal.unlike
+        own = _without_mean(signal.pair, *signal.weights)
+        inner = _of_one_channel(signal._replace(pair=own), np.zeros(len(own)), window)[0]
+        inner *= signal.unlike
         common = signal.common
     else:
         latent = common = (signal.overlap + apart / width) / taps
         alike = self_share + square + (1 - self_share) * latent
+        inner += latent
         ideal = signal.common / taps
     # Few taps make values that are not quite normal, and neighbours that share them.
     slack = DEPTHWISE_SLACK if kernel.fan_in == 1 and window.size > 1 else 0.0
     count = sum(features)
     loose_forward, loose_back = kernel.rigid
+
+    def spread(alike: float) -> float:
+        return math.log1p(2 * alike * loose_forward / count)
+
     follows = 1 - float((bias_square * scale / level).mean())
     after = signal.becomes(
         follows,
-        Doubt(math.log1p(2 * alike * loose_forward / count), slack),
+        Doubt(spread(alike), slack, spread(inner)),
         features=features,
         energy=energy.reshape(len(features), *window.output),
         pair=pair,
@@ -253,6 +263,7 @@ def _convolved(
             overlap=min(_widened(cotangent.overlap / taps, loose_back / width), 1.0),
             latent=min(latent, 1.0),
             peak=1 + (cotangent.peak - 1) / taps,
+            undone=2 * cotangent.owed * min(loose_back, 1.0),
             uneven=uneven,
         )
 
@@ -288,6 +299,12 @@ def _neighbours(window: Window) -> float:
     near = math.prod((3 * k - 2) / k**2 for k in sides)
     alone = math.prod(1 / k for k in sides)
     return (near - alone) / (1 - alone) if alone < 1 else 1.0
+
+
+def _without_mean(pair: np.ndarray, self_share: float, nodes: np.ndarray) -> np.ndarray:
+    """Return the correlations that are left where each channel's mean over all sites is not."""
+    mean = np.minimum(self_share + pair @ nodes, 1 - 1e-9)[:, None]
+    return (pair - mean) / (1 - mean)
 
 
 def _widened(overlap: float, per_channel: float) -> float:

@@ -174,9 +174,12 @@ def _normalised(
         )
     width = sum(signal.features)
     all_self, all_nodes = signal.weights
-    whole = all_self + float(signal.share @ ((signal.pair**2) @ all_nodes)) + signal.latent
-    earlier = max(signal.total.variance - 2 * whole / width, 0.0)
     apart = all_self + float(signal.share @ ((centred**2) @ all_nodes)) + signal.latent
+    if over.per_channel:
+        earlier = max(signal.total.within - 2 * apart / width, 0.0)
+    else:
+        whole = all_self + float(signal.share @ ((signal.pair**2) @ all_nodes)) + signal.latent
+        earlier = max(signal.total.variance - 2 * whole / width, 0.0)
     # The mean over channels of 1/variance: of d dimensions each scatters by 2/(d - 4).
     tail = 1 - min(4 * apart, 0.6) if over.per_channel else 1.0
     rough = Doubt(earlier + (2 * apart / tail + signal.uneven[1]) / width, signal.total.slack)
@@ -200,6 +203,7 @@ def _normalised(
             energy=cotangent.energy * gain.reshape(shape) * (energy / relative),
             pair=np.clip((received - gone) / kept[:, None] / np.maximum(roots, 1e-6), -1, 1),
             inverse=released if over.per_channel else 1.0,
+            owed=2 / (signal.drawn * width) if over.per_channel and signal.drawn else 0.0,
         )
         return handed if restore is None else handed.regrouped(restore.features)
 

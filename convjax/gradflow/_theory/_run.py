@@ -155,7 +155,12 @@ def visit(node: nnx.Module, signal: Signal, scope: Scope) -> tuple[Signal, Back]
         )
         row.handed = handed
         row.gradient_doubt = handed.own
-        return handed._replace(own=cotangent.own.then(1.0, handed.own))
+        own, undone = cotangent.own.then(1.0, handed.own), handed.undone
+        if undone:
+            # What a kernel cancels of the norm behind it, in all that both are parts of.
+            handed = handed._replace(total=handed.total.less(undone), undone=0.0)
+            own = own.less(undone) if cotangent.own.variance >= undone / 2 else own
+        return handed._replace(own=own)
 
     whole = after._replace(
         own=signal.own.then(after.carry, after.own), carry=signal.carry * after.carry

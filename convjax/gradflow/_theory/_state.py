@@ -26,15 +26,29 @@ class Doubt(NamedTuple):
     Attributes:
       variance: over random initializations, at this width.
       slack: what the theory's own approximations may cost, at most, roughly.
+      centred: variance of what is left of the norm where each channel's mean over the batch is
+        taken out; None where it is that of the whole.
     """
 
     variance: float = 0.0
     slack: float = 0.0
+    centred: float | None = None
+
+    def less(self, variance: float) -> "Doubt":
+        """Return this doubt without what two that are passed have in common, and cancel."""
+        return self._replace(variance=max(self.variance - variance, 0.0), centred=None)
+
+    @property
+    def within(self) -> float:
+        """Variance where each channel's mean is taken out."""
+        return self.variance if self.centred is None else self.centred
 
     def then(self, factor: float, other: "Doubt") -> "Doubt":
         """Return this doubt passed on with a sensitivity, and another's beside it."""
         return Doubt(
-            factor**2 * self.variance + other.variance, abs(factor) * self.slack + other.slack
+            factor**2 * self.variance + other.variance,
+            abs(factor) * self.slack + other.slack,
+            factor**2 * self.within + other.within,
         )
 
 
@@ -357,6 +371,10 @@ class Cotangent(NamedTuple):
       echo: the same with what came to the output of the residual around.
       inverse: what the kernel upstream must multiply by, since each channel was divided by the size
         of what the kernel had made of it.
+      owed: what of that norm's variance is owed to the sizes of the kernel upstream: of n terms and
+        c channels 2 / (n c).
+      undone: what a kernel took out of the variance that came before: twice what was owed, once
+        where the norm had put it and once its own.
     """
 
     features: tuple[int, ...]
@@ -372,6 +390,8 @@ class Cotangent(NamedTuple):
     total: Doubt = NONE
     own: Doubt = NONE
     inverse: float = 1.0
+    owed: float = 0.0
+    undone: float = 0.0
     by_value: tuple[ByValue, ...] = ()
     echo: Array | None = None
 
@@ -397,6 +417,8 @@ class Cotangent(NamedTuple):
         changes.setdefault("tilt", None)
         changes.setdefault("picked", None)
         changes.setdefault("inverse", 1.0)
+        changes.setdefault("owed", 0.0)
+        changes.setdefault("undone", 0.0)
         changes.setdefault("by_value", ())
         changes.setdefault("echo", None)
         made = self._replace(
@@ -456,6 +478,8 @@ class Cotangent(NamedTuple):
             if self.picked is other.picked is None
             else _picked(self, other, part[:, 0]),
             inverse=1.0,
+            owed=0.0,
+            undone=0.0,
             by_value=(),
             echo=None,
         )

@@ -1,5 +1,7 @@
 """predict against closed forms, in the limit of wide networks: nothing here is measured."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
@@ -321,3 +323,27 @@ def test_no_depth_overflows():
         assert abs(found[""].gradient_gain) > 700
         assert rate == pytest.approx(found["7"].gradient_gain, rel=1e-3) and rate * sign > 0.2
         assert found[""].activation_log_rms == pytest.approx(found[""].gradient_gain, rel=1e-3)
+
+
+def test_a_kernel_and_the_norm_behind_it_scatter_against_each_other():
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(256, 16))
+    gains = []
+    for _ in range(300):
+        kernel, g = generator.normal(size=(16, 32)) / 4, generator.normal(size=(256, 32))
+        y = x @ kernel
+        z = (y - y.mean(0)) / y.std(0)
+        back = (g - g.mean(0) - z * (g * z).mean(0)) / y.std(0)
+        steps = [np.linalg.norm(a) for a in (g, back, back @ kernel.T)]
+        gains.append(np.diff(np.log(steps)))
+    norm, dense = np.std(gains, axis=0)
+    both = np.std(np.sum(gains, axis=1))
+    net = nn.Chain(
+        dense=nn.Dense(16, 32, use_bias=False, kernel_init="lecun", rngs=nnx.Rngs(0)),
+        norm=nn.BatchNorm(32, rngs=nnx.Rngs(0)),
+    )
+    found = gradflow.predict(net, x.astype(np.float32), train=True)
+    assert found["norm"].gradient_gain_scatter == pytest.approx(norm, rel=0.15)
+    assert found["dense"].gradient_gain_scatter == pytest.approx(dense, rel=0.25)
+    assert both < 0.5 * math.hypot(norm, dense)
+    assert found[""].gradient_gain_scatter < 0.7 * math.hypot(norm, dense)
