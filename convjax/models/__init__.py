@@ -54,5 +54,6 @@ from convjax.models._weights._load import Loaded as Loaded
 from convjax.models._weights._load import load_weights as load_weights
 from convjax.models._wide_resnet_cifar import wide_resnet_cifar as wide_resnet_cifar
 from convjax.models._xception import xception as xception
+from convjax.models._xception_aligned import xception_aligned as xception_aligned
 
 _room.show(globals())

@@ -35,6 +35,7 @@ from convjax.models import (
     _vgg,
     _wide_resnet_cifar,
     _xception,
+    _xception_aligned,
 )
 from convjax.models._network import Network
 from convjax.models._options import called
@@ -236,6 +237,7 @@ for _build, _variants in (
     (_inception_v4.inception_v4, _inception_v4.VARIANTS),
     (_inception_resnet_v2.inception_resnet_v2, _inception_resnet_v2.VARIANTS),
     (_xception.xception, _xception.VARIANTS),
+    (_xception_aligned.xception_aligned, _xception_aligned.VARIANTS),
     (_vgg.vgg, _vgg.VARIANTS),
     (_repvgg.repvgg, _repvgg.VARIANTS),
     (_unet.unet, _unet.VARIANTS),

@@ -107,6 +107,8 @@ _TORCH = (
     _Row("regnet*_tv regnetx_008 regnetx_016 regnetx_032 regnetx_080", 224, 0.965),
     _Row("regnetx_160 regnet?_320 regnety_004 regnety_016", 224, 0.965),
     _Row("regnet*", 224, 0.875),
+    _Row("xception65", 299, 0.94, colours=_HALF),
+    _Row("xception41 xception71", 299, 0.903, colours=_HALF),
     _Row("legacy_xception inception_resnet_v2", 299, 0.8975, colours=_HALF),
     _Row("inception_v4", 299, 0.875, colours=_HALF),
     # Their weights come from networks that turn the usual mean and deviation into these inside.

@@ -279,6 +279,21 @@ CALLS = {
         **DEPTH,
         **STRIDE,
     ),
+    "models.xception_aligned": network(
+        models.xception_aligned,
+        middle=integer(1, least=1),
+        entry=Kind(
+            ((8,), (8,)),
+            wrong("list", nothing=[None], seven=7, text="ab", empty=[]),
+            {"lists": [[8], [8]]},
+        ),
+        width=factor,
+        **SHORTCUT,
+        **COMMON,
+        **DROPS,
+        **DEPTH,
+        **STRIDE,
+    ),
     "models.unet": network(models.unet, widths=integers((4, 4), single=False), **COMMON, **DROPS),
     "models.fcn": network(
         models.fcn,

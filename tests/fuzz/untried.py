@@ -20,6 +20,7 @@ UNTRIED = {
     "ops.conv_general_dilated": dict.fromkeys(OF_LAX, LAX),
     "nn.norm": {"options": MORE},
     "nn.initializers.get": {"argument": "the name in the message"},
+    "models.fcn": {"options": MORE},
     "models.create": {
         "options": MORE,
         "weights": LOADED,

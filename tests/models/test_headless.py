@@ -22,7 +22,7 @@ TIMM = json.loads((golden.PARITY / "headless.json").read_text())
 ONE_OF_EACH = {entry.build: name for name, entry in reversed(_ENTRIES.items())}.values()
 SLOW = {
     *("densenet121", "efficientnetv2_s", "ghostnet_050", "mnasnet_050", "vgg11"),
-    *("fcn_resnet50", "unet", "regnetx_002", "repvgg_a0", "shufflenet_v2_x0_5"),
+    *("fcn_resnet50", "unet", "regnetx_002", "xception41", "repvgg_a0", "shufflenet_v2_x0_5"),
     "efficientnet_b0",
     "googlenet",
     "inception_v3",

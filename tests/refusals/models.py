@@ -36,6 +36,7 @@ SMALL = {
     "unet": {"widths": (4, 4)},
     "vgg": {"units": (1, 1), "width": 4, "hidden": (8, 8)},
     "wide_resnet_cifar": {"depth": 10, "widen": 1, "width": 4},
+    "xception_aligned": {"middle": 1, "width": 0.0625},
     "xception": {"middle": 1, "width": 0.125},
 }
 # Families that are outlined quickly; the others take their options by the same code.

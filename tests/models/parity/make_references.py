@@ -66,7 +66,7 @@ TIMM = [
     *(f"regnety_{size}" for size in ("002", "004", "006", "008", "016", "032", "040", "064")),
     *(f"regnety_{size}" for size in ("080", "120", "160", "320", "640", "1280", "2560")),
     *("regnety_008_tv", "regnety_080_tv"),
-    "legacy_xception",
+    *("legacy_xception", "xception41", "xception65", "xception71"),
     *(f"efficientnet_b{i}" for i in B),
     *(f"tf_efficientnet_b{i}" for i in B),
     *(f"convnext_{size}" for size in ("atto", "femto", "pico", "nano")),
