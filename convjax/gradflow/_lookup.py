@@ -40,8 +40,11 @@ class Lookup:
 
     def terms(self, path: str) -> tuple[float, float, float]:
         """Return the norms of a sum and of its two terms, NaN elsewhere: means over replicas."""
-        whole, *parts = (self.log(path, name) for name in ("activation", "branch", "shortcut"))
-        return (float(np.mean(np.exp(whole))), *(float(np.mean(np.exp(part))) for part in parts))
+        whole, branch, shortcut = (
+            float(np.mean(np.exp(self.log(path, name))))
+            for name in ("activation", "branch", "shortcut")
+        )
+        return whole, branch, shortcut
 
     def kernel_variance(self, path: str) -> float:
         """Return the mean square of all parameters of a unit."""
