@@ -37,6 +37,10 @@ TORCH_FLOAT32 = {
     ("inception_v4", True): 3e-2,
     ("mobilenetv2_110d", True): 1e-3,
     ("mobilenetv1_100h", True): 8e-3,
+    ("legacy_seresnet50", False): 6e-3,
+    ("legacy_seresnet50", True): 3e-3,
+    ("legacy_seresnext26_32x4d", True): 1.1e-3,
+    ("fcn_resnet50", True): 5e-3,
 }
 # Ours crosses where PyTorch's does not: one ReLU6 of stage4/3, at +8e-6 in float64 and -8e-7 in
 # float32, whose rounding error there is 6e-6. The worst gradient norm below it is off by 6.8e-3.
@@ -55,7 +59,6 @@ OWN_FLOAT32 = {
     ("resnetv2_50", False): 4e-3,
     # The kernel of a squeeze in its first stage is off by 1.1e-3; the stem's norm by 2.0e-3.
     ("seresnext26t_32x4d", True): 2e-3,
-    ("fcn_resnet50", True): 4e-3,
 }
 # Below this a gradient is zero but for rounding: a bias before a norm that takes it out again.
 ZERO = {jnp.float64: 1e-9, jnp.float32: 1e-3}
