@@ -344,7 +344,7 @@ def _sides(side: Side) -> tuple[int, int]:
     return (side, side) if isinstance(side, int) else side
 
 
-def divisible(features: int | float, divisor: int = 8, least: float = 0.9) -> int:
+def divisible(features: int | float, divisor: int = 8, least: int | float = 0.9) -> int:
     """Round channels to a multiple, never below ``least`` of what they were.
 
     That is the rule of the MobileNets and EfficientNets. Reference: Sandler et al., 2018 (code).

@@ -57,8 +57,10 @@ OWN_FLOAT32 = {
     ("resnet18d-output_stride8", True): 5e-3,
     ("resnet50", False): 4e-3,
     ("resnetv2_50", False): 4e-3,
-    # The kernel of a squeeze in its first stage is off by 1.1e-3; the stem's norm by 2.0e-3.
+    # On JAX 0.10.1 alone: a squeeze in its first stage is off by 1.1e-3; on 0.12 all are by 7e-6.
     ("seresnext26t_32x4d", True): 2e-3,
+    # With oneDNN's rounding and not with lax's (1.9e-6), from the second unit on.
+    ("xception41", False): 3e-3,
 }
 # Below this a gradient is zero but for rounding: a bias before a norm that takes it out again.
 ZERO = {jnp.float64: 1e-9, jnp.float32: 1e-3}
