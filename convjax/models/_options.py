@@ -261,7 +261,7 @@ def _plain(parameter: inspect.Parameter, value: Any) -> Any:
     if int in kinds:
         return _check.integer(name, value, 1)
     if float in kinds:
-        factor = name in ("width", "depth")
+        factor = name in ("width", "depth", "last_width")
         return _check.number(name, value, above=0) if factor else _check.number(name, value)
     return value
 
