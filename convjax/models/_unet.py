@@ -60,6 +60,8 @@ def unet(
     head: dict[str, nnx.Module] = dropped(style.dropout)
     if style.num_classes:
         head["dense"] = style.conv((widths[0], style.num_classes), use_bias=True, init="lecun")
+    else:
+        head["features"] = nn.Identity()
     units = _level(style, 1, (style.in_features, *widths))
     return style.network({**units, "head": nn.Chain(head)})
 
