@@ -37,17 +37,16 @@ class Adjoint(NamedTuple):
         return padded(_bilinear.input_gradient(x, kernel, self.geometry), self.beyond)
 
 
-def adjoint(image: Sequence[int], pads: Pads, geometry: Geometry) -> Adjoint | None:
+def adjoint(image: Sequence[int], geometry: Geometry) -> Adjoint | None:
     """Return how an image is spread by the strides, padded and convolved; None if it cannot be so.
 
     Args:
         image: spatial shape before it is spread.
-        pads: elements added after that, or cut off where negative, one pair per axis.
-        geometry: window, strides, dilation and the like; `spatial` is the shape of the result, and
-            `in_features` are its channels.
+        geometry: window, strides, dilation and the like; `pads` are added after that, or cut off
+            where negative, `spatial` is the shape of the result, and `in_features` its channels.
     """
     reach = [extent - 1 for extent in geometry.extents]
-    sides = [*zip(reach, geometry.strides, pads, strict=True)]
+    sides = [*zip(reach, geometry.strides, geometry.pads, strict=True)]
     beyond = [(max(low - r, 0), max(high - r - s + 1, 0)) for r, s, (low, high) in sides]
     spatial = [n - sum(zeros) for n, zeros in zip(geometry.spatial, beyond, strict=True)]
     inner = tuple((max(r - low, 0), max(r - high, 0)) for r, _, (low, high) in sides)

@@ -165,7 +165,7 @@ def _of_input(call: _Call) -> Callable[..., jax.Array] | None:
         in_features=call.out[call.numbers.out_spec[1]],
         out_features=call.lhs[call.numbers.lhs_spec[1]],
     )
-    spread = adjoint(call.image, call.pads, geometry)
+    spread = adjoint(call.image, geometry)
     if spread is None:
         return None
 

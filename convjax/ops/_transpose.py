@@ -135,7 +135,7 @@ def conv_transpose(
         precision=_precision.fix(op, precision),
         lowering=_lowering.of_block(),
     )
-    compute = adjoint(x.shape[1:-1], pads, geometry)
+    compute = adjoint(x.shape[1:-1], geometry)
     if compute is None:
         return shielded(partial(_lax.spread_out, pads=pads, geometry=geometry), x, kernel)
     return compute(x, kernel)

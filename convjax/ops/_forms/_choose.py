@@ -109,7 +109,7 @@ def _input_gradient_by_onednn(geometry: Geometry) -> bool:
     strided = max(geometry.strides) > 1
     if geometry.groups > 1:
         return not _shift.serves(geometry) or (geometry.multiplier == 1 and not strided)
-    if _is_pointwise(geometry) or _product.serves(geometry):
+    if _product.serves(geometry):
         return False
     if geometry.rank == 3:
         return True
