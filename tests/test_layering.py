@@ -15,6 +15,7 @@ FILES = sorted(p for d in ("convjax", "experiments") for p in (ROOT / d).rglob("
 # room: (rooms that it may know, packages that it may know beside the standard library)
 ROOMS = {
     "_check": ("", "jax numpy"),
+    "_pickles": ("", ""),
     "_foreign": ("_check", "jax numpy flax"),
     "_interrupt": ("", ""),
     "_objects": ("", "flax"),
@@ -30,14 +31,14 @@ ROOMS = {
         "jax jaxtyping numpy scipy flax",
     ),
     "models": (
-        "_check ops nn models",
+        "_check _pickles ops nn models",
         "jax jaxtyping numpy flax safetensors h5py torch huggingface_hub ml_dtypes",
     ),
     "train": (
         "_check ops nn _cost cost gradflow models train",
         "jax jaxtyping numpy flax optax orbax chex rich tensorboardX",
     ),
-    "data": ("_check data", "jax numpy sklearn PIL grain absl"),
+    "data": ("_check _pickles data", "jax numpy sklearn PIL grain absl"),
     "study": ("_check study", "jax numpy pyarrow ray submitit"),
     "plots": ("_check study plots", "numpy matplotlib"),
     "lab": (
@@ -117,7 +118,16 @@ def test_what_is_private_stays_at_home(path):
         # A question has its own folder, and what is private there is its own.
         at_home = at_home or name[:2] == ("experiments", path.parent.name)
         hidden = [part for part in name[1:] if part.startswith("_") and part != "__version__"]
-        ground = ("_check", "_foreign", "_interrupt", "_objects", "_readable", "_rules", "_trace")
+        ground = (
+            "_check",
+            "_foreign",
+            "_interrupt",
+            "_objects",
+            "_pickles",
+            "_readable",
+            "_rules",
+            "_trace",
+        )
         shared = path.parts[-2] != "experiments" and name[1] in ground
         # A room of one function, which bears the function's name in public.
         shared = shared or (path == ROOT / "convjax/__init__.py" and name[1] == "_cost")

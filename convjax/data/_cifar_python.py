@@ -7,14 +7,13 @@ PyTorch's files. What the table gives out cannot be changed, so that no pickle c
 import io
 import math
 import pickle
-import pickletools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from convjax._check import shown
+from convjax._pickles import Call, check_numbers
 
 PIXELS = 3 * 32 * 32
 
@@ -48,19 +47,6 @@ class _Array:
         self.array = np.frombuffer(content, np.uint8).reshape(shape)
 
 
-class _Call:
-    """A function that a pickle may call."""
-
-    def __init__(self, call: Callable[..., Any]):
-        self.call = call
-
-    def __call__(self, *args: Any) -> Any:
-        return self.call(*args)
-
-    def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("it changes a function: it is damaged")
-
-
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
         raise pickle.UnpicklingError("because of _codecs.encode")
@@ -70,8 +56,8 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
 TABLE = {
     "numpy.ndarray": _Array,
     "numpy.dtype": _Dtype,
-    "_codecs.encode": _Call(_encode),
-    **{f"numpy.{core}.multiarray._reconstruct": _Call(_Array) for core in ("core", "_core")},
+    "_codecs.encode": Call(_encode),
+    **{f"numpy.{core}.multiarray._reconstruct": Call(_Array) for core in ("core", "_core")},
 }
 
 
@@ -127,8 +113,5 @@ def _column(name: str, labels: Any, count: int) -> np.ndarray:
 
 def _unpickled(data: bytes) -> Any:
     """Return what the pickle holds."""
-    for operation, argument, _ in pickletools.genops(data):
-        # The unpickler makes room for as many objects as the largest number says.
-        if operation.name.endswith("PUT") and int(argument or 0) > len(data):
-            raise pickle.UnpicklingError("it numbers more objects than it has bytes")
+    check_numbers(io.BytesIO(data), len(data))
     return _Unpickler(io.BytesIO(data), encoding="bytes").load()

@@ -95,24 +95,14 @@ def _digits(path: Any, shared: dict[str, Any], size: Any, **_: Any) -> Sets:
     return sets(digits("train"), digits("test"), size=size, classes=10, told="digits", **shared)
 
 
-def _mnist(path: Any, shared: dict[str, Any], size: Any, **_: Any) -> Sets:
-    parts = mnist(path), mnist(path, "test")
-    return sets(*parts, size=size, classes=10, told="MNIST", **shared)
+def _split(read: Callable[..., Any], classes: int, told: str) -> Callable[..., Sets]:
+    """Return the reader of data that come in a part to train and one to test on."""
 
+    def both(path: Any, shared: dict[str, Any], size: Any, **_: Any) -> Sets:
+        parts = read(path), read(path, "test")
+        return sets(*parts, size=size, classes=classes, told=told, **shared)
 
-def _fashion_mnist(path: Any, shared: dict[str, Any], size: Any, **_: Any) -> Sets:
-    parts = fashion_mnist(path), fashion_mnist(path, "test")
-    return sets(*parts, size=size, classes=10, told="Fashion-MNIST", **shared)
-
-
-def _cifar10(path: Any, shared: dict[str, Any], size: Any, **_: Any) -> Sets:
-    parts = cifar10(path), cifar10(path, "test")
-    return sets(*parts, size=size, classes=10, told="CIFAR-10", **shared)
-
-
-def _cifar100(path: Any, shared: dict[str, Any], size: Any, **_: Any) -> Sets:
-    parts = cifar100(path), cifar100(path, "test")
-    return sets(*parts, size=size, classes=100, told="CIFAR-100", **shared)
+    return both
 
 
 def _npz(path: Any, shared: dict[str, Any], size: Any, share: float, **_: Any) -> Sets:
@@ -185,10 +175,10 @@ def _prepared(how: Any, size: int | None, channels: int) -> dict[str, Any]:
 
 READERS: dict[str, Callable[..., Sets]] = {
     "digits": _digits,
-    "mnist": _mnist,
-    "fashion-mnist": _fashion_mnist,
-    "cifar10": _cifar10,
-    "cifar100": _cifar100,
+    "mnist": _split(mnist, 10, "MNIST"),
+    "fashion-mnist": _split(fashion_mnist, 10, "Fashion-MNIST"),
+    "cifar10": _split(cifar10, 10, "CIFAR-10"),
+    "cifar100": _split(cifar100, 100, "CIFAR-100"),
     "npz": _npz,
     "folder": _folder,
     "stream": _stream,

@@ -7,12 +7,13 @@ of this file, or a built-in type that cannot be changed, so that no pickle can r
 import io
 import math
 import pickle
-import pickletools
 from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+
+from convjax._pickles import Call, check_numbers
 
 _DTYPES = {
     **{name: np.dtype(name) for name in ("float16", "float32", "float64", "complex64")},
@@ -151,19 +152,6 @@ class _Number:
 _INTEGERS = tuple(f"{letter}{size}" for letter in "iu" for size in (1, 2, 4, 8))
 
 
-class _Call:
-    """A function that a pickle may call."""
-
-    def __init__(self, call: Callable[..., Any]):
-        self.call = call
-
-    def __call__(self, *args: Any) -> Any:
-        return self.call(*args)
-
-    def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("it changes a function: it is damaged")
-
-
 def _scalar(kind: Any, data: Any = b"") -> Any:
     if not isinstance(kind, _Number) or not isinstance(data, bytes):
         raise pickle.UnpicklingError("because of a NumPy scalar of an odd type")
@@ -216,12 +204,12 @@ def _table(most: int) -> dict[str, Any]:
         "argparse.Namespace": Namespace,
         "torch.device": _Passed,
         "torch.Size": tuple,
-        "torch._utils._rebuild_tensor_v2": _Call(second),
-        "torch._utils._rebuild_tensor_v3": _Call(third),
-        "torch._utils._rebuild_parameter": _Call(_parameter),
-        "torch._utils._rebuild_parameter_with_state": _Call(_parameter),
-        "_codecs.encode": _Call(_encode),
-        **{f"numpy.{core}.multiarray.scalar": _Call(_scalar) for core in ("core", "_core")},
+        "torch._utils._rebuild_tensor_v2": Call(second),
+        "torch._utils._rebuild_tensor_v3": Call(third),
+        "torch._utils._rebuild_parameter": Call(_parameter),
+        "torch._utils._rebuild_parameter_with_state": Call(_parameter),
+        "_codecs.encode": Call(_encode),
+        **{f"numpy.{core}.multiarray.scalar": Call(_scalar) for core in ("core", "_core")},
         "numpy.dtype": _Number,
         **{f"{module}.set": set for module in ("builtins", "__builtin__")},
         **{f"torch.{name}": dtype(kind) for name, kind in _DTYPES.items()},
@@ -271,10 +259,7 @@ def unpickle(
     file = io.BytesIO(data)
     file.seek(start)
     try:
-        for operation, argument, _ in pickletools.genops(file):
-            # The unpickler makes room for as many objects as the largest number says.
-            if operation.name.endswith("PUT") and int(argument or 0) > len(data):
-                raise pickle.UnpicklingError("it numbers more objects than it has bytes")
+        check_numbers(file, len(data))
     except ValueError as error:
         raise EOFError(str(error)) from error
     end = file.tell()
