@@ -1,6 +1,7 @@
 """Sound networks of many kinds, initialised as they should be: an alarm is a false one."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 from zlib import crc32
@@ -16,12 +17,13 @@ Make = Callable[[nnx.Rngs], nnx.Module]
 
 @dataclasses.dataclass(frozen=True)
 class Sound:
-    """A network, and the batch that it sees."""
+    """A network, the batch that it sees, and whether it is large for its few draws."""
 
     make: Make
     shape: tuple[int, ...] = (8, 8, 8, 16)
     inputs: str = "normal"
     train: bool = True
+    large: bool = False
 
 
 def batch(sound: Sound) -> jax.Array:
@@ -453,24 +455,28 @@ SOUND: dict[str, Sound] = {
 """Every configuration by its name."""
 
 
-def of_zoo(name: str, size: int, train: bool) -> Sound:
-    """Return a network of ``convjax.models``, by its name, on images of this side."""
-    make = lambda rngs: models.create(name, num_classes=10, rngs=rngs)  # noqa: E731
-    return Sound(make, (8, size, size, 3), train=train)
+@functools.cache
+def of_zoo(name: str) -> Make:
+    """Return how a network of ``convjax.models`` is made, by its name."""
+    return lambda rngs: models.create(name, num_classes=10, rngs=rngs)
 
 
 FAMILIES = (
     *("mobilenetv1_100", "mobilenetv2_050", "mobilenetv3_small_100", "mobilenetv4_conv_small"),
     *("ghostnet_050", "efficientnet_b0", "efficientnet_lite0", "tf_efficientnetv2_b0"),
-    *("mnasnet_050", "semnasnet_050", "resnet18", "seresnet18", "resnext50_32x4d"),
-    *("wide_resnet50_2", "resnet18d", "resnetv2_18", "convnext_tiny", "resnet20_cifar"),
-    *("wrn16_8_cifar", "googlenet", "inception_v3", "inception_v4", "inception_resnet_v2"),
-    *("legacy_xception", "vgg11", "vgg11_bn", "densenet121"),
+    *("mnasnet_050", "semnasnet_050", "shufflenet_v2_x0_5", "squeezenet1_1", "resnet18"),
+    *("resnet10t", "resnet18d", "resnet26", "resnetv2_18", "resnext50_32x4d", "seresnet18"),
+    *("seresnext26t_32x4d", "legacy_seresnext26_32x4d", "regnetx_002", "regnety_002"),
+    *("resnet20_cifar", "wrn16_8_cifar", "convnext_atto", "convnextv2_atto", "repvgg_a0"),
+    *("vgg11", "vgg11_bn", "densenet121", "googlenet", "inception_v3", "inception_v4"),
+    *("inception_resnet_v2", "legacy_xception", "xception41", "unet", "fcn_resnet50"),
 )
 """A small network of every family of ``convjax.models``."""
 
 ZOO: dict[str, Sound] = {
-    f"{name}, {size}, {'batch' if train else 'running'} statistics": of_zoo(name, size, train)
+    f"{name}, {size}, {'batch' if train else 'running'} statistics": Sound(
+        of_zoo(name), (8, size, size, 3), train=train, large=True
+    )
     for name in FAMILIES
     for size in (64, 96)
     if size > 75 or not name.startswith(("inception",))

@@ -355,7 +355,9 @@ def gated(
     others = max(float(squeezed.pairs.across(rho[None], squeezed.spatial)[0]), 0.0)
     alike = others + (1 - others) / signal.batch
     width = sum(signal.features)
-    doubt = Doubt(spread * alike / width, 0.05)
+    # Few channels count where their energies are unlike.
+    few = 1 / (1 + width / signal.unlike)
+    doubt = Doubt(math.log1p(spread * alike * few), 0.05)
     after = signal.becomes(
         1.0,
         doubt,
@@ -369,15 +371,25 @@ def gated(
         # A norm downstream has made smaller what a large gate enlarged, and the other way round.
         divided = cotangent.inverse != 1
         start = cotangent._replace(own=Doubt())
+        noise = others * backwards if divided else (1 + cotangent.uneven) * spread * alike
         direct = start.becomes(
-            Doubt(others * backwards / width, doubt.slack) if divided else doubt,
+            Doubt(math.log1p(noise / width), doubt.slack),
             energy=cotangent.energy * gate.second * cotangent.inverse,
             pair=cotangent.pair * tied,
         )
-        through = back_squeezed(steering(start, divided=divided).regrouped(squeezed.features))
-        return joined(signal, cotangent, direct, through.regrouped(signal.features))
+        steered, unsure = steering(start, divided=divided)
+        through = back_squeezed(steered.regrouped(squeezed.features)).regrouped(signal.features)
+        ratio = math.exp(through.log_energy(signal.batch) - direct.log_energy(signal.batch))
+        mean, variance = few_open(ratio, unsure)
+        total = joined(signal, cotangent, direct, through)
+        own = total.own._replace(variance=total.own.variance + variance)
+        return total._replace(
+            energy=total.energy * math.exp(mean + variance / 2) / (1 + ratio),
+            own=own,
+            total=cotangent.total.then(1.0, own),
+        )
 
-    def steering(cotangent: Cotangent, *, divided: bool) -> Cotangent:
+    def steering(cotangent: Cotangent, *, divided: bool) -> tuple[Cotangent, float]:
         both = cotangent.pair * signal.pair
         self_share, nodes = signal.pairs.within(signal.spatial)
         places = math.prod(signal.spatial)
@@ -392,11 +404,33 @@ def gated(
         values = signal.level * scaled_by(signal.log)
         energy = gate.slope * places**2 * level * values * own
         alike = 1 / signal.batch + (1 - 1 / signal.batch) * float((across**2).mean())
-        loose = (3 * peaked * signal.unlike - 1) * alike / width
-        return cotangent.becomes(
-            Doubt(math.log1p(loose) + bend**2 * squeezed.total.variance, doubt.slack),
+        handed = cotangent.becomes(
+            Doubt(bend**2 * squeezed.total.variance, doubt.slack),
             energy=energy.reshape(-1, *(1,) * len(squeezed.spatial)),
             pair=np.clip(np.where(signal.pairs.same, 1.0, across[:, None]), -1, 1),
         )
+        return handed, (3 * peaked * signal.unlike - 1) * alike / width
 
     return after, back
+
+
+def few_open(ratio: float, variance: float) -> tuple[float, float]:
+    """Return mean and variance of log(1 + ratio g), g of a gamma law with mean 1 and this variance.
+
+    What comes back through gates that saturate comes through the few in between: of n in the mean,
+    each as likely, none with probability exp(-n), and most of the mean is owed to rare cases. The
+    gamma law of shape n is the sum of exponential shares that has the same first two moments.
+
+    Args:
+      ratio: expected energy through the gates over the rest, which is sure.
+      variance: relative variance of the former.
+
+    Example:
+      >>> mean, variance = few_open(100.0, 1e-6)
+      >>> round(mean, 2), round(few_open(100.0, 4.0)[0], 2)  # log(101), and far below it
+      (4.62, 2.86)
+    """
+    shape = 1 / max(variance, 1e-6)
+    chance = (np.arange(400) + 0.5) / 400
+    logs = np.log1p(ratio * scipy.special.gammaincinv(shape, chance) / shape)
+    return float(logs.mean()), float(logs.var())
