@@ -111,12 +111,15 @@ class _Call(NamedTuple):
 def _is_kernel_gradient(call: _Call) -> bool:
     """Whether a call is rather a kernel gradient: it could always be read as a convolution too.
 
-    The cotangent, which takes the kernel's part, is as large as an image. Where that is small,
-    what tells is that networks keep the batch in front, and here it is summed over.
+    The cotangent, which takes the kernel's part, is as large as an image. But so are the patches of
+    a vision transformer, and where an image is small, so are its kernels. What tells then is that
+    an image and its cotangent have one layout, with the batch in front, which is summed over.
     """
     window, result = np.prod(call.window), np.prod(call.result)
-    summed_in_front = call.numbers.lhs_spec[1] == 0 and call.numbers.rhs_spec[1] == 0
-    return bool(window > result or (summed_in_front and result <= 49))
+    lhs, rhs = call.numbers.lhs_spec, call.numbers.rhs_spec
+    if lhs[1] == rhs[1] == 0:
+        return bool(window > result or result <= 49 or max(call.rhs_dilation) > 1)
+    return bool(window > result and lhs == rhs and lhs[:2] != (0, 1))
 
 
 def _is_flipped(equation: Any, call: _Call, made_by: Callable[[Any], Any]) -> bool:

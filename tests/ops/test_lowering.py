@@ -245,7 +245,7 @@ EVERYWHERE = {
     "shift": ("shift", "shift", "shift"),
     "lax": ("lax", "lax", "lax"),
     "taps": ("taps", "taps", "lax"),
-    "product of gradients": ("lax", "lax", "product"),
+    "product of gradients": ("lax", "product", "product"),
     "taps of gradients": ("lax", "lax", "taps"),
     "winograd and taps": ("winograd", "winograd", "taps"),
     "winograd": ("winograd", "winograd", "lax"),
@@ -308,6 +308,11 @@ def test_what_auto_chooses_on_cpu(case):
     assert _chosen(geometry, "cpu") == EVERYWHERE[form]
 
 
+def _sequence(length, features, *, stride=1, dilation=1):
+    pads = ((dilation, dilation),)
+    return Geometry((length,), (3,), (stride,), pads, (dilation,), 1, *features)
+
+
 SPATIAL = Geometry((16, 32, 32), (3,) * 3, (2,) * 3, ((1, 1),) * 3, (1,) * 3, 1, 16, 32)
 
 
@@ -335,8 +340,15 @@ WITH_ONEDNN = {
     "3x3, tiny": (_geometry(3, 3, (512, 512)), ("taps", "taps", "onednn")),
     "3x3, exact": (_geometry(16, 3, (32, 32), precision="highest"), ("lax",) * 3),
     "stem": (_geometry(224, 7, (3, 64), stride=2), ("onednn", "lax", "onednn")),
+    "sequence": (_sequence(1000, (64, 63)), ("onednn", "onednn", "onednn")),
+    "sequence, long": (_sequence(1000, (64, 64)), ("onednn", "onednn", "lax")),
+    "sequence, long and strided": (
+        _sequence(2000, (64, 64), stride=2),
+        ("onednn",) * 3,
+    ),
+    "sequence, dilated": (_sequence(200, (64, 64), dilation=2), ("onednn", "onednn", "lax")),
     "from one channel": (_geometry(28, 3, (1, 32)), ("onednn", "lax", "onednn")),
-    "patches": (_geometry(224, 16, (3, 192), stride=16), ("onednn", "lax", "product")),
+    "patches": (_geometry(224, 16, (3, 192), stride=16), ("onednn", "product", "product")),
     "patches of channels": (_geometry(56, 2, (96, 192), stride=2), ("product",) * 3),
     "5x5": (_geometry(35, 5, (48, 64)), ("onednn", "onednn", "onednn")),
     "1x1": (_geometry(14, 1, (512, 512)), ("product", "product", "onednn")),

@@ -122,7 +122,16 @@ def _input_gradient_by_onednn(geometry: Geometry) -> bool:
 def _kernel_gradient_by_onednn(geometry: Geometry) -> bool:
     if _product.serves(geometry):
         return _is_pointwise(geometry)
+    if geometry.rank == 1 and _is_long(geometry):
+        return False
     return geometry.multiplier > 4 or not _shift.serves(geometry)
+
+
+def _is_long(geometry: Geometry) -> bool:
+    """Whether an ungrouped sequence's cotangent is a kernel for which oneDNN has no fast way."""
+    spread = max(geometry.dilation) > 1
+    long = geometry.out_spatial[0] >= 1000 and geometry.out_features >= 64
+    return geometry.groups == 1 and (spread or (long and max(geometry.strides) == 1))
 
 
 def _winograd_is_faster(geometry: Geometry) -> bool:
@@ -159,7 +168,9 @@ def _fastest(direction: str, geometry: Geometry, dtype: np.dtype, platform: str)
         return _lax
     if direction == "kernel_gradient":
         return _for_kernel_gradient(geometry)
-    if _product.serves(geometry) and (pointwise or geometry.in_features >= 16):
+    # XLA's input gradient of patches takes a hundred times as long where they are large.
+    wide = pointwise or geometry.in_features >= 16 or direction == "input_gradient"
+    if _product.serves(geometry) and wide:
         return _product
     # XLA takes the smaller operand for the kernel, and what then is the image, the larger kernel,
     # is run over by a scalar loop.
@@ -176,7 +187,8 @@ def _for_kernel_gradient(geometry: Geometry) -> ModuleType:
         return _product
     features = sorted((geometry.in_features, geometry.out_features))
     column = geometry.window[-1] == 1 or geometry.rank == 3
-    large = math.prod(geometry.out_spatial) >= 2500 and features[0] >= 64 and features[1] >= 128
+    positions = math.prod(geometry.out_spatial) if geometry.rank > 1 else 0
+    large = positions >= 2500 and features[0] >= 64 and features[1] >= 128
     return _taps if _taps.serves(geometry) and (column or large) else _lax
 
 
