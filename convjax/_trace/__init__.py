@@ -17,6 +17,7 @@ from convjax._trace._program import on_numbers as on_numbers
 from convjax._trace._program import scopes as scopes
 from convjax._trace._program import sources as sources
 from convjax._trace._program import subprograms as subprograms
+from convjax._trace._program import tell_nan as tell_nan
 from convjax._trace._program import trace as trace
 from convjax._trace._program import words as words
 from convjax._trace._rewrite import evaluate as evaluate

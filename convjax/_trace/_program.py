@@ -1,13 +1,16 @@
 """The program that JAX traces of a function: flat, with each equation's scope, and evaluated."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax._src import checkify, source_info_util
+from jax._src import config as jax_config
 from jax._src import core as jax_core
-from jax._src import source_info_util
 from jax.extend import core
 
 
@@ -110,6 +113,21 @@ def scoped(equation: Any) -> Any:
     """Return the context in which what is bound has the scopes of an equation, and outer ones."""
     stack = source_info_util.current_name_stack() + equation.source_info.name_stack
     return source_info_util.user_context(equation.source_info.traceback, name_stack=stack)
+
+
+@contextlib.contextmanager
+def varying_as(equation: Any) -> Iterator[None]:
+    """Trace what varies along the axes of a ``shard_map`` as an equation's operands do."""
+    varying = frozenset[str]().union(*(v.aval.manual_axis_type.varying for v in equation.invars))
+    sizes = equation.ctx.cur_abstract_mesh.shape if varying else {}
+    axes = [(name, sizes[name]) for name in sorted(varying)]
+    with jax_core.extend_axis_env_nd(axes), jax_config._check_vma(bool(varying)):
+        yield
+
+
+def tell_nan(primitive: core.Primitive) -> None:
+    """Let `jax.experimental.checkify` find NaN in what a primitive gives, as in what JAX's give."""
+    checkify.error_checks[primitive] = functools.partial(checkify.nan_error_check, primitive)
 
 
 def bind(equation: Any, values: Sequence[Any]) -> list[Any]:

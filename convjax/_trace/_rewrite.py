@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.extend import core, linear_util
 
-from convjax._trace._program import is_variable, scoped
+from convjax._trace._program import is_variable, scoped, varying_as
 
 MadeBy = Callable[[Any], Any]
 """Returns the equation of the same program that makes a variable, or None."""
@@ -22,7 +22,10 @@ def evaluate(rule: Rule, function: Callable[..., Any], *arguments: Any, **option
     """Return what a function returns, computed by its program after a rule has rewritten it.
 
     Arrays among the leaves of arguments and results belong to the program; all else is constant.
+    Where ``jax.disable_jit`` asks for Python's own steps, the function itself is called.
     """
+    if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+        return function(*arguments, **options)
     given, tree = jax.tree.flatten((arguments, options))
     where = [i for i, leaf in enumerate(given) if is_array(leaf)]
     constant: list[Any] = []
@@ -46,10 +49,10 @@ def evaluate(rule: Rule, function: Callable[..., Any], *arguments: Any, **option
 
 
 def is_array(leaf: Any) -> bool:
-    """Whether a leaf is an array, of NumPy or JAX, and no number or other constant."""
-    return isinstance(leaf, jax.Array) or (
-        type(leaf) is np.ndarray and leaf.dtype.kind not in "OSU"
-    )
+    """Whether a leaf is an array, of NumPy or JAX, or a reference to one, and no constant."""
+    if isinstance(leaf, np.ndarray):
+        return leaf.dtype.kind not in "OSUMmV" and not isinstance(leaf, np.ma.MaskedArray)
+    return isinstance(leaf, jax.Array | jax.Ref)
 
 
 def rewrite(program: Any, rule: Rule) -> Any:
@@ -132,11 +135,12 @@ def _with_equations(program: Any, equations: list[Any]) -> Any:
 
 def _spliced(equation: Any, compute: Callable[..., jax.Array]) -> list[Any]:
     """Return the equations of a function of the operands that give an equation's result."""
-    with scoped(equation), equation.ctx.manager:
+    with scoped(equation), equation.ctx.manager, varying_as(equation):
         traced = jax.make_jaxpr(compute)(*(v.aval for v in equation.invars))
     inner, (result,), (wanted,) = traced.jaxpr, traced.jaxpr.outvars, equation.outvars
     made = {v for e in inner.eqns for v in e.outvars}
-    alike = result.aval.shape == wanted.aval.shape and result.aval.dtype == wanted.aval.dtype
+    types = (result.aval, wanted.aval)
+    alike = len({(aval.shape, aval.dtype, aval.weak_type) for aval in types}) == 1
     if traced.consts or not is_variable(result) or result not in made or not alike:
         return []
     outer = dict(zip(inner.invars, equation.invars, strict=True)) | {result: wanted}
@@ -147,10 +151,23 @@ def _spliced(equation: Any, compute: Callable[..., jax.Array]) -> list[Any]:
     ]
 
 
-def jit_options(function: Any) -> dict[str, Any] | None:
-    """Return what ``jax.jit`` was told of static and donated arguments; None if it was not used."""
+def jit_options(function: Any) -> tuple[Any, dict[str, Any]] | None:
+    """Return a jitted function, and what it is jitted by outside it; None if it is not jitted.
+
+    Static and donated arguments are told in both places. Options of the compiler are known outside
+    alone: JAX refuses a jitted function that has them inside another one.
+    """
     told = getattr(function, "_jit_info", None)
     if told is None:
         return None
     names = ("static_argnums", "static_argnames", "donate_argnums", "donate_argnames")
-    return {name: getattr(told, name) for name in (*names, "keep_unused", "inline")}
+    options = {name: getattr(told, name) for name in (*names, "keep_unused", "inline")}
+    if told.compiler_options_kvs:
+        spread = {
+            name: jax.tree.unflatten(getattr(told, f"{name}_treedef"), leaves)
+            for name in ("in_shardings", "out_shardings")
+            if (leaves := getattr(told, f"{name}_leaves"))
+        }
+        function = jax.jit(function.__wrapped__, **spread, **options)
+        options["compiler_options"] = dict(told.compiler_options_kvs)
+    return function, options

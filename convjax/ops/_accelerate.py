@@ -61,7 +61,7 @@ def accelerate(f: F) -> F:
     if getattr(f, _MARK, False):
         return f
     told = _trace.jit_options(f)
-    accelerated = _compiled(f) if told is None else _jitted(f, told)
+    accelerated = _compiled(f) if told is None else _jitted(*told)
     setattr(accelerated, _MARK, True)
     return accelerated
 

@@ -26,7 +26,7 @@ from jax.experimental import jet
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
 
-from convjax._trace import PLAIN
+from convjax._trace import PLAIN, tell_nan
 from convjax.ops import _remat
 from convjax.ops._forms import _choose, _lax, _onednn, _shift
 from convjax.ops._geometry import Geometry
@@ -86,6 +86,7 @@ def _primitive(direction: str, batch: Callable) -> Primitive:
     jet.jet_rules[primitive] = partial(_series, primitive)
     _remat.ask_as_lax(primitive, partial(_by_lax, direction))
     PLAIN[primitive.name] = partial(_by_lax, direction)
+    tell_nan(primitive)
     return primitive
 
 

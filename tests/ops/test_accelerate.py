@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.experimental import checkify
 from jax.sharding import PartitionSpec
 
 from convjax import _trace, ops
@@ -197,6 +198,19 @@ def in_shard_map(kernels, x):
     return jax.shard_map(net, mesh=mesh, **specs)(kernels, x)
 
 
+def in_shard_map_with_a_pool(kernels, x):
+    def pooled(x):
+        return lax.reduce_window(net(kernels, x), -jnp.inf, lax.max, (1, 2, 2, 1), (1,) * 4, "SAME")
+
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = PartitionSpec("data")
+
+    def gradient(x):
+        return jax.grad(lambda x: jnp.sum(jnp.square(pooled(x))))(x)
+
+    return jax.shard_map(gradient, mesh=mesh, in_specs=rows, out_specs=rows)(x)
+
+
 PROGRAMS = {
     "plain": net,
     "jit": jax.jit(net),
@@ -226,6 +240,34 @@ def test_a_program_and_its_gradient_inside_and_outside(program, x64):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), found, expected)
 
 
+def test_a_pool_under_shard_map(x64):
+    same(in_shard_map_with_a_pool, [draw(3, 2, 3, 3)], draw(2, 5, 4, 3))
+
+
+# Layout, image, kernel: what could be read as a kernel gradient, since its window is so large.
+LARGE_WINDOWS = {
+    "patches": (NHWC, (2, 64, 64, 3), (16, 16, 3, 8)),
+    "patches, NCHW": (("NCHW", "OIHW", "NCHW"), (2, 3, 64, 64), (8, 3, 16, 16)),
+    "whole image": (NHWC, (2, 7, 7, 5), (7, 7, 5, 6)),
+    "sequence": (("NWC", "WIO", "NWC"), (2, 9, 3), (7, 3, 4)),
+}
+
+
+@pytest.mark.parametrize("case", LARGE_WINDOWS)
+def test_a_large_window_is_no_kernel_gradient(case):
+    numbers, *shapes = LARGE_WINDOWS[case]
+    strides = (16, 16) if "patches" in case else (1,) * (len(shapes[0]) - 2)
+    conv = functools.partial(
+        lax.conv_general_dilated, window_strides=strides, padding="VALID", dimension_numbers=numbers
+    )
+    fast = ops.accelerate(functools.partial(derivatives, conv))
+    found = primitives(jax.make_jaxpr(fast)(*(jax.ShapeDtypeStruct(s, "float32") for s in shapes)))
+    which = [name for name in found if name.startswith("convolution_")]
+    assert sorted(which) == [
+        f"convolution_{name}" for name in ("forward", "input_gradient", "kernel_gradient")
+    ]
+
+
 def test_a_loop_of_unknown_length(x64):
     same(in_while, [draw(3, 2, 3, 3)], draw(2, 5, 4, 3))
 
@@ -252,6 +294,14 @@ def test_what_cannot_be_served_is_left_as_it_was():
     for f, *given in calls:
         before, after = (jax.make_jaxpr(f)(*given), jax.make_jaxpr(ops.accelerate(f))(*given))
         assert primitives(before) == primitives(after)
+
+
+def test_weak_types_stay_weak():
+    weak = lax.broadcast(2.0, (3, 3, 3, 3))
+    pool = lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1,) * 4, "SAME")  # noqa: E731
+    for f, *given in ((conv, weak, weak), (pool, weak), (conv, weak, draw(3, 3, 3, 1))):
+        found, expected = (g(*given) for g in (ops.accelerate(f), f))
+        assert (found.weak_type, found.dtype) == (expected.weak_type, expected.dtype)
 
 
 def test_a_program_without_any_convolution_stays_the_same_object():
@@ -318,6 +368,57 @@ def test_a_jitted_function_keeps_its_static_and_donated_arguments():
     found = fast(x, 2, state, rate=0.25)
     assert state.is_deleted() and not x.is_deleted()
     np.testing.assert_allclose(found, step(x, 2, jnp.zeros_like(x), rate=0.25), rtol=1e-5)
+
+
+def test_options_of_the_compiler_and_shardings_stay():
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.sharding.NamedSharding(mesh, PartitionSpec("data"))
+    options = {"compiler_options": {"xla_embed_ir_in_executable": True}, "out_shardings": spread}
+    step = jax.jit(lambda x, n: n * conv(x, jnp.ones((1, 1, 3, 3))), static_argnums=1, **options)
+    fast, x = ops.accelerate(step), draw(2, 5, 4, 3)
+    found, expected = fast(x, 2), step(x, 2)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert found.sharding.is_equivalent_to(expected.sharding, 4)
+
+
+def test_arrays_on_disk_are_read_at_every_call(tmp_path):
+    traced = []
+
+    def f(x):
+        traced.append(x)
+        return 2 * x
+
+    fast = ops.accelerate(f)
+    rows = np.memmap(tmp_path / "rows", dtype=np.float32, mode="w+", shape=(3, 2))
+    for value in (1, 2):
+        rows[:] = value
+        np.testing.assert_array_equal(fast(rows), np.full((3, 2), 2 * value))
+    assert len(traced) == 1
+
+
+def test_a_reference_is_written():
+    count = jax.new_ref(jnp.zeros(()))
+
+    def f(count, x):
+        count[...] += 1.0
+        return net([jnp.ones((1, 1, 3, 3))], x)
+
+    for g in (f, jax.jit(f)):
+        ops.accelerate(g)(count, draw(2, 5, 4, 3))
+    assert count[...] == 2
+
+
+def test_without_jit_python_sees_values():
+    fast = ops.accelerate(lambda x: conv(x, x) if x.sum() > 0 else x)
+    with jax.disable_jit():
+        np.testing.assert_array_equal(fast(-jnp.ones((1, 2, 2, 1))), -np.ones((1, 2, 2, 1)))
+
+
+def test_checkify_finds_nan():
+    x = draw(2, 5, 4, 3).at[0, 0, 0, 0].set(jnp.nan)
+    checked = checkify.checkify(ops.accelerate(net), errors=checkify.nan_checks)
+    error, _ = checked([draw(3, 3, 3, 3)], x)
+    assert "nan generated by primitive: convolution_forward" in str(error.get())
 
 
 def test_errors_are_the_users_own():
