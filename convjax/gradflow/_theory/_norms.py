@@ -182,7 +182,7 @@ def _normalised(
         earlier = max(signal.total.variance - 2 * whole / width, 0.0)
     # The mean over channels of 1/variance: of d dimensions each scatters by 2/(d - 4).
     tail = 1 - min(4 * apart, 0.6) if over.per_channel else 1.0
-    rough = Doubt(earlier + (2 * apart / tail + signal.uneven[1]) / width, signal.total.slack)
+    rough = Doubt(earlier + 2 * apart / tail / width + signal.uneven[1], signal.total.slack)
     if signal.data is not None:
         rough = NONE  # the batch itself is no sum of random terms
 

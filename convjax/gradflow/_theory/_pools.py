@@ -341,15 +341,28 @@ def gated(
     rho = np.clip((squeezed.pair[0] * level - mean**2) / variance, -1, 1)
     tied = np.where(signal.pairs.same, 1.0, gate.pair(rho) / gate.second)
     points, weights = np.polynomial.hermite_e.hermegauss(24)
-    square = np.maximum(function_of(name, function).value(mean + variance**0.5 * points) ** 2, 1e-6)
+
+    def squares(size: float = 1.0) -> np.ndarray:
+        """Return squared gates, of z that are larger by a factor."""
+        values = function_of(name, function).value(size * (mean + variance**0.5 * points))
+        return np.maximum(values**2, 1e-6)
 
     def expect(values: np.ndarray) -> float:
         return float(values @ weights / weights.sum())
 
+    # All of z are a sum of the same few squeezed features, and large or small together; the mean
+    # of the logarithm is, to first order, that at their mean size.
+    large, small = (squares(math.exp(s / 2)) for s in (0.1, -0.1))
+    sway, sway_back = (
+        (math.log(expect(large**k) / expect(small**k)) / 0.2) ** 2 * squeezed.total.variance
+        for k in (1, -1)
+    )
+    more, more_back = math.exp(sway / 2), math.exp(sway_back / 2)
     # Of gates far open or closed few pass a gradient on; how many, depends on their size.
     peaked = float(gate.gate_pair(np.ones(1))[0])
     ends = [moments(name, function, mean, variance * math.exp(s)).slope for s in (0.1, -0.1)]
     bend = math.log(max(ends[0], 1e-300) / max(ends[1], 1e-300)) / 0.2
+    square = squares()
     spread = expect(square**2) / expect(square) ** 2 - 1
     backwards = expect(square**-2) / expect(1 / square) ** 2 - 1
     others = max(float(squeezed.pairs.across(rho[None], squeezed.spatial)[0]), 0.0)
@@ -357,24 +370,31 @@ def gated(
     width = sum(signal.features)
     # Few channels count where their energies are unlike.
     few = 1 / (1 + width / signal.unlike)
-    doubt = Doubt(math.log1p(spread * alike * few), 0.05)
+    doubt = Doubt(math.log1p(spread * alike * few) + sway, 0.05)
+    unlike_back = math.log1p(others * backwards / width) + sway_back
     after = signal.becomes(
         1.0,
         doubt,
-        energy=signal.energy * gate.second,
+        energy=signal.energy * gate.second * more,
         pair=signal.pair * tied,
         mean=signal.mean * gate.mean / math.sqrt(gate.second),
-        uneven=(1 + others * (expect(square) * expect(1 / square) - 1), others * backwards),
+        uneven=(
+            more_back * (1 + others * (expect(square) * expect(1 / square) - 1)),
+            unlike_back,
+        ),
     )
 
     def back(cotangent: Cotangent) -> Cotangent:
         # A norm downstream has made smaller what a large gate enlarged, and the other way round.
         divided = cotangent.inverse != 1
         start = cotangent._replace(own=Doubt())
-        noise = others * backwards if divided else (1 + cotangent.uneven) * spread * alike
+        noise = math.log1p((1 + cotangent.uneven) * spread * alike / width) + sway
         direct = start.becomes(
-            Doubt(math.log1p(noise / width), doubt.slack),
-            energy=cotangent.energy * gate.second * cotangent.inverse,
+            Doubt(unlike_back if divided else noise, doubt.slack),
+            energy=cotangent.energy
+            * gate.second
+            * cotangent.inverse
+            * (more_back**2 if divided else more),
             pair=cotangent.pair * tied,
         )
         steered, unsure = steering(start, divided=divided)

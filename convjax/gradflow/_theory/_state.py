@@ -209,7 +209,7 @@ class Signal(NamedTuple):
       drawn: terms of the random sum that each value is, as it came from its kernel; or 0.
       spectrum: eigenvalues of such a sum's covariance over the sites, centred; None if not known.
       uneven: E e times E 1/e of the channels' energies e, where gates made them unlike; and the
-        relative variance of 1/e.
+        variance of the logarithm of their mean 1/e.
       balanced: whether a norm made the channels sum to zero.
       unlike: mean square over squared mean of the channels' energies.
       data: the values, where they are known: the batch, and what no weights have touched.

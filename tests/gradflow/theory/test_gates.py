@@ -1,9 +1,13 @@
 """Gates that saturate: what comes back through the few that are neither open nor closed."""
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
+from convjax import gradflow, nn
 from convjax.gradflow._theory._pools import few_open
+from tests.nn.conftest import quick_compilation as quick_compilation
 
 
 @pytest.mark.parametrize(("share", "ratio"), [(0.05, 10.0), (0.01, 1.0), (0.01, 10.0)])
@@ -16,3 +20,34 @@ def test_energy_that_comes_back_through_few_gates_is_far_below_its_mean(share, r
     assert mean == pytest.approx(logs.mean(), abs=0.12)
     assert variance**0.5 == pytest.approx(logs.std(), rel=0.15)
     assert logs.mean() < np.log1p(ratio) - 0.08
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation")
+def test_gates_of_few_squeezed_features_are_large_or_small_together():
+    x, width, draws = jax.random.normal(jax.random.key(0), (6, 5, 6, 12)), 20, 120
+
+    def make(rngs):
+        def conv(features):
+            return nn.Conv(features, width, (3, 3), padding="CIRCULAR", use_bias=False, rngs=rngs)
+
+        excite, norm = nn.SqueezeExcite(width, 3, rngs=rngs), nn.BatchNorm(width, rngs=rngs)
+        first = (conv(12), nn.Activation("relu"), conv(width), excite)
+        return nn.Chain([*first, norm, nn.Activation("relu"), conv(width)])
+
+    @jax.jit
+    @jax.vmap
+    def profiles(key):
+        weights, cotangent = jax.random.split(key)
+        net = make(nnx.Rngs(weights))
+        return gradflow.profile(net, x, cotangent=cotangent, train=True)
+
+    found = profiles(jax.random.split(jax.random.key(1), draws))
+    expected = gradflow.predict(make(nnx.Rngs(0)), np.asarray(x), train=True)
+    each = [
+        gradflow.compare(jax.tree.map(lambda a, i=i: a[i], found), expected) for i in range(draws)
+    ]
+    for path in "34":
+        gains = np.array([one[path].gradient_gain for one in each])
+        assert gains.std() == pytest.approx(expected[path].gradient_gain_scatter, rel=0.3)
+        assert gains.mean() == pytest.approx(expected[path].gradient_gain, abs=0.03)
