@@ -10,7 +10,7 @@ is fastest for it where it runs: derivatives never are what JAX would make of a 
 which is slow for all of them. Under ``vmap`` they stay primitives too.
 
 Where mesh axes are explicit, lax computes and differentiates them: it knows how to spread its own.
-This file, `_shield` and `_remat` alone touch JAX's half-public modules.
+This file, `_maximum`, `_rows`, `_shield` and `_remat` alone touch JAX's half-public modules.
 """
 
 import dataclasses
@@ -52,13 +52,13 @@ def kernel_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array
 
 
 def _bind(primitive: Primitive, by_lax: Callable, a, b, geometry: Geometry) -> jax.Array:
-    if _is_spread(a) or _is_spread(b):
+    if is_spread(a) or is_spread(b):
         return shielded(partial(by_lax, geometry=geometry), a, b)
     varying = jax.typeof(a).manual_axis_type.varying | jax.typeof(b).manual_axis_type.varying
     return primitive.bind(_vary(a, varying), _vary(b, varying), geometry=geometry)
 
 
-def _is_spread(a: jax.Array) -> bool:
+def is_spread(a: jax.Array) -> bool:
     """Whether the type of an array names axes of a mesh that are explicit."""
     return any(axis is not None for axis in jax.typeof(a).sharding.spec)
 

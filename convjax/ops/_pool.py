@@ -10,7 +10,7 @@ from convjax import _check
 from convjax.ops import _bilinear, _shapes
 from convjax.ops._forms import _shift
 from convjax.ops._geometry import Geometry
-from convjax.ops._maximum import windowed_maximum
+from convjax.ops._maximum import Windows, windowed_maximum
 from convjax.ops._shapes import Given, Padding, Size
 from convjax.ops._shield import shield
 
@@ -64,16 +64,11 @@ def max_pool(
     """
     zero_pad = _check.flag("max_pool: zero_pad", zero_pad)
     x, window, move = _plan("max_pool", x, window_shape, strides, padding)
-    if move.mode != "constant":
-        x = _shapes.pad_image(x, move.pads, move.mode)
-    elif any(map(any, move.pads)):
-        edge = 0.0 if zero_pad else -jnp.inf
-        x = jnp.pad(x, ((0, 0), *move.pads, (0, 0)), constant_values=edge)
-    # The last axis first: together with "earlier wins", ties then go to the first element in
-    # row-major order.
-    for axis in reversed(range(len(window))):
-        x = windowed_maximum(x, 1 + axis, window[axis], move.strides[axis], move.output[axis])
-    return x
+    pads = tuple(move.pads)
+    if move.mode != "constant" or zero_pad:
+        x, pads = _shapes.pad_image(x, pads, move.mode), ((0, 0),) * len(window)
+    windows = Windows((1, *window, 1), (1, *move.strides, 1), ((0, 0), *pads, (0, 0)))
+    return windowed_maximum(x, windows)
 
 
 def avg_pool(

@@ -2,8 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from jax.experimental import jet
 
-from convjax import ops
+from convjax import gradflow, ops
 from tests.nn.conftest import quick_compilation as quick_compilation
 from tests.ops import oracle
 from tests.ops.test_conv import close, draw
@@ -53,23 +55,50 @@ def test_the_derivative_of_a_tie_goes_to_the_first_in_row_major_order():
     assert slope.reshape(2, 3).tolist() == [[0, 1, 0], [0, 0, 0]]
 
 
-def test_max_pool_has_the_derivative_of_the_windowed_maximum():
+# A window whose taps are numbered, one with holes between windows, and one taken axis by axis.
+DERIVED = [((3, 2), (2, 1)), ((2, 2), (3, 2)), ((5, 3), (2, 2))]
+
+
+@pytest.mark.parametrize("window, strides", DERIVED, ids=str)
+def test_max_pool_has_the_derivatives_of_the_windowed_maximum(window, strides, x64):
     """Ties abound after a rectifier; XLA's own windowed maximum takes the first of them."""
-    x = jax.nn.relu(draw(2, 7, 6, 3))
-    g = draw(2, 4, 6, 3)
+    x, t = (jnp.asarray(a, jnp.float64) for a in (jax.nn.relu(draw(2, 8, 6, 3)), draw(2, 8, 6, 3)))
+    pads = ((0, 0), (1, 0), (0, 1), (0, 0))
 
     def reference(x):
         return jax.lax.reduce_window(
-            x, -np.inf, jax.lax.max, (1, 3, 2, 1), (1, 2, 1, 1), ((0, 0), (1, 1), (0, 1), (0, 0))
+            x, -np.inf, jax.lax.max, (1, *window, 1), (1, *strides, 1), pads
         )
 
     def own(x):
-        return ops.max_pool(x, (3, 2), strides=(2, 1), padding="SAME")
+        return ops.max_pool(x, window, strides=strides, padding=pads[1:3])
 
-    y, pull = jax.vjp(own, x)
+    @jax.jit
+    def derivatives(x, t):
+        y, pull = jax.vjp(own, x)
+        slope = jax.jvp(own, (x,), (t,))[1]
+        ((_, series)) = jet.jet(own, (x,), ((t, 0 * t),))
+        second = jax.jvp(jax.grad(lambda x: (own(x) ** 3).sum()), (x,), (t,))[1]
+        return y, pull, slope, series[0], second
+
+    y, pull, slope, series, second = derivatives(x, t)
     expected, pull_expected = jax.vjp(reference, x)
     close(y, expected, 0)
-    close(pull(g)[0], pull_expected(g)[0], 1e-6)
+    gs = jnp.asarray(draw(3, *y.shape), jnp.float64)
+    each = jnp.stack([pull_expected(g)[0] for g in gs])
+    close(jax.vmap(pull, 1)(jnp.moveaxis(gs, 0, 1))[0], each, 1e-12)
+    close((slope * gs[0]).sum(), (each[0] * t).sum(), 1e-12)
+    close(series, slope, 0)
+    close(second, pull_expected(6 * y * slope)[0], 1e-12)
+
+
+def test_a_module_that_pools_is_read_as_one_that_does(x64):
+    class Net(nnx.Module):
+        def __call__(self, x):
+            return ops.max_pool(jax.nn.relu(x), (3, 2), strides=2, padding=1).sum((1, 2))
+
+    units = gradflow.profile(Net(), draw(2, 7, 6, 3), cotangent=jax.random.key(0)).table()
+    assert "Pool" in units["kind"]
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
