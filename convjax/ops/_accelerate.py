@@ -34,8 +34,9 @@ def accelerate(f: F) -> F:
             a module of Equinox or Flax NNX, a function jitted before. Where it is jitted by
             ``jax.jit``, its static and donated arguments stay what they are. Otherwise arrays are
             its variables, and every other argument (a Python number, say) is a constant, for each
-            value of which it is compiled anew. As under ``jax.jit``, it is traced once for each
-            shape, and what it closes over is constant.
+            value of which it is compiled anew; what is changed within an object that is no pytree
+            is not seen. As under ``jax.jit``, it is traced once for each shape, and what it closes
+            over is constant; under ``jax.disable_jit`` it is called as it is.
 
     Returns:
         A function of the same signature, which is compiled when it is called. ``f`` itself where
