@@ -383,6 +383,13 @@ def test_what_auto_chooses_where_a_program_may_call_onednn(case, monkeypatch):
     assert "onednn" not in _chosen(geometry, "cpu", images=64)
 
 
+def test_a_window_as_large_as_its_image_is_a_product_in_lax(monkeypatch):
+    """Which is how lax writes the gradient of a 1x1 kernel for each image."""
+    monkeypatch.setattr(_onednn, "is_there", lambda dtype: True)
+    whole = Geometry((16, 16), (16, 16), (1, 1), ((0, 0),) * 2, (1, 1), 32, 32, 4096)
+    assert _chosen(whole, "cpu", images=64)[0] == "lax"
+
+
 def test_where_programs_are_kept_on_disk_none_calls_onednn_unless_it_is_named(monkeypatch):
     monkeypatch.setattr(_onednn, "is_there", lambda dtype: True)
     geometry, forms = WITH_ONEDNN["3x3"]

@@ -97,7 +97,9 @@ def _calls_onednn(direction: str, geometry: Geometry, dtype: np.dtype) -> bool:
 
 def _forward_by_onednn(geometry: Geometry) -> bool:
     if geometry.groups > 1:
-        return not 1 < geometry.multiplier <= 4 or not _shift.serves(geometry)
+        # A kernel gradient of a 1x1 for each image, as lax writes it, is products of matrices.
+        whole = math.prod(geometry.out_spatial) == 1 and geometry.multiplier > 4
+        return not whole and (not 1 < geometry.multiplier <= 4 or not _shift.serves(geometry))
     if _is_pointwise(geometry):
         return max(geometry.strides) == 1 and min(geometry.spatial) >= 32
     if _product.serves(geometry):
