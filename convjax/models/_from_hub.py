@@ -6,19 +6,21 @@ from typing import Any
 
 from flax import nnx
 
-from convjax._check import instance, integer
+from convjax._check import flag, instance, integer
 from convjax.models._create import create, is_known, known
 from convjax.models._network import Network
-from convjax.models._weights._hub import fetch, name_of
-from convjax.models._weights._load import checked_globs, load_weights
+from convjax.models._weights._hub import fetch, fetch_weights, name_of
+from convjax.models._weights._load import checked_globs
 
 
 def from_hub(
     repo_id: str,
     *,
     revision: str | None = None,
+    filename: str | None = None,
     allow: str | Sequence[str] = (),
     adapt_input: bool = False,
+    use_ema: bool = True,
     rngs: nnx.Rngs,
     **options: Any,
 ) -> Network:
@@ -31,9 +33,13 @@ def from_hub(
         network's name. Where the zoo has none of that name, as in ``"me/leaves"``, it is the
         ``architecture`` in the repository's config.json, which timm writes.
       revision: a branch, tag or commit of the repository; None means the newest.
+      filename: the file of weights in it. None means ``model.safetensors`` where there is one, else
+        ``pytorch_model.bin``, the index of a sharded checkpoint, or the one file of weights that
+        there is.
       allow: as in ``models.load_weights``; ``"head/*"`` with ``num_classes`` gives a new head,
         also to weights that were published without one.
       adapt_input: as in ``models.load_weights``, for ``in_features`` other than the file's.
+      use_ema: as in ``models.load_weights``.
       rngs: source of the values that are not loaded.
       **options: as in ``models.create``; without ``num_classes`` it and ``in_features`` are those
         of config.json; ``num_classes=0`` leaves the classifier out.
@@ -59,15 +65,17 @@ def from_hub(
     if not own:
         name = known(name)
     allow = checked_globs(allow)
+    if filename is not None:
+        instance("filename", filename, str, "a file of the repository, or None")
+    use_ema = flag("use_ema", use_ema)
     instance("rngs", rngs, nnx.Rngs, "nnx.Rngs, such as nnx.Rngs(0)")
     if own or "num_classes" not in options:
         found = _of_config(repo_id, timm_config(repo_id, revision), options)
         name = known(found.pop("architecture", name)) if own else name
         options = found | options
-    weights = fetch(repo_id, revision=revision)
-    net = create(name, rngs=rngs, **options)
-    load_weights(net, weights, allow=allow, adapt_input=adapt_input)
-    return net
+    weights = fetch_weights(repo_id, filename=filename, revision=revision)
+    how = {"allow": allow, "adapt_input": adapt_input, "use_ema": use_ema}
+    return create(name, weights=weights, rngs=rngs, **how, **options)
 
 
 def _of_config(repo_id: str, config: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -31,9 +31,11 @@ UNTRIED = {
     "models.from_hub": {
         "options": MORE,
         "revision": LATER,
+        "filename": LATER,
         "allow": LATER,
         "rngs": LATER,
         "adapt_input": LOADED,
+        "use_ema": LOADED,
     },
     "models.features": {"call": CALL},
     "models.freeze": {"call": CALL, "x": "what nn.read reads a network at, which varies it"},

@@ -1,11 +1,14 @@
 """The hub: a small one on the loopback, and what is said when there is none."""
 
+import fnmatch
 import hashlib
 import http.server
 import json
 import logging
+import re
 import socket
 import sys
+import tarfile
 import threading
 import time
 from typing import ClassVar
@@ -16,8 +19,11 @@ import pytest
 from flax import nnx
 
 from convjax import models
+from convjax.models import _from_hub as from_hub_module
 from convjax.models._weights._formats import read
 from convjax.models._weights._hub import fetch, name_of
+from tests.models.parity.make_saved import FILE, values
+from tests.models.test_saved import tiny
 
 REPOSITORY = "timm/resnet50.a1_in1k"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -67,7 +73,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         content = self.files.get(self.path)
         self.send_response(404 if content is None else 200)
         if content is None:
-            known = self.path.startswith(f"/{REPOSITORY}/")
+            known = any(name.split("/")[2] == self.path.split("/")[2] for name in self.files)
+            known = known or self.path.startswith(f"/{REPOSITORY}/")
             self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
         self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("ETag", f'"{hashlib.sha1(content or b"").hexdigest()}"')
@@ -75,6 +82,17 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def do_GET(self):
+        if tree := re.match(r"/api/models/(.+)/tree/(\w+)", self.path):
+            base = f"/{tree[1]}/resolve/{tree[2]}/"
+            names = [name.removeprefix(base) for name in self.files if name.startswith(base)]
+            found = [{"type": "file", "path": n, "size": 1, "oid": "0"} for n in names]
+            content = json.dumps(found).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+            return
         self.do_HEAD()
         self.wfile.write(self.files.get(self.path) or b"")
 
@@ -223,6 +241,68 @@ def test_a_network_of_ones_own_is_what_its_config_says(served):
     served_network(served, "me/other", architecture="vit_base")
     with pytest.raises(ValueError, match="name='vit_base' is not known"):
         models.from_hub("me/other", rngs=nnx.Rngs(0))
+
+
+SAVED = {  # the name that a file of ``saved.tar.xz`` gets in the repository
+    "torch.save": {"torch/state.pth": "pytorch_model.bin"},
+    "sharded": {"torch/sharded/*": "*"},
+    "sharded, torch.save": {"torch/sharded_bin/*": "*"},
+    "another name": {
+        "torch/file.safetensors": "best.safetensors",
+        "torch/list.pth": "optimizer.pt",
+    },
+    "its own": {"torch/imagenet.pth.tar": "run/last.pth.tar"},
+    "average": {"torch/torchvision.pth": "checkpoint.pth"},
+}
+
+
+@pytest.mark.parametrize("way", SAVED)
+def test_weights_are_found_under_the_name_that_they_have(way, served, monkeypatch):
+    """Of users' own repositories, and in the cache when the hub is gone."""
+    monkeypatch.setattr(from_hub_module, "known", lambda name: name)
+    monkeypatch.setattr(from_hub_module, "create", created)
+    base = "/me/tiny/resolve/main"
+    served.files[f"{base}/config.json"] = json.dumps({"architecture": "tiny"}).encode()
+    with tarfile.open(FILE) as archive:
+        for member in archive.getmembers():
+            for pattern, name in SAVED[way].items():
+                if fnmatch.fnmatchcase(member.name, pattern):
+                    name = member.name.rpartition("/")[2] if name == "*" else name
+                    content = archive.extractfile(member)
+                    assert content is not None
+                    served.files[f"{base}/{name}"] = content.read()
+    options = {"filename": "run/last.pth.tar"} if way == "its own" else {}
+    for _ in range(2):
+        net = models.from_hub("me/tiny", rngs=nnx.Rngs(0), **options)
+        right = values(1 if way == "average" else 0)
+        np.testing.assert_array_equal(net.head.dense.kernel[...], right["fc.weight"].T)
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed_port()}")
+    if way == "average":
+        net = models.from_hub("me/tiny", use_ema=False, rngs=nnx.Rngs(0))
+        np.testing.assert_array_equal(net.head.dense.bias[...], values(0)["fc.bias"])
+
+
+def created(_, *, rngs, weights, allow, adapt_input, use_ema, **options):
+    net = tiny(rngs=rngs, num_classes=5)
+    models.load_weights(net, weights, allow=allow, adapt_input=adapt_input, use_ema=use_ema)
+    return net
+
+
+def test_of_several_files_one_is_asked_for(served):
+    base = "/me/many/resolve/main"
+    served.files[f"{base}/config.json"] = json.dumps({"architecture": "resnet20_cifar"}).encode()
+    with pytest.raises(ValueError, match=r"model\.safetensors could not be fetched .*no such file"):
+        models.from_hub("me/many", rngs=nnx.Rngs(0))
+    for name in ("a.safetensors", "b.pth", "README.md"):
+        served.files[f"{base}/{name}"] = b"{}"
+    words = r"holds 2 files of weights, a\.safetensors, b\.pth; .*filename='a\.safetensors'"
+    with pytest.raises(ValueError, match=words):
+        models.from_hub("me/many", rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"a\.safetensors.* holds JSON"):
+        models.from_hub("me/many", filename="a.safetensors", rngs=nnx.Rngs(0))
+    served.files[f"{base}/model.safetensors.index.json"] = b"{}"
+    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json: .*it has none"):
+        models.from_hub("me/many", rngs=nnx.Rngs(0))
 
 
 @pytest.mark.later

@@ -269,5 +269,67 @@ def test_a_bias_before_a_norm_is_taken_into_its_mean(reference):
         models.load_weights(net, {**arrays, bias: np.arange(5)})
 
 
+def flat(seeds):
+    """Weights of several networks in one mapping, each behind its prefix, as EMA wrappers save."""
+    found = {}
+    for prefix, seed in seeds.items():
+        found |= {f"{prefix}{name}": array for name, array in values(seed).items()}
+        found[f"{prefix}bn1.num_batches_tracked"] = np.int64(3)
+    return found
+
+
+@pytest.mark.parametrize(
+    "average, other",
+    [
+        ("ema.", "model."),
+        ("ema_model.module.", "model."),
+        ("model_ema.", ""),
+        ("ema.model.", "model."),
+        ("teacher.backbone.", "student.backbone."),
+    ],
+)
+def test_of_weights_and_their_average_in_one_mapping_one_is_taken(average, other):
+    given = flat({average: 1, other: 0})
+    behind = f"what stands behind {other!r}" if other else "what has no prefix"
+    for use_ema, seed, said in (
+        (True, 1, f"without the prefix {average!r} and passing over {behind}"),
+        (False, 0, f"passing over what stands behind {average!r}"),
+    ):
+        net = numbered(shapes())
+        report = models.load_weights(net, given, use_ema=use_ema)
+        before = f"without the prefix {other!r} and " if other and not use_ema else ""
+        assert report == (7, (), (), (), before + said)
+        np.testing.assert_array_equal(net.head.dense.bias[...], values(seed)["fc.bias"])
+
+
+def test_an_average_without_statistics_is_passed_over_and_one_alone_is_not_taken_unasked():
+    average = {k: v for k, v in flat({"ema.": 1}).items() if "running" not in k}
+    net = numbered(shapes())
+    report = models.load_weights(net, flat({"model.": 0}) | average)
+    assert report.renamed.endswith("passing over what stands behind 'ema.'")
+    np.testing.assert_array_equal(net.head.dense.bias[...], values(0)["fc.bias"])
+    assert models.load_weights(net, flat({"ema.": 1})).renamed == "without the prefix 'ema.'"
+    with pytest.raises(ValueError, match=r"alone, behind 'ema\.', .*; use_ema=True reads it"):
+        models.load_weights(net, flat({"ema.": 1}), use_ema=False)
+    with pytest.raises(ValueError, match="7 unexpected: generator"):
+        models.load_weights(net, flat({"discriminator.": 0, "generator.": 1}))
+
+
+@pytest.mark.parametrize("ways", [("torch/sharded_bin/*",), ("torch/state.pth", "torch/path.pth")])
+def test_a_folder_with_a_config_is_read_whatever_its_file_is_called(ways, saved, tmp_path):
+    for way in ways:
+        for file in (saved / "torch").glob(way.removeprefix("torch/")):
+            name = "training_args.bin" if file.name == "path.pth" else file.name
+            shutil.copy(file, tmp_path / name)
+    with pytest.raises(ValueError, match="is a directory; files of weights in it: "):
+        models.load_weights(numbered(shapes()), tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    assert models.load_weights(numbered(shapes()), tmp_path).count == 7
+    shutil.copy(saved / "torch/half.pt", tmp_path)
+    if len(ways) == 2:
+        with pytest.raises(ValueError, match=r"weights in it: half\.pt, state\.pth"):
+            models.load_weights(numbered(shapes()), tmp_path)
+
+
 def test_there_are_forty_ways_and_ten_refusals():
     assert len(LOADED) >= 40 and len(REFUSED) >= 10

@@ -12,7 +12,7 @@ import re
 import secrets
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,7 +51,15 @@ SIGNATURES = {
 
 
 # The file of weights in a folder as the hub has it, the first that is there.
-_HUB = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+_HUB = (
+    *("model.safetensors", "model.safetensors.index.json"),
+    *("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
+# What trainers leave beside it: no weights, or parts of one checkpoint.
+_NO_WEIGHTS = (
+    r"(optimi[sz]er|scheduler|scaler|training_args|rng_state|random_states)\b.*"
+    r"|.*-\d+-of-\d+\.\w+"
+)
 _ORBAX = ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt")
 _MAPPING = "source (a mapping)"
 _STATE = "nnx.update(net, state) takes a state of the same network"
@@ -197,17 +205,10 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 def _read_shards(path: Path) -> dict[str, Any]:
     """Read the files that an index names, all of them in its folder."""
-    index = json.loads(path.read_text(encoding="utf-8"))
-    places = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(places, dict) or not places:
-        raise ValueError("an index of a sharded checkpoint has a weight_map, and it has none")
     arrays: dict[str, Any] = {}
-    for name in dict.fromkeys(places.values()):
-        if not isinstance(name, str) or Path(name).name != name or name.endswith(".index.json"):
-            raise ValueError(
-                f"its weight_map names {name!r}, which is no file of weights beside it"
-            )
+    for name in shards_of(path):
         arrays |= read(path.parent / name).arrays
+    places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
     if absent := [name for name in places if name not in arrays]:
         raise ValueError(f"its shards do not hold {', '.join(absent[:8])}")
     return arrays
@@ -264,9 +265,9 @@ def _existing(source: Any) -> Path:
     path = checked_path("source", source)
     if os.path.isdir(path):
         if os.path.exists(path / "config.json"):
-            for name in _HUB:
-                if os.path.exists(path / name):
-                    return existing_file("source", path / name, "")
+            found = of_hub(_weights_in(path))
+            if len(found) == 1:
+                return existing_file("source", path / found[0], "")
         if any(os.path.exists(path / name) for name in _ORBAX):
             raise ValueError(
                 f"source={str(path)!r} is a checkpoint of Orbax, whose names are no reference's; "
@@ -322,6 +323,33 @@ def _weights_in(folder: Path) -> list[str]:
     except OSError:
         return []
     return [name for name in names if name.lower().endswith(tuple(FORMATS))]
+
+
+def of_hub(names: Iterable[str]) -> list[str]:
+    """Return the files of a repository that may hold its weights; one where that is clear."""
+    files = sorted(name for name in names if name.lower().endswith(tuple(FORMATS)))
+    usual = [name for name in _HUB if name in files]
+    others = [n for n in files if "/" not in n and not re.fullmatch(_NO_WEIGHTS, n.lower())]
+    return usual[:1] or others
+
+
+def shards_of(index: Path) -> list[str]:
+    """Return the names of the files beside an index that hold a sharded checkpoint.
+
+    Raises:
+      ValueError: an index that has no map of weights, or names what is no file beside it.
+    """
+    found = json.loads(index.read_text(encoding="utf-8"))
+    places = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(places, dict) or not places:
+        raise ValueError("an index of a sharded checkpoint has a weight_map, and it has none")
+    names = list(dict.fromkeys(places.values()))
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or name.endswith(".index.json"):
+            raise ValueError(
+                f"its weight_map names {name!r}, which is no file of weights beside it"
+            )
+    return names
 
 
 def _nearest(path: Path, source: str) -> str:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from convjax._check import MissingPackageError, instance
+from convjax.models._weights._formats import of_hub, shards_of
 
 PREFIXES = ("hf_hub:", "hf-hub:")  # timm's
 UNREACHABLE = "the hub cannot be reached"
@@ -103,6 +104,66 @@ def fetch(
             f"({_reason(absent or error)}); {remedy}"
         ) from error
     return Path(path)
+
+
+def fetch_weights(
+    repo_id: str, *, filename: str | None = None, revision: str | None = None
+) -> Path:
+    """Return the path of a repository's weights, under whatever name they stand there.
+
+    It is ``model.safetensors`` where there is one, else another of the names that the hub's
+    libraries write, else the one file of weights that there is. Of a sharded checkpoint all files
+    are fetched, and the index is returned.
+
+    Args:
+      repo_id: as in ``fetch``.
+      filename: the file; None for what is said above.
+      revision: as in ``fetch``.
+
+    Raises:
+      ImportError: as in ``fetch``.
+      ValueError: as in ``fetch``; and several files, of which nothing says which one is meant.
+    """
+    try:
+        path = fetch(repo_id, filename=filename or "model.safetensors", revision=revision)
+    except MissingPackageError:
+        raise
+    except ValueError as error:
+        if filename is not None:
+            raise
+        found = of_hub(_files(_plain(repo_id), revision))
+        if not found:
+            raise
+        if len(found) > 1:
+            shown = ", ".join(found[:8])
+            raise ValueError(
+                f"repo_id={repo_id!r} holds {len(found)} files of weights, {shown}; "
+                f"say which one, such as filename={found[0]!r}"
+            ) from error
+        path = fetch(repo_id, filename=found[0], revision=revision)
+    if path.name.endswith(".index.json"):
+        try:
+            shards = shards_of(path)
+        except ValueError as error:
+            raise ValueError(f"repo_id={repo_id!r}: {path.name}: {error}") from error
+        for shard in shards:
+            fetch(repo_id, filename=shard, revision=revision)
+    return path
+
+
+def _files(repo_id: str, revision: str | None) -> list[str]:
+    """Return the names of a repository's files, or of those in the cache; none where it fails."""
+    import huggingface_hub as hub
+
+    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+    try:
+        return hub.HfApi(endpoint=endpoint).list_repo_files(repo_id, revision=revision)
+    except Exception:  # whatever it is, files in the cache serve
+        pass
+    try:
+        return os.listdir(hub.snapshot_download(repo_id, revision=revision, local_files_only=True))
+    except Exception:
+        return []
 
 
 def _unreachable(hub, url: str) -> Exception | None:

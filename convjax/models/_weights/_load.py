@@ -26,6 +26,10 @@ SHOWN = 8
 _ALSO = {"kernel": "depthwise_kernel", "Variable": "gamma", "variable": "gamma"}
 
 
+# What the prefix of a moving average of the weights is called.
+_AVERAGE = r"(?:^|[._])(?:ema|averaged?|swa|teacher|shadow)(?:[._]|$)"
+
+
 class Loaded(NamedTuple):
     """What ``load_weights`` did; what ``allow`` let pass is in the three tuples.
 
@@ -37,6 +41,7 @@ class Loaded(NamedTuple):
       misshapen: arrays of another shape; they kept their values.
       renamed: how the source's names were changed so that they fit: ``""``, or such as ``"from
         'model_ema'"``, where the arrays lay in a checkpoint, ``"without the prefix 'model.'"``,
+        ``"passing over what stands behind 'ema.'"``, where weights and their average are there,
         ``"by torchvision's names"``, ``"with the head 'dense'"``, and ``"with biases taken into the
         means of the norms"``, where a convolution before a batch norm has a bias there and none
         here: subtracted from the running mean behind it, it has the same effect.
@@ -75,8 +80,8 @@ def load_weights(
         ``in_features``, as timm does: summed over the colours for one, else repeated and scaled by
         3 / in_features, so that the response to a grey image stays.
       use_ema: which weights are taken from a PyTorch checkpoint that holds a moving average
-        (``model_ema``, ``params_ema``, ``teacher``, …) beside the others: the average, as timm
-        does, or with False the others.
+        (``model_ema``, ``params_ema``, ``teacher``, …, or the prefix ``ema.`` of names) beside the
+        others: the average, as timm does, or with False the others.
 
     Returns:
       What was set, and what ``allow`` let pass.
@@ -124,7 +129,7 @@ def load(
     adapt_input, use_ema = flag("adapt_input", adapt_input), flag("use_ema", use_ema)
     kind, arrays, where, taken = read(source, use_ema=use_ema)
     _check_kind(net, kind, where)
-    fit, arrays = _fitted(net, arrays)
+    fit, arrays = _fitted(net, arrays, use_ema, where)
     arrays = _cleaned(net, arrays, fit.names)
     head, arrays = _with_head(net, arrays, fit.names)
     fit = fit._replace(taken=taken, head=head, folded=_fold_biases(net, arrays, fit.names))
@@ -177,6 +182,7 @@ class _Fit(NamedTuple):
 
     names: str
     prefix: str = ""
+    passed: str | None = None
     taken: tuple[str, ...] = ()
     head: str = ""
     folded: bool = False
@@ -184,6 +190,9 @@ class _Fit(NamedTuple):
     def said(self, before: str = "") -> str:
         parts = [f"from {'/'.join(self.taken)!r}"] if self.taken else []
         parts += [f"without the prefix {self.prefix!r}"] if self.prefix else []
+        if self.passed is not None:
+            over = f"what stands behind {self.passed!r}" if self.passed else "what has no prefix"
+            parts.append(f"passing over {over}")
         parts += [f"by {self.names}'s names"] if self.names not in REFERENCES else []
         parts += [f"with the head {self.head.partition(':')[0]!r}"] if self.head else []
         parts += ["with biases taken into the means of the norms"] if self.folded else []
@@ -191,11 +200,12 @@ class _Fit(NamedTuple):
 
 
 def _fitted(
-    net: Network, arrays: Mapping[str, np.ndarray]
+    net: Network, arrays: Mapping[str, np.ndarray], use_ema: bool, where: str
 ) -> tuple[_Fit, Mapping[str, np.ndarray]]:
     """Choose names and prefix by what fits, and take the prefix off.
 
-    A prefix is one only where it stands before most of the names that the network has.
+    A prefix is one only where it stands before most of the names that the network has. Where one of
+    two is a moving average's, ``use_ema`` says which is taken; the other's arrays are passed over.
     """
     spellings = net.family.spellings(net.reference)
     if not spellings:
@@ -208,7 +218,7 @@ def _fitted(
             n: sum(key_of(net, leaf, n).name in given for leaf in leaves(net)) for n in spellings
         }
         return _Fit(max(spellings, key=lambda names: fits[names])), arrays
-    best, most = _Fit("torch"), 0
+    best, most, rivals, known = _Fit("torch"), 0, {}, set()
     for names in spellings:
         own = {key_of(net, leaf, names).name for leaf in leaves(net)}
         found = collections.Counter(
@@ -220,7 +230,47 @@ def _fitted(
         for prefix, count in sorted(found.items()):
             if count > most and (not prefix or 2 * count > len(own)):
                 best, most = _Fit(names, prefix), count
+                known, rivals = own, {p: c for p, c in found.items() if 2 * c > len(own)}
+    best = _average_or_not(best, rivals, use_ema, where)
+    if best.passed is not None:
+        gone = {f"{best.passed}{name}" for name in (*known, *_counters(known))}
+        arrays = {name: array for name, array in arrays.items() if name not in gone}
     return best, {name.removeprefix(best.prefix): array for name, array in arrays.items()}
+
+
+def _counters(names: Iterable[str]) -> Iterable[str]:
+    """Return the names of batch norm's counters beside running means, which no network here has."""
+    return (
+        name.removesuffix("running_mean") + "num_batches_tracked"
+        for name in names
+        if name.endswith("running_mean")
+    )
+
+
+def _average_or_not(best: _Fit, rivals: Mapping[str, int], use_ema: bool, where: str) -> _Fit:
+    """Take a moving average where it is asked for and as complete as what stands beside it.
+
+    Args:
+      best: the fit of the prefix that most names have.
+      rivals: how many names each prefix has, of those that most names have.
+      use_ema: whether an average is asked for.
+      where: what to call the source in an error message.
+    """
+    averages = [prefix for prefix in rivals if re.search(_AVERAGE, prefix)]
+    others = [prefix for prefix in rivals if prefix not in averages]
+    if not averages:
+        return best
+    if not others and use_ema:
+        return best
+    if not others:
+        raise ValueError(
+            f"{where} holds a moving average alone, behind {best.prefix!r}, and use_ema=False asks "
+            "for the other weights; use_ema=True reads it"
+        )
+    average, other = (max(prefixes, key=lambda p: rivals[p]) for prefixes in (averages, others))
+    if use_ema and rivals[average] >= rivals[other]:
+        return best._replace(prefix=average, passed=other)
+    return best._replace(prefix=other, passed=average)
 
 
 def _with_head(
