@@ -27,28 +27,35 @@ VARIANTS: dict[str, dict[str, Any]] = {
     f"repvgg_{size}": {"units": units, "width": width, "last_width": last}
     for size, (units, width, last) in _SIZES.items()
 }
+VARIANTS["repvgg_d2se"] = {
+    "units": (8, 14, 24, 1),
+    "width": 2.5,
+    "last_width": 5.0,
+    "squeeze": True,
+}
 VARIANTS |= {f"repvgg_{b}g4": VARIANTS[f"repvgg_{b}"] | {"groups": 4} for b in ("b1", "b2", "b3")}
 
 
 def _keys() -> dict[str, str]:
     rules = {"head/dense": "head.fc"}
-    for ours, there in (("stem", "stem"), ("stage{s}/{i}", "stages.{s-1}.{i}")):
-        for unit, name in (("branch", "conv_kxk"), ("shortcut", "conv_1x1")):
-            for part, module in (("conv", "conv"), ("norm", "bn")):
-                rules[f"{ours}/branch/sum/{unit}/{part}"] = f"{there}.{name}.{module}"
+    for unit, there in _UNITS:
+        for part, name in (("reduce", "fc1"), ("expand", "fc2")):
+            rules[f"{unit}/squeeze/{part}"] = f"{there}.attn.{name}"
+    for ours, there in (*_UNITS, *((f"{unit}/terms", there) for unit, there in _UNITS)):
+        for term, name in (("branch", "conv_kxk"), ("shortcut", "conv_1x1")):
+            for part, leaf in (("conv", "conv"), ("norm", "bn")):
+                rules[f"{ours}/branch/sum/{term}/{part}"] = f"{there}.{name}.{leaf}"
         rules[f"{ours}/shortcut/norm"] = f"{there}.identity"
     return rules
 
 
-FAMILY = Family("repvgg", torch=_keys())
+_UNITS = (("stem", "stem"), ("stage{s}/{i}", "stages.{s-1}.{i}"))
+_KEYS = _keys()
+FAMILY = Family("repvgg", torch=_KEYS)
 # What timm calls the same network when its branches are one.
 FAMILY_MERGED = Family(
     "repvgg_merged",
-    torch={
-        "stem/conv": "stem.reparam_conv",
-        "stage{s}/{i}/conv": "stages.{s-1}.{i}.reparam_conv",
-        "head/dense": "head.fc",
-    },
+    torch=_KEYS | {f"{unit}/conv": f"{there}.reparam_conv" for unit, there in _UNITS},
 )
 
 
@@ -59,6 +66,7 @@ def repvgg(
     width: float = 0.75,
     last_width: float = 2.5,
     groups: int = 1,
+    squeeze: bool = False,
     **options: Unpack[StridedOptions],
 ) -> Network:
     """Return a RepVGG as it is trained; ``models.merged`` makes one convolution of every unit.
@@ -73,6 +81,8 @@ def repvgg(
       width: multiplier of the channels of all stages but the last: 64, 128 and 256.
       last_width: multiplier of the last stage's 512 channels.
       groups: groups of every second unit's convolutions.
+      squeeze: whether squeeze-and-excitation, to a sixteenth of the channels, follows the sum of
+        every unit.
       output_stride: 2, 4, 8, 16 or 32: later strides become dilations; None for 32.
       reference: ``"torch"``.
       **options: those of every residual family, see ``models.StridedOptions``.
@@ -80,7 +90,8 @@ def repvgg(
     Returns:
       ``Network(stem=…, stage1=…, …, stage4=…, head=…)``; of a unit the convolutions are
       ``stage1/1/branch/sum/branch/conv`` (3x3) and ``stage1/1/branch/sum/shortcut/conv`` (1x1),
-      and ``stage1/1/shortcut/norm`` is what the input goes through.
+      and ``stage1/1/shortcut/norm`` is what the input goes through. With ``squeeze`` they are in
+      ``stage1/1/terms``.
 
     Raises:
       ValueError: an unknown name, a size below one, channels that are no multiple of the groups.
@@ -101,14 +112,19 @@ def repvgg(
     wide.append(max(round(64 * 2 ** (len(units) - 1) * last_width), 1))
     rates, dilated = style.rates(sum(units)), Dilated(style.output_stride, 2)
     features = min(64, wide[0])
-    stages: dict[str, nnx.Module] = {"stem": _unit(style, (style.in_features, features), 2)}
+    stages: dict[str, nnx.Module] = {
+        "stem": _unit(style, (style.in_features, features), 2, squeeze=squeeze)
+    }
     for s, (count, after) in enumerate(zip(units, wide, strict=True), 1):
         strides, before, dilation = dilated(2)
         made = []
         for i in range(count):
-            how = {"strides": strides, "dilation": before} if i == 0 else {"dilation": dilation}
+            how: dict[str, Any] = {"dilation": dilation}
+            if i == 0:
+                how = {"strides": strides, "dilation": before}
             grouped = groups if i % 2 else 1
-            made.append(_unit(style, (features, after), groups=grouped, rate=next(rates), **how))
+            how |= {"groups": grouped, "rate": next(rates), "squeeze": squeeze}
+            made.append(_unit(style, (features, after), **how))
             features = after
         stages[f"stage{s}"] = nn.Chain(made)
     return style.network({**stages, "head": style.head(features)})
@@ -122,12 +138,33 @@ def _unit(
     dilation: int = 1,
     groups: int = 1,
     rate: float = 0.0,
-) -> nn.Residual:
+    squeeze: bool = False,
+) -> nnx.Module:
     """Return one unit, at a rate of stochastic depth where its input is one of the terms."""
+    if squeeze:
+        how = {"dilation": dilation, "groups": groups, "rate": rate}
+        terms = _terms(style, fan, strides, None, **how)
+        reduced = max(fan[1] // 16, 1)
+        excite = nn.SqueezeExcite(fan[1], reduced, rngs=style.rngs, **style.dtypes)
+        return nn.Chain(terms=terms, squeeze=excite, activation=style.act())
+    return _terms(style, fan, strides, style.act(), dilation=dilation, groups=groups, rate=rate)
+
+
+def _terms(
+    style: Style,
+    fan: tuple[int, int],
+    strides: int,
+    activation: nn.Activation | None,
+    *,
+    dilation: int,
+    groups: int,
+    rate: float,
+) -> nn.Residual:
+    """Return the sum of two or three terms, and an activation where one is given."""
     how: dict[str, Any] = {"strides": strides, "groups": groups, "activation": False}
     both = nn.Residual(style.unit(fan, 3, dilation=dilation, **how), style.unit(fan, 1, **how))
     if fan[0] != fan[1] or strides > 1:
-        return nn.Residual(nn.Chain(sum=both), "none", activation=style.act())
+        return nn.Residual(nn.Chain(sum=both), "none", activation=activation)
 
     def normed(own: Style) -> nnx.Module:
         beside = own.beside(fan[1])
@@ -137,7 +174,7 @@ def _unit(
 
     branch = nn.Chain({"sum": both, **skipped(rate)})
     beside = style.across(fan, 1, "projection", normed)
-    return nn.Residual(branch, beside, activation=style.act())
+    return nn.Residual(branch, beside, activation=activation)
 
 
 def merged(net: Network) -> Network:
@@ -151,8 +188,9 @@ def merged(net: Network) -> Network:
       net: what ``models.repvgg`` returned; it is left as it is.
 
     Returns:
-      The network of ``conv`` and ``activation`` in the place of every unit, with timm's names of a
-      network that its ``reparameterize`` has turned.
+      The network of ``conv`` and ``activation`` in the place of every unit (between them the
+      ``squeeze`` where there is one), with timm's names of a network that its ``reparameterize``
+      has turned.
 
     Raises:
       ValueError: another network, or one with other norms than batch norm, a scaled or gated
@@ -188,6 +226,9 @@ def merged(net: Network) -> Network:
 
 def _merged(unit: Any) -> nn.Chain:
     """Return one convolution and the activation, of a unit."""
+    if isinstance(unit, nn.Chain):
+        conv = _merged(unit["terms"])["conv"]
+        return nn.Chain(conv=conv, squeeze=unit["squeeze"], activation=unit["activation"])
     both = unit.branch["sum"]
     conv = both.branch["conv"]
     kernel, bias = _folded(both.branch)
@@ -203,7 +244,8 @@ def _merged(unit: Any) -> nn.Chain:
     dtype = conv.kernel.dtype
     conv.kernel[...] = jnp.asarray(kernel, dtype)
     conv.bias = nnx.data(nnx.Param(jnp.asarray(bias, dtype)))
-    return nn.Chain(conv=conv, activation=unit.activation)
+    parts = {"conv": conv, "activation": unit.activation}
+    return nn.Chain({name: part for name, part in parts.items() if part is not None})
 
 
 def _norm_alone(shortcut: Any) -> nnx.Module:

@@ -50,6 +50,10 @@ VARIANTS = {
         for depth in ("50", "101", "152")
     },
     **{
+        f"legacy_seresnet{depth}": _UNITS[depth] | _LEGACY | {"squeeze_activated": True}
+        for depth in ("18", "34")
+    },
+    **{
         f"legacy_seresnext{depth}_32x4d": _UNITS[depth] | _LEGACY | _32X4D
         for depth in ("26", "50", "101")
     },
@@ -82,6 +86,7 @@ def resnet(
     strides_on: str | None = None,
     squeeze: bool = False,
     squeeze_divisor: int = 8,
+    squeeze_activated: bool = False,
     zero_init: bool = False,
     transition: str = "projection",
     **options: Unpack[StridedOptions],
@@ -110,6 +115,7 @@ def resnet(
       squeeze: whether squeeze-and-excitation ends every branch.
       squeeze_divisor: of what the channels in the squeeze, a sixteenth of the branch's, are rounded
         to multiples.
+      squeeze_activated: whether an activation stands before the squeeze (legacy_seresnet18).
       zero_init: whether the last norm's scale of every branch is initialized to 0.
       transition: what stands for the identity where the shape changes: ``"projection"`` or
         ``"zero_pad"`` (without parameters, so that the plain twin has the very same ones).
@@ -144,6 +150,7 @@ def resnet(
         strides_on=("reduce" if style.keras else "conv") if strides_on is None else strides_on,
         squeeze=squeeze,
         squeeze_divisor=squeeze_divisor,
+        squeeze_activated=squeeze and squeeze_activated,
         zero_init=zero_init,
         transition=transition,
         pooled_shortcut=pooled_shortcut,

@@ -23,6 +23,7 @@ class ResNetUnit:
     strides_on: str
     squeeze: bool
     squeeze_divisor: int
+    squeeze_activated: bool
     zero_init: bool
     transition: str
     pooled_shortcut: bool
@@ -73,7 +74,7 @@ class ResNetUnit:
         step = self.style.step
         narrow = fan[1] // self.expansion
         first, second = dilations
-        last: dict[str, Any] = {"activation": False, "zero": self.zero_init}
+        last: dict[str, Any] = {"activation": self.squeeze_activated, "zero": self.zero_init}
         if not self.bottleneck:
             return {
                 **step((fan[0], narrow), 3, strides, number=1, dilation=first),

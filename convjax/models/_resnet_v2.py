@@ -9,14 +9,16 @@ from convjax import _check, nn
 from convjax.models._network import Family, Network
 from convjax.models._options import StridedOptions, with_options
 from convjax.models._preact_unit import PreActUnit
-from convjax.models._resnet import STEMS
 from convjax.models._resnet_v2_keys import KERAS, TORCH
 from convjax.models._style import Dilated, Style
 
 FAMILY = Family("resnet_v2", torch=TORCH, keras=KERAS)
 # Keras pads this family explicitly, as PyTorch does.
 _KERAS = {"epsilon": 1.001e-5, "momentum": 0.99, "same": False}
+# Weights of variance 1 in every kernel but the classifier's.
+_BIT_KERNELS = {"scaled": False, "epsilon": 1e-8}
 STRIDES_AT = ("start", "end")
+STEMS = ("7x7", "zeros", "deep", "tiered")
 
 _UNITS = {
     "18": {"units": (2, 2, 2, 2), "bottleneck": False},
@@ -31,6 +33,18 @@ VARIANTS = {
         f"resnetv2_{depth}d": {**units, "stem": "deep", "pooled_shortcut": True}
         for depth, units in _UNITS.items()
     },
+    "resnetv2_50t": {**_UNITS["50"], "stem": "tiered", "pooled_shortcut": True},
+    "resnetv2_50d_gn": {**_UNITS["50"], "stem": "deep", "pooled_shortcut": True, "norm": "group"},
+    **{
+        f"resnetv2_{depth}x{factor}_bit": {
+            **_UNITS[depth],
+            "width": 64 * factor,
+            "stem": "zeros",
+            "norm": "group",
+            "standardize": True,
+        }
+        for depth, factor in (("50", 1), ("50", 3), ("101", 1), ("101", 3), ("152", 2), ("152", 4))
+    },
 }
 
 
@@ -43,12 +57,13 @@ def resnet_v2(
     stem: str = "7x7",
     pooled_shortcut: bool = False,
     strides_at: str | None = None,
+    standardize: bool = False,
     zero_init: bool = False,
     transition: str = "projection",
     unit_dropout: float = 0.0,
     **options: Unpack[StridedOptions],
 ) -> Network:
-    """Return a pre-activation residual network of four stages: ResNet v2, ResNet v2-D.
+    """Return a pre-activation residual network of four stages: ResNet v2, ResNet v2-D, BiT.
 
     A stem without norm that takes the image to a quarter; stages of units with ``width``, 2, 4 and
     8 ``width`` channels (four times that outside of a bottleneck), in which norm and activation
@@ -60,12 +75,16 @@ def resnet_v2(
       units: units of each stage.
       bottleneck: whether a unit is 1x1, 3x3, 1x1 (from ResNet-50 on) or 3x3 twice.
       width: channels of the first stage.
-      stem: ``"7x7"``, or ``"deep"``: three 3x3 convolutions (ResNet-D).
+      stem: ``"7x7"``; ``"zeros"``: the same, and zeros stand around the image in the maximum (BiT);
+        ``"deep"``: three 3x3 convolutions (ResNet-D), the first two with half of ``width``;
+        ``"tiered"``: the same, the first with three eighths.
       pooled_shortcut: whether a strided projection is a mean of 2x2 and then a 1x1 convolution of
         stride 1 (ResNet-D).
       strides_at: which unit of a stage strides: ``"start"``, the first of all stages but the first,
         or ``"end"``, the last of all stages but the last, whose shortcut then takes every other
         place. None takes the reference's: Keras has the end.
+      standardize: whether every kernel but the classifier's has mean 0 and variance 1 for each
+        output (BiT, with ``norm="group"``).
       zero_init: whether the last convolution of every branch is initialized to 0.
       transition: what stands for the identity where channels change: ``"projection"``, of the
         activation that the branch reads too, or ``"zero_pad"``, of the unit's input (without
@@ -92,9 +111,10 @@ def resnet_v2(
       (1, 10)
 
     Reference: He et al., Identity Mappings in Deep Residual Networks, 2016; He et al., Bag of
-    Tricks, 2019 (ResNet-D).
+    Tricks, 2019 (ResNet-D); Kolesnikov et al., Big Transfer, 2020 (BiT).
     """
-    style = Style.of(options, FAMILY, keras=_KERAS)
+    kernels = _BIT_KERNELS if standardize else None
+    style = Style.of(options, FAMILY, keras=_KERAS, standardize=kernels)
     if strides_at is None:
         strides_at = "end" if style.keras else "start"
     _check_options(style.reference, stem, strides_at, pooled_shortcut)
@@ -156,14 +176,15 @@ def _stages(
 def _stem(style: Style, kind: str, width: int) -> dict[str, nnx.Module]:
     """Return what takes the image to a quarter; its last norm is the first unit's."""
     # Keras pads with zeros before the maximum too.
-    pool = {"pool": style.pool("max", 3, 2, zero_pad=style.keras)}
-    if kind == "7x7":
+    pool = {"pool": style.pool("max", 3, 2, zero_pad=style.keras or kind == "zeros")}
+    if kind in ("7x7", "zeros"):
         bias = True if style.keras else None
         return {"conv": style.conv((style.in_features, width), 7, 2, use_bias=bias), **pool}
     narrow = width // 2
+    first = narrow if kind == "deep" else max(narrow // 4 * 3, 1)
     return {
-        **style.step((style.in_features, narrow), 3, 2, number=1),
-        **style.step((narrow, narrow), 3, number=2),
+        **style.step((style.in_features, first), 3, 2, number=1),
+        **style.step((first, narrow), 3, number=2),
         "conv3": style.conv((narrow, width), 3),
         **pool,
     }

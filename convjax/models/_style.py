@@ -31,6 +31,7 @@ class Style:
       momentum: of batch norm's running statistics.
       use_scale: whether norms have a scale.
       use_bias: whether convolutions have a bias; None means where no norm follows.
+      standardize: options of ``nn.Conv``'s weight standardisation; None for none.
       norm, activation, init, dtype, param_dtype, rngs: as in ``models.LayerOptions``.
       num_classes, in_features, dropout, reference: as in ``models.Options``.
       shortcut, shortcut_scale: as in ``models.ShortcutOptions``.
@@ -56,6 +57,7 @@ class Style:
     momentum: float = 0.9
     use_scale: bool = True
     use_bias: bool | None = None
+    standardize: Mapping[str, Any] | None = None
     norm: str
     activation: str
     init: str | Initializer
@@ -166,11 +168,13 @@ class Style:
             "rngs": self.rngs,
             **self.dtypes,
         }
-        if _sides(side) == (1, 1) and groups == 1:
+        if _sides(side) == (1, 1) and groups == 1 and not self.standardize:
             return nn.PointwiseConv(*fan, **shared)
         shared["padding"] = self.padding(side, dilation) if padding is None else padding
         shared["kernel_dilation"] = dilation
-        if groups == fan[0] and fan[1] % groups == 0 and groups > 1:
+        if self.standardize:
+            shared |= {"standardize": True, **self.standardize}
+        elif groups == fan[0] and fan[1] % groups == 0 and groups > 1:
             multiplier = fan[1] // groups
             return nn.DepthwiseConv(fan[0], _sides(side), channel_multiplier=multiplier, **shared)
         return nn.Conv(*fan, _sides(side), feature_group_count=groups, **shared)

@@ -26,6 +26,7 @@ class Conv(Kernel):
       use_bias: whether a bias is added.
       standardize: weight standardisation, by ``ops.standardize_kernel`` of the parameter.
       gain: gain of the standardised kernel.
+      scaled, epsilon: its form, as in ``ops.standardize_kernel``.
       kernel_init: initialiser of the kernel, or its name in ``initializers.NAMES``.
       bias_init: initialiser of the bias, or its name.
       dtype: dtype of the computation; None takes the promotion of input and parameters.
@@ -57,6 +58,8 @@ class Conv(Kernel):
         use_bias: bool = True,
         standardize: bool = False,
         gain: float = 1.0,
+        scaled: bool = True,
+        epsilon: float = 1e-4,
         kernel_init: str | initializers.Initializer = "lecun",
         bias_init: str | initializers.Initializer = "zero",
         dtype: DTypeLike | None = None,
@@ -71,6 +74,8 @@ class Conv(Kernel):
         self.feature_group_count = groups
         self.standardize = _check.flag("standardize", standardize)
         self.gain = _check.number("gain", gain)
+        self.scaled = _check.flag("scaled", scaled)
+        self.epsilon = _check.number("epsilon", epsilon, above=0)
         self._make(
             (*size, in_features // groups, out_features),
             use_bias=use_bias,
@@ -86,7 +91,9 @@ class Conv(Kernel):
         """Convolve."""
         x, kernel = self._cast(x)
         if self.standardize:
-            kernel = ops.standardize_kernel(kernel, gain=self.gain)
+            kernel = ops.standardize_kernel(
+                kernel, gain=self.gain, scaled=self.scaled, epsilon=self.epsilon
+            )
         y = ops.conv(
             x,
             kernel,

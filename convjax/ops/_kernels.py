@@ -17,6 +17,7 @@ def standardize_kernel(
     *,
     gain: float | Float[Given, "..."] = 1.0,
     epsilon: float = 1e-4,
+    scaled: bool = True,
 ) -> Float[Array, "*window_and_in out_features"]:
     r"""Give every output channel's weights zero mean and variance gain^2 / fan_in.
 
@@ -24,13 +25,20 @@ def standardize_kernel(
       {\sqrt{\max(f \sigma_o^2, \epsilon)}}$$
 
     with mean and (biased) variance over window and input channels, and f = fan_in their number. At
-    gain 1 the convolution then keeps the variance of independent inputs of zero mean. Computed in
-    at least float32.
+    gain 1 the convolution then keeps the variance of independent inputs of zero mean. Without
+    ``scaled``, the weights have variance gain^2:
+
+    $$\hat{w}[\cdot, o] = \gamma_o \, \frac{w[\cdot, o] - \mu_o}{\sqrt{\sigma_o^2 + \epsilon}}$$
+
+    Computed in at least float32.
 
     Args:
         kernel: shape (*window, C, D), or (C, D).
         gain: gamma, a number or shape (D,).
-        epsilon: smallest value of fan_in times variance that is divided by.
+        epsilon: smallest value of fan_in times variance that is divided by; without ``scaled``,
+            what is added to the variance.
+        scaled: whether the weights are divided by the root of fan_in too (Brock et al.); False is
+            the first form (Qiao et al.), which BiT has.
 
     Returns:
         kernel's shape and dtype.
@@ -66,8 +74,11 @@ def standardize_kernel(
     epsilon = _check.number(f"{op}: epsilon", epsilon, above=0)
     wide = kernel.astype(_shapes.at_least_float32(kernel.dtype)).reshape(-1, out_features)
     deviation = wide - jnp.mean(wide, 0, keepdims=True)
-    power = jnp.sum(jnp.square(deviation), 0)  # fan_in * variance
-    factor = lax.rsqrt(jnp.maximum(power, epsilon)) * jnp.asarray(gain, wide.dtype)
+    if _check.flag(f"{op}: scaled", scaled):
+        squares = jnp.maximum(jnp.sum(jnp.square(deviation), 0), epsilon)  # fan_in * variance
+    else:
+        squares = jnp.mean(jnp.square(deviation), 0) + epsilon
+    factor = lax.rsqrt(squares) * jnp.asarray(gain, wide.dtype)
     return (deviation * factor[None]).reshape(kernel.shape).astype(kernel.dtype)
 
 

@@ -101,6 +101,8 @@ CALLS = {
         feature_group_count=integer(1, least=1),
         standardize=flag(False),
         gain=number(1.0),
+        scaled=flag(True),
+        epsilon=number(1e-4, least=0.0),
         **common,
     ),
     "nn.ConvTranspose": call(

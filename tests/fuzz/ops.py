@@ -176,6 +176,7 @@ CALLS = {
         kernel=array(KERNEL, any_rank=True),
         gain=but(number(1.0), "matrix", "no numbers"),
         epsilon=number(1e-4, least=0.0),
+        scaled=flag(True),
     ),
     "ops.separate_kernel": call(
         ops.separate_kernel, kernel=array(KERNEL, any_rank=True), rank=integer(1, least=1)

@@ -33,6 +33,16 @@ def test_twins_have_the_same_initial_values():
     check_twins(tiny)
 
 
+def test_a_squeeze_stands_between_sum_and_activation():
+    net = outline(squeeze=True)
+    assert [*nodes(net, nn.SqueezeExcite)] == [
+        *(f"{unit}/squeeze" for unit in ("stem", "stage1/0", "stage2/0", "stage2/1"))
+    ]
+    assert net.stage2[1].names == ("terms", "squeeze", "activation")
+    assert net.stage2[1].squeeze.reduce.kernel.shape[-1] == 1  # 16 channels / 16
+    assert net.stage2[1].terms.activation is None
+
+
 def test_only_units_that_keep_their_shape_have_a_third_term():
     net = outline(stochastic_depth=0.3)
     outer = {p: n for p, n in nodes(net, nn.Residual).items() if "branch" not in p}
@@ -46,7 +56,8 @@ def test_only_units_that_keep_their_shape_have_a_third_term():
 
 
 @pytest.mark.parametrize(
-    "options", [{"groups": 4}, {"shortcut": "none", "output_stride": 4}, {"norm": "none"}]
+    "options",
+    [{"groups": 4}, {"shortcut": "none", "output_stride": 4}, {"norm": "none"}, {"squeeze": True}],
 )
 def test_merged_computes_the_same(options, x64):
     net = tiny(param_dtype=jnp.float64, **options)
@@ -61,7 +72,10 @@ def test_merged_computes_the_same(options, x64):
     np.testing.assert_array_equal(net(x), before)  # it is left as it is
     assert not nodes(small, nn.Residual) and not nodes(small, nn.BatchNorm)
     names = models.export_weights(small)
-    assert names["stages.1.1.reparam_conv.weight"].shape[0] == 16 and len(names) == 2 * 4 + 2
+    squeezes = [name for name in names if ".attn.fc" in name]
+    assert len(squeezes) == (4 * 4 if "squeeze" in options else 0)
+    assert names["stages.1.1.reparam_conv.weight"].shape[0] == 16
+    assert len(names) - len(squeezes) == 2 * 4 + 2
 
 
 def test_what_cannot_be_merged_is_refused():

@@ -113,6 +113,18 @@ def test_parameters_of_wide_resnets(name):
     assert round(count / 1e6, 1) == PAPER[name]
 
 
+def test_bit_standardises_every_kernel_but_the_classifier_s():
+    net = outline("resnet_v2", standardize=True, norm="group", stem="zeros")
+    kernels = nodes(net, nn.Conv)
+    assert not nodes(net, nn.PointwiseConv) and not nodes(net, nn.BatchNorm)
+    assert len(kernels) == 1 + 3 * 5 + 3  # the stem, five bottlenecks, three projections
+    forms = {(conv.standardize, conv.scaled, conv.epsilon) for conv in kernels.values()}
+    assert forms == {(True, False, 1e-8)}
+    assert net.stem.pool.zero_pad and not outline("resnet_v2").stem.pool.zero_pad
+    tiered = outline("resnet_v2", stem="tiered", width=16).stem
+    assert [tiered[f"conv{k}"].kernel.shape[-1] for k in (1, 2, 3)] == [6, 8, 16]
+
+
 @pytest.mark.parametrize("transition", ["zero_pad", "projection"])
 def test_twins_have_the_same_initial_values(transition):
     def initial(shortcut):

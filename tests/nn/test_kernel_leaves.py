@@ -122,6 +122,23 @@ def test_a_standardised_kernel_has_no_mean_and_the_gain_for_norm():
     np.testing.assert_allclose((seen**2).sum(0), 1.7**2, rtol=1e-4)
 
 
+def test_an_unscaled_standardised_kernel_has_the_variance_of_its_gain():
+    form = {"standardize": True, "scaled": False, "gain": 0.7, "epsilon": 1e-3}
+    conv = nn.Conv(
+        5, 4, (3, 2), padding="VALID", use_bias=False, feature_group_count=1, **form, **STREAMS
+    )
+    kernel = 3 + drawn(3, 2, 5, 4)
+    conv.kernel[...] = kernel
+    x = drawn(2, 6, 5, 5, seed=3)
+    wide = np.asarray(kernel, np.float64)
+    away = wide - wide.mean((0, 1, 2))
+    plain = nnx.Conv(5, 4, (3, 2), padding="VALID", use_bias=False, **STREAMS)
+    plain.kernel[...] = jnp.asarray(
+        0.7 * away / np.sqrt((away**2).mean((0, 1, 2)) + 1e-3), jnp.float32
+    )
+    np.testing.assert_allclose(conv(x), plain(x), rtol=1e-4, atol=1e-4)
+
+
 def test_a_bias_is_drawn_by_its_own_initialiser_and_key():
     conv = nn.Conv(3, 5, 3, bias_init=jax.nn.initializers.normal(1.0), rngs=nnx.Rngs(0))
     assert len(set(conv.bias[...].tolist())) == 5

@@ -66,7 +66,7 @@ def _(node: nn.Conv, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     if centred_only(node):
         variance *= math.prod(sides)
     if node.standardize:
-        variance = node.gain**2 / (math.prod(sides) * fan_in)
+        variance = node.gain**2 / (math.prod(sides) * fan_in if node.scaled else 1)
     kernel = Kernel(
         variance,
         fan_in,

@@ -161,7 +161,7 @@ def main(source, name, n, h, w, *given):
     theirs = parsed(o for o in given if not o.startswith("is "))
     ours = parsed(o.removeprefix("is ") for o in given if o.startswith("is "))
     tree = golden(source, name, int(n), int(h), int(w), theirs, ours)
-    words = (re.sub(r"[(), ]", "", f"{key}{value}") for key, value in theirs.items())
+    words = (re.sub(r"[(){}':, ]", "", f"{key}{value}") for key, value in theirs.items())
     file = HERE / ("-".join([name, *words]) + ".json")
     write(file, tree)
     norms = [norm for norm in tree["train"]["grad_norms"].values() if norm > 1e-9]
