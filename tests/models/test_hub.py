@@ -49,6 +49,13 @@ def test_what_is_no_repository_is_refused_before_anything_is_asked(repo_id, monk
             function(repo_id)
 
 
+def test_a_folder_is_sent_to_create(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"owner/name, .*; models\.create\(name, weights=…\) takes a"
+    ):
+        models.from_hub(str(tmp_path), rngs=nnx.Rngs(0))
+
+
 def test_without_the_package_the_sentence_names_the_extra_and_the_page(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.delenv("HF_ENDPOINT", raising=False)

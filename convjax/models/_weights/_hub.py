@@ -189,5 +189,8 @@ def _plain(repo_id: str) -> str:
     for prefix in PREFIXES:
         plain = plain.removeprefix(prefix)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", plain):
-        raise ValueError(f"repo_id={repo_id!r} is not owner/name, such as 'timm/resnet50.a1_in1k'")
+        here = "; models.create(name, weights=…) takes a folder" if os.path.exists(plain) else ""
+        raise ValueError(
+            f"repo_id={repo_id!r} is not owner/name, such as 'timm/resnet50.a1_in1k'{here}"
+        )
     return plain
