@@ -46,6 +46,9 @@ TORCH_FLOAT32 = {
     ("legacy_seresnet50", True): 3e-3,
     ("legacy_seresnext26_32x4d", True): 1.1e-3,
     ("fcn_resnet50", True): 5e-3,
+    ("resnetv2_50x1_bit", False): 5.2e-3,
+    ("resnetv2_50x1_bit", True): 5.2e-3,
+    ("repvgg_a0-attn_layerse-attn_kwargsrd_ratio0.0625rd_divisor1", True): 1.2e-2,
 }
 # Below this a gradient is zero but for rounding: a bias before a norm that takes it out again.
 ZERO = {jnp.float64: 1e-9, jnp.float32: 1e-3}
