@@ -215,7 +215,7 @@ def merged(net: Network) -> Network:
     net = nnx.clone(net)
     units: dict[str, nnx.Module] = {}
     for name, unit in net.items():
-        if isinstance(unit, nn.Residual):
+        if name == "stem":
             units[name] = _merged(unit)
         elif name == "head":
             units[name] = unit
