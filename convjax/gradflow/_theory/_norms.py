@@ -300,9 +300,13 @@ def _running(node: nn.BatchNorm, signal: Signal, scope: Scope) -> tuple[Signal, 
 
 @expected.register
 def _(node: nn.ResponseNorm, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
-    """Take a channel's size r for the root of a chi square; what flows back through it is left out.
+    """Take a channel's size r for the root of a chi square, and the mean size for steady.
 
-    Of d dimensions, E r^3 = (d + 1) E r, E r^4 = (d + 2) d, and (E r)^2 is d - 1/2 or nearly.
+    Of d dimensions, E r^3 = (d + 1) E r, E r^4 = (d + 2) d, and (E r)^2 is d - 1/2 or nearly. The
+    gradient g of y = x (1 + a n), n = r / E r, comes back as g (1 + a n) + a n x (g.x) / r^2 over
+    the places. Its square is (1 + a n)^2 + o (2 a n + 3 a^2 n^2) where that of g is 1 and
+    (g.x)^2 / r^2 is o, the mean over pairs of places of both correlations; (1 + 2 a)^2 where all
+    are alike.
     """
     scale, affine = scope.values(node.scale), _affine(node, scope)
     if scale is None or not (scale.any() or affine.bias):
@@ -313,13 +317,17 @@ def _(node: nn.ResponseNorm, signal: Signal, scope: Scope) -> tuple[Signal, Back
     over_d = float(signal.share @ np.clip(self_share + alike @ nodes, 0, 1))
     first, square = 2 * scale.mean(), np.mean(scale**2) / (1 - over_d / 2)
     gain = 1 + first * (1 + over_d) + square * (1 + 2 * over_d)
-    returned = float(1 + first + square)
     # An activation makes sizes less like a chi square's, and they weigh in proportion.
     slack = 0.3 * abs(float(np.log(gain)))
     after, _ = _affinely(signal, affine._replace(scale=float(gain), even=False), slack=slack)
 
     def back(cotangent: Cotangent) -> Cotangent:
-        return cotangent.becomes(Doubt(0.0, slack), energy=cotangent.energy * returned)
+        along = self_share + (signal.pair * cotangent.pair) @ nodes
+        returned = 1 + first + square + np.maximum(along, 0.0) * (first + 3 * square)
+        shape = (-1,) + (1,) * len(signal.spatial)
+        return cotangent.becomes(
+            Doubt(0.0, slack / 3), energy=cotangent.energy * returned.reshape(shape)
+        )
 
     return after, back
 

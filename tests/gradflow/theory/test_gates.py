@@ -51,3 +51,29 @@ def test_gates_of_few_squeezed_features_are_large_or_small_together():
         gains = np.array([one[path].gradient_gain for one in each])
         assert gains.std() == pytest.approx(expected[path].gradient_gain_scatter, rel=0.3)
         assert gains.mean() == pytest.approx(expected[path].gradient_gain, abs=0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("pooled", [False, True])
+def test_what_flows_back_through_a_response_norms_sizes_is_counted(pooled):
+    x, width, draws = jax.random.normal(jax.random.key(0), (4, 5, 6, 12)), 40, 20
+
+    def make(rngs):
+        conv = nn.Conv(12, width, (3, 3), padding="CIRCULAR", use_bias=False, rngs=rngs)
+        norm = nn.ResponseNorm(width, rngs=rngs)
+        norm.scale[...] = 2.0
+        last = nn.GlobalPool("avg") if pooled else nn.PointwiseConv(width, 8, rngs=rngs)
+        return nn.Chain([conv, nn.Activation("gelu"), norm, last])
+
+    @jax.jit
+    @jax.vmap
+    def profiles(key):
+        weights, cotangent = jax.random.split(key)
+        net = make(nnx.Rngs(weights))
+        return gradflow.profile(net, x, cotangent=cotangent, train=False)
+
+    found = profiles(jax.random.split(jax.random.key(1), draws))
+    expected = gradflow.predict(make(nnx.Rngs(0)), np.asarray(x), train=False)
+    one = gradflow.compare(found, expected)["2"]
+    assert one.gradient_gain == pytest.approx(one.expected.gradient_gain, abs=0.03)
