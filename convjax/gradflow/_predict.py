@@ -352,10 +352,11 @@ def _expected(row: Row, base: float, facts: Facts, names: Mapping[Any, Any]) -> 
     gradient = gain = scatter = slack = math.nan
     if row.cotangent is not None and row.handed is not None:
         got = row.cotangent.log_energy(batch)
-        gradient = _typical(_less(got, base), row.cotangent.total)
+        total = row.cotangent.doubt(row.cotangent.total, row.signal)
+        gradient = _typical(_less(got, base), total)
         gain = _typical(_less(row.handed.log_energy(batch), got), row.gradient_doubt)
-        scatter = _deviation(row.cotangent.total)
-        slack = row.cotangent.total.slack / 2
+        scatter = _deviation(total)
+        slack = total.slack / 2
     return Expected(
         path=str(row.shown),
         kind=row.kind,

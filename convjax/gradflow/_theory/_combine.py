@@ -8,7 +8,7 @@ import numpy as np
 from convjax import nn
 from convjax.gradflow._theory._duals import function_of, moments
 from convjax.gradflow._theory._run import Back, Row, Scope, Source, expected, output_of, visit
-from convjax.gradflow._theory._state import Cotangent, Doubt, Signal, refined, scaled_by
+from convjax.gradflow._theory._state import Cotangent, Doubt, Signal, Way, refined, scaled_by
 from convjax.gradflow._theory._values import Values, normal
 
 
@@ -57,7 +57,7 @@ def _(node: nn.Parallel, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     energy = np.concatenate([out.energy * math.exp(2 * (out.log - log)) for out in outs])
     features = tuple(f for out in outs for f in out.features)
     whole = signal._replace(features=features, log=log, energy=energy)
-    share = np.array([whole.share[whole_of].sum() for whole_of in _slices(outs)])
+    share = forward = np.array([whole.share[whole_of].sum() for whole_of in _slices(outs)])
     own = _weighted(share, [out.own for out in outs])
     carry = float(share @ [out.carry for out in outs])
     after = whole._replace(
@@ -75,6 +75,7 @@ def _(node: nn.Parallel, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         drawn=0,
         spectrum=None,
         data=None,
+        sizes=None,
         values=(),
         echo=None,
     )
@@ -98,8 +99,7 @@ def _(node: nn.Parallel, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
             total = total.plus(more)
         logs = np.array([c.log_energy(signal.batch) for c in handed])
         share = np.exp(logs - np.logaddexp.reduce(logs))
-        own = _weighted(share, [c.own for c in handed])
-        return total._replace(own=own, total=cotangent.total.then(1.0, own))
+        return total._replace(own=_returned(share, forward, [c.own for c in handed]))
 
     return after, back
 
@@ -119,6 +119,17 @@ def _weighted(share: np.ndarray, doubts: list[Doubt]) -> Doubt:
     """Return the doubt about a sum of parts that scatter independently."""
     known = [(s, d) for s, d in zip(share.tolist(), doubts, strict=True) if s > 0]
     return Doubt(sum(s**2 * d.variance for s, d in known), sum(s * d.slack for s, d in known))
+
+
+def _returned(share: np.ndarray, forward: np.ndarray, ways: list[Way]) -> Way:
+    """Return the way back of a sum of parts: of the gradient's energy, and of the signal's."""
+    known = [(s, f, w) for s, f, w in zip(share.tolist(), forward.tolist(), ways, strict=True) if s]
+    return Way(
+        sum(s**2 * w.variance for s, _, w in known),
+        sum(s * w.slack for s, _, w in known),
+        sum(s * f * w.both for s, f, w in known),
+        bends=sum(s * w.bends for s, _, w in known),
+    )
 
 
 @expected.register
@@ -165,6 +176,8 @@ def _sum(node: nn.Residual, signal: Signal, scope: Scope) -> tuple[Signal, Back]
         return _gated(plain, scope, way, inside("shortcut"), node.shortcut)
     beside, back_beside = visit(node.shortcut, start, inside("shortcut"))  # pyright: ignore
     after = added(signal, branch, beside)
+    forward = math.exp(branch.log_energy - np.logaddexp(branch.log_energy, beside.log_energy))
+    forward = np.array([forward, 1 - forward])
     spread = _spread(signal, branch, beside)
     if spread is not None:
         normals = [branch.normal(i) for i in range(len(spread))]
@@ -172,7 +185,7 @@ def _sum(node: nn.Residual, signal: Signal, scope: Scope) -> tuple[Signal, Back]
         after = after._replace(values=tuple(sums))
 
     def back(cotangent: Cotangent) -> Cotangent:
-        start = cotangent._replace(own=Doubt())
+        start = cotangent._replace(own=Way())
         tilt = _tilt_of(branch, after, cotangent)
 
         def handed(way: Back, features: tuple[int, ...], tilt: np.ndarray | None) -> Cotangent:
@@ -181,7 +194,7 @@ def _sum(node: nn.Residual, signal: Signal, scope: Scope) -> tuple[Signal, Back]
 
         one = handed(back_branch, branch.features, tilt)
         other = handed(back_beside, beside.features, cotangent.tilt)
-        total = joined(signal, cotangent, one, other)
+        total = joined(signal, one, other, forward)
         if spread is None or not cotangent.by_value:
             return total
         logs = one.log_energy(signal.batch), other.log_energy(signal.batch)
@@ -274,10 +287,16 @@ def added(signal: Signal, branch: Signal, beside: Signal) -> Signal:
     # The product of the two has mean zero, and a scatter of its own.
     self_share, nodes = a._replace(energy=energy).weights
     alike = self_share + float((nodes * a.pair * b.pair).mean(0).sum())
-    crossing = 4 * fa * fb * alike / sum(features)
+    crossing = 4 * fa * fb / sum(features)
+    # The same where each channel's mean is taken out.
+    (left_a, steady_a), (left_b, steady_b) = (s._replace(energy=energy).steady for s in (a, b))
+    ca, cb = (float((count * flat[i] * left).sum()) for i, left in enumerate((left_a, left_b)))
+    ca = ca / max(ca + cb, 1e-300)
+    apart = 4 * ca * (1 - ca) * (self_share + float((nodes * steady_a * steady_b).mean(0).sum()))
     own = Doubt(
-        fa**2 * a.own.variance + fb**2 * b.own.variance + crossing,
+        fa**2 * a.own.variance + fb**2 * b.own.variance + crossing * alike,
         fa * a.own.slack + fb * b.own.slack,
+        ca**2 * a.own.within + (1 - ca) ** 2 * b.own.within + apart / sum(features),
     )
     return signal._replace(
         features=features,
@@ -285,7 +304,8 @@ def added(signal: Signal, branch: Signal, beside: Signal) -> Signal:
         energy=energy,
         pair=np.clip(pair, -1, 1),
         mean=mean,
-        overlap=fa**2 * a.overlap + fb**2 * b.overlap,
+        # One term at one site and the other at another are two more products, of mean zero.
+        overlap=min(fa**2 * a.overlap + fb**2 * b.overlap + 2 * fa * fb / sum(features), 1.0),
         latent=fa**2 * a.latent + fb**2 * b.latent,
         common=fa**2 * a.common + fb**2 * b.common,
         reach=fa * a.reach + fb * b.reach,
@@ -297,18 +317,31 @@ def added(signal: Signal, branch: Signal, beside: Signal) -> Signal:
         drawn=0,
         spectrum=None,
         data=None,
+        sizes=ca**2 * a.of_sizes + (1 - ca) ** 2 * b.of_sizes + apart,
         values=(),
         echo=None,
     )._scaled()
 
 
-def joined(signal: Signal, cotangent: Cotangent, branch: Cotangent, beside: Cotangent) -> Cotangent:
-    """Return the sum of what branch and shortcut hand back."""
+EVERY = np.ones(2)
+
+
+def joined(
+    signal: Signal, branch: Cotangent, beside: Cotangent, forward: np.ndarray = EVERY
+) -> Cotangent:
+    """Return the sum of what branch and shortcut hand back.
+
+    Args:
+      signal: what came in.
+      branch: what comes back through the branch.
+      beside: and through the shortcut.
+      forward: the shares of their energies in the signal that goes out.
+    """
     total = branch.plus(beside)
     log_branch, log_beside = (c.log_energy(signal.batch) for c in (branch, beside))
     whole = np.logaddexp(log_branch, log_beside)
     part = math.exp(log_branch - whole) if whole > -math.inf else 0.5
-    own = _weighted(np.array([part, 1 - part]), [branch.own, beside.own])
+    own = _returned(np.array([part, 1 - part]), forward, [branch.own, beside.own])
     if branch.echo is not None and beside.echo is not None:
         # Two copies of one gradient add as they are.
         echo = _echoes(branch, beside, np.ones(len(branch.pair)))
@@ -316,14 +349,11 @@ def joined(signal: Signal, cotangent: Cotangent, branch: Cotangent, beside: Cota
         more = 1 + echo[:, :1]
         pair = (total.pair + echo[:, 1:]) / more
         energy = total.energy * more.reshape(-1, *(1,) * len(signal.spatial))
-        return total._replace(
-            energy=energy, pair=pair, own=own, total=cotangent.total.then(1.0, own)
-        )
+        return total._replace(energy=energy, pair=pair, own=own)
     self_share, nodes = signal.weights
     alike = self_share + float((nodes * branch.pair * beside.pair).mean(0).sum())
     crossing = 4 * part * (1 - part) * alike / sum(signal.features)
-    own = Doubt(own.variance + crossing, own.slack)
-    return total._replace(own=own, total=cotangent.total.then(1.0, own))
+    return total._replace(own=own._replace(variance=own.variance + crossing))
 
 
 def _gated(
@@ -351,7 +381,7 @@ def _gated(
     tension = signal.log_energy, branch.log_energy
 
     def back(cotangent: Cotangent) -> Cotangent:
-        start = cotangent._replace(own=Doubt())
+        start = cotangent._replace(own=Way())
 
         def part(square: float, pair: np.ndarray, features: tuple[int, ...]) -> Cotangent:
             c = start._replace(tilt=None, by_value=()).regrouped(features)
@@ -363,7 +393,7 @@ def _gated(
         # dL/dz of the gate: (branch - x) sigmoid'(z) dL/dy.
         gap = math.exp(np.logaddexp(*tension))
         steer = part(open_.slope * gap, 0 * rho, conv.features)
-        handed = joined(signal, cotangent, through, direct.plus(back_conv(steer)))
+        handed = joined(signal, through, direct.plus(back_conv(steer)))
         return handed
 
     return after, back

@@ -10,7 +10,7 @@ from convjax import nn
 from convjax.gradflow._theory._duals import Moments, function_of, moments
 from convjax.gradflow._theory._run import Back, Scope, expected
 from convjax.gradflow._theory._sites import at_sites, chosen_sites, class_nodes, exactly
-from convjax.gradflow._theory._state import Cotangent, Doubt, Law, Signal, scaled_by
+from convjax.gradflow._theory._state import Cotangent, Doubt, Law, Signal, Way, scaled_by
 from convjax.gradflow._theory._values import ByValue, Values, normal, of_data, scaled
 
 
@@ -69,6 +69,7 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     more = max(signal.unlike / (1 + 2 * usual), 1.0)
     noise = [_noise(signal, m, r) * more for r, m in found]
     variance = sum(s**2 * v / f for s, v, f in zip(share, noise, signal.features, strict=True))
+    passed = variance
     bends = [_bend(node, signal, i) for i in range(len(signal.features))]
     steepness = float(share @ [_steepness(m) for _, m in found])
     latent = signal.latent * steepness
@@ -110,8 +111,6 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
             for (_, m), o, t in zip(found, opened, tau, strict=True)
         ]
         parts = cotangent.share
-        # A signal that is larger than expected meets other slopes.
-        bent = float(parts @ bends) ** 2 * signal.total.variance
         usual = 1 + 2 * float(parts @ (tau @ nodes)) + 2 * self_share
         more = max((1 + cotangent.uneven) / usual, 1.0)
         variance = more * sum(
@@ -130,7 +129,14 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         if by_value:
             steep = steep * steeper.reshape(-1, *(1,) * len(signal.spatial))
         return cotangent.becomes(
-            Doubt(math.log1p(max(variance, 0.0)) + bent),
+            # A signal that is larger than expected meets other slopes; and where a channel's mean
+            # opens a rectifier, both signal and gradient pass.
+            Way(
+                math.log1p(max(variance, 0.0)),
+                both=math.sqrt(max(variance * passed, 0.0)) * (node.name in HOMOGENEOUS),
+                bends=float(parts @ bends),
+            ),
+            centred=0.0,
             energy=cotangent.energy * steep,
             by_value=by_value,
             pair=gate * cotangent.pair,
@@ -402,6 +408,7 @@ def _dropped(
         return signal, lambda cotangent: cotangent
     keep = 1 - rate
     doubt = Doubt(rate / keep / count)
+    way = Way(doubt.variance, both=doubt.variance)
     after = signal.becomes(
         1.0,
         doubt,
@@ -413,7 +420,7 @@ def _dropped(
 
     def back(cotangent: Cotangent) -> Cotangent:
         return cotangent.becomes(
-            doubt,
+            way,
             energy=cotangent.energy / keep,
             pair=cotangent.pair * pairs,
             echo=None if cotangent.echo is None else cotangent.echo * math.sqrt(keep),

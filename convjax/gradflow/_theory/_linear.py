@@ -23,7 +23,7 @@ from convjax.gradflow._theory._sites import (
     gathered,
     kept_by,
 )
-from convjax.gradflow._theory._state import Cotangent, Doubt, Law, Signal, by_class, scaled_by
+from convjax.gradflow._theory._state import Cotangent, Doubt, Law, Signal, Way, by_class, scaled_by
 from convjax.gradflow._theory._taps import taps_of
 
 DEPTHWISE_SLACK = 0.04
@@ -197,19 +197,19 @@ def _convolved(
     # Who sums over a group sees the correlations of its channels alone, which scatter more.
     apart = width / kernel.fan_in - 1 if kernel.fan_in > 1 else 0.0
     square = float((nodes * pair**2).mean(0).sum())
-    steady = _without_mean(pair, self_share, nodes)
+    left, steady = signal.pairs.without_means(pair, (self_share, nodes))
     inner = self_share + float((nodes * steady**2).mean(0).sum())
     if kernel.fan_in == 1:
         form, latent, ideal = _of_one_channel(signal, signal.mean, window)
         alike = form * signal.unlike
-        own = _without_mean(signal.pair, *signal.weights)
+        own = signal.steady[1]
         inner = _of_one_channel(signal._replace(pair=own), np.zeros(len(own)), window)[0]
         inner *= signal.unlike
         common = signal.common
     else:
         latent = common = (signal.overlap + apart / width) / taps
         alike = self_share + square + (1 - self_share) * latent
-        inner += latent
+        inner += latent * float((1 / (left * (2 - left))).mean())
         ideal = signal.common / taps
     # Few taps make values that are not quite normal, and neighbours that share them.
     slack = DEPTHWISE_SLACK if kernel.fan_in == 1 and window.size > 1 else 0.0
@@ -235,6 +235,7 @@ def _convolved(
         drawn=round(kernel.fan_in * taps) if bias_square == 0 else 0,
         spectrum=spectrum,
         unlike=signal.unlike * (1 + 2 * form) if kernel.fan_in == 1 else 1 + 2 * alike,
+        sizes=2 * inner * loose_forward,
     )
 
     def back(cotangent: Cotangent) -> Cotangent:
@@ -255,15 +256,19 @@ def _convolved(
             form, *_ = _of_one_channel(of, np.zeros(len(pair)), window)
             alike = form * (1 + cotangent.uneven)
             uneven = (1 + cotangent.uneven) * (1 + 2 * form) - 1
+        shared = _shared(signal, cotangent, window) * cotangent.sharp / (count * kernel.fan_in)
         return cotangent.becomes(
-            Doubt(math.log1p(2 * alike * loose_back / width), slack),
+            Way(
+                math.log1p(2 * alike * loose_back / width),
+                slack,
+                2 * shared * min(loose_back, loose_forward, 1.0),
+            ),
             features=signal.features,
             energy=energy,
             pair=pair,
             overlap=min(_widened(cotangent.overlap / taps, loose_back / width), 1.0),
             latent=min(latent, 1.0),
             peak=1 + (cotangent.peak - 1) / taps,
-            undone=2 * cotangent.owed * min(loose_back, 1.0),
             uneven=uneven,
         )
 
@@ -293,18 +298,24 @@ def _of_one_channel(signal: Signal, mean: np.ndarray, window: Window) -> tuple[f
     return form, form, (1 - taps) * shifted(centred)
 
 
+def _shared(signal: Signal, cotangent: Cotangent, window: Window) -> float:
+    """Return how much of one kernel's scatter signal and gradient share; times its entries' number.
+
+    Both energies are quadratic forms in its entries, and the covariance of two such is twice the
+    trace of their product: of n entries 2/n, where either does not correlate from tap to tap.
+    """
+    pair = signal.pair + cotangent.centred * (signal.steady[1] - signal.pair)
+    means = [signal.pairs.means(p).mean(0)[:2] for p in (pair, cotangent.pair)]
+    near, taps = _neighbours(window), 1 / window.taps
+    return taps + (1 - taps) * max(float((means[0] * means[1]) @ [near, 1 - near]), 0.0)
+
+
 def _neighbours(window: Window) -> float:
     """Return, of pairs of taps inside the image, how many are neighbours."""
     sides = [min(len(taps), taps.shape[2]) for taps in window.axes]
     near = math.prod((3 * k - 2) / k**2 for k in sides)
     alone = math.prod(1 / k for k in sides)
     return (near - alone) / (1 - alone) if alone < 1 else 1.0
-
-
-def _without_mean(pair: np.ndarray, self_share: float, nodes: np.ndarray) -> np.ndarray:
-    """Return the correlations that are left where each channel's mean over all sites is not."""
-    mean = np.minimum(self_share + pair @ nodes, 1 - 1e-9)[:, None]
-    return (pair - mean) / (1 - mean)
 
 
 def _widened(overlap: float, per_channel: float) -> float:

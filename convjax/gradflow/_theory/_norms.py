@@ -14,7 +14,7 @@ import numpy as np
 from convjax import nn
 from convjax.gradflow._theory._run import Back, Scope, expected
 from convjax.gradflow._theory._sites import concentrated, exactly
-from convjax.gradflow._theory._state import NONE, Cotangent, Doubt, Signal, scaled_by
+from convjax.gradflow._theory._state import Cotangent, Doubt, Signal, Way, scaled_by
 
 
 class Affine(NamedTuple):
@@ -136,8 +136,8 @@ def _normalised(
     )
     across = (common + (crossed - common) / over.channels) * over.centred
     taken = np.where(over.inside, constant[:, None], across[:, None])
-    centred = np.clip((pair - taken) / left[:, None], -1, 1)
-    drawn_from = signal.ideal / left**2 if signal.drawn else signal.latent
+    centred = np.clip(signal.pairs.centred(pair, taken, left), -1, 1)
+    drawn_from = signal.ideal / (left * (2 - left)) if signal.drawn else signal.latent
     inverse = 1 / over.channels * (over.self_share + (centred**2) @ over.nodes + drawn_from)
     heavy, released = _heaviness(signal, inverse, over)
     # Each channel is divided by its own size, most where the channels are most alike.
@@ -166,6 +166,7 @@ def _normalised(
         latent=signal.latent * even,
         common=signal.common * even,
         unlike=1.0 if over.per_channel else signal.unlike,
+        sizes=0.0 if over.per_channel and affine.even else None,
     )
     # Most of what scatters in the input's energy is its mean over the sites, which is taken out.
     if signal.data is not None and over.per_channel:
@@ -176,17 +177,24 @@ def _normalised(
     all_self, all_nodes = signal.weights
     apart = all_self + float(signal.share @ ((centred**2) @ all_nodes)) + signal.latent
     if over.per_channel:
-        earlier = max(signal.total.within - 2 * apart / width, 0.0)
-    else:
-        whole = all_self + float(signal.share @ ((signal.pair**2) @ all_nodes)) + signal.latent
-        earlier = max(signal.total.variance - 2 * whole / width, 0.0)
+        apart = signal.of_sizes / 2
+    known = apart
+    if not over.per_channel:
+        known = all_self + float(signal.share @ ((signal.pair**2) @ all_nodes)) + signal.latent
     # The mean over channels of 1/variance: of d dimensions each scatters by 2/(d - 4).
     tail = 1 - min(4 * apart, 0.6) if over.per_channel else 1.0
-    rough = Doubt(earlier + 2 * apart / tail / width + signal.uneven[1], signal.total.slack)
-    if signal.data is not None:
-        rough = NONE  # the batch itself is no sum of random terms
+
+    def doubt(sharp: float) -> Way:
+        if signal.data is not None:
+            return Way()  # the batch itself is no sum of random terms
+        # What the signal's doubt has of it already is left out.
+        variance = (2 * apart / tail * sharp - 2 * known) / width + signal.uneven[1]
+        bends = -float(signal.share @ (np.ones_like(level) * soft))
+        return Way(max(variance, 0.0), signal.total.slack, bends=bends)
 
     def back(cotangent: Cotangent) -> Cotangent:
+        sharp = 1 + cotangent.uneven if over.per_channel else 1.0
+        rough = doubt(sharp)
         roots = signal.pairs.roots(cotangent.energy) if over_places else np.ones_like(pair)
         received = cotangent.pair * roots
         mean_part = over.centred * (over.self_share + received @ over.nodes) / over.channels
@@ -199,11 +207,12 @@ def _normalised(
         gain = affine.scale * kept * heavy / np.maximum(variance, 1e-300) * soft
         gone = np.where(over.inside, mean_part[:, None] + own_part[:, None] * centred, 0.0)
         handed = cotangent.becomes(
-            Doubt(rough.variance, rough.slack + _loose(inverse, left, over.flat)),
+            rough._replace(slack=rough.slack + _loose(inverse, left, over.flat)),
             energy=cotangent.energy * gain.reshape(shape) * (energy / relative),
             pair=np.clip((received - gone) / kept[:, None] / np.maximum(roots, 1e-6), -1, 1),
             inverse=released if over.per_channel else 1.0,
-            owed=2 / (signal.drawn * width) if over.per_channel and signal.drawn else 0.0,
+            sharp=sharp,
+            centred=over.centred * over_places / over.channels,
         )
         return handed if restore is None else handed.regrouped(restore.features)
 
@@ -238,7 +247,10 @@ def _heaviness(signal: Signal, inverse: np.ndarray, over: Over) -> tuple[np.ndar
     dimensions = np.maximum(1 / np.maximum(inverse, 1e-12), 2.5)
     if not signal.drawn:
         # A sum of several such vectors is less skewed than any of them: E 1/v to first order.
-        return (1 + 2 / dimensions) * signal.uneven[0], 1 / signal.uneven[0]
+        alike = np.full(len(dimensions), signal.sizes) if over.per_channel else 2 / dimensions
+        if signal.sizes is None:
+            alike = 2 / dimensions
+        return (1 + alike) * signal.uneven[0], 1 / signal.uneven[0]
     # Of n independent vectors of d dimensions, w'Cw is |w|^2 times a chi square of d, exactly: the
     # kernel's own size comes in, and is undone by the kernel.
     released = 1 - 2 / max(signal.drawn, 3)

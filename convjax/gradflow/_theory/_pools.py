@@ -14,7 +14,7 @@ from convjax.gradflow._theory._combine import in_turn, joined
 from convjax.gradflow._theory._duals import function_of, moments
 from convjax.gradflow._theory._means import Matrices, averaged
 from convjax.gradflow._theory._run import Back, Scope, expected
-from convjax.gradflow._theory._state import Cotangent, Doubt, Law, Signal, scaled_by
+from convjax.gradflow._theory._state import Cotangent, Doubt, Law, Signal, Way, scaled_by
 
 MAXIMUM_SLACK = 0.15
 
@@ -380,17 +380,20 @@ def gated(
         mean=signal.mean * gate.mean / math.sqrt(gate.second),
         uneven=(
             more_back * (1 + others * (expect(square) * expect(1 / square) - 1)),
-            unlike_back,
+            # What the signal's own doubt has of it is left out.
+            unlike_back - doubt.variance,
         ),
     )
 
     def back(cotangent: Cotangent) -> Cotangent:
         # A norm downstream has made smaller what a large gate enlarged, and the other way round.
         divided = cotangent.inverse != 1
-        start = cotangent._replace(own=Doubt())
+        start = cotangent._replace(own=Way())
         noise = math.log1p((1 + cotangent.uneven) * spread * alike / width) + sway
+        loose = unlike_back if divided else noise
+        # The gates make signal and gradient larger alike.
         direct = start.becomes(
-            Doubt(unlike_back if divided else noise, doubt.slack),
+            Way(loose, doubt.slack, loose),
             energy=cotangent.energy
             * gate.second
             * cotangent.inverse
@@ -401,12 +404,11 @@ def gated(
         through = back_squeezed(steered.regrouped(squeezed.features)).regrouped(signal.features)
         ratio = math.exp(through.log_energy(signal.batch) - direct.log_energy(signal.batch))
         mean, variance = few_open(ratio, unsure)
-        total = joined(signal, cotangent, direct, through)
+        total = joined(signal, direct, through)
         own = total.own._replace(variance=total.own.variance + variance)
         return total._replace(
             energy=total.energy * math.exp(mean + variance / 2) / (1 + ratio),
             own=own,
-            total=cotangent.total.then(1.0, own),
         )
 
     def steering(cotangent: Cotangent, *, divided: bool) -> tuple[Cotangent, float]:

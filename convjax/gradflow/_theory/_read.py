@@ -173,7 +173,7 @@ def _weighed(node: nn.Graph, gate: _Gate, signal: Signal, scope: Scope) -> tuple
     def returning(cotangent: Cotangent) -> Cotangent:
         row.cotangent = cotangent
         row.handed = back(cotangent)
-        row.gradient_doubt = row.handed.own
+        row.gradient_doubt = row.handed.doubt(row.handed.own, signal)
         return row.handed
 
     return after, returning

@@ -17,7 +17,7 @@ from jax.core import Tracer
 from convjax import nn
 from convjax._check import instance, wrong_type
 from convjax._rules import by_type, of_leaves
-from convjax.gradflow._theory._state import NONE, Cotangent, Doubt, Signal
+from convjax.gradflow._theory._state import NONE, Cotangent, Doubt, Signal, Way
 
 Back = Callable[[Cotangent], Cotangent]
 
@@ -148,19 +148,17 @@ def visit(node: nnx.Module, signal: Signal, scope: Scope) -> tuple[Signal, Back]
     def returning(cotangent: Cotangent) -> Cotangent:
         cotangent = cotangent.regrouped(after.features)
         row.cotangent = cotangent
-        handed = back(cotangent._replace(own=NONE))
+        handed = back(cotangent._replace(own=Way()))
         name = f"what the rule of {type(node).__name__} in gradflow.expected hands back"
         instance(
             name, handed, Cotangent, "what is expected of the gradient, as known rules give it"
         )
+        forward = after.own.without(cotangent.centred)
+        way = handed.own._replace(forward=forward, follows=after.carry)
+        row.gradient_doubt = handed.doubt(way, signal)
+        handed = handed._replace(own=cotangent.own.then(way), total=cotangent.total.then(way))
         row.handed = handed
-        row.gradient_doubt = handed.own
-        own, undone = cotangent.own.then(1.0, handed.own), handed.undone
-        if undone:
-            # What a kernel cancels of the norm behind it, in all that both are parts of.
-            handed = handed._replace(total=handed.total.less(undone), undone=0.0)
-            own = own.less(undone) if cotangent.own.variance >= undone / 2 else own
-        return handed._replace(own=own)
+        return handed
 
     whole = after._replace(
         own=signal.own.then(after.carry, after.own), carry=signal.carry * after.carry

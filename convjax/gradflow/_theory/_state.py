@@ -34,14 +34,14 @@ class Doubt(NamedTuple):
     slack: float = 0.0
     centred: float | None = None
 
-    def less(self, variance: float) -> "Doubt":
-        """Return this doubt without what two that are passed have in common, and cancel."""
-        return self._replace(variance=max(self.variance - variance, 0.0), centred=None)
-
     @property
     def within(self) -> float:
         """Variance where each channel's mean is taken out."""
         return self.variance if self.centred is None else self.centred
+
+    def without(self, means: float) -> float:
+        """Return the variance where this share of the channels' means is taken out."""
+        return means * self.within + (1 - means) * self.variance
 
     def then(self, factor: float, other: "Doubt") -> "Doubt":
         """Return this doubt passed on with a sensitivity, and another's beside it."""
@@ -53,6 +53,44 @@ class Doubt(NamedTuple):
 
 
 NONE = Doubt()
+
+
+class Way(NamedTuple):
+    """How far a gradient's gain may be from its expectation, and what it shares with the signal's.
+
+    Weights that are large by chance enlarge both, and a norm behind them divides the gradient by
+    what it divides the signal by: so their errors are passed on together, to first order. With F
+    and B the logarithms of the two energies' gains, and V that of the energy that comes in, the
+    whole error of a gradient's gain is ``B + bends * V``.
+
+    Attributes:
+      variance: of B.
+      slack: what the theory's own approximations may cost.
+      both: covariance of B and F.
+      forward: variance of F.
+      follows: how the energy that goes out follows the one that comes in.
+      bends: how the gain follows the energy that comes in: -1 for a norm.
+    """
+
+    variance: float = 0.0
+    slack: float = 0.0
+    both: float = 0.0
+    forward: float = 0.0
+    follows: float = 1.0
+    bends: float = 0.0
+
+    def then(self, upstream: "Way") -> "Way":
+        """Return this way and, after it, one through what stands before."""
+        shared = upstream.both + self.bends * upstream.forward
+        return Way(
+            self.variance + upstream.variance + self.bends * (upstream.both + shared),
+            self.slack + upstream.slack,
+            self.both + self.follows * shared,
+            self.forward + self.follows**2 * upstream.forward,
+            self.follows * upstream.follows,
+            self.bends * upstream.follows + upstream.bends,
+        )
+
 
 CLASSES = 4
 
@@ -103,6 +141,27 @@ class Pairs:
     def near(self) -> Array:
         """Which nodes are neighbours."""
         return np.arange(self.count) < self.nodes
+
+    def without_means(self, pair: Array, weights: tuple[float, Array]) -> tuple[Array, Array]:
+        """Return what is left of energies, and of correlations, without each channel's mean.
+
+        Of a product ``(m + x)(m + y)`` the terms ``m (x + y)`` go as well, so that of a share l of
+        the energy that is left the correlations scatter by ``l / (2 - l)`` of what they did, in
+        units of the whole energy, squared.
+
+        Args:
+          pair: correlations, ``(segments, nodes)``.
+          weights: share of a site with itself, and of every node, among all pairs of sites.
+        """
+        self_share, nodes = weights
+        means = np.minimum(self_share + pair @ nodes, 1 - 1e-9)
+        return 1 - means, self.centred(pair, means[:, None], 1 - means)
+
+    def centred(self, pair: Array, taken: Array, left: Array) -> Array:
+        """Return correlations of which a part is taken out, as a share of what is left."""
+        rest = (pair - taken) / left[:, None]
+        mean = np.repeat(self.means(rest), self.nodes, axis=1)
+        return mean + np.sqrt(left / (2 - left))[:, None] * (rest - mean)
 
     @staticmethod
     def means(values: Array) -> Array:
@@ -212,6 +271,8 @@ class Signal(NamedTuple):
         variance of the logarithm of their mean 1/e.
       balanced: whether a norm made the channels sum to zero.
       unlike: mean square over squared mean of the channels' energies.
+      sizes: relative variance of the channels' variances over the sites; None where it is that of
+        normal values.
       data: the values, where they are known: the batch, and what no weights have touched.
       echo: ``(segments, 1 + nodes)``, covariance with the input of the residual around, both in
         units of their root mean square: at the same site, and over every pair. None where weights
@@ -240,6 +301,7 @@ class Signal(NamedTuple):
     uneven: tuple[float, float] = (1.0, 0.0)
     balanced: bool = False
     unlike: float = 1.0
+    sizes: float | None = None
     data: Array | None = None
     echo: Array | None = None
 
@@ -276,6 +338,24 @@ class Signal(NamedTuple):
         """Share of a site with itself, and of every node, among all pairs of sites."""
         return self.pairs.of(self.batch, self.spatial)
 
+    @property
+    def steady(self) -> tuple[Array, Array]:
+        """What is left of the energy without each channel's mean, and the correlations of that."""
+        return self.pairs.without_means(self.pair, self.weights)
+
+    @property
+    def of_sizes(self) -> float:
+        """Relative variance of the channels' variances, from ``sizes`` or as of normal values."""
+        if self.sizes is not None:
+            return self.sizes
+        if self.data is not None:
+            sizes = np.var(self.data, axis=tuple(range(self.data.ndim - 1)))
+            return float(np.var(sizes) / max(np.mean(sizes) ** 2, 1e-300))
+        self_share, nodes = self.weights
+        left, steady = self.steady
+        alike = steady**2 @ nodes + self.latent / (left * (2 - left))
+        return 2 * (self_share + float(self.share @ alike))
+
     def normal(self, i: int, log: float = 0.0) -> tuple[float, float]:
         """Return mean and variance of one segment's entries, of which ``log`` is put back."""
         level = float(self.level[i]) * scaled_by(log)
@@ -298,6 +378,7 @@ class Signal(NamedTuple):
         changes.setdefault("spectrum", None)
         changes.setdefault("uneven", (1.0, 0.0))
         changes.setdefault("balanced", False)
+        changes.setdefault("sizes", None)
         return self._replace(
             total=self.total.then(factor, doubt),
             own=self.own.then(factor, doubt),
@@ -371,10 +452,9 @@ class Cotangent(NamedTuple):
       echo: the same with what came to the output of the residual around.
       inverse: what the kernel upstream must multiply by, since each channel was divided by the size
         of what the kernel had made of it.
-      owed: what of that norm's variance is owed to the sizes of the kernel upstream: of n terms and
-        c channels 2 / (n c).
-      undone: what a kernel took out of the variance that came before: twice what was owed, once
-        where the norm had put it and once its own.
+      sharp: how much more than evenly spread over the channels the energy is that such a norm
+        received: mean square over squared mean.
+      centred: what of the channels' means is taken out of the energy that ``bends`` refers to.
     """
 
     features: tuple[int, ...]
@@ -387,11 +467,11 @@ class Cotangent(NamedTuple):
     uneven: float = 0.0
     tilt: Array | None = None
     picked: Array | None = None
-    total: Doubt = NONE
-    own: Doubt = NONE
+    total: Way = Way()
+    own: Way = Way()
     inverse: float = 1.0
-    owed: float = 0.0
-    undone: float = 0.0
+    sharp: float = 1.0
+    centred: float = 0.0
     by_value: tuple[ByValue, ...] = ()
     echo: Array | None = None
 
@@ -412,18 +492,20 @@ class Cotangent(NamedTuple):
         energy = batch * float(per_segment @ np.array(self.features))
         return math.log(energy) + 2 * self.log if energy > 0 else -math.inf
 
-    def becomes(self, doubt: Doubt = NONE, **changes: Any) -> "Cotangent":
+    def doubt(self, way: Way, before: Signal) -> Doubt:
+        """Return the doubt about a gain, the part that the signal before a way brings included."""
+        return Doubt(way.variance + way.bends**2 * before.total.without(self.centred), way.slack)
+
+    def becomes(self, doubt: Doubt | Way = NONE, **changes: Any) -> "Cotangent":
         """Return the cotangent handed back by a layer that adds some doubt."""
         changes.setdefault("tilt", None)
         changes.setdefault("picked", None)
         changes.setdefault("inverse", 1.0)
-        changes.setdefault("owed", 0.0)
-        changes.setdefault("undone", 0.0)
+        changes.setdefault("sharp", 1.0)
         changes.setdefault("by_value", ())
         changes.setdefault("echo", None)
-        made = self._replace(
-            total=self.total.then(1.0, doubt), own=self.own.then(1.0, doubt), **changes
-        )
+        way = doubt if isinstance(doubt, Way) else Way(doubt.variance, doubt.slack)
+        made = self._replace(own=self.own.then(way), **changes)
         largest = float(made.energy.max())
         if largest < NOTHING:
             return made._replace(energy=np.zeros_like(made.energy))
@@ -478,8 +560,8 @@ class Cotangent(NamedTuple):
             if self.picked is other.picked is None
             else _picked(self, other, part[:, 0]),
             inverse=1.0,
-            owed=0.0,
-            undone=0.0,
+            sharp=1.0,
+            centred=max(self.centred, other.centred),
             by_value=(),
             echo=None,
         )
