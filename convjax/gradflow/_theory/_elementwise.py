@@ -69,7 +69,6 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     more = max(signal.unlike / (1 + 2 * usual), 1.0)
     noise = [_noise(signal, m, r) * more for r, m in found]
     variance = sum(s**2 * v / f for s, v, f in zip(share, noise, signal.features, strict=True))
-    passed = variance
     bends = [_bend(node, signal, i) for i in range(len(signal.features))]
     steepness = float(share @ [_steepness(m) for _, m in found])
     latent = signal.latent * steepness
@@ -129,13 +128,8 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         if by_value:
             steep = steep * steeper.reshape(-1, *(1,) * len(signal.spatial))
         return cotangent.becomes(
-            # A signal that is larger than expected meets other slopes; and where a channel's mean
-            # opens a rectifier, both signal and gradient pass.
-            Way(
-                math.log1p(max(variance, 0.0)),
-                both=math.sqrt(max(variance * passed, 0.0)) * (node.name in HOMOGENEOUS),
-                bends=float(parts @ bends),
-            ),
+            # A signal that is larger than expected meets other slopes.
+            Way(math.log1p(max(variance, 0.0)), bends=float(parts @ bends)),
             centred=0.0,
             energy=cotangent.energy * steep,
             by_value=by_value,
