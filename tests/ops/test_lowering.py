@@ -371,7 +371,7 @@ WITH_ONEDNN = {
 
 @pytest.mark.parametrize("case", WITH_ONEDNN)
 def test_what_auto_chooses_where_a_program_may_call_onednn(case, monkeypatch):
-    monkeypatch.setattr(_onednn, "is_there", lambda dtype: True)
+    monkeypatch.setattr(_onednn, "is_there", lambda dtype: dtype.itemsize <= 4)
     geometry, forms = WITH_ONEDNN[case]
     assert _chosen(geometry, "cpu", images=64) == forms
     assert "onednn" not in _chosen(geometry, "cpu")
@@ -381,6 +381,24 @@ def test_what_auto_chooses_where_a_program_may_call_onednn(case, monkeypatch):
     assert "onednn" not in _chosen(few, "cpu", images=1)
     monkeypatch.setattr(_onednn, "is_there", lambda dtype: False)
     assert "onednn" not in _chosen(geometry, "cpu", images=64)
+
+
+# Where oneDNN has products of bfloat16, and XLA has none.
+IN_BFLOAT16 = {
+    "3x3, wide": ("onednn",) * 3,
+    "1x1": ("onednn",) * 3,
+    "stem": ("onednn",) * 3,
+    "patches": ("onednn", "product", "onednn"),
+    "groups": ("onednn",) * 3,
+    "depthwise, strided": ("onednn", "shift", "shift"),
+}
+
+
+@pytest.mark.parametrize("case", IN_BFLOAT16)
+def test_what_auto_chooses_in_bfloat16(case, monkeypatch):
+    monkeypatch.setattr(_onednn, "is_there", lambda dtype: dtype.itemsize == 2)
+    geometry, _ = WITH_ONEDNN[case]
+    assert _chosen(geometry, "cpu", "bfloat16", images=64) == IN_BFLOAT16[case]
 
 
 def test_a_window_as_large_as_its_image_is_a_product_in_lax(monkeypatch):

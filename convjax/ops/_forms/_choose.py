@@ -90,9 +90,14 @@ def _calls_onednn(direction: str, geometry: Geometry, dtype: np.dtype) -> bool:
     """
     settings: Any = jax.config
     kept = settings.jax_enable_compilation_cache and settings.jax_compilation_cache_dir
-    if kept or dtype != np.float32 or not _onednn.serves(geometry):
+    if kept or not _onednn.serves(geometry) or not _onednn.is_there(dtype):
         return False
-    return _ONEDNN_WINS[direction](geometry) and _onednn.is_there(dtype)
+    # In bfloat16 the compiler has no products of its own: it makes single precision of them.
+    half = dtype.itemsize == 2 and geometry.groups == 1
+    patches = direction == "input_gradient" and _product.serves(geometry)
+    if half and (_is_pointwise(geometry) or not patches):
+        return True
+    return _ONEDNN_WINS[direction](geometry)
 
 
 def _forward_by_onednn(geometry: Geometry) -> bool:
