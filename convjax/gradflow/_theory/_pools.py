@@ -448,6 +448,7 @@ def few_open(ratio: float, variance: float) -> tuple[float, float]:
       variance: relative variance of the former.
 
     Example:
+      >>> from convjax.gradflow._theory._pools import few_open
       >>> mean, variance = few_open(100.0, 1e-6)
       >>> round(mean, 2), round(few_open(100.0, 4.0)[0], 2)  # log(101), and far below it
       (4.62, 2.86)
