@@ -21,34 +21,29 @@ CLOSE = {jnp.float64: 1e-6, jnp.float32: 1e-3}
 # 3.7e-3), so no list of networks holds on another machine: half of a network's norms agree to 1e-3,
 # every one to this.
 CROSSED = 1e-2
-# The largest relative error of PyTorch's own float32 against its float64, where that is above 1e-3:
-# half of the norms are held to it there, every one to three times this.
+# The largest relative error of PyTorch's own float32 against its float64, on batch statistics,
+# where that is above 1e-3: half of the norms are held to it there, every one to three times this.
 TORCH_FLOAT32 = {
-    ("mobilenetv2_050", False): 2e-2,
-    ("googlenet", False): 2e-3,
-    ("inception_resnet_v2", False): 2e-3,
-    ("resnet50", True): 7e-3,
-    ("resnet50d", True): 7e-3,
-    ("resnet50-output_stride8", True): 8e-3,
-    ("resnext50_32x4d", True): 5e-3,
-    ("wide_resnet50_2", True): 6e-3,
-    ("seresnet50", True): 9e-3,
-    ("resnetv2_50", True): 4e-3,
-    ("resnetv2_50d-output_stride8", True): 6e-3,
-    ("resnetv2_18", True): 3e-3,
-    ("googlenet", True): 8e-3,
-    ("inception_v3", True): 1e-2,
-    ("inception_resnet_v2", True): 9e-3,
-    ("inception_v4", True): 3e-2,
-    ("mobilenetv2_110d", True): 1e-3,
-    ("mobilenetv1_100h", True): 8e-3,
-    ("legacy_seresnet50", False): 6e-3,
-    ("legacy_seresnet50", True): 3e-3,
-    ("legacy_seresnext26_32x4d", True): 1.1e-3,
-    ("fcn_resnet50", True): 5e-3,
-    ("resnetv2_50x1_bit", False): 5.2e-3,
-    ("resnetv2_50x1_bit", True): 5.2e-3,
-    ("repvgg_a0-attn_layerse-attn_kwargsrd_ratio0.0625rd_divisor1", True): 1.2e-2,
+    "resnet50": 7e-3,
+    "resnet50d": 7e-3,
+    "resnet50-output_stride8": 8e-3,
+    "resnext50_32x4d": 5e-3,
+    "wide_resnet50_2": 6e-3,
+    "seresnet50": 9e-3,
+    "resnetv2_50": 4e-3,
+    "resnetv2_50d-output_stride8": 6e-3,
+    "resnetv2_18": 3e-3,
+    "googlenet": 8e-3,
+    "inception_v3": 1e-2,
+    "inception_resnet_v2": 9e-3,
+    "inception_v4": 3e-2,
+    "mobilenetv2_110d": 1e-3,
+    "mobilenetv1_100h": 8e-3,
+    "legacy_seresnet50": 3e-3,
+    "legacy_seresnext26_32x4d": 1.1e-3,
+    "fcn_resnet50": 5e-3,
+    "resnetv2_50x1_bit": 5.2e-3,
+    "repvgg_a0-attn_layerse-attn_kwargsrd_ratio0.0625rd_divisor1": 1.2e-2,
 }
 # Below this a gradient is zero but for rounding: a bias before a norm that takes it out again.
 ZERO = {jnp.float64: 1e-9, jnp.float32: 1e-3}
@@ -102,7 +97,7 @@ def check(net, file, dtype, train):
     logits, loss, norms, back = run(net, file, dtype, train)
     close = each = CLOSE[dtype]
     if dtype == jnp.float32:
-        torch = TORCH_FLOAT32.get((file, train), 0)
+        torch = TORCH_FLOAT32.get(file, 0)
         close, each = max(close, torch), max(CROSSED, 3 * torch)
     rms = expected["logits_rms"]
     np.testing.assert_allclose(np.sqrt(np.mean(np.square(logits))), rms, rtol=close)
