@@ -100,7 +100,7 @@ def both(request):
         return _both(NETS[request.param])
 
 
-def _both(make):
+def _both(make, draws=DRAWS):
     x = jax.random.normal(jax.random.key(4), IMAGE)
 
     @jax.jit
@@ -110,19 +110,19 @@ def _both(make):
         net, rngs = make(nnx.Rngs(weights)), nnx.Rngs(dropped)
         return gradflow.profile(net, x, cotangent=cotangent, train=True, rngs=rngs)
 
-    profile = measure(jax.random.split(jax.random.key(7), DRAWS))
+    profile = measure(jax.random.split(jax.random.key(7), draws))
     abstract = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
     return profile, gradflow.predict(abstract, np.asarray(x), train=True)
 
 
-def _gains(profile, expected):
+def _gains(profile, expected, draws=DRAWS):
     """Measured gains of one unit, one for each draw; None where the profile has no input of it."""
     table = profile.table()
-    rows = len(table["path"]) // DRAWS
+    rows = len(table["path"]) // draws
     at = {path: i for i, path in enumerate(table["path"][:rows])}
 
     def log(path, measure):
-        return table[f"{measure}_log_norm"].reshape(DRAWS, rows)[:, at[path]]
+        return table[f"{measure}_log_norm"].reshape(draws, rows)[:, at[path]]
 
     def rms(path):
         return log(path, "activation") - 0.5 * np.log(table["activation_size"][at[path]])
@@ -168,3 +168,16 @@ def test_compare_finds_nothing_in_a_sound_network(both):
     comparison = gradflow.compare(*both)
     assert comparison.agrees, comparison
     assert comparison.replicas == DRAWS and comparison.cause == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shortcut", ["none", "identity"])
+def test_a_norm_takes_back_what_scatters_in_the_kernel_before_it(shortcut):
+    """Kernels that are taken for independent of the norms behind them say half as much again."""
+    make = _stack(depth=6, norm="batch", shortcut=shortcut, padding="CIRCULAR")
+    with compiling_quickly():
+        profile, prediction = _both(make, draws=100)
+    whole = prediction[""]
+    _, gains = _gains(profile, whole, draws=100)
+    assert gains.mean() == pytest.approx(whole.gradient_gain, abs=0.03)
+    assert gains.std(ddof=1) == pytest.approx(whole.gradient_gain_scatter, rel=0.25)
