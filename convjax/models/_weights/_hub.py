@@ -131,7 +131,9 @@ def fetch_weights(
     except ValueError as error:
         if filename is not None:
             raise
-        found = of_hub(_files(_plain(repo_id), revision))
+        # Asked for a list, an absent hub is waited for half a minute.
+        answers = UNREACHABLE not in str(error)
+        found = of_hub(_files(_plain(repo_id), revision, answers=answers))
         if not found:
             raise
         if len(found) > 1:
@@ -151,13 +153,14 @@ def fetch_weights(
     return path
 
 
-def _files(repo_id: str, revision: str | None) -> list[str]:
+def _files(repo_id: str, revision: str | None, *, answers: bool) -> list[str]:
     """Return the names of a repository's files, or of those in the cache; none where it fails."""
     import huggingface_hub as hub
 
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
     try:
-        return hub.HfApi(endpoint=endpoint).list_repo_files(repo_id, revision=revision)
+        if answers:
+            return hub.HfApi(endpoint=endpoint).list_repo_files(repo_id, revision=revision)
     except Exception:  # whatever it is, files in the cache serve
         pass
     try:
