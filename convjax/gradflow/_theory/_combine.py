@@ -143,7 +143,15 @@ def _(node: nn.Residual, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         return total, back
     unmeasured = scope.inside("activation", source=Source(None, None))
     after, back_activation = visit(node.activation, total, unmeasured)
-    return after, in_turn([back, back_activation])
+
+    def returning(cotangent: Cotangent) -> Cotangent:
+        handed = back_activation(cotangent)
+        through = back(handed._replace(own=Way()))
+        forward = total.own.without(handed.centred)
+        way = through.own._replace(forward=forward, follows=total.carry)
+        return through._replace(own=handed.own.then(way))
+
+    return after, returning
 
 
 def _scaled(signal: Signal, back: Back, scale: float) -> tuple[Signal, Back]:
