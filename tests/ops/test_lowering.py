@@ -398,7 +398,10 @@ IN_BFLOAT16 = {
 def test_what_auto_chooses_in_bfloat16(case, monkeypatch):
     monkeypatch.setattr(_onednn, "is_there", lambda dtype: dtype.itemsize == 2)
     geometry, _ = WITH_ONEDNN[case]
-    assert _chosen(geometry, "cpu", "bfloat16", images=64) == IN_BFLOAT16[case]
+    for multiplies in (True, False):
+        monkeypatch.setattr(_onednn, "multiplies", lambda dtype, there=multiplies: there)
+        chosen = _chosen(geometry, "cpu", "bfloat16", images=64)
+        assert chosen == IN_BFLOAT16[case] if multiplies else "onednn" not in chosen
 
 
 def test_a_window_as_large_as_its_image_is_a_product_in_lax(monkeypatch):

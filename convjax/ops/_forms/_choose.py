@@ -90,7 +90,8 @@ def _calls_onednn(direction: str, geometry: Geometry, dtype: np.dtype) -> bool:
     """
     settings: Any = jax.config
     kept = settings.jax_enable_compilation_cache and settings.jax_compilation_cache_dir
-    if kept or not _onednn.serves(geometry) or not _onednn.is_there(dtype):
+    able = _onednn.serves(geometry) and _onednn.multiplies(dtype)
+    if kept or not able or not _onednn.is_there(dtype):
         return False
     # In bfloat16 the compiler has no products of its own: it makes single precision of them.
     half = dtype.itemsize == 2 and geometry.groups == 1

@@ -58,6 +58,11 @@ def is_there(dtype: np.dtype) -> bool:
     return dtype == jnp.float32 and "avx2" in _processor() and _answers()
 
 
+def multiplies(dtype: np.dtype) -> bool:
+    """Whether the processor has products of a dtype, which oneDNN else converts."""
+    return dtype != jnp.bfloat16 or "avx512_bf16" in _processor()
+
+
 @functools.cache
 def _processor() -> frozenset[str]:
     """Return the processor's abilities as Linux names them; none elsewhere."""
