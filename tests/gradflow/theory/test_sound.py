@@ -12,7 +12,7 @@ DRAWS = 40
 THIRD = [name for name in SOUND if crc32(name.encode()) % 3 == 0]
 
 
-@pytest.mark.later
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_compilation")
 def test_of_a_third_of_the_sound_networks_few_initializations_raise_an_alarm():
     found = {name: theory.held(SOUND[name], DRAWS)["alarms"] for name in THIRD}
