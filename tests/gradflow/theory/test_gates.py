@@ -22,6 +22,19 @@ def test_energy_that_comes_back_through_few_gates_is_far_below_its_mean(share, r
     assert logs.mean() < np.log1p(ratio) - 0.08
 
 
+def _both(make, x, draws, *, train):
+    """Profiles of so many initializations, and what theory expects of them."""
+
+    @jax.jit
+    @jax.vmap
+    def profiles(key):
+        weights, cotangent = jax.random.split(key)
+        return gradflow.profile(make(nnx.Rngs(weights)), x, cotangent=cotangent, train=train)
+
+    expected = gradflow.predict(make(nnx.Rngs(0)), np.asarray(x), train=train)
+    return profiles(jax.random.split(jax.random.key(1), draws)), expected
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_compilation")
 def test_gates_of_few_squeezed_features_are_large_or_small_together():
@@ -35,15 +48,7 @@ def test_gates_of_few_squeezed_features_are_large_or_small_together():
         first = (conv(12), nn.Activation("relu"), conv(width), excite)
         return nn.Chain([*first, norm, nn.Activation("relu"), conv(width)])
 
-    @jax.jit
-    @jax.vmap
-    def profiles(key):
-        weights, cotangent = jax.random.split(key)
-        net = make(nnx.Rngs(weights))
-        return gradflow.profile(net, x, cotangent=cotangent, train=True)
-
-    found = profiles(jax.random.split(jax.random.key(1), draws))
-    expected = gradflow.predict(make(nnx.Rngs(0)), np.asarray(x), train=True)
+    found, expected = _both(make, x, draws, train=True)
     each = [
         gradflow.compare(jax.tree.map(lambda a, i=i: a[i], found), expected) for i in range(draws)
     ]
@@ -66,14 +71,6 @@ def test_what_flows_back_through_a_response_norms_sizes_is_counted(pooled):
         last = nn.GlobalPool("avg") if pooled else nn.PointwiseConv(width, 8, rngs=rngs)
         return nn.Chain([conv, nn.Activation("gelu"), norm, last])
 
-    @jax.jit
-    @jax.vmap
-    def profiles(key):
-        weights, cotangent = jax.random.split(key)
-        net = make(nnx.Rngs(weights))
-        return gradflow.profile(net, x, cotangent=cotangent, train=False)
-
-    found = profiles(jax.random.split(jax.random.key(1), draws))
-    expected = gradflow.predict(make(nnx.Rngs(0)), np.asarray(x), train=False)
+    found, expected = _both(make, x, draws, train=False)
     one = gradflow.compare(found, expected)["2"]
     assert one.gradient_gain == pytest.approx(one.expected.gradient_gain, abs=0.03)
