@@ -400,7 +400,7 @@ def _typical(log_square: float, doubt: Doubt) -> float:
 
 
 def _deviation(doubt: Doubt) -> float:
-    return 0.5 * math.sqrt(max(doubt.variance, 0.0))
+    return 0.5 * math.sqrt(max(doubt.variance + doubt.again, 0.0))
 
 
 SHOWN = ("log rms", "log gradient", "its gain")

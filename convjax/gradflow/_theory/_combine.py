@@ -8,7 +8,7 @@ import numpy as np
 from convjax import nn
 from convjax.gradflow._theory._duals import function_of, moments
 from convjax.gradflow._theory._run import Back, Row, Scope, Source, expected, output_of, visit
-from convjax.gradflow._theory._state import Cotangent, Doubt, Signal, Way, refined, scaled_by
+from convjax.gradflow._theory._state import Cotangent, Doubt, Gates, Signal, Way, refined, scaled_by
 from convjax.gradflow._theory._values import Values, normal
 
 
@@ -118,7 +118,8 @@ def _slices(outs: list[Signal]) -> list[slice]:
 def _weighted(share: np.ndarray, doubts: list[Doubt]) -> Doubt:
     """Return the doubt about a sum of parts that scatter independently."""
     known = [(s, d) for s, d in zip(share.tolist(), doubts, strict=True) if s > 0]
-    return Doubt(sum(s**2 * d.variance for s, d in known), sum(s * d.slack for s, d in known))
+    variance, again = (sum(s**2 * getattr(d, of) for s, d in known) for of in ("variance", "again"))
+    return Doubt(variance, sum(s * d.slack for s, d in known), again=again)
 
 
 def _returned(share: np.ndarray, forward: np.ndarray, ways: list[Way]) -> Way:
@@ -129,6 +130,7 @@ def _returned(share: np.ndarray, forward: np.ndarray, ways: list[Way]) -> Way:
         sum(s * w.slack for s, _, w in known),
         sum(s * f * w.both for s, f, w in known),
         bends=sum(s * w.bends for s, _, w in known),
+        again=sum(s**2 * w.again for s, _, w in known),
     )
 
 
@@ -175,7 +177,7 @@ def _sum(node: nn.Residual, signal: Signal, scope: Scope) -> tuple[Signal, Back]
         source = Source(scope.source.activation, (scope.path, column))
         return scope.inside(part, source=source)
 
-    start = signal._replace(echo=signal.itself)
+    start = signal._replace(echo=signal.itself, gate=None, gates=Gates())
     branch, back_branch = visit(node.branch, start, inside("branch"))
     branch, back_branch = _scaled(branch, back_branch, node.scale)
     if isinstance(node.shortcut, nn.Gate):
@@ -183,9 +185,15 @@ def _sum(node: nn.Residual, signal: Signal, scope: Scope) -> tuple[Signal, Back]
         way = (branch._replace(echo=None), back_branch)
         return _gated(plain, scope, way, inside("shortcut"), node.shortcut)
     beside, back_beside = visit(node.shortcut, start, inside("shortcut"))  # pyright: ignore
-    after = added(signal, branch, beside)
     forward = math.exp(branch.log_energy - np.logaddexp(branch.log_energy, beside.log_energy))
     forward = np.array([forward, 1 - forward])
+    after = added(signal, branch, beside)
+    # How much of what goes into this unit goes into the next one.
+    again = math.sqrt(forward[1]) if _is_input(signal, branch, beside) else 0.0
+    if branch.gate is not None:
+        gate = branch.gate.weighed(forward[0])
+        gates = signal.gates.carried(after.carry)
+        after = after._replace(shared=gates.shared(gate), gates=gates.plus(gate).beyond(again))
     spread = _spread(signal, branch, beside)
     if spread is not None:
         normals = [branch.normal(i) for i in range(len(spread))]
@@ -193,7 +201,7 @@ def _sum(node: nn.Residual, signal: Signal, scope: Scope) -> tuple[Signal, Back]
         after = after._replace(values=tuple(sums))
 
     def back(cotangent: Cotangent) -> Cotangent:
-        start = cotangent._replace(own=Way())
+        start = cotangent._replace(own=Way(), gate=None, gates=Gates())
         tilt = _tilt_of(branch, after, cotangent)
 
         def handed(way: Back, features: tuple[int, ...], tilt: np.ndarray | None) -> Cotangent:
@@ -203,10 +211,14 @@ def _sum(node: nn.Residual, signal: Signal, scope: Scope) -> tuple[Signal, Back]
         one = handed(back_branch, branch.features, tilt)
         other = handed(back_beside, beside.features, cotangent.tilt)
         total = joined(signal, one, other, forward)
-        if spread is None or not cotangent.by_value:
-            return total
         logs = one.log_energy(signal.batch), other.log_energy(signal.batch)
         part = math.exp(logs[1] - np.logaddexp(*logs))
+        if one.gate is not None:
+            gate = one.gate.weighed(1 - part)
+            gates = cotangent.gates.beyond(again)
+            total = total._replace(shared=gates.shared(gate), gates=gates.plus(gate))
+        if spread is None or not cotangent.by_value:
+            return total
         by_value = [
             e.without_normal(of, *term).mixed(part)
             for e, of, term in zip(cotangent.by_value, spread, normals, strict=True)
@@ -222,9 +234,7 @@ def _spread(signal: Signal, branch: Signal, beside: Signal) -> tuple[Values, ...
     None where it is, and where it is not followed: unless the shortcut is the identity, and random
     weights make the branch normal.
     """
-    same = beside.echo is not None and np.array_equal(beside.echo, signal.itself)
-    alike = branch.features == beside.features == signal.features
-    if not same or not alike or branch.echo is not None or signal.log or branch.log:
+    if not _is_input(signal, branch, beside) or signal.log or branch.log:
         return None
     if signal.values:
         return signal.values
@@ -235,6 +245,12 @@ def _spread(signal: Signal, branch: Signal, beside: Signal) -> tuple[Values, ...
         for law in signal.laws
         if law is not None
     )
+
+
+def _is_input(signal: Signal, branch: Signal, beside: Signal) -> bool:
+    """Return whether the shortcut is the identity, and the branch independent of it."""
+    same = beside.echo is not None and np.array_equal(beside.echo, signal.itself)
+    return same and branch.echo is None and branch.features == beside.features == signal.features
 
 
 def _tilt_of(branch: Signal, total: Signal, cotangent: Cotangent) -> np.ndarray | None:
@@ -305,6 +321,7 @@ def added(signal: Signal, branch: Signal, beside: Signal) -> Signal:
         fa**2 * a.own.variance + fb**2 * b.own.variance + crossing * alike,
         fa * a.own.slack + fb * b.own.slack,
         ca**2 * a.own.within + (1 - ca) ** 2 * b.own.within + apart / sum(features),
+        fa**2 * a.own.again + fb**2 * b.own.again,
     )
     return signal._replace(
         features=features,
@@ -328,6 +345,7 @@ def added(signal: Signal, branch: Signal, beside: Signal) -> Signal:
         sizes=ca**2 * a.of_sizes + (1 - ca) ** 2 * b.of_sizes + apart,
         values=(),
         echo=None,
+        gates=Gates(),
     )._scaled()
 
 

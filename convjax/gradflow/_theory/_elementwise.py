@@ -10,7 +10,7 @@ from convjax import nn
 from convjax.gradflow._theory._duals import Moments, function_of, moments
 from convjax.gradflow._theory._run import Back, Scope, expected
 from convjax.gradflow._theory._sites import at_sites, chosen_sites, class_nodes, exactly
-from convjax.gradflow._theory._state import Cotangent, Doubt, Law, Signal, Way, scaled_by
+from convjax.gradflow._theory._state import Cotangent, Doubt, Gate, Law, Signal, Way, scaled_by
 from convjax.gradflow._theory._values import ByValue, Values, normal, of_data, scaled
 
 
@@ -67,8 +67,14 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     # Channels' energies that are more unlike than normal values' make all sums over them scatter.
     usual = self_share + float(share @ ((signal.itself[:, 1:] ** 2) @ nodes))
     more = max(signal.unlike / (1 + 2 * usual), 1.0)
-    noise = [_noise(signal, m, r) * more for r, m in found]
-    variance = sum(s**2 * v / f for s, v, f in zip(share, noise, signal.features, strict=True))
+    each = share**2 / signal.features
+
+    def noise(again: np.ndarray) -> np.ndarray:
+        """Return what the function adds, channel by channel, times what it adds in other units."""
+        return more * np.array([_noise(signal, m, r, again) for r, m in found])
+
+    fresh_noise = noise(np.ones(1))[:, 0]
+    doubt = math.log1p(max(float(each @ fresh_noise), 0.0))
     bends = [_bend(node, signal, i) for i in range(len(signal.features))]
     steepness = float(share @ [_steepness(m) for _, m in found])
     latent = signal.latent * steepness
@@ -77,7 +83,7 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     signal = signal._replace(total=signal.total._replace(centred=None))
     after = signal.becomes(
         float(share @ elastic),
-        Doubt(math.log1p(max(variance, 0.0))),
+        Doubt(doubt),
         energy=energy,
         pair=np.clip(pair, -1, 1),
         mean=mean,
@@ -87,11 +93,13 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         common=signal.common * steepness,
         unlike=1
         + float(share @ elastic) ** 2 * (signal.unlike - 1)
-        + max(float(share @ noise), 0.0),
+        + max(float(share @ fresh_noise), 0.0),
         laws=tuple(_law(node, signal, i) for i in range(len(signal.features))),
         values=tuple(of.through(known.value) for of in signal.values),
         echo=None if signal.echo is None else signal.echo * _follows(node, signal, found),
     )
+    if signal.echo is not None:
+        after = after._replace(gate=Gate.of(doubt, lambda again: each @ noise(again)))
 
     def back(cotangent: Cotangent) -> Cotangent:
         safe = np.maximum([m.slope for _, m in found], 1e-300)
@@ -112,9 +120,13 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         parts = cotangent.share
         usual = 1 + 2 * float(parts @ (tau @ nodes)) + 2 * self_share
         more = max((1 + cotangent.uneven) / usual, 1.0)
-        variance = more * sum(
-            s**2 * v / f for s, v, f in zip(parts, scatter, signal.features, strict=True)
-        )
+        each = more * parts**2 / signal.features
+        doubt = math.log1p(max(float(each @ scatter), 0.0))
+
+        def with_others(again: np.ndarray) -> np.ndarray:
+            """Return the covariance with other units': there are weights between the cotangents."""
+            return each @ np.array([_openings(signal, m, r, again) for r, m in found])
+
         latent = cotangent.latent * float((nodes * gate**2).sum(1).mean() + self_share)
         alone = max(float(m.gate_pair(np.ones(1))[0]) for _, m in found)
         fresh = (opened * (1 + 2 * tau) - (gate * cotangent.pair) ** 2) @ nodes
@@ -129,7 +141,7 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
             steep = steep * steeper.reshape(-1, *(1,) * len(signal.spatial))
         return cotangent.becomes(
             # A signal that is larger than expected meets other slopes.
-            Way(math.log1p(max(variance, 0.0)), bends=float(parts @ bends)),
+            Way(doubt, bends=float(parts @ bends)),
             centred=0.0,
             energy=cotangent.energy * steep,
             by_value=by_value,
@@ -144,6 +156,7 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
             uneven=more
             * (1 + self_share * (3 * alone * cotangent.peak - 1) + float(parts @ together))
             - 1,
+            gate=None if signal.echo is None else Gate.of(doubt, with_others),
         )
 
     return after, back
@@ -268,17 +281,28 @@ def _by_value(
     return tuple(found), np.array(more)
 
 
-def _noise(signal: Signal, m: Moments, rho: np.ndarray) -> float:
-    """Return the relative variance, per channel, that the function adds to the energy."""
+def _noise(signal: Signal, m: Moments, rho: np.ndarray, again: np.ndarray) -> np.ndarray:
+    """Return the relative variance, per channel, that the function adds to the energy.
+
+    Or its covariance with what it adds in other units, by the correlations ``again`` of the values
+    with theirs.
+    """
     self_share, nodes = signal.weights
-    alone, along = float(m.noise_pair(np.ones(1))[0]), m.noise_pair(rho)
+    alone, along = m.noise_pair(again), m.noise_pair(np.multiply.outer(again, rho))
     if signal.balanced:
         # Channels that sum to zero cancel what is linear in them.
         step = 1e-3
         linear = np.diff(m.noise_pair(np.array([-step, step])))[0] / (2 * step)
-        alone, along = alone - linear, along - linear * rho
+        alone, along = alone - linear * again, along - linear * np.multiply.outer(again, rho)
     # Centred sites cancel in expectation, but not one by one: a site with itself is the least.
-    return self_share * alone + max(float(nodes @ along), 0.0)
+    return self_share * alone + np.maximum(along @ nodes, 0.0)
+
+
+def _openings(signal: Signal, m: Moments, rho: np.ndarray, again: np.ndarray) -> np.ndarray:
+    """Return the covariance of the squared slopes, per channel, with those of other units."""
+    self_share, nodes = signal.weights
+    along = m.gate_pair(np.multiply.outer(again, rho)) - 1
+    return self_share * (m.gate_pair(again) - 1) + along @ nodes
 
 
 def _by_place(node: nn.Activation, signal: Signal, i: int) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,7 @@ from convjax.gradflow._theory._sites import (
     chosen_sites,
     class_nodes,
     concentrated,
+    even_sites,
     gathered,
     kept_by,
 )
@@ -185,6 +186,8 @@ def _convolved(
         pair = concentrated(pair, signal.pairs, kept)
     else:
         energy, pair, spectrum = _first(signal, kernel)
+    # One channel that is known is no random one.
+    one_channel = kernel.fan_in == 1 and (signal.data is None or sum(signal.features) > 1)
     scale = scaled_by(-signal.log)
     bias_mean, bias_square = bias
     energy = energy + bias_square * scale
@@ -199,7 +202,7 @@ def _convolved(
     square = float((nodes * pair**2).mean(0).sum())
     left, steady = signal.pairs.without_means(pair, (self_share, nodes))
     inner = self_share + float((nodes * steady**2).mean(0).sum())
-    if kernel.fan_in == 1:
+    if one_channel:
         form, latent, ideal = _of_one_channel(signal, signal.mean, window)
         alike = form * signal.unlike
         own = signal.steady[1]
@@ -211,8 +214,10 @@ def _convolved(
         alike = self_share + square + (1 - self_share) * latent
         inner += latent * float((1 / (left * (2 - left))).mean())
         ideal = signal.common / taps
+        if signal.data is not None:
+            alike, inner = _forms(signal.data, kernel)
     # Few taps make values that are not quite normal, and neighbours that share them.
-    slack = DEPTHWISE_SLACK if kernel.fan_in == 1 and window.size > 1 else 0.0
+    slack = DEPTHWISE_SLACK if one_channel and window.size > 1 else 0.0
     count = sum(features)
     loose_forward, loose_back = kernel.rigid
 
@@ -234,7 +239,7 @@ def _convolved(
         reach=reach,
         drawn=round(kernel.fan_in * taps) if bias_square == 0 else 0,
         spectrum=spectrum,
-        unlike=signal.unlike * (1 + 2 * form) if kernel.fan_in == 1 else 1 + 2 * alike,
+        unlike=signal.unlike * (1 + 2 * form) if one_channel else 1 + 2 * alike,
         sizes=2 * inner * loose_forward,
     )
 
@@ -380,3 +385,25 @@ def _first(signal: Signal, kernel: Kernel) -> tuple[np.ndarray, np.ndarray, np.n
     centred = patches - patches.mean(0)
     spectrum = np.linalg.svd(centred, compute_uv=False) ** 2
     return energy, class_nodes(patches @ patches.T, sites, signal.pairs, energy)[None], spectrum
+
+
+def _forms(x: np.ndarray, kernel: Kernel) -> tuple[float, float]:
+    """Return half the relative variance of what a random kernel makes of the batch: its form's.
+
+    The energy of an output channel is a quadratic form in the kernel's entries, whose matrix is
+    that of the patches' products: the sum of its squared eigenvalues, over its trace's square.
+
+    Returns:
+      The same; and what it is without each output channel's mean.
+    """
+    sites = even_sites(len(x), kernel.window.output)
+    patches = gathered(np.asarray(x, float), kernel.window, sites)
+    count = len(x) * math.prod(kernel.window.output)
+    found = []
+    for values in (patches, patches - patches.mean(0)):
+        products = values @ values.T
+        alone = np.diag(products)
+        beside = (np.sum(products**2) - np.sum(alone**2)) / max(len(alone) * (len(alone) - 1), 1)
+        square = np.mean(alone**2) / count + (1 - 1 / count) * beside
+        found.append(float(square / max(np.mean(alone) ** 2, 1e-300)))
+    return found[0], found[1]

@@ -156,12 +156,19 @@ def visit(node: nnx.Module, signal: Signal, scope: Scope) -> tuple[Signal, Back]
         forward = after.own.without(cotangent.centred)
         way = handed.own._replace(forward=forward, follows=after.carry)
         row.gradient_doubt = handed.doubt(way, signal)
-        handed = handed._replace(own=cotangent.own.then(way), total=cotangent.total.then(way))
+        handed = handed._replace(
+            own=cotangent.own.then(way).and_again(handed.shared),
+            total=cotangent.total.then(way).and_again(handed.shared),
+            shared=0.0,
+        )
         row.handed = handed
         return handed
 
     whole = after._replace(
-        own=signal.own.then(after.carry, after.own), carry=signal.carry * after.carry
+        own=signal.own.then(after.carry, after.own).and_again(after.shared),
+        total=after.total.and_again(after.shared),
+        carry=signal.carry * after.carry,
+        shared=0.0,
     )
     return whole, returning
 

@@ -10,6 +10,7 @@ from convjax.gradflow._theory._axes import Window, convolution
 from convjax.gradflow._theory._state import Pairs
 
 SITES = 160
+EVEN_SITES = 400
 FOUR_PI = 4 * math.pi
 
 
@@ -36,6 +37,14 @@ def chosen_sites(batch: int, spatial: tuple[int, ...]) -> list[tuple[int, tuple[
         alike = sorted(found)
         sites += [(example, place) for place in alike]
     return sites
+
+
+def even_sites(batch: int, spatial: tuple[int, ...]) -> list[tuple[int, tuple[int, ...]]]:
+    """Return some sites, any as often as any other."""
+    every = batch * math.prod(spatial)
+    found = np.random.default_rng(0).choice(every, min(every, EVEN_SITES), replace=False)
+    sites = np.stack(np.unravel_index(found, (batch, *spatial)), axis=1).tolist()
+    return [(example, tuple(place)) for example, *place in sites]
 
 
 def class_nodes(

@@ -10,7 +10,7 @@ zero-padded shortcut two.
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,16 +28,23 @@ class Doubt(NamedTuple):
       slack: what the theory's own approximations may cost, at most, roughly.
       centred: variance of what is left of the norm where each channel's mean over the batch is
         taken out; None where it is that of the whole.
+      again: variance beside it, since what one unit adds by chance the next ones do too. It leaves
+        the mean where it is: of logarithms that are added up, each lies lower by its own.
     """
 
     variance: float = 0.0
     slack: float = 0.0
     centred: float | None = None
+    again: float = 0.0
 
     @property
     def within(self) -> float:
         """Variance where each channel's mean is taken out."""
         return self.variance if self.centred is None else self.centred
+
+    def and_again(self, variance: float) -> "Doubt":
+        """Return this doubt with some more of that."""
+        return self._replace(again=self.again + variance)
 
     def without(self, means: float) -> float:
         """Return the variance where this share of the channels' means is taken out."""
@@ -49,6 +56,7 @@ class Doubt(NamedTuple):
             factor**2 * self.variance + other.variance,
             abs(factor) * self.slack + other.slack,
             factor**2 * self.within + other.within,
+            factor**2 * self.again + other.again,
         )
 
 
@@ -70,6 +78,7 @@ class Way(NamedTuple):
       forward: variance of F.
       follows: how the energy that goes out follows the one that comes in.
       bends: how the gain follows the energy that comes in: -1 for a norm.
+      again: variance beside it, as in `Doubt`.
     """
 
     variance: float = 0.0
@@ -78,6 +87,11 @@ class Way(NamedTuple):
     forward: float = 0.0
     follows: float = 1.0
     bends: float = 0.0
+    again: float = 0.0
+
+    def and_again(self, variance: float) -> "Way":
+        """Return this way with some more of that."""
+        return self._replace(again=self.again + variance)
 
     def then(self, upstream: "Way") -> "Way":
         """Return this way and, after it, one through what stands before."""
@@ -89,7 +103,58 @@ class Way(NamedTuple):
             self.forward + self.follows**2 * upstream.forward,
             self.follows * upstream.follows,
             self.bends * upstream.follows + upstream.bends,
+            self.again + upstream.again,
         )
+
+
+class Gate(NamedTuple):
+    """What the activation at which a branch begins adds to the scatter.
+
+    Attributes:
+      size: standard deviation of the logarithm of the energy.
+      keeps: what of it comes again in another unit, by the correlations of what goes into both.
+    """
+
+    size: float
+    keeps: Callable[[Array], Array]
+
+    @classmethod
+    def of(cls, variance: float, others: Callable[[Array], Array]) -> "Gate":
+        """Return what has this variance, and these covariances with the same in other units."""
+        return cls(math.sqrt(variance), lambda again: others(again) / max(variance, 1e-300))
+
+    def weighed(self, share: float) -> "Gate":
+        """Return the same of a part with this share of the whole's energy."""
+        return self._replace(size=share * self.size)
+
+
+class Gates(NamedTuple):
+    """The gates that a shortcut has passed: what one lets through by chance, the next does too.
+
+    Attributes:
+      sizes: what each has added to the logarithm of the energy.
+      alike: the correlation of what went into each with what goes into the next unit.
+    """
+
+    sizes: Array = np.zeros(0)
+    alike: Array = np.zeros(0)
+
+    def shared(self, gate: Gate) -> float:
+        """Return twice the covariance of what they and another one add."""
+        return 2 * gate.size * float(self.sizes @ gate.keeps(self.alike))
+
+    def plus(self, gate: Gate) -> "Gates":
+        """Return these and one more, at this unit."""
+        return Gates(np.append(self.sizes, gate.size), np.append(self.alike, 1.0))
+
+    def carried(self, factor: float) -> "Gates":
+        """Return these where what they added is passed on with a sensitivity."""
+        return self._replace(sizes=factor * self.sizes)
+
+    def beyond(self, again: float) -> "Gates":
+        """Return these as seen from the next unit, which gets so much of what this one got."""
+        seen = again * self.alike > 0.01
+        return Gates(self.sizes[seen], again * self.alike[seen])
 
 
 CLASSES = 4
@@ -277,6 +342,9 @@ class Signal(NamedTuple):
       echo: ``(segments, 1 + nodes)``, covariance with the input of the residual around, both in
         units of their root mean square: at the same site, and over every pair. None where weights
         stand between, which make the two independent.
+      gate: of the branch so far, where an activation begins it.
+      gates: those that the shortcut has passed.
+      shared: what the node's own doubt and the total so far have in common: twice the covariance.
     """
 
     batch: int
@@ -304,6 +372,9 @@ class Signal(NamedTuple):
     sizes: float | None = None
     data: Array | None = None
     echo: Array | None = None
+    gate: Gate | None = None
+    gates: Gates = Gates()
+    shared: float = 0.0
 
     @property
     def spatial(self) -> tuple[int, ...]:
@@ -379,6 +450,9 @@ class Signal(NamedTuple):
         changes.setdefault("uneven", (1.0, 0.0))
         changes.setdefault("balanced", False)
         changes.setdefault("sizes", None)
+        changes.setdefault("gates", Gates())
+        gate = self.gate and self.gate.weighed(factor)
+        changes.setdefault("gate", gate)
         return self._replace(
             total=self.total.then(factor, doubt),
             own=self.own.then(factor, doubt),
@@ -455,6 +529,9 @@ class Cotangent(NamedTuple):
       sharp: how much more than evenly spread over the channels the energy is that such a norm
         received: mean square over squared mean.
       centred: what of the channels' means is taken out of the energy that ``bends`` refers to.
+      gate: of the branch so far, where an activation begins it.
+      gates: those that the shortcut has passed, downstream.
+      shared: what the node's own doubt and the total so far have in common: twice the covariance.
     """
 
     features: tuple[int, ...]
@@ -474,6 +551,9 @@ class Cotangent(NamedTuple):
     centred: float = 0.0
     by_value: tuple[ByValue, ...] = ()
     echo: Array | None = None
+    gate: Gate | None = None
+    gates: Gates = Gates()
+    shared: float = 0.0
 
     @property
     def share(self) -> Array:
@@ -494,7 +574,8 @@ class Cotangent(NamedTuple):
 
     def doubt(self, way: Way, before: Signal) -> Doubt:
         """Return the doubt about a gain, the part that the signal before a way brings included."""
-        return Doubt(way.variance + way.bends**2 * before.total.without(self.centred), way.slack)
+        variance = way.variance + way.bends**2 * before.total.without(self.centred)
+        return Doubt(variance, way.slack, again=way.again)
 
     def becomes(self, doubt: Doubt | Way = NONE, **changes: Any) -> "Cotangent":
         """Return the cotangent handed back by a layer that adds some doubt."""
@@ -504,6 +585,7 @@ class Cotangent(NamedTuple):
         changes.setdefault("sharp", 1.0)
         changes.setdefault("by_value", ())
         changes.setdefault("echo", None)
+        changes.setdefault("gates", Gates())
         way = doubt if isinstance(doubt, Way) else Way(doubt.variance, doubt.slack)
         made = self._replace(own=self.own.then(way), **changes)
         largest = float(made.energy.max())
