@@ -107,10 +107,10 @@ def _forward_by_onednn(geometry: Geometry) -> bool:
         whole = math.prod(geometry.out_spatial) == 1 and geometry.multiplier > 4
         return not whole and (not 1 < geometry.multiplier <= 4 or not _shift.serves(geometry))
     if _is_pointwise(geometry):
-        return max(geometry.strides) == 1 and min(geometry.spatial) >= 32
+        return min(geometry.spatial) >= 32
     if _product.serves(geometry):
-        return geometry.in_features < 16
-    return not _is_tiny(geometry) and not _winograd_is_faster(geometry)
+        return geometry.in_features < 16 or min(geometry.spatial) >= 28
+    return not _is_tiny(geometry)
 
 
 def _input_gradient_by_onednn(geometry: Geometry) -> bool:
@@ -123,8 +123,8 @@ def _input_gradient_by_onednn(geometry: Geometry) -> bool:
         return True
     features = min(geometry.in_features, geometry.out_features)
     if strided:
-        return features >= 32 and min(geometry.spatial) >= 56
-    return features >= 3 and not _is_tiny(geometry) and not _winograd_is_faster(geometry)
+        return features >= 32 and min(geometry.spatial) >= 28
+    return features >= 3 and not _is_tiny(geometry)
 
 
 def _kernel_gradient_by_onednn(geometry: Geometry) -> bool:
@@ -140,13 +140,6 @@ def _is_long(geometry: Geometry) -> bool:
     spread = max(geometry.dilation) > 1
     long = geometry.out_spatial[0] >= 1000 and geometry.out_features >= 64
     return geometry.groups == 1 and (spread or (long and max(geometry.strides) == 1))
-
-
-def _winograd_is_faster(geometry: Geometry) -> bool:
-    """Whether Winograd's fewer products outweigh what oneDNN does faster."""
-    features = min(geometry.in_features, geometry.out_features)
-    few = features < 80 or geometry.rank == 3
-    return not few and _winograd.serves(geometry) and _pays(geometry)
 
 
 # Whether oneDNN's time was below that of every other form by a clear margin, on JAX 0.10 and 0.12.
