@@ -63,6 +63,13 @@ def programs(call, shape, context, precision=None):
         yield platform, [re.findall(r"DEFAULT|HIGHEST|HIGH", pair) for pair in found]
 
 
+@pytest.fixture
+def by_the_compiler(monkeypatch):
+    """Without oneDNN, whose calls have no precision to read: they are as exact as the highest."""
+    monkeypatch.setattr(_onednn, "is_there", lambda dtype: False)
+
+
+@pytest.mark.usefixtures("by_the_compiler")
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize(
     ("context", "precision"),
@@ -81,6 +88,7 @@ def test_the_precision_around_a_call_reaches_every_product_as_in_lax(name, conte
             assert {tuple(pair) for pair in ours} == {expected}
 
 
+@pytest.mark.usefixtures("by_the_compiler")
 def test_winograd_is_not_chosen_where_a_precision_surrounds_the_call():
     x, kernel = jnp.ones((1, 12, 12, 96)), jnp.ones((3, 3, 96, 96))
 

@@ -185,9 +185,10 @@ def _convolved(
         energy, pair = _patches(signal, kernel)
         pair = concentrated(pair, signal.pairs, kept)
     else:
-        energy, pair, spectrum = _first(signal, kernel)
+        energy, pair = _first(signal, kernel)
+    depthwise = kernel.fan_in == 1 and sum(signal.features) > 1
     # One channel that is known is no random one.
-    one_channel = kernel.fan_in == 1 and (signal.data is None or sum(signal.features) > 1)
+    one_channel = kernel.fan_in == 1 and (depthwise or signal.data is None)
     scale = scaled_by(-signal.log)
     bias_mean, bias_square = bias
     energy = energy + bias_square * scale
@@ -215,7 +216,7 @@ def _convolved(
         inner += latent * float((1 / (left * (2 - left))).mean())
         ideal = signal.common / taps
         if signal.data is not None:
-            alike, inner = _forms(signal.data, kernel)
+            alike, inner, spectrum = _forms(signal.data, kernel)
     # Few taps make values that are not quite normal, and neighbours that share them.
     slack = DEPTHWISE_SLACK if one_channel and window.size > 1 else 0.0
     count = sum(features)
@@ -251,12 +252,12 @@ def _convolved(
         pair = np.clip(cotangent.pair * _kept(window, root, signal, back=True), -1, 1)
         self_share, nodes = signal.weights
         latent = (cotangent.overlap + apart / count) / taps
-        if kernel.fan_in == 1:
+        if depthwise:
             latent = cotangent.latent
         square = float((nodes * pair**2).mean(0).sum())
         alike = self_share * cotangent.peak + square + (1 - self_share) * latent
         uneven = 2 * alike
-        if kernel.fan_in == 1:
+        if depthwise:
             of = signal._replace(pair=cotangent.pair)
             form, *_ = _of_one_channel(of, np.zeros(len(pair)), window)
             alike = form * (1 + cotangent.uneven)
@@ -370,8 +371,8 @@ def _kept(window: Window, root: np.ndarray, signal: Signal, *, back: bool = Fals
     return np.repeat(both / np.maximum(own, 1e-12), signal.pairs.nodes, axis=1)
 
 
-def _first(signal: Signal, kernel: Kernel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return energy, correlations and spectrum of a random sum over patches of the batch itself."""
+def _first(signal: Signal, kernel: Kernel) -> tuple[np.ndarray, np.ndarray]:
+    """Return energy and correlations of a random sum over patches of the batch itself."""
     x = np.asarray(signal.data, float) * scaled_by(-signal.log / 2)
     factor = kernel.variance * kernel.fan_in
     squares = np.mean(np.square(x), axis=(0, -1))[None]
@@ -382,28 +383,30 @@ def _first(signal: Signal, kernel: Kernel) -> tuple[np.ndarray, np.ndarray, np.n
         whole = np.sum(patches**2)
         patches = patches - patches.mean(1, keepdims=True)
         energy = energy * np.sum(patches**2) / max(whole, 1e-300)
-    centred = patches - patches.mean(0)
-    spectrum = np.linalg.svd(centred, compute_uv=False) ** 2
-    return energy, class_nodes(patches @ patches.T, sites, signal.pairs, energy)[None], spectrum
+    return energy, class_nodes(patches @ patches.T, sites, signal.pairs, energy)[None]
 
 
-def _forms(x: np.ndarray, kernel: Kernel) -> tuple[float, float]:
-    """Return half the relative variance of what a random kernel makes of the batch: its form's.
+def _forms(x: np.ndarray, kernel: Kernel) -> tuple[float, float, np.ndarray]:
+    """Return half the relative variance of what a random kernel makes of the batch.
 
     The energy of an output channel is a quadratic form in the kernel's entries, whose matrix is
     that of the patches' products: the sum of its squared eigenvalues, over its trace's square.
 
     Returns:
-      The same; and what it is without each output channel's mean.
+      The same; what it is without each output channel's mean; and the eigenvalues then.
     """
     sites = even_sites(len(x), kernel.window.output)
     patches = gathered(np.asarray(x, float), kernel.window, sites)
-    count = len(x) * math.prod(kernel.window.output)
-    found = []
-    for values in (patches, patches - patches.mean(0)):
-        products = values @ values.T
-        alone = np.diag(products)
-        beside = (np.sum(products**2) - np.sum(alone**2)) / max(len(alone) * (len(alone) - 1), 1)
-        square = np.mean(alone**2) / count + (1 - 1 / count) * beside
-        found.append(float(square / max(np.mean(alone) ** 2, 1e-300)))
-    return found[0], found[1]
+    if kernel.centred:
+        patches = patches - patches.mean(1, keepdims=True)
+    every = len(x) * math.prod(kernel.window.output)
+
+    def form(products: np.ndarray) -> float:
+        alone, count = np.diag(products), len(products)
+        beside = (np.sum(products**2) - np.sum(alone**2)) / max(count * (count - 1), 1)
+        square = np.mean(alone**2) / every + (1 - 1 / every) * beside
+        return float(square / max(np.mean(alone) ** 2, 1e-300))
+
+    centred = patches - patches.mean(0)
+    within = centred @ centred.T
+    return form(patches @ patches.T), form(within), np.maximum(np.linalg.eigvalsh(within), 0.0)

@@ -629,20 +629,25 @@ class Cotangent(NamedTuple):
         energy = mine + its
         total = np.maximum(energy.reshape(len(energy), -1).sum(1), 1e-300)
         part = (mine.reshape(len(mine), -1).sum(1) / total)[:, None]
+        mean = float(part.mean())
+
+        def between(name: str) -> float:
+            return mean * getattr(self, name) + (1 - mean) * getattr(other, name)
+
         return self._replace(
             log=log,
             energy=energy,
             pair=part * self.pair + (1 - part) * other.pair,
-            overlap=float(part.mean()) * self.overlap + (1 - float(part.mean())) * other.overlap,
-            latent=float(part.mean()) * self.latent + (1 - float(part.mean())) * other.latent,
-            peak=float(part.mean()) * self.peak + (1 - float(part.mean())) * other.peak,
-            uneven=float(part.mean()) * self.uneven + (1 - float(part.mean())) * other.uneven,
+            overlap=between("overlap"),
+            latent=between("latent"),
+            peak=between("peak"),
+            uneven=between("uneven"),
             tilt=None,
             picked=None
             if self.picked is other.picked is None
             else _picked(self, other, part[:, 0]),
-            inverse=1.0,
-            sharp=1.0,
+            inverse=between("inverse"),
+            sharp=between("sharp"),
             centred=max(self.centred, other.centred),
             by_value=(),
             echo=None,
