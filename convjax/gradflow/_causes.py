@@ -168,8 +168,10 @@ def _zero_padding(f: Finding) -> str:
 def _underflow(f: Finding) -> str:
     if f.off > 0:
         return ""
+    # Half precision is named where it is seen alone.
+    computed = "float32" if f.look is None else f.look.dtype
     for dtype, smallest in SMALLEST.items():
-        if f.look is not None and f.look.dtype not in ("", dtype):
+        if computed not in ("", dtype):
             continue
         # Squares and small entries are lost before the root mean square is.
         if f.expected_log_rms < smallest + 4:
