@@ -6,10 +6,10 @@ import math
 import numpy as np
 
 from convjax import nn
-from convjax.gradflow._theory._duals import function_of, moments
+from convjax.gradflow._theory._duals import moments
 from convjax.gradflow._theory._run import Back, Row, Scope, Source, expected, output_of, visit
 from convjax.gradflow._theory._state import Cotangent, Doubt, Gates, Signal, Way, refined, scaled_by
-from convjax.gradflow._theory._values import Values, normal
+from convjax.gradflow._theory._values import Values
 
 
 @expected.register
@@ -81,7 +81,7 @@ def _(node: nn.Parallel, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     )
 
     def back(cotangent: Cotangent) -> Cotangent:
-        cotangent = cotangent.regrouped(features)._replace(by_value=(), echo=None)
+        cotangent = cotangent.regrouped(features)._replace(echo=None)
         handed: list[Cotangent] = []
         for rows, (out, one) in zip(_slices(outs), parts, strict=True):
             part = cotangent._replace(
@@ -90,6 +90,7 @@ def _(node: nn.Parallel, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
                 pair=cotangent.pair[rows],
                 tilt=None if cotangent.tilt is None else cotangent.tilt[rows],
                 picked=None if cotangent.picked is None else cotangent.picked[rows],
+                by_value=cotangent.by_value[rows],
                 # Fewer channels' correlations scatter more.
                 overlap=cotangent.overlap + 1 / sum(out.features) - 1 / sum(features),
             )
@@ -189,14 +190,16 @@ def _sum(node: nn.Residual, signal: Signal, scope: Scope) -> tuple[Signal, Back]
     forward = np.array([forward, 1 - forward])
     after = added(signal, branch, beside)
     # How much of what goes into this unit goes into the next one.
-    again = math.sqrt(forward[1]) if _is_input(signal, branch, beside) else 0.0
+    direct = _is_input(signal, branch, beside, after)
+    again = math.sqrt(forward[1]) if direct else 0.0
     if branch.gate is not None:
         gate = branch.gate.weighed(forward[0])
         gates = signal.gates.carried(after.carry)
         after = after._replace(shared=gates.shared(gate), gates=gates.plus(gate).beyond(again))
-    spread = _spread(signal, branch, beside)
-    if spread is not None:
-        normals = [branch.normal(i) for i in range(len(spread))]
+    term, kept = branch.split(after.features), beside.split(after.features)
+    spread = _spread(term, kept)
+    if spread:
+        normals = [term.normal(i) for i in range(len(spread))]
         sums = [of.plus_normal(*term) for of, term in zip(spread, normals, strict=True)]
         after = after._replace(values=tuple(sums))
 
@@ -210,47 +213,34 @@ def _sum(node: nn.Residual, signal: Signal, scope: Scope) -> tuple[Signal, Back]
 
         one = handed(back_branch, branch.features, tilt)
         other = handed(back_beside, beside.features, cotangent.tilt)
+        if spread and direct and cotangent.by_value:
+            terms = zip(cotangent.by_value, spread, normals, strict=True)
+            before = tuple(energy.without_normal(of, *term) for energy, of, term in terms)
+            other = other._replace(by_value=before)
         total = joined(signal, one, other, forward)
-        logs = one.log_energy(signal.batch), other.log_energy(signal.batch)
-        part = math.exp(logs[1] - np.logaddexp(*logs))
-        if one.gate is not None:
-            gate = one.gate.weighed(1 - part)
-            gates = cotangent.gates.beyond(again)
-            total = total._replace(shared=gates.shared(gate), gates=gates.plus(gate))
-        if spread is None or not cotangent.by_value:
+        if one.gate is None:
             return total
-        by_value = [
-            e.without_normal(of, *term).mixed(part)
-            for e, of, term in zip(cotangent.by_value, spread, normals, strict=True)
-        ]
-        return total._replace(by_value=tuple(by_value))
+        logs = one.log_energy(signal.batch), other.log_energy(signal.batch)
+        gate = one.gate.weighed(math.exp(logs[0] - np.logaddexp(*logs)))
+        gates = cotangent.gates.beyond(again)
+        return total._replace(shared=gates.shared(gate), gates=gates.plus(gate))
 
     return after, back
 
 
-def _spread(signal: Signal, branch: Signal, beside: Signal) -> tuple[Values, ...] | None:
+def _spread(branch: Signal, beside: Signal) -> tuple[Values, ...]:
     """Return how the values of a shortcut are spread, where a sum with it is not normal.
 
-    None where it is, and where it is not followed: unless the shortcut is the identity, and random
-    weights make the branch normal.
+    Empty where it is, and where it is not followed: unless random weights make the branch normal.
     """
-    if not _is_input(signal, branch, beside) or signal.log or branch.log:
-        return None
-    if signal.values:
-        return signal.values
-    if not signal.laws or any(law is None or law.name == "linear" for law in signal.laws):
-        return None
-    return tuple(
-        normal(function_of(law.name, law.function).value, law.mean, law.variance)
-        for law in signal.laws
-        if law is not None
-    )
+    followed = branch.echo is None and not beside.log and not branch.log
+    return beside.spread if followed else ()
 
 
-def _is_input(signal: Signal, branch: Signal, beside: Signal) -> bool:
+def _is_input(signal: Signal, branch: Signal, beside: Signal, after: Signal) -> bool:
     """Return whether the shortcut is the identity, and the branch independent of it."""
     same = beside.echo is not None and np.array_equal(beside.echo, signal.itself)
-    return same and branch.echo is None and branch.features == beside.features == signal.features
+    return same and branch.echo is None and after.features == beside.features == signal.features
 
 
 def _tilt_of(branch: Signal, total: Signal, cotangent: Cotangent) -> np.ndarray | None:

@@ -49,6 +49,7 @@ def _(node: nn.Scale, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
 def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     if signal.data is not None and not signal.log and len(signal.features) == 1:
         return _of_the_batch(node, signal, signal.data)
+    signal = signal._replace(values=signal.spread)
     known = function_of(node.name, node.function)
     found = [_moments(node, signal, i) for i in range(len(signal.features))]
     share = signal.share

@@ -247,7 +247,7 @@ def _convolved(
     def back(cotangent: Cotangent) -> Cotangent:
         energy = kernel.variance * kernel.fan_out * window.scatter(cotangent.energy)
         # What a large kernel enlarged the norm downstream has made smaller by as much.
-        energy = energy * cotangent.inverse
+        energy = energy * cotangent.inverse * math.exp(cotangent.rare)
         root = np.sqrt(cotangent.energy)
         pair = np.clip(cotangent.pair * _kept(window, root, signal, back=True), -1, 1)
         self_share, nodes = signal.weights
@@ -265,7 +265,7 @@ def _convolved(
         shared = _shared(signal, cotangent, window) * cotangent.sharp / (count * kernel.fan_in)
         return cotangent.becomes(
             Way(
-                math.log1p(2 * alike * loose_back / width),
+                math.log1p(2 * alike * loose_back / width) + cotangent.rare,
                 slack,
                 2 * shared * min(loose_back, loose_forward, 1.0),
             ),
@@ -276,6 +276,7 @@ def _convolved(
             latent=min(latent, 1.0),
             peak=1 + (cotangent.peak - 1) / taps,
             uneven=uneven,
+            shared=-2 * cotangent.rare,
         )
 
     return after, back

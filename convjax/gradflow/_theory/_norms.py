@@ -15,6 +15,10 @@ from convjax import nn
 from convjax.gradflow._theory._run import Back, Scope, expected
 from convjax.gradflow._theory._sites import concentrated, exactly
 from convjax.gradflow._theory._state import Cotangent, Doubt, Signal, Way, scaled_by
+from convjax.gradflow._theory._values import Values
+
+DRAWS = 1_000_000
+"""Entries of kernels that are drawn to see what a norm behind the first one divides by."""
 
 
 class Affine(NamedTuple):
@@ -139,7 +143,7 @@ def _normalised(
     centred = np.clip(signal.pairs.centred(pair, taken, left), -1, 1)
     drawn_from = signal.ideal / (left * (2 - left)) if signal.drawn else signal.latent
     inverse = 1 / over.channels * (over.self_share + (centred**2) @ over.nodes + drawn_from)
-    heavy, released = _heaviness(signal, inverse, over)
+    heavy, released, scatter = _heaviness(signal, inverse, over)
     # Each channel is divided by its own size, most where the channels are most alike.
     even = 1.0
     if over.per_channel and signal.data is None:
@@ -167,6 +171,7 @@ def _normalised(
         common=signal.common * even,
         unlike=1.0 if over.per_channel else signal.unlike,
         sizes=0.0 if over.per_channel and affine.even else None,
+        values=_standardised(signal, joint, affine) if over.per_channel else (),
     )
     # Most of what scatters in the input's energy is its mean over the sites, which is taken out.
     if signal.data is not None and over.per_channel:
@@ -188,7 +193,8 @@ def _normalised(
         if signal.data is not None:
             return Way()  # the batch itself is no sum of random terms
         # What the signal's doubt has of it already is left out.
-        variance = (2 * apart / tail * sharp - 2 * known) / width + signal.uneven[1]
+        divided = 2 * apart / tail / width if scatter is None else scatter
+        variance = divided * sharp - 2 * known / width + signal.uneven[1]
         bends = -float(signal.share @ (np.ones_like(level) * soft))
         return Way(max(variance, 0.0), signal.total.slack, bends=bends)
 
@@ -211,6 +217,7 @@ def _normalised(
             energy=cotangent.energy * gain.reshape(shape) * (energy / relative),
             pair=np.clip((received - gone) / kept[:, None] / np.maximum(roots, 1e-6), -1, 1),
             inverse=released if over.per_channel else 1.0,
+            rare=scatter or 0.0,
             sharp=sharp,
             centred=over.centred * over_places / over.channels,
         )
@@ -226,6 +233,19 @@ def _normalised(
     return after, back
 
 
+def _standardised(signal: Signal, joint: np.ndarray, affine: Affine) -> tuple[Values, ...]:
+    """Return how the values of a norm over each channel are spread, where they are not normal.
+
+    Where channels have means or sizes of their own, the values of one are not spread as all are.
+    """
+    spread = signal.spread
+    alike = np.abs(joint - signal.mean**2).max() < 0.05 and not any(of.sized for of in spread)
+    even = affine.even and affine.bias == 0
+    return (
+        tuple(of.standardised(math.sqrt(affine.scale)) for of in spread) if alike and even else ()
+    )
+
+
 def _loose(inverse: np.ndarray, left: np.ndarray, flat: np.ndarray) -> float:
     """Return the slack of a norm's backward pass.
 
@@ -237,46 +257,57 @@ def _loose(inverse: np.ndarray, left: np.ndarray, flat: np.ndarray) -> float:
     return few + 0.03 * float((1 / left - 1).mean()) + 3 * float((1 - flat[:, -1]).mean())
 
 
-def _heaviness(signal: Signal, inverse: np.ndarray, over: Over) -> tuple[np.ndarray, float]:
-    """Return E(1/variance) E(variance) over channels, and what of it the kernel upstream undoes."""
+def _heaviness(
+    signal: Signal, inverse: np.ndarray, over: Over
+) -> tuple[np.ndarray, float, float | None]:
+    """Return E(1/variance) E(variance) over channels, and what of it the kernel upstream undoes.
+
+    And the variance of its logarithm, where the first kernel's form is known.
+    """
     if signal.data is not None:
-        return _of_data(np.asarray(signal.data, float), over), 1.0
-    if signal.spectrum is not None and signal.drawn:
-        heavy, ratio = normal_quadratic(signal.spectrum, signal.drawn)
-        return np.array([heavy]), ratio / heavy
+        return _of_data(np.asarray(signal.data, float), over), 1.0, None
+    if signal.spectrum is not None and signal.drawn and over.per_channel:
+        channels = sum(signal.features)
+        heavy, ratio, scatter = inverse_forms(signal.spectrum, signal.drawn, channels)
+        return np.array([heavy]), ratio / heavy, scatter
     dimensions = np.maximum(1 / np.maximum(inverse, 1e-12), 2.5)
     if not signal.drawn:
         # A sum of several such vectors is less skewed than any of them: E 1/v to first order.
         alike = np.full(len(dimensions), signal.sizes) if over.per_channel else 2 / dimensions
         if signal.sizes is None:
             alike = 2 / dimensions
-        return (1 + alike) * signal.uneven[0], 1 / signal.uneven[0]
+        return (1 + alike) * signal.uneven[0], 1 / signal.uneven[0], None
     # Of n independent vectors of d dimensions, w'Cw is |w|^2 times a chi square of d, exactly: the
-    # kernel's own size comes in, and is undone by the kernel.
-    released = 1 - 2 / max(signal.drawn, 3)
-    return dimensions / (dimensions - 2) / released, released
+    # kernels' own size comes in, of all channels of a group, and is undone by the kernels.
+    released = 1 - 2 / max(signal.drawn * over.channels, 3)
+    return dimensions / (dimensions - 2) / released, released, None
 
 
-def normal_quadratic(spectrum: np.ndarray, terms: int) -> tuple[float, float]:
-    """Return E 1/(w'Cw) and E w'w/(w'Cw) for w normal, relative to one over the expectation.
+def inverse_forms(spectrum: np.ndarray, terms: int, channels: int) -> tuple[float, float, float]:
+    """Return what dividing by w'Cw makes of energies, for w normal and of mean square 1.
 
-    Integrals over t of the determinant of 1 + 2 t C to the power -1/2, and of that times the trace
-    of its inverse.
+    Where few directions hold most of C, a mean over channels is owed to the rare ones whose w'Cw is
+    small: so its logarithm is taken, over many draws of all channels, as if it were normal.
 
     Args:
       spectrum: eigenvalues of C; those missing up to ``terms`` are zero.
       terms: entries of w.
+      channels: over which the mean is taken.
+
+    Returns:
+      The means of 1/(w'Cw) and of w'w/(w'Cw), relative to one over the expectation, and the
+      variance of the first one's logarithm.
     """
-    values = np.zeros(terms)
     kept = np.sort(spectrum)[::-1][:terms]
-    values[: len(kept)] = kept
-    values = np.maximum(values / values.mean(), 1e-9)
-    t = np.exp(np.linspace(-18.0, 14.0, 400)) / terms
-    factor = 1 + 2 * t[:, None] * values
-    density = np.exp(-0.5 * np.log(factor).sum(1)) * t
-    heavy = np.trapezoid(density, np.log(t)) * terms
-    ratio = np.trapezoid(density * (1 / factor).sum(1), np.log(t))
-    return float(heavy), float(ratio)
+    draws = int(min(max(DRAWS / (channels * terms), 8), 400))
+    squares = np.random.default_rng(0).normal(size=(draws, channels, terms)) ** 2
+    sizes = squares[..., : len(kept)] @ (kept / max(kept.sum(), 1e-300))
+    sizes = np.maximum(sizes, 1e-12)
+    heavy, ratio = (
+        np.log(np.mean(of / sizes, axis=1)) for of in (np.ones_like(sizes), squares.mean(2))
+    )
+    means = [math.exp(of.mean() + of.var() / 2) for of in (heavy, ratio)]
+    return means[0], means[1], float(heavy.var())
 
 
 def _of_channels(signal: Signal, affine: Affine, epsilon: float) -> np.ndarray:

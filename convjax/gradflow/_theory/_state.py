@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convjax.gradflow._theory._values import ByValue, Values
+from convjax.gradflow._theory._duals import function_of
+from convjax.gradflow._theory._values import ByValue, Values, normal
 
 Array = np.ndarray
 
@@ -433,6 +434,18 @@ class Signal(NamedTuple):
         mean = float(self.mean[i]) * math.sqrt(level)
         return mean, max(level - mean**2, 1e-300)
 
+    @property
+    def spread(self) -> tuple[Values, ...]:
+        """How the values are spread, as followed or by the laws; empty where all are normal."""
+        bent = any(law is not None and law.name != "linear" for law in self.laws)
+        if self.values or self.log or not bent:
+            return self.values
+        laws = [law or Law("linear", None, *self.normal(i)) for i, law in enumerate(self.laws)]
+        return tuple(
+            normal(function_of(law.name, law.function).value, law.mean, law.variance)
+            for law in laws
+        )
+
     def becomes(self, factor: float, doubt: Doubt = NONE, **changes: Any) -> "Signal":
         """Return the signal after a layer whose output follows its input's scale so far.
 
@@ -526,6 +539,7 @@ class Cotangent(NamedTuple):
       echo: the same with what came to the output of the residual around.
       inverse: what the kernel upstream must multiply by, since each channel was divided by the size
         of what the kernel had made of it.
+      rare: variance of that division's logarithm, where rare channels decide: it is undone as well.
       sharp: how much more than evenly spread over the channels the energy is that such a norm
         received: mean square over squared mean.
       centred: what of the channels' means is taken out of the energy that ``bends`` refers to.
@@ -547,6 +561,7 @@ class Cotangent(NamedTuple):
     total: Way = Way()
     own: Way = Way()
     inverse: float = 1.0
+    rare: float = 0.0
     sharp: float = 1.0
     centred: float = 0.0
     by_value: tuple[ByValue, ...] = ()
@@ -582,6 +597,7 @@ class Cotangent(NamedTuple):
         changes.setdefault("tilt", None)
         changes.setdefault("picked", None)
         changes.setdefault("inverse", 1.0)
+        changes.setdefault("rare", 0.0)
         changes.setdefault("sharp", 1.0)
         changes.setdefault("by_value", ())
         changes.setdefault("echo", None)
@@ -647,11 +663,23 @@ class Cotangent(NamedTuple):
             if self.picked is other.picked is None
             else _picked(self, other, part[:, 0]),
             inverse=between("inverse"),
+            rare=between("rare"),
             sharp=between("sharp"),
             centred=max(self.centred, other.centred),
-            by_value=(),
+            by_value=_by_value(self.by_value, other.by_value, part[:, 0]),
             echo=None,
         )
+
+
+def _by_value(
+    mine: tuple[ByValue, ...], its: tuple[ByValue, ...], part: Array
+) -> tuple[ByValue, ...]:
+    """Return the energy of a sum by the value, of which ``part`` is the first's."""
+    if mine and its:
+        return tuple(a.plus(b, p) for a, b, p in zip(mine, its, part.tolist(), strict=True))
+    if not mine:
+        mine, part = its, 1 - part
+    return tuple(of.mixed(p) for of, p in zip(mine, part.tolist(), strict=False))
 
 
 def _picked(a: Cotangent, b: Cotangent, part: Array) -> Array:

@@ -56,6 +56,12 @@ class Values:
         """Return how a multiple of them is spread."""
         return dataclasses.replace(self, step=self.step * factor)
 
+    def standardised(self, size: float) -> "Values":
+        """Return how they are spread with mean zero, and of this size."""
+        mean = self.mean(lambda z: z)
+        deviation = max(self.mean(lambda z: (z - mean) ** 2), 1e-300) ** 0.5
+        return _binned(self.at - mean, self.weight, self.step).scaled(size / deviation)
+
     def plus_normal(self, mean: float, variance: float) -> "Values":
         """Return how the sum with an independent normal value is spread."""
         if variance < 0.01 * self.step**2:
@@ -100,6 +106,10 @@ class ByValue:
     def scaled(self, factor: float) -> "ByValue":
         """Return the energy by a multiple of the value."""
         return ByValue(self.values.scaled(factor), self.energy)
+
+    def plus(self, other: "ByValue", part: float) -> "ByValue":
+        """Return that of a sum of two, of which ``part`` is this one's."""
+        return ByValue(self.values, part * self.energy + (1 - part) * other(self.values.at))
 
     def mixed(self, part: float) -> "ByValue":
         """Return that of a sum of which the rest, ``1 - part``, does not depend on the value."""

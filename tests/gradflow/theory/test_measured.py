@@ -181,3 +181,80 @@ def test_a_norm_takes_back_what_scatters_in_the_kernel_before_it(shortcut):
     _, gains = _gains(profile, whole, draws=100)
     assert gains.mean() == pytest.approx(whole.gradient_gain, abs=0.03)
     assert gains.std(ddof=1) == pytest.approx(whole.gradient_gain_scatter, rel=0.25)
+
+
+def _three_terms(rngs):
+    """RepVGG's unit: a 3x3 window, a 1x1 and the input itself, each behind a norm, and a ReLU."""
+
+    def unit(rngs):
+        options = {"use_bias": False, "kernel_init": "he", "rngs": rngs}
+        wide = nn.Conv(WIDTH, WIDTH, (3, 3), padding="CIRCULAR", **options)
+        terms = (wide, nn.PointwiseConv(WIDTH, WIDTH, **options))
+        wide, narrow = (nn.Chain(c=conv, n=nn.BatchNorm(WIDTH, rngs=rngs)) for conv in terms)
+        both = nn.Residual(wide, narrow)
+        return nn.Residual(both, nn.BatchNorm(WIDTH, rngs=rngs), activation=nn.Activation("relu"))
+
+    stem = nn.Conv(WIDTH, WIDTH, (3, 3), use_bias=False, rngs=rngs)
+    return nn.Chain(
+        stem=stem, norm=nn.BatchNorm(WIDTH, rngs=rngs), body=nn.Repeat(unit, 3, rngs=rngs)
+    )
+
+
+def _wide_windows(rngs):
+    """ConvNeXt's first two layers on images that are smaller than the window."""
+    return nn.Chain(
+        small=nn.Conv(WIDTH, 48, (4, 3), strides=(4, 3), padding="VALID", rngs=rngs),
+        depthwise=nn.DepthwiseConv(48, (7, 7), rngs=rngs),
+        norm=nn.LayerNorm(48, rngs=rngs),
+        mix=nn.PointwiseConv(48, WIDTH, rngs=rngs),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "path", "side"),
+    [(_three_terms, "body/2/activation", 0), (_wide_windows, "norm", 1)],
+    ids=["a norm in place of the shortcut", "a norm over channels with few taps each"],
+)
+def test_what_a_norm_leaves_as_it_was(make, path, side):
+    """The skew of what it shifts and scales; and that many small kernels are no small kernel."""
+    with compiling_quickly():
+        profile, prediction = _both(make, draws=80)
+    unit = prediction[path]
+    gains = _gains(profile, unit, draws=80)[side]
+    expected = (unit.activation_gain, unit.gradient_gain)[side]
+    if gains is None:  # what stands between is not measured: the size itself
+        at = profile.table()["path"].reshape(80, -1)[0].tolist().index(path)
+        gains = np.log(profile.table()["activation_rms"].reshape(80, -1)[:, at])
+        expected = unit.activation_log_rms
+    assert gains.mean() == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.slow
+def test_what_a_norm_divides_by_a_first_kernel_of_three_terms_undoes():
+    """Rare channels decide what comes back through norm and kernel; through both it is sure."""
+    x, draws = jax.random.normal(jax.random.key(3), (8, 12, 12, 3)), 200
+
+    def make(rngs):
+        options = {"use_bias": False, "kernel_init": "he", "rngs": rngs}
+        conv, norm = nn.PointwiseConv(3, 24, **options), nn.BatchNorm(24, rngs=rngs)
+        last = nn.Conv(24, 16, (3, 3), padding="CIRCULAR", **options)
+        return nn.Chain(conv=conv, norm=norm, relu=nn.Activation("relu"), last=last)
+
+    @jax.jit
+    @jax.vmap
+    def measure(key):
+        weights, cotangent = jax.random.split(key)
+        return gradflow.profile(make(nnx.Rngs(weights)), x, cotangent=cotangent, train=True)
+
+    table = measure(jax.random.split(jax.random.key(0), draws)).table()
+    paths = table["path"].reshape(draws, -1)[0].tolist()
+    logs = table["gradient_log_norm"].reshape(draws, -1)
+    at = {path: logs[:, paths.index(path)] for path in ("input", "conv", "norm")}
+    expected = gradflow.predict(make(nnx.Rngs(0)), np.asarray(x), train=True)
+    for path, before in (("norm", "conv"), ("conv", "input")):
+        gain = at[before] - at[path]
+        assert gain.std() == pytest.approx(expected[path].gradient_gain_scatter, rel=0.25)
+        assert gain.mean() == pytest.approx(expected[path].gradient_gain, abs=0.06)
+    both = expected["norm"].gradient_gain + expected["conv"].gradient_gain
+    assert (at["input"] - at["norm"]).mean() == pytest.approx(both, abs=0.02)

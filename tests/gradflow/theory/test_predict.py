@@ -5,9 +5,11 @@ import math
 import jax
 import numpy as np
 import pytest
+import scipy
 from flax import nnx
 
 from convjax import gradflow, models, nn
+from convjax.gradflow._theory._norms import inverse_forms
 from tests.nn import registry
 
 WIDE = 100_000
@@ -347,3 +349,22 @@ def test_a_kernel_and_the_norm_behind_it_scatter_against_each_other():
     assert found["dense"].gradient_gain_scatter == pytest.approx(dense, rel=0.25)
     assert both < 0.5 * math.hypot(norm, dense)
     assert found[""].gradient_gain_scatter < 0.7 * math.hypot(norm, dense)
+
+
+def test_what_dividing_by_a_first_kernels_sizes_makes_of_energies():
+    """Of one channel and equal eigenvalues it is one over a chi square, of known logarithm."""
+    terms = 6
+    heavy, ratio, variance = inverse_forms(np.ones(terms), terms, 1)
+    mean = -scipy.special.digamma(terms / 2) - np.log(2 / terms)
+    assert variance == pytest.approx(scipy.special.polygamma(1, terms / 2), rel=0.25)
+    assert np.log(heavy) - variance / 2 == pytest.approx(mean, abs=0.1)
+    assert ratio == pytest.approx(1, rel=1e-6)  # w'w over itself
+    # Of many channels it is the expectation: of five terms and a constant one, by quadrature.
+    spectrum = np.array([5.0, 1, 1, 1, 1, 1])
+    heavy, ratio, variance = inverse_forms(spectrum, 6, 4000)
+    t = np.geomspace(1e-7, 1e4, 20_001)
+    factor = 1 + 2 * t[:, None] * spectrum / spectrum.sum()
+    density = np.prod(factor**-0.5, axis=1)
+    assert heavy == pytest.approx(np.trapezoid(density, t), rel=0.05)
+    assert ratio == pytest.approx(np.trapezoid(density * (1 / factor).mean(1), t), rel=0.05)
+    assert variance < 0.01
