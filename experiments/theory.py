@@ -12,10 +12,6 @@ Passes where ``gradflow.compare`` finds no unit that departs, and where at least
 lie in the band of two standard deviations (and of the slack that theory claims for batch norm);
 of a normal variable 95 % do.
 
-Known to fall short: over many residual units the scatter adds up to more than is expected (0.43
-against 0.27 at 54 layers), because a shortcut keeps the same gates closed from unit to unit, and
-theory takes the units for independent.
-
 Takes about 40 s of processor time, nearly all of it compilation.
 """
 
