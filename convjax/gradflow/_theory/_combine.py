@@ -196,10 +196,10 @@ def _sum(node: nn.Residual, signal: Signal, scope: Scope) -> tuple[Signal, Back]
         gate = branch.gate.weighed(forward[0])
         gates = signal.gates.carried(after.carry)
         after = after._replace(shared=gates.shared(gate), gates=gates.plus(gate).beyond(again))
-    term, kept = branch.split(after.features), beside.split(after.features)
-    spread = _spread(term, kept)
+    added_to = branch.split(after.features)
+    spread = _spread(added_to, beside.split(after.features))
     if spread:
-        normals = [term.normal(i) for i in range(len(spread))]
+        normals = [added_to.normal(i) for i in range(len(spread))]
         sums = [of.plus_normal(*term) for of, term in zip(spread, normals, strict=True)]
         after = after._replace(values=tuple(sums))
 

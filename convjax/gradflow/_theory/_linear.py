@@ -215,7 +215,7 @@ def _convolved(
         alike = self_share + square + (1 - self_share) * latent
         inner += latent * float((1 / (left * (2 - left))).mean())
         ideal = signal.common / taps
-        if signal.data is not None:
+        if signal.data is not None and kernel.fan_in == width:
             alike, inner, spectrum = _forms(signal.data, kernel)
     # Few taps make values that are not quite normal, and neighbours that share them.
     slack = DEPTHWISE_SLACK if one_channel and window.size > 1 else 0.0

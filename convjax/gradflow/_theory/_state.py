@@ -438,7 +438,7 @@ class Signal(NamedTuple):
     def spread(self) -> tuple[Values, ...]:
         """How the values are spread, as followed or by the laws; empty where all are normal."""
         bent = any(law is not None and law.name != "linear" for law in self.laws)
-        if self.values or self.log or not bent:
+        if self.values or self.log or not bent or len(self.laws) != len(self.features):
             return self.values
         laws = [law or Law("linear", None, *self.normal(i)) for i, law in enumerate(self.laws)]
         return tuple(
