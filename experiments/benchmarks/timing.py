@@ -39,10 +39,12 @@ def alternate(
     slow_seconds: float = 1.0,
     elsewhere: Mapping[str, Timer] | None = None,
 ) -> dict[str, list[float]]:
-    """Measure functions in rounds, each once in a round, the order rotating from round to round.
+    """Measure functions in rounds, each once in a round, by an order that changes every round.
 
-    Every function runs once unmeasured before the first round. A sample is the mean over as many
-    calls as last ``min_seconds`` together.
+    It begins with another function and goes on in other steps, so that none always comes after the
+    same one, which may leave nothing of the common arrays in the cache. Every function runs once
+    unmeasured before the first round. A sample is the mean over as many calls as last
+    ``min_seconds`` together.
 
     Args:
       functions: by name, called without arguments.
@@ -61,9 +63,10 @@ def alternate(
     names = list(timers)
     counts, rounds = dict.fromkeys(names, 1), dict.fromkeys(names, repeats)
     samples: dict[str, list[float]] = {name: [] for name in names}
+    steps = [step for step in range(1, len(names)) if math.gcd(step, len(names)) == 1] or [1]
     for i in range(repeats):
-        start = i % max(len(names), 1)
-        for name in names[start:] + names[:start]:
+        step = steps[i % len(steps)]
+        for name in (names[(i + k * step) % len(names)] for k in range(len(names))):
             if i >= rounds[name]:
                 continue
             taken, counts[name] = _sample(timers[name], counts[name], min_seconds)
