@@ -17,7 +17,7 @@ from convjax.gradflow._theory._sites import concentrated, exactly
 from convjax.gradflow._theory._state import Cotangent, Doubt, Signal, Way, scaled_by
 from convjax.gradflow._theory._values import Values
 
-DRAWS = 1_000_000
+DRAWS = 400_000
 """Entries of kernels that are drawn to see what a norm behind the first one divides by."""
 
 
