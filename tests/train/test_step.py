@@ -84,7 +84,9 @@ def test_clip_shortens_what_the_optimiser_sees_and_not_what_is_logged(pictures):
     clipped = dataclasses.replace(free, clip=0.01)
     before = train.start(net, free).params
     loose, tight = (taken(net, recipe, batch) for recipe in (free, clipped))
-    assert loose[1][0]["gradient_norm"] == tight[1][0]["gradient_norm"] > 0.01
+    # Two programs: a processor's vector units may sum them in other orders.
+    logged = [float(losses[0]["gradient_norm"]) for _, losses in (loose, tight)]
+    assert logged[0] == pytest.approx(logged[1], rel=1e-6) and logged[1] > 0.01
     moved = jax.tree.map(jnp.subtract, tight[0].params, before)
     assert optax.tree.norm(moved) == pytest.approx(0.01, rel=1e-4)
 
