@@ -100,8 +100,8 @@ def both(request):
         return _both(NETS[request.param])
 
 
-def _both(make, draws=DRAWS):
-    x = jax.random.normal(jax.random.key(4), IMAGE)
+def _both(make, draws=DRAWS, image=IMAGE):
+    x = jax.random.normal(jax.random.key(4), image)
 
     @jax.jit
     @jax.vmap
@@ -233,7 +233,7 @@ def test_what_a_norm_leaves_as_it_was(make, path, side):
 @pytest.mark.slow
 def test_what_a_norm_divides_by_a_first_kernel_of_three_terms_undoes():
     """Rare channels decide what comes back through norm and kernel; through both it is sure."""
-    x, draws = jax.random.normal(jax.random.key(3), (8, 12, 12, 3)), 200
+    draws = 200
 
     def make(rngs):
         options = {"use_bias": False, "kernel_init": "he", "rngs": rngs}
@@ -241,17 +241,11 @@ def test_what_a_norm_divides_by_a_first_kernel_of_three_terms_undoes():
         last = nn.Conv(24, 16, (3, 3), padding="CIRCULAR", **options)
         return nn.Chain(conv=conv, norm=norm, relu=nn.Activation("relu"), last=last)
 
-    @jax.jit
-    @jax.vmap
-    def measure(key):
-        weights, cotangent = jax.random.split(key)
-        return gradflow.profile(make(nnx.Rngs(weights)), x, cotangent=cotangent, train=True)
-
-    table = measure(jax.random.split(jax.random.key(0), draws)).table()
+    profile, expected = _both(make, draws, (8, 12, 12, 3))
+    table = profile.table()
     paths = table["path"].reshape(draws, -1)[0].tolist()
     logs = table["gradient_log_norm"].reshape(draws, -1)
     at = {path: logs[:, paths.index(path)] for path in ("input", "conv", "norm")}
-    expected = gradflow.predict(make(nnx.Rngs(0)), np.asarray(x), train=True)
     for path, before in (("norm", "conv"), ("conv", "input")):
         gain = at[before] - at[path]
         assert gain.std() == pytest.approx(expected[path].gradient_gain_scatter, rel=0.25)
