@@ -143,9 +143,15 @@ def _(node: nn.DepthwiseConv, signal: Signal, scope: Scope) -> tuple[Signal, Bac
         return after, back
     laws = signal.laws or (None,) * len(signal.features)
     near = _neighbours(window)
-    between = signal.pairs.means(signal.pair)[:, :2] @ [near, 1 - near]
+
+    def between(pair: np.ndarray) -> np.ndarray:
+        return signal.pairs.means(pair)[:, :2] @ [near, 1 - near]
+
+    terms, sums = between(signal.pair), between(after.pair)
     taps = [
-        taps_of(law or Law("linear", None, *signal.normal(i)), float(between[i]), window)
+        taps_of(
+            law or Law("linear", None, *signal.normal(i)), float(terms[i]), window, float(sums[i])
+        )
         for i, law in enumerate(laws)
     ]
     level = [max(size, 1e-300) for size in after.level.tolist()]
@@ -154,7 +160,11 @@ def _(node: nn.DepthwiseConv, signal: Signal, scope: Scope) -> tuple[Signal, Bac
         handed = back(cotangent)
         if not cotangent.by_value:
             return handed
-        found = [of.before(e, v) for of, e, v in zip(taps, cotangent.by_value, level, strict=True)]
+        tied = between(cotangent.pair).tolist()
+        found = [
+            of.before(*with_value)
+            for of, *with_value in zip(taps, cotangent.by_value, level, tied, strict=True)
+        ]
         more = np.array([mean for _, mean in found]).reshape(-1, *(1,) * len(signal.spatial))
         return handed._replace(energy=handed.energy * more, by_value=tuple(e for e, _ in found))
 

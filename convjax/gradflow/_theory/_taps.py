@@ -31,12 +31,14 @@ class Taps(NamedTuple):
     Attributes:
       law: what they are an activation of.
       alike: correlation of the normal values of two of them.
+      pair: of two sums, uncentred.
       counts: how many there are, of outputs in the middle and at borders.
       often: share of the outputs that have so many.
     """
 
     law: Law
     alike: float
+    pair: float
     counts: Array
     often: Array
 
@@ -65,17 +67,23 @@ class Taps(NamedTuple):
         weight = weight @ _densities(size) + silent * (GRID == 0)
         return Values(math.sqrt(variance) / FINE, weight, sized=True)
 
-    def before(self, of: ByValue, variance: float) -> tuple[ByValue, float]:
-        """Return the energy handed back by the value of a term, and its mean."""
+    def before(self, of: ByValue, variance: float, tied: float) -> tuple[ByValue, float]:
+        """Return the energy handed back by the value of a term, and its mean.
+
+        Args:
+          of: the energy by the sum's value.
+          variance: of the sum.
+          tied: correlation of the gradients of two sums.
+        """
         size, _, _ = self.sizes()
         energy = _densities(size) @ of(math.sqrt(variance) / FINE * GRID)
         steps = np.log(size)
-        bent = np.gradient(energy, steps)
+        bent = 2 * np.gradient(energy, steps)
+        crossed = tied * self._crossed(of, np.sqrt(variance * size)) * energy
         known = function_of(self.law.name, self.law.function)
         deviation = math.sqrt(self.law.variance)
         z = np.linspace(-5, 5, 101)
         value = known.value(self.law.mean + deviation * z)
-        z, value = (of[value.argmin() :] for of in (z, value))
         u, shared = np.polynomial.hermite_e.hermegauss(12)
         # What all terms share, given one of them.
         u = math.sqrt(self.alike) * z[:, None] + math.sqrt(1 - self.alike) * u
@@ -90,26 +98,52 @@ class Taps(NamedTuple):
             place = np.log(np.maximum(whole / mean, 1e-12))
             back = np.interp(place, steps, energy)
             part = value[:, None] ** 2 / np.maximum(whole, 1e-300)
-            back = np.maximum(back + 2 * part * np.interp(place, steps, bent), 0.0)
+            more = np.interp(place, steps, bent + (count - 1) * crossed)
+            back = np.maximum(back + part * more, 0.0)
             back = np.where(whole > 0, back, of(np.zeros(1)))
             found += count * often / (self.counts @ self.often) * (back * share).sum(1)
         # One value may stand for many z: that of a closed rectifier does.
-        value, index = np.unique(value, return_inverse=True)
-        often = np.exp(-(z**2) / 2)
-        found = np.bincount(index, found * often) / np.bincount(index, often)
+        fine = np.linspace(-5, 5, 8001)
+        value, often = known.value(self.law.mean + deviation * fine), np.exp(-(fine**2) / 2)
         terms = normal(known.value, self.law.mean, self.law.variance)
-        return scaled(terms, np.asarray(np.interp(terms.at, value, found)))
+        return scaled(terms, terms.mean_of(value, np.interp(fine, z, found), often))
+
+    def _crossed(self, of: ByValue, deviation: Array) -> Array:
+        """Return what two taps' gradients have in common, since their weights are in both sums.
+
+        With a = sqrt(g) of two sums y and y' of variance v and correlation r, which is also how
+        much of their terms they share, it is by Stein's lemma ``v (2 r E a'' a + (1 + r) E a' a')``
+        over ``E a a``. Of normal u that both sums hold, and e that one does, that is
+        ``E[(u^2 - 1) E_e[a]^2 + E_e[e a]^2]`` over ``E[E_e[a]^2]``.
+
+        Args:
+          of: the energy by the sum's value.
+          deviation: of the sums, some.
+        """
+        r = min(max(self.pair, 0.0), 1.0)
+        u, weight = np.polynomial.hermite_e.hermegauss(24)
+        e = np.linspace(-5, 5, 101)
+        density = np.exp(-(e**2) / 2)
+        density /= density.sum()
+        z = math.sqrt(r) * u[:, None] + math.sqrt(1 - r) * e
+        a = np.sqrt(of(deviation[:, None, None] * z))
+        mean, along = a @ density, a @ (density * e)
+        both = np.maximum(mean**2 @ weight, 1e-300)
+        return (((u**2 - 1) * mean**2 + along**2) @ weight) / both
 
 
-def taps_of(law: Law, pair: float, window: Window) -> Taps:
-    """Return the terms of a window's sums, of which two have this correlation (uncentred)."""
+def taps_of(law: Law, pair: float, window: Window, sums: float) -> Taps:
+    """Return the terms of a window's sums, of which two have this correlation (uncentred).
+
+    Two sums have another: where borders leave terms out, they share fewer.
+    """
     m = moments(*law)
     grid = np.linspace(0, 0.999, 50)
     alike = float(np.interp(pair, m.pair(grid) / max(m.second, 1e-300), grid))
     inside = np.sort(window.gather(np.ones((1, *[t.shape[2] for t in window.axes]))).ravel())
     groups = np.array_split(inside[inside > 0], KINDS)
     counts = np.array([group.mean() for group in groups if len(group)])
-    return Taps(law, alike, counts, np.full(len(counts), 1 / len(counts)))
+    return Taps(law, alike, sums, counts, np.full(len(counts), 1 / len(counts)))
 
 
 def _sums(taps: Taps, count: float, u: Array, weight: Array) -> tuple[Array, Array]:

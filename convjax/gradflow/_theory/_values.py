@@ -42,6 +42,13 @@ class Values:
         """Return E f."""
         return float(self.weight @ f(self.at))
 
+    def mean_of(self, value: Array, what: Array, often: Array) -> Array:
+        """Return the mean of something by value, at every point of the grid."""
+        whole = _binned(value, often, self.step).weight
+        found = _binned(value, often * what, self.step).weight
+        there = whole > 0
+        return np.interp(GRID, GRID[there], found[there] / whole[there])
+
     def through(self, f: Real) -> "Values":
         """Return how f of them is spread."""
         return _binned(f(self.at), self.weight, self.step)
