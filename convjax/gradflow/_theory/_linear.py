@@ -147,12 +147,11 @@ def _(node: nn.DepthwiseConv, signal: Signal, scope: Scope) -> tuple[Signal, Bac
     def between(pair: np.ndarray) -> np.ndarray:
         return signal.pairs.means(pair)[:, :2] @ [near, 1 - near]
 
-    terms, sums = between(signal.pair), between(after.pair)
+    terms = between(signal.pair).tolist()
+    sums = zip(between(after.pair).tolist(), between(after.steady[1]).tolist(), strict=True)
     taps = [
-        taps_of(
-            law or Law("linear", None, *signal.normal(i)), float(terms[i]), window, float(sums[i])
-        )
-        for i, law in enumerate(laws)
+        taps_of(law or Law("linear", None, *signal.normal(i)), pair, window, of_sums)
+        for i, (law, pair, of_sums) in enumerate(zip(laws, terms, sums, strict=True))
     ]
     level = [max(size, 1e-300) for size in after.level.tolist()]
 
@@ -161,10 +160,8 @@ def _(node: nn.DepthwiseConv, signal: Signal, scope: Scope) -> tuple[Signal, Bac
         if not cotangent.by_value:
             return handed
         tied = between(cotangent.pair).tolist()
-        found = [
-            of.before(*with_value)
-            for of, *with_value in zip(taps, cotangent.by_value, level, tied, strict=True)
-        ]
+        with_values = zip(taps, cotangent.by_value, level, tied, strict=True)
+        found = [of.before(by_value, v, c) for of, by_value, v, c in with_values]
         more = np.array([mean for _, mean in found]).reshape(-1, *(1,) * len(signal.spatial))
         return handed._replace(energy=handed.energy * more, by_value=tuple(e for e, _ in found))
 

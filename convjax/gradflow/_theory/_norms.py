@@ -6,6 +6,7 @@ of the cotangent: the constant one and the channel itself. For equally correlate
 batch less one, and this is Yang et al.'s closed form (2019), exactly.
 """
 
+import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from convjax import nn
 from convjax.gradflow._theory._run import Back, Scope, expected
 from convjax.gradflow._theory._sites import concentrated, exactly
 from convjax.gradflow._theory._state import Cotangent, Doubt, Signal, Way, scaled_by
-from convjax.gradflow._theory._values import Values
+from convjax.gradflow._theory._values import ByValue, Values, normal
 
 DRAWS = 400_000
 """Entries of kernels that are drawn to see what a norm behind the first one divides by."""
@@ -218,6 +219,7 @@ def _normalised(
             pair=np.clip((received - gone) / kept[:, None] / np.maximum(roots, 1e-6), -1, 1),
             inverse=released if over.per_channel else 1.0,
             rare=scatter or 0.0,
+            by_value=_of_few_terms(signal, cotangent) if over.per_channel and affine.even else (),
             sharp=sharp,
             centred=over.centred * over_places / over.channels,
         )
@@ -236,14 +238,22 @@ def _normalised(
 def _standardised(signal: Signal, joint: np.ndarray, affine: Affine) -> tuple[Values, ...]:
     """Return how the values of a norm over each channel are spread, where they are not normal.
 
-    Where channels have means or sizes of their own, the values of one are not spread as all are.
+    Where channels have means or sizes of their own, the values of one are not spread as all are;
+    of sums of few terms it is their size alone that is not a normal value's.
     """
     spread = signal.spread
+    if not affine.even or affine.bias != 0:
+        return ()
+    if spread and all(of.sized for of in spread):
+        return tuple(normal(lambda z: z, 0.0, affine.scale) for _ in spread)
     alike = np.abs(joint - signal.mean**2).max() < 0.05 and not any(of.sized for of in spread)
-    even = affine.even and affine.bias == 0
-    return (
-        tuple(of.standardised(math.sqrt(affine.scale)) for of in spread) if alike and even else ()
-    )
+    return tuple(of.standardised(math.sqrt(affine.scale)) for of in spread) if alike else ()
+
+
+def _of_few_terms(signal: Signal, cotangent: Cotangent) -> tuple[ByValue, ...]:
+    """Return the gradient's energy by the value before a norm, where that is a sum of few terms."""
+    few = signal.values and all(of.sized for of in signal.values)
+    return tuple(dataclasses.replace(of, sizeless=True) for of in cotangent.by_value) if few else ()
 
 
 def _loose(inverse: np.ndarray, left: np.ndarray, flat: np.ndarray) -> float:

@@ -32,6 +32,7 @@ class Taps(NamedTuple):
       law: what they are an activation of.
       alike: correlation of the normal values of two of them.
       pair: of two sums, uncentred.
+      centred: of these without each channel's mean.
       counts: how many there are, of outputs in the middle and at borders.
       often: share of the outputs that have so many.
     """
@@ -39,6 +40,7 @@ class Taps(NamedTuple):
     law: Law
     alike: float
     pair: float
+    centred: float
     counts: Array
     often: Array
 
@@ -75,6 +77,8 @@ class Taps(NamedTuple):
           variance: of the sum.
           tied: correlation of the gradients of two sums.
         """
+        if of.sizeless:
+            return self.before_norm(of, tied)
         size, _, _ = self.sizes()
         energy = _densities(size) @ of(math.sqrt(variance) / FINE * GRID)
         steps = np.log(size)
@@ -120,22 +124,61 @@ class Taps(NamedTuple):
           of: the energy by the sum's value.
           deviation: of the sums, some.
         """
-        r = min(max(self.pair, 0.0), 1.0)
-        u, weight = np.polynomial.hermite_e.hermegauss(24)
-        e = np.linspace(-5, 5, 101)
-        density = np.exp(-(e**2) / 2)
-        density /= density.sum()
-        z = math.sqrt(r) * u[:, None] + math.sqrt(1 - r) * e
-        a = np.sqrt(of(deviation[:, None, None] * z))
-        mean, along = a @ density, a @ (density * e)
+        u, weight, mean, along = _of_two(of, deviation, self.pair)
         both = np.maximum(mean**2 @ weight, 1e-300)
         return (((u**2 - 1) * mean**2 + along**2) @ weight) / both
 
+    def before_norm(self, of: ByValue, tied: float) -> tuple[ByValue, float]:
+        """Return the same where a norm divides every channel by its size and takes out its mean.
 
-def taps_of(law: Law, pair: float, window: Window, sums: float) -> Taps:
+        What follows a sum's size is gone: of what two of n taps have in common ``(1 + 2 r) E[E_e[e
+        a]^2]`` is left, with r the correlation of two sums without their mean, over n + 2 for n,
+        since the weights are on a sphere. And where the gradients of two sums correlate by c, what
+        comes back is quadratic in w, over w'Cw: of b, the share of one direction of n, in the mean
+        ``(1 + (n b - 1) c) / (1 + (n b - 1) r)``; the kernel itself knows of c = 0.
+
+        A term is as close to the sum, but for its sign, as two sums are to each other.
+        """
+        size = math.sqrt(max(of.values.mean(np.square), 1e-300))
+        r, count = min(max(self.centred, 0.0), 0.99), float(self.counts @ self.often)
+        _, weight, mean, along = _of_two(of, np.array([size]), r)
+        crossed = (1 + 2 * r) * (along**2 @ weight).item() / max((mean**2 @ weight).item(), 1e-300)
+        # The share of one direction is the squared sine of an angle.
+        angle = np.linspace(0, math.pi / 2, 200)
+        often, less = np.cos(angle) ** max(count - 2, 0.0), count * np.sin(angle) ** 2 - 1
+        divided = often @ ((1 + tied * less) / (1 + r * less)) / (often @ (1 / (1 + r * less)))
+        known = function_of(self.law.name, self.law.function)
+        terms = normal(known.value, self.law.mean, self.law.variance)
+        place = terms.at - terms.mean(lambda x: x)
+        place = place / max(float(terms.weight @ place**2), 1e-300) ** 0.5
+        close = 2 * (1 - r**2) / (count + 2) + r**2
+        e, chance = np.polynomial.hermite_e.hermegauss(24)
+        near, rest = math.sqrt(close) * place[:, None], math.sqrt(1 - close) * e
+        alone, _ = scaled(terms, (of(size * (near + rest)) + of(size * (rest - near))) @ chance)
+        back = divided * alone.energy + tied * crossed * (count - 1) / (count + 2) * place**2
+        return scaled(terms, np.maximum(back, 0.0))
+
+
+def _of_two(of: ByValue, deviation: Array, r: float) -> tuple[Array, Array, Array, Array]:
+    """Return what two sums share, how often, and the roots of energy of one given that.
+
+    Of these the mean, and the mean product with what is the sum's own.
+    """
+    r = min(max(r, 0.0), 1.0)
+    u, weight = np.polynomial.hermite_e.hermegauss(24)
+    e = np.linspace(-5, 5, 101)
+    density = np.exp(-(e**2) / 2)
+    density /= density.sum()
+    z = math.sqrt(r) * u[:, None] + math.sqrt(1 - r) * e
+    a = of.root(deviation[:, None, None] * z)
+    return u, weight / weight.sum(), a @ density, a @ (density * e)
+
+
+def taps_of(law: Law, pair: float, window: Window, sums: tuple[float, float]) -> Taps:
     """Return the terms of a window's sums, of which two have this correlation (uncentred).
 
-    Two sums have another: where borders leave terms out, they share fewer.
+    Two sums have another, as they are and without their mean: where borders leave terms out, they
+    share fewer.
     """
     m = moments(*law)
     grid = np.linspace(0, 0.999, 50)
@@ -143,7 +186,7 @@ def taps_of(law: Law, pair: float, window: Window, sums: float) -> Taps:
     inside = np.sort(window.gather(np.ones((1, *[t.shape[2] for t in window.axes]))).ravel())
     groups = np.array_split(inside[inside > 0], KINDS)
     counts = np.array([group.mean() for group in groups if len(group)])
-    return Taps(law, alike, sums, counts, np.full(len(counts), 1 / len(counts)))
+    return Taps(law, alike, *sums, counts, np.full(len(counts), 1 / len(counts)))
 
 
 def _sums(taps: Taps, count: float, u: Array, weight: Array) -> tuple[Array, Array]:

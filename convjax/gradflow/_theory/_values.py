@@ -88,19 +88,35 @@ class Values:
 
 @dataclasses.dataclass(frozen=True)
 class ByValue:
-    """The energy of a gradient by the value that it belongs to; 1 in the mean over values."""
+    """The energy of a gradient by the value that it belongs to; 1 in the mean over values.
+
+    Attributes:
+      values: how these are spread.
+      energy: at every point of their grid.
+      sizeless: whether a norm divides every channel's values by their size.
+      sign: of the slopes that the gradient has come through.
+    """
 
     values: Values
     energy: Array
+    sizeless: bool = False
+    sign: Array | float = 1.0
 
     def __call__(self, value: Array) -> Array:
         """Return the energy at a value."""
         return np.asarray(np.interp(value, self.values.at, self.energy))
 
+    def root(self, value: Array) -> Array:
+        """Return the root of the energy at a value, with the sign of the slopes."""
+        root = self.sign * np.sqrt(self.energy)
+        return np.asarray(np.interp(value, self.values.at, root))
+
     def before(self, f: Real, slope: Real, values: Values) -> tuple["ByValue", float]:
         """Return the energy handed back by f, by the value before it, and its mean."""
-        energy = self(f(values.at)) * slope(values.at) ** 2
-        return scaled(values, energy)
+        steep = slope(values.at)
+        found, mean = scaled(values, self(f(values.at)) * steep**2)
+        sign = np.where(steep < 0, -1.0, 1.0) * np.sign(self.root(f(values.at)))
+        return dataclasses.replace(found, sign=sign), mean
 
     def without_normal(self, values: Values, mean: float, variance: float) -> "ByValue":
         """Return the energy by the first of two terms: values before ``plus_normal``."""
