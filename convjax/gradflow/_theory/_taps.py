@@ -124,52 +124,56 @@ class Taps(NamedTuple):
           of: the energy by the sum's value.
           deviation: of the sums, some.
         """
-        u, weight, mean, along = _of_two(of, deviation, self.pair)
+        u, weight, mean, along = _of_two(of, deviation, min(max(self.pair, 0.0), 1.0))
         both = np.maximum(mean**2 @ weight, 1e-300)
         return (((u**2 - 1) * mean**2 + along**2) @ weight) / both
 
     def before_norm(self, of: ByValue, tied: float) -> tuple[ByValue, float]:
         """Return the same where a norm divides every channel by its size and takes out its mean.
 
-        What follows a sum's size is gone: of what two of n taps have in common ``(1 + 2 r) E[E_e[e
-        a]^2]`` is left, with r the correlation of two sums without their mean, over n + 2 for n,
-        since the weights are on a sphere. And where the gradients of two sums correlate by c, what
-        comes back is quadratic in w, over w'Cw: of b, the share of one direction of n, in the mean
-        ``(1 + (n b - 1) c) / (1 + (n b - 1) r)``; the kernel itself knows of c = 0.
-
-        A term is as close to the sum, but for its sign, as two sums are to each other.
+        Of n weights w let b be the share of their squares along (1, ..., 1): the sum of their other
+        products is n b - 1 of that of squares. Of terms that correlate by k the sum's variance is
+        v = 1 + (n b - 1) k, and two sums share r = n b k / v of it. Where the gradients that come
+        to two sums correlate by c(r), the mean over b of ``(1 + (n b - 1) c(r)) / v`` comes back,
+        of which the kernel itself knows ``1 / v``; and, for the term that both sums hold,
+        ``c E[E_e[e a]^2] (n - 1) / (n + 2)`` over ``E a a``. A term is as close to the sum, but for
+        its sign, as two sums are to each other.
         """
         size = math.sqrt(max(of.values.mean(np.square), 1e-300))
-        r, count = min(max(self.centred, 0.0), 0.99), float(self.counts @ self.often)
-        _, weight, mean, along = _of_two(of, np.array([size]), r)
-        crossed = (1 + 2 * r) * (along**2 @ weight).item() / max((mean**2 @ weight).item(), 1e-300)
+        k, count = min(max(self.centred, 0.0), 0.99), float(self.counts @ self.often)
+        shares = np.linspace(0, 1, 21)
+        _, chance, mean, along = _of_two(of, np.array([size]), shares[:, None, None])
+        both, own = (of**2 @ chance for of in (mean, along))
+        crossed = tied * float(np.interp(k, shares, own) / np.interp(k, shares, both))
         # The share of one direction is the squared sine of an angle.
         angle = np.linspace(0, math.pi / 2, 200)
-        often, less = np.cos(angle) ** max(count - 2, 0.0), count * np.sin(angle) ** 2 - 1
-        divided = often @ ((1 + tied * less) / (1 + r * less)) / (often @ (1 / (1 + r * less)))
+        often, more = np.cos(angle) ** max(count - 2, 0.0), count * np.sin(angle) ** 2
+        variance = 1 - k + k * more
+        alike = np.interp(k * more / variance, shares, both) / np.interp(k, shares, both)
+        often = often / variance
+        divided = float(often @ (1 + (more - 1) * tied * alike) / often.sum())
         known = function_of(self.law.name, self.law.function)
         terms = normal(known.value, self.law.mean, self.law.variance)
         place = terms.at - terms.mean(lambda x: x)
         place = place / max(float(terms.weight @ place**2), 1e-300) ** 0.5
-        close = 2 * (1 - r**2) / (count + 2) + r**2
+        close = 2 * (1 - k**2) / (count + 2) + k**2
         e, chance = np.polynomial.hermite_e.hermegauss(24)
         near, rest = math.sqrt(close) * place[:, None], math.sqrt(1 - close) * e
         alone, _ = scaled(terms, (of(size * (near + rest)) + of(size * (rest - near))) @ chance)
-        back = divided * alone.energy + tied * crossed * (count - 1) / (count + 2) * place**2
+        back = divided * alone.energy + crossed * (count - 1) / (count + 2) * place**2
         return scaled(terms, np.maximum(back, 0.0))
 
 
-def _of_two(of: ByValue, deviation: Array, r: float) -> tuple[Array, Array, Array, Array]:
+def _of_two(of: ByValue, deviation: Array, r: Array | float) -> tuple[Array, Array, Array, Array]:
     """Return what two sums share, how often, and the roots of energy of one given that.
 
     Of these the mean, and the mean product with what is the sum's own.
     """
-    r = min(max(r, 0.0), 1.0)
     u, weight = np.polynomial.hermite_e.hermegauss(24)
     e = np.linspace(-5, 5, 101)
     density = np.exp(-(e**2) / 2)
     density /= density.sum()
-    z = math.sqrt(r) * u[:, None] + math.sqrt(1 - r) * e
+    z = np.sqrt(r) * u[:, None] + np.sqrt(1 - r) * e
     a = of.root(deviation[:, None, None] * z)
     return u, weight / weight.sum(), a @ density, a @ (density * e)
 

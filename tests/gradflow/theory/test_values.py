@@ -1,5 +1,6 @@
 """Values on a grid, gradients by value, means over windows: against formulas and plain loops."""
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -125,35 +126,77 @@ def test_roots_of_energies_by_class_are_those_of_a_loop_over_pairs(sides):
         assert value is None or found == pytest.approx(value, rel=1e-9)
 
 
+def channel(alike, sides, channels, batch=1):
+    """Rectified channels, the sums that 3x3 kernels make of them, and how gradients come back."""
+    generator = np.random.default_rng(3)
+    shared = generator.standard_normal((channels, batch, 1, 1))
+    own = generator.standard_normal((channels, batch, *sides))
+    x = relu(math.sqrt(alike) * shared + math.sqrt(1 - alike) * own)
+    kernel = generator.standard_normal((9, channels, 1, 1, 1))
+
+    def read(values):
+        padded = np.pad(values, [(0, 0), (0, 0), (1, 1), (1, 1)])
+        for i, j in itertools.product(range(3), repeat=2):
+            yield padded[:, :, i : i + sides[0], j : j + sides[1]]
+
+    def back(gradient, square=False):
+        taps = zip(kernel[::-1], read(gradient), strict=True)
+        return sum((tap * of) ** 2 if square else tap * of for tap, of in taps)
+
+    return x, sum(tap * of for tap, of in zip(kernel, read(x), strict=True)), back
+
+
+def beside(values):
+    """Mean product of two places over that of one with itself."""
+    count = values.shape[-1] * values.shape[-2]
+    both = (np.mean(values, (-2, -1)) ** 2).mean() * count - np.mean(values**2)
+    return float(both / (count - 1) / np.mean(values**2))
+
+
 @pytest.mark.parametrize(("alike", "sides"), [(0.7, (2, 3)), (0.2, (6, 5))])
 def test_what_a_kernel_makes_of_a_rectified_channel_is_spread_as_in_a_sample(alike, sides):
-    generator, channels = np.random.default_rng(3), 40_000
-    shared = generator.standard_normal((channels, 1, 1))
-    own = generator.standard_normal((channels, *sides))
-    x = np.maximum(math.sqrt(alike) * shared + math.sqrt(1 - alike) * own, 0)
-    padded, kernel = np.pad(x, [(0, 0), (1, 1), (1, 1)]), generator.standard_normal((channels, 9))
-    y = sum(
-        kernel[:, 3 * i + j, None, None] * padded[:, i : i + sides[0], j : j + sides[1]]
-        for i, j in itertools.product(range(3), repeat=2)
-    )
-    law = Law("relu", None, 0.0, 1.0)
-    pair = np.mean(x[:, 0, 0] * x[:, 0, 1]) / np.mean(x**2)
-    taps = taps_of(law, float(pair), convolution(sides, 3))
+    x, y, back = channel(alike, sides, 40_000)
+    law, window = Law("relu", None, 0.0, 1.0), convolution(sides, 3)
+    taps = taps_of(law, beside(x), window, (beside(y), 0.0))
     values = taps.values(float(np.mean(y**2)))
     assert values.weight[600] == pytest.approx(np.mean(y == 0), abs=0.012)
     # What a rectifier behind lets back comes to terms that are not silent.
     open_ = ByValue(values, (values.at > 0) / values.mean(gate))
-    before, mean = taps.before(open_, float(np.mean(y**2)))
-    assert mean == pytest.approx(1, abs=0.02)
-    energy = np.pad(y > 0, [(0, 0), (1, 1), (1, 1)])
-    handed = sum(
-        kernel[:, 8 - 3 * i - j, None, None] ** 2 * energy[:, i : i + sides[0], j : j + sides[1]]
-        for i, j in itertools.product(range(3), repeat=2)
+    for tied, handed in ((0.0, back(gate(y), square=True)), (beside(gate(y)), back(gate(y)) ** 2)):
+        before, mean = taps.before(open_, float(np.mean(y**2)), tied)
+        assert mean == pytest.approx(
+            np.mean(handed) / np.mean(back(gate(y), square=True)), rel=0.05
+        )
+        expected = np.mean(handed * (x > 0)) / np.mean(handed)
+        part = before.values.weight @ (before.energy * (before.values.at > 0))
+        assert part == pytest.approx(expected, rel=0.04)
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.6])
+def test_a_gradient_by_value_comes_through_a_norm_behind_a_kernel_as_in_a_sample(alike):
+    sides = (6, 5)
+    x, y, back = channel(alike, sides, 2_000, batch=30)
+    size = y.std((1, 2, 3), keepdims=True)
+    z = (y - y.mean((1, 2, 3), keepdims=True)) / size
+    slope = 1 + 0.8 * z
+    values = normal(lambda v: v, 0.0, 1.0)
+    law = Law("relu", None, 0.0, 1.0)
+    taps = taps_of(law, beside(x), convolution(sides, 3), (beside(y), beside(z)))
+    of = dataclasses.replace(
+        scaled(values, (1 + 0.8 * values.at) ** 2)[0],
+        sizeless=True,
+        sign=np.sign(1 + 0.8 * values.at),
     )
-    expected = np.mean(handed * (x > 0)) / np.mean(handed)
-    assert before.values.weight @ (before.energy * (before.values.at > 0)) == pytest.approx(
-        expected, rel=0.03
-    )
+    square = back(slope / size, square=True)
+    for tied, handed in ((0.0, square), (beside(slope), back(slope / size) ** 2)):
+        before, mean = taps.before(of, float(np.mean(y**2)), tied)
+        assert mean == pytest.approx(np.mean(handed) / np.mean(square), rel=0.04)
+        if alike:
+            continue  # then images differ in their spread, which is left out
+        for low, high in ((0.0, 1e-9), (0.4, 0.6), (1.2, 1.5)):
+            inside = (x >= low) & (x < high)
+            measured = handed[inside].mean() / handed.mean()
+            assert before(np.array((low + high) / 2)) == pytest.approx(measured, rel=0.13)
 
 
 @pytest.mark.parametrize("sides", [(2, 2), (6, 5), (9,)])
