@@ -128,7 +128,7 @@ class ByValue:
 
     def scaled(self, factor: float) -> "ByValue":
         """Return the energy by a multiple of the value."""
-        return ByValue(self.values.scaled(factor), self.energy)
+        return dataclasses.replace(self, values=self.values.scaled(factor))
 
     def plus(self, other: "ByValue", part: float) -> "ByValue":
         """Return that of a sum of two, of which ``part`` is this one's."""
