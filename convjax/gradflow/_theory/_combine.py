@@ -172,20 +172,14 @@ def _scaled(signal: Signal, back: Back, scale: float) -> tuple[Signal, Back]:
 
 def _sum(node: nn.Residual, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     """Add branch and shortcut, which are independent where one of them has weights."""
-
-    def inside(part: str) -> Scope:
-        column = f"{part}_gradient"
-        source = Source(scope.source.activation, (scope.path, column))
-        return scope.inside(part, source=source)
-
     start = signal._replace(echo=signal.itself, gate=None, gates=Gates())
-    branch, back_branch = visit(node.branch, start, inside("branch"))
+    branch, back_branch = visit(node.branch, start, _inside(scope, "branch"))
     branch, back_branch = _scaled(branch, back_branch, node.scale)
     if isinstance(node.shortcut, nn.Gate):
         plain = signal._replace(echo=None)
         way = (branch._replace(echo=None), back_branch)
-        return _gated(plain, scope, way, inside("shortcut"), node.shortcut)
-    beside, back_beside = visit(node.shortcut, start, inside("shortcut"))  # pyright: ignore
+        return _gated(plain, scope, way, _inside(scope, "shortcut"), node.shortcut)
+    beside, back_beside = visit(node.shortcut, start, _inside(scope, "shortcut"))  # pyright: ignore
     forward = math.exp(branch.log_energy - np.logaddexp(branch.log_energy, beside.log_energy))
     forward = np.array([forward, 1 - forward])
     after = added(signal, branch, beside)
@@ -193,9 +187,8 @@ def _sum(node: nn.Residual, signal: Signal, scope: Scope) -> tuple[Signal, Back]
     direct = _is_input(signal, branch, beside, after)
     again = math.sqrt(forward[1]) if direct else 0.0
     if branch.gate is not None:
-        gate = branch.gate.weighed(forward[0])
-        gates = signal.gates.carried(after.carry)
-        after = after._replace(shared=gates.shared(gate), gates=gates.plus(gate).beyond(again))
+        shared, gates = signal.gates.carried(after.carry).after(branch.gate.weighed(forward[0]))
+        after = after._replace(shared=shared, gates=gates.beyond(again))
     added_to = branch.split(after.features)
     spread = _spread(added_to, beside.split(after.features))
     if spread:
@@ -220,12 +213,17 @@ def _sum(node: nn.Residual, signal: Signal, scope: Scope) -> tuple[Signal, Back]
         total = joined(signal, one, other, forward)
         if one.gate is None:
             return total
-        logs = one.log_energy(signal.batch), other.log_energy(signal.batch)
-        gate = one.gate.weighed(math.exp(logs[0] - np.logaddexp(*logs)))
-        gates = cotangent.gates.beyond(again)
-        return total._replace(shared=gates.shared(gate), gates=gates.plus(gate))
+        gate = one.gate.weighed(_part(signal, one, other))
+        shared, gates = cotangent.gates.beyond(again).after(gate)
+        return total._replace(shared=shared, gates=gates)
 
     return after, back
+
+
+def _inside(scope: Scope, part: str) -> Scope:
+    """Return where a branch or shortcut is measured: a gradient has a column for each."""
+    source = Source(scope.source.activation, (scope.path, f"{part}_gradient"))
+    return scope.inside(part, source=source)
 
 
 def _spread(branch: Signal, beside: Signal) -> tuple[Values, ...]:
@@ -354,9 +352,7 @@ def joined(
       forward: the shares of their energies in the signal that goes out.
     """
     total = branch.plus(beside)
-    log_branch, log_beside = (c.log_energy(signal.batch) for c in (branch, beside))
-    whole = np.logaddexp(log_branch, log_beside)
-    part = math.exp(log_branch - whole) if whole > -math.inf else 0.5
+    part = _part(signal, branch, beside)
     own = _returned(np.array([part, 1 - part]), forward, [branch.own, beside.own])
     if branch.echo is not None and beside.echo is not None:
         # Two copies of one gradient add as they are.
@@ -370,6 +366,13 @@ def joined(
     alike = self_share + float((nodes * branch.pair * beside.pair).mean(0).sum())
     crossing = 4 * part * (1 - part) * alike / sum(signal.features)
     return total._replace(own=own._replace(variance=own.variance + crossing))
+
+
+def _part(signal: Signal, one: Cotangent, other: Cotangent) -> float:
+    """Return the share of one of two gradients' energies."""
+    logs = one.log_energy(signal.batch), other.log_energy(signal.batch)
+    whole = np.logaddexp(*logs)
+    return math.exp(logs[0] - whole) if whole > -math.inf else 0.5
 
 
 def _gated(

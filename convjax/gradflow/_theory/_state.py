@@ -140,13 +140,10 @@ class Gates(NamedTuple):
     sizes: Array = np.zeros(0)
     alike: Array = np.zeros(0)
 
-    def shared(self, gate: Gate) -> float:
-        """Return twice the covariance of what they and another one add."""
-        return 2 * gate.size * float(self.sizes @ gate.keeps(self.alike))
-
-    def plus(self, gate: Gate) -> "Gates":
-        """Return these and one more, at this unit."""
-        return Gates(np.append(self.sizes, gate.size), np.append(self.alike, 1.0))
+    def after(self, gate: Gate) -> tuple[float, "Gates"]:
+        """Return twice the covariance of what they and another add; and these with that one."""
+        shared = 2 * gate.size * float(self.sizes @ gate.keeps(self.alike))
+        return shared, Gates(np.append(self.sizes, gate.size), np.append(self.alike, 1.0))
 
     def carried(self, factor: float) -> "Gates":
         """Return these where what they added is passed on with a sensitivity."""
