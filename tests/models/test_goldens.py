@@ -7,17 +7,18 @@ from tests.models import golden
 
 OTHERS = {"references", "headless", "mobilenet_v2_real"}
 FILES = sorted(path.stem for path in golden.PARITY.glob("*.json") if path.stem not in OTHERS)
+# Convolutions in float32 take other forms; a network in three, of all families, holds them.
+FLOAT32 = set(FILES[::3])
 # One post- and one pre-activation, small enough for the quick tests.
 QUICK = {"resnet18", "resnetv2_18"}
 
 
 def cases():
     for file in FILES:
-        for dtype, train in (
-            (jnp.float64, False),
-            (jnp.float64, True),
-            (jnp.float32, True),  # the forms of both modes are the same
-        ):
+        modes = [(jnp.float64, False), (jnp.float64, True)]
+        if file in FLOAT32:
+            modes.append((jnp.float32, True))  # the forms of both modes are the same
+        for dtype, train in modes:
             quick = file in QUICK and (dtype, train) == (jnp.float64, True)
             marks = () if quick else pytest.mark.slow
             mode = "train" if train else "eval"
