@@ -142,13 +142,14 @@ def _(node: nn.DepthwiseConv, signal: Signal, scope: Scope) -> tuple[Signal, Bac
     if window.size == 1 or bias[1] or signal.log or after.log:
         return after, back
     laws = signal.laws or (None,) * len(signal.features)
-    near = _neighbours(window)
 
-    def between(pair: np.ndarray) -> np.ndarray:
-        return signal.pairs.means(pair)[:, :2] @ [near, 1 - near]
+    def between(pair: np.ndarray, near: float) -> list[float]:
+        return (signal.pairs.means(pair)[:, :2] @ [near, 1 - near]).tolist()
 
-    terms = between(signal.pair).tolist()
-    sums = zip(between(after.pair).tolist(), between(after.steady[1]).tolist(), strict=True)
+    # Two inputs of one output; and two outputs of one input.
+    inner, outer = _neighbours(window), _neighbours(window, back=True)
+    terms = between(signal.pair, inner)
+    sums = zip(between(after.pair, outer), between(after.steady[1], outer), strict=True)
     taps = [
         taps_of(law or Law("linear", None, *signal.normal(i)), pair, window, of_sums)
         for i, (law, pair, of_sums) in enumerate(zip(laws, terms, sums, strict=True))
@@ -159,7 +160,7 @@ def _(node: nn.DepthwiseConv, signal: Signal, scope: Scope) -> tuple[Signal, Bac
         handed = back(cotangent)
         if not cotangent.by_value:
             return handed
-        tied = between(cotangent.pair).tolist()
+        tied = between(cotangent.pair, outer)
         with_values = zip(taps, cotangent.by_value, level, tied, strict=True)
         found = [of.before(by_value, v, c) for of, by_value, v, c in with_values]
         more = np.array([mean for _, mean in found]).reshape(-1, *(1,) * len(signal.spatial))
@@ -324,9 +325,11 @@ def _shared(signal: Signal, cotangent: Cotangent, window: Window) -> float:
     return taps + (1 - taps) * max(float((means[0] * means[1]) @ [near, 1 - near]), 0.0)
 
 
-def _neighbours(window: Window) -> float:
-    """Return, of pairs of taps inside the image, how many are neighbours."""
+def _neighbours(window: Window, *, back: bool = False) -> float:
+    """Return, of pairs of taps inside the image, how many are neighbours; or of outputs of one."""
     sides = [min(len(taps), taps.shape[2]) for taps in window.axes]
+    if back:
+        sides = [round(taps.sum((0, 1)).max()) for taps in window.axes]
     near = math.prod((3 * k - 2) / k**2 for k in sides)
     alone = math.prod(1 / k for k in sides)
     return (near - alone) / (1 - alone) if alone < 1 else 1.0

@@ -35,6 +35,7 @@ class Taps(NamedTuple):
       centred: of these without each channel's mean.
       counts: how many there are, of outputs in the middle and at borders.
       often: share of the outputs that have so many.
+      readers: how many outputs there are for every input.
     """
 
     law: Law
@@ -43,6 +44,7 @@ class Taps(NamedTuple):
     centred: float
     counts: Array
     often: Array
+    readers: float
 
     def sizes(self) -> tuple[Array, Array, float]:
         """Return variances of the sum, with mean 1, how often each occurs; and how often zero."""
@@ -102,7 +104,7 @@ class Taps(NamedTuple):
             place = np.log(np.maximum(whole / mean, 1e-12))
             back = np.interp(place, steps, energy)
             part = value[:, None] ** 2 / np.maximum(whole, 1e-300)
-            more = np.interp(place, steps, bent + (count - 1) * crossed)
+            more = np.interp(place, steps, bent + max(count * self.readers - 1, 0.0) * crossed)
             back = np.maximum(back + part * more, 0.0)
             back = np.where(whole > 0, back, of(np.zeros(1)))
             found += count * often / (self.counts @ self.often) * (back * share).sum(1)
@@ -151,7 +153,10 @@ class Taps(NamedTuple):
         variance = 1 - k + k * more
         alike = np.interp(k * more / variance, shares, both) / np.interp(k, shares, both)
         often = often / variance
-        divided = float(often @ (1 + (more - 1) * tied * alike) / often.sum())
+        # Of a kernel that strides fewer taps read one term.
+        others = max(count * self.readers - 1, 0.0)
+        met = tied * others / max(count - 1, 1e-9)
+        divided = float(often @ (1 + (more - 1) * met * alike) / often.sum())
         known = function_of(self.law.name, self.law.function)
         terms = normal(known.value, self.law.mean, self.law.variance)
         place = terms.at - terms.mean(lambda x: x)
@@ -160,7 +165,7 @@ class Taps(NamedTuple):
         e, chance = np.polynomial.hermite_e.hermegauss(24)
         near, rest = math.sqrt(close) * place[:, None], math.sqrt(1 - close) * e
         alone, _ = scaled(terms, (of(size * (near + rest)) + of(size * (rest - near))) @ chance)
-        back = divided * alone.energy + crossed * (count - 1) / (count + 2) * place**2
+        back = divided * alone.energy + crossed * others / (count + 2) * place**2
         return scaled(terms, np.maximum(back, 0.0))
 
 
@@ -190,7 +195,9 @@ def taps_of(law: Law, pair: float, window: Window, sums: tuple[float, float]) ->
     inside = np.sort(window.gather(np.ones((1, *[t.shape[2] for t in window.axes]))).ravel())
     groups = np.array_split(inside[inside > 0], KINDS)
     counts = np.array([group.mean() for group in groups if len(group)])
-    return Taps(law, alike, *sums, counts, np.full(len(counts), 1 / len(counts)))
+    often = np.full(len(counts), 1 / len(counts))
+    readers = inside.size / math.prod(t.shape[2] for t in window.axes)
+    return Taps(law, alike, *sums, counts, often, readers)
 
 
 def _sums(taps: Taps, count: float, u: Array, weight: Array) -> tuple[Array, Array]:
