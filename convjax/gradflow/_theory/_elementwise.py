@@ -72,7 +72,10 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
 
     def noise(again: np.ndarray) -> np.ndarray:
         """Return what the function adds, channel by channel, times what it adds in other units."""
-        return more * np.array([_noise(signal, m, r, again) for r, m in found])
+        loud = [_loudest(node, signal, i, m) for i, (_, m) in enumerate(found)]
+        return more * np.array(
+            [_noise(signal, m, r, again) for (r, _), m in zip(found, loud, strict=True)]
+        )
 
     fresh_noise = noise(np.ones(1))[:, 0]
     doubt = math.log1p(max(float(each @ fresh_noise), 0.0))
@@ -280,6 +283,20 @@ def _by_value(
         found.append(before)
         more.append(energy / max(even.before(known.value, known.slope, values)[1], 1e-300))
     return tuple(found), np.array(more)
+
+
+def _loudest(node: nn.Activation, signal: Signal, i: int, m: Moments) -> Moments:
+    """Return the moments in the channels that hold the energy, where these differ in size.
+
+    Sums over channels scatter as the squares of these energies do, so that a channel's size counts
+    by its square: of normal values but for a size S, of mean 1, E S^3 / E S^2 from their moments.
+    """
+    if not signal.values or not signal.values[i].sized or node.name in HOMOGENEOUS:
+        return m
+    fourth, sixth = (signal.values[i].mean(lambda y, k=k: y**k) for k in (4, 6))
+    mean, variance = _normal(node, signal, i)
+    size = (sixth / 15) / max(fourth / 3, 1e-300) / variance
+    return moments(node.name, node.function, mean, variance * size)
 
 
 def _noise(signal: Signal, m: Moments, rho: np.ndarray, again: np.ndarray) -> np.ndarray:
