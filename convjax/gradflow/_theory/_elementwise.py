@@ -257,6 +257,7 @@ def _adjusted(m: Moments, node: nn.Activation, values: Values) -> Moments:
         return lambda rho: low + (high - low) * (pair(rho) - ends[0]) / width
 
     return m._replace(
+        elasticity=_following(lambda z: known.value(z) ** 2, values),
         mean=mean,
         second=second,
         slope=slope,
@@ -385,11 +386,14 @@ def _bend(node: nn.Activation, signal: Signal, i: int) -> float:
     """Return how the logarithm of E f'**2 follows that of the energy."""
     if node.name in HOMOGENEOUS:
         return 0.0
-    mean, variance = _normal(node, signal, i)
-    ends = [
-        moments(node.name, node.function, mean * math.exp(s / 2), variance * math.exp(s)).slope
-        for s in (0.1, -0.1)
-    ]
+    known = function_of(node.name, node.function)
+    values = signal.values[i] if signal.values else normal(lambda z: z, *_normal(node, signal, i))
+    return _following(lambda z: known.slope(z) ** 2, values)
+
+
+def _following(f: Callable[[np.ndarray], np.ndarray], values: Values) -> float:
+    """Return how the logarithm of E f follows that of the values' energy."""
+    ends = [values.scaled(math.exp(s / 2)).mean(f) for s in (0.1, -0.1)]
     return math.log(max(ends[0], 1e-300) / max(ends[1], 1e-300)) / 0.2
 
 
