@@ -24,6 +24,10 @@ Array = np.ndarray
 SIZES, KINDS = 32, 3
 """Variances that stand for all, and numbers of taps inside the image."""
 
+OWN = np.linspace(-4.98, 4.98, 250)
+OWN_CHANCE = np.exp(-(OWN**2) / 2) / np.exp(-(OWN**2) / 2).sum()
+"""A normal value, evenly: what steps at a place is right to a hundredth, and none lies at zero."""
+
 
 class Taps(NamedTuple):
     """The terms of such a sum.
@@ -162,9 +166,10 @@ class Taps(NamedTuple):
         place = terms.at - terms.mean(lambda x: x)
         place = place / max(float(terms.weight @ place**2), 1e-300) ** 0.5
         close = 2 * (1 - k**2) / (count + 2) + k**2
-        e, chance = np.polynomial.hermite_e.hermegauss(24)
-        near, rest = math.sqrt(close) * place[:, None], math.sqrt(1 - close) * e
-        alone, _ = scaled(terms, (of(size * (near + rest)) + of(size * (rest - near))) @ chance)
+        ends = np.linspace(place.min(), place.max(), 161)
+        near, rest = math.sqrt(close) * ends[:, None], math.sqrt(1 - close) * OWN
+        either = (of(size * (near + rest)) + of(size * (rest - near))) @ OWN_CHANCE
+        alone, _ = scaled(terms, np.asarray(np.interp(place, ends, either)))
         back = divided * alone.energy + crossed * others / (count + 2) * place**2
         return scaled(terms, np.maximum(back, 0.0))
 
@@ -175,12 +180,9 @@ def _of_two(of: ByValue, deviation: Array, r: Array | float) -> tuple[Array, Arr
     Of these the mean, and the mean product with what is the sum's own.
     """
     u, weight = np.polynomial.hermite_e.hermegauss(24)
-    e = np.linspace(-5, 5, 101)
-    density = np.exp(-(e**2) / 2)
-    density /= density.sum()
-    z = np.sqrt(r) * u[:, None] + np.sqrt(1 - r) * e
+    z = np.sqrt(r) * u[:, None] + np.sqrt(1 - r) * OWN
     a = of.root(deviation[:, None, None] * z)
-    return u, weight / weight.sum(), a @ density, a @ (density * e)
+    return u, weight / weight.sum(), a @ OWN_CHANCE, a @ (OWN_CHANCE * OWN)
 
 
 def taps_of(law: Law, pair: float, window: Window, sums: tuple[float, float]) -> Taps:

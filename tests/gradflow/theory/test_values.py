@@ -199,6 +199,16 @@ def test_a_gradient_by_value_comes_through_a_norm_behind_a_kernel_as_in_a_sample
             assert before(np.array((low + high) / 2)) == pytest.approx(measured, rel=0.13)
 
 
+def test_a_rectifier_behind_a_norm_hands_the_same_back_to_every_value():
+    """Where gradients are independent, by symmetry: kernel and its negative are as likely."""
+    values = normal(lambda v: v, 0.0, 1.0)
+    of = dataclasses.replace(scaled(values, gate(values.at))[0], sizeless=True)
+    taps = taps_of(Law("relu6", None, 0.0, 1.0), 0.3, convolution((7, 7), 3), (0.3, 0.1))
+    before, mean = taps.before(of, 1.0, 0.0)
+    assert mean == pytest.approx(1)
+    assert before(np.linspace(0, 2, 30)) == pytest.approx(np.ones(30), abs=0.015)
+
+
 @pytest.mark.parametrize("sides", [(2, 2), (6, 5), (9,)])
 def test_shared_maxima_are_counted_as_in_a_sample(sides):
     generator = np.random.default_rng(2)
