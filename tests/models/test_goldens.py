@@ -7,8 +7,9 @@ from tests.models import golden
 
 OTHERS = {"references", "headless", "mobilenet_v2_real"}
 FILES = sorted(path.stem for path in golden.PARITY.glob("*.json") if path.stem not in OTHERS)
-# Convolutions in float32 take other forms; a network in three, of all families, holds them.
-FLOAT32 = set(FILES[::3])
+# Convolutions in float32 take other forms; a network in three holds them, and one that rounding
+# has carried farther than a fixed tolerance allowed.
+FLOAT32 = {*FILES[::3], "regnety_002"}
 # One post- and one pre-activation, small enough for the quick tests.
 QUICK = {"resnet18", "resnetv2_18"}
 
