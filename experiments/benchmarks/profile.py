@@ -28,6 +28,8 @@ from experiments.benchmarks.computations import by_convjax, by_lax
 from experiments.benchmarks.networks import loss_of
 from experiments.benchmarks.timing import comparison, pairs
 
+FIRST = (("resnet50", 64), ("mobilenetv2_100", 96))
+"""Networks whose first profile is timed, and the size of their images."""
 CONV = Spec("conv", 32, 32, 32, 16, 16, kernel_size=(3, 3), padding=(1, 1))
 main = partial(benchmark.run, __name__)
 
@@ -36,8 +38,10 @@ main = partial(benchmark.run, __name__)
 class Config(benchmark.Options):
     """Options."""
 
+    depth: int = 56
+    """Depth of the ResNet for CIFAR."""
     batch_size: int = 64
-    """Images of 32x32 in the batch for ResNet-56."""
+    """Images of 32x32 in its batch."""
     deep: int = 10_000
     """Depth of the deep stack."""
     shallow: int = 100
@@ -46,10 +50,11 @@ class Config(benchmark.Options):
 
 def measure(config: Config) -> dict[str, Any]:
     """Return a row for each comparison."""
-    what = f"profile of ResNet-56, batch {config.batch_size} / its gradient"
-    rows = [comparison(what, pairs(*profile_and_gradient(config.batch_size), config.repeats))]
-    few = max(3, config.repeats // 2)
-    for name, size in (("resnet50", 64), ("mobilenetv2_100", 96)):
+    what = f"profile of ResNet-{config.depth}, batch {config.batch_size} / its gradient"
+    both = profile_and_gradient(config.batch_size, config.depth)
+    rows = [comparison(what, pairs(*both, config.repeats))]
+    few = min(3, config.repeats)
+    for name, size in FIRST:
         what = f"first profile of {name}, {size}x{size}, batch 4 / its first gradient"
         rows.append(comparison(what, pairs(*first_profile_and_gradient(name, size), few)))
     for shortcut in ("none", "identity"):

@@ -9,7 +9,8 @@ import pytest
 
 from convjax import ops
 from convjax import study as studies
-from experiments.benchmarks import _report, accelerate, timing
+from experiments.benchmarks import _report, accelerate, profile, timing
+from tests.nn.conftest import quick_compilation as quick_compilation
 
 
 def test_functions_take_turns_in_changing_orders_after_one_run_unmeasured():
@@ -144,8 +145,10 @@ def test_memory_tells_memory_and_time_of_each_mode(bench):
 
 
 @pytest.mark.slow
-def test_profile_makes_six_comparisons(bench):
-    options = ["--batch-size", "2", "--deep", "6", "--shallow", "4", "--repeats", "1"]
+def test_profile_makes_six_comparisons(bench, monkeypatch, quick_compilation):
+    monkeypatch.setattr(profile, "FIRST", (("resnet20_cifar", 8), ("resnet20_cifar", 12)))
+    options = ["--depth", "8", "--batch-size", "2", "--deep", "6", "--shallow", "4"]
+    options += ["--repeats", "1"]
     kept, printed = bench("profile", *options)
     assert len(kept["rows"]) == 6
     assert all(row["what"] in printed.out and row["ratio"] > 0 for row in kept["rows"])

@@ -6,6 +6,7 @@ from flax import nnx
 
 from convjax import data, models, train
 from experiments.benchmarks import train as timed
+from tests.nn.conftest import quick_compilation as quick_compilation
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_a_checkpoint_is_set_against_one_step(case, monkeypatch):
 
 
 @pytest.mark.slow
-def test_every_comparison_is_kept_and_told(bench):
+def test_every_comparison_is_kept_and_told(bench, quick_compilation):
     options = ["--batch-sizes", "--small-steps", "2", "--dispatches", "1", "2", "--repeats", "1"]
     kept, printed = bench("train", *options)
     assert [row["what"] for row in kept["rows"]][:2] == [

@@ -1,12 +1,13 @@
 """What a reference calls an array of ours, and how it lays it out."""
 
+import functools
 import re
 from typing import NamedTuple
 
 import numpy as np
 
 from convjax import nn
-from convjax.models._network import FIELD, Keys, Network
+from convjax.models._network import FIELD, Network
 from convjax.models._weights._leaves import Leaf
 
 _TORCH = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
@@ -50,11 +51,11 @@ def key_of(net: Network, leaf: Leaf, names: str = "") -> Key:
             f"net={net.name}: the family {name!r} has no key rules for {names}; "
             f"give models.Family({name!r}, {names}=…) some"
         )
-    full = _apply(keys, leaf.name)
+    full = _apply(keys.rules, leaf.name)
     if full is not None:
         name, _, form = full.partition("@")
         return Key(name, form)
-    module = _apply(keys, leaf.path)
+    module = _apply(keys.rules, leaf.path)
     if module is None:
         raise ValueError(
             f"net={net.name}: no key rule of the family {net.family.name!r} for {names} "
@@ -74,9 +75,10 @@ def _weight(reference: str, leaf: Leaf) -> str:
     return _KERAS.get(leaf.weight, leaf.weight) if normed else leaf.weight
 
 
-def _apply(keys: Keys, path: str) -> str | None:
+@functools.lru_cache(2**15)
+def _apply(rules: tuple[tuple[str, str], ...], path: str) -> str | None:
     """Return what the first rule that fits makes of a path."""
-    for ours, theirs in keys.rules:
+    for ours, theirs in rules:
         found = _pattern(ours).fullmatch(path)
         if found:
             numbers = {name: int(value) for name, value in found.groupdict().items()}
@@ -84,17 +86,13 @@ def _apply(keys: Keys, path: str) -> str | None:
     return None
 
 
-_PATTERNS: dict[str, re.Pattern[str]] = {}
-
-
+@functools.cache
 def _pattern(rule: str) -> re.Pattern[str]:
-    if rule not in _PATTERNS:
-        parts = FIELD.split(rule)  # text, name, offset, text, …
-        text = re.escape(parts[0])
-        for name, _, after in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
-            text += rf"(?P<{name}>\d+){re.escape(after)}"
-        _PATTERNS[rule] = re.compile(text)
-    return _PATTERNS[rule]
+    parts = FIELD.split(rule)  # text, name, offset, text, …
+    text = re.escape(parts[0])
+    for name, _, after in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+        text += rf"(?P<{name}>\d+){re.escape(after)}"
+    return re.compile(text)
 
 
 def to_reference(array: np.ndarray, leaf: Leaf, key: Key, reference: str) -> np.ndarray:

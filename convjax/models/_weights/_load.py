@@ -129,13 +129,15 @@ def load(
     adapt_input, use_ema = flag("adapt_input", adapt_input), flag("use_ema", use_ema)
     kind, arrays, where, taken = read(source, use_ema=use_ema)
     _check_kind(net, kind, where)
-    fit, arrays = _fitted(net, arrays, use_ema, where)
-    arrays = _cleaned(net, arrays, fit.names)
-    head, arrays = _with_head(net, arrays, fit.names)
-    fit = fit._replace(taken=taken, head=head, folded=_fold_biases(net, arrays, fit.names))
-    adapted = _adapted(net, arrays, fit.names)
-    match = _match(net, arrays | adapted if adapt_input else arrays, fit.names)
-    refused = match.without((*globs, *_left_out(net, fit.names)))
+    found = leaves(net)
+    fit, arrays = _fitted(net, found, arrays, use_ema, where)
+    own = _Own(net, fit.names, [(leaf, key_of(net, leaf, fit.names)) for leaf in found])
+    arrays = _cleaned(own, arrays)
+    head, arrays = _with_head(own, arrays)
+    fit = fit._replace(taken=taken, head=head, folded=_fold_biases(own, arrays))
+    adapted = _adapted(own, arrays)
+    match = _match(own, arrays | adapted if adapt_input else arrays)
+    refused = match.without((*globs, *_left_out(own)))
     if refused.missing or refused.unexpected or refused.misshapen:
         raise ValueError(_message(net, where + fit.said(", read "), match, refused, bool(adapted)))
     _assign(net, _cast(net, match.pairs, where))
@@ -144,17 +146,38 @@ def load(
     return Loaded(len(match.pairs), missing, unexpected, misshapen, fit.said())
 
 
-def _left_out(net: Network, names: str) -> tuple[str, ...]:
+class _Own(NamedTuple):
+    """A network's arrays, and what they are called in the source.
+
+    Attributes:
+      net: the network.
+      names: whose names these are.
+      keyed: every array with its name there.
+    """
+
+    net: Network
+    names: str
+    keyed: list[tuple[Leaf, Key]]
+
+    @property
+    def keys(self) -> set[str]:
+        return {key.name for _, key in self.keyed}
+
+    @property
+    def joint(self) -> str:
+        return "." if self.net.reference == "torch" else "/"
+
+
+def _left_out(own: _Own) -> tuple[str, ...]:
     """Return globs of what a file may hold of the head that a network was made without."""
-    paths = {leaf.path for leaf in leaves(net)}
-    keys = net.family.keys[names]
+    paths = {leaf.path for leaf, _ in own.keyed}
+    keys = own.net.family.keys[own.names]
     if keys is None or "head/dense" in paths:
         return ()
-    joint = "." if net.reference == "torch" else "/"
     absent = [
         theirs for ours, theirs in keys.rules if ours.startswith("head/") and ours not in paths
     ]
-    return tuple(f"{theirs.partition('@')[0]}{joint}*" for theirs in absent)
+    return tuple(f"{theirs.partition('@')[0]}{own.joint}*" for theirs in absent)
 
 
 def _settle(net: Network, names: str, where: str, fresh: bool) -> None:
@@ -200,7 +223,11 @@ class _Fit(NamedTuple):
 
 
 def _fitted(
-    net: Network, arrays: Mapping[str, np.ndarray], use_ema: bool, where: str
+    net: Network,
+    found: Sequence[Leaf],
+    arrays: Mapping[str, np.ndarray],
+    use_ema: bool,
+    where: str,
 ) -> tuple[_Fit, Mapping[str, np.ndarray]]:
     """Choose names and prefix by what fits, and take the prefix off.
 
@@ -214,23 +241,21 @@ def _fitted(
         if len(spellings) == 1:
             return _Fit("keras"), arrays
         given = renumbered(dict(arrays))
-        fits = {
-            n: sum(key_of(net, leaf, n).name in given for leaf in leaves(net)) for n in spellings
-        }
+        fits = {n: sum(key_of(net, leaf, n).name in given for leaf in found) for n in spellings}
         return _Fit(max(spellings, key=lambda names: fits[names])), arrays
     best, most, rivals, known = _Fit("torch"), 0, {}, set()
     for names in spellings:
-        own = {key_of(net, leaf, names).name for leaf in leaves(net)}
-        found = collections.Counter(
+        own = {key_of(net, leaf, names).name for leaf in found}
+        counts = collections.Counter(
             name[:start]
             for name in arrays
             for start in (0, *(dot.end() for dot in re.finditer(r"\.", name)))
             if name[start:] in own
         )
-        for prefix, count in sorted(found.items()):
+        for prefix, count in sorted(counts.items()):
             if count > most and (not prefix or 2 * count > len(own)):
                 best, most = _Fit(names, prefix), count
-                known, rivals = own, {p: c for p, c in found.items() if 2 * c > len(own)}
+                known, rivals = own, {p: c for p, c in counts.items() if 2 * c > len(own)}
     best = _average_or_not(best, rivals, use_ema, where)
     if best.passed is not None:
         gone = {f"{best.passed}{name}" for name in (*known, *_counters(known))}
@@ -273,19 +298,16 @@ def _average_or_not(best: _Fit, rivals: Mapping[str, int], use_ema: bool, where:
     return best._replace(prefix=other, passed=average)
 
 
-def _with_head(
-    net: Network, arrays: Mapping[str, np.ndarray], names: str
-) -> tuple[str, dict[str, np.ndarray]]:
+def _with_head(own: _Own, arrays: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
     """Give the head the name that it has here, where it alone is called otherwise.
 
     Returns:
       Its name in the source, or ``""``; and the arrays.
     """
-    keys = {key_of(net, leaf, names).name: leaf for leaf in leaves(net)}
+    keys = {key.name: leaf for leaf, key in own.keyed}
     missing = {name: leaf for name, leaf in keys.items() if name not in arrays}
-    joint = "." if net.reference == "torch" else "/"
-    here = {name.rpartition(joint)[0] for name in missing}
-    there = {name.rpartition(joint)[0] for name in arrays if name not in keys}
+    here = {name.rpartition(own.joint)[0] for name in missing}
+    there = {name.rpartition(own.joint)[0] for name in arrays if name not in keys}
     if len(here) == len(there) == 1 and all(
         leaf.path.startswith("head/") for leaf in missing.values()
     ):
@@ -296,26 +318,20 @@ def _with_head(
     return "", dict(arrays)
 
 
-def _fold_biases(net: Network, arrays: dict[str, np.ndarray], names: str) -> bool:
+def _fold_biases(own: _Own, arrays: dict[str, np.ndarray]) -> bool:
     """Subtract biases that the network has not from the running means right behind them.
 
     Returns:
       Whether there were any; they are taken out.
     """
-    means, own = {}, set()
-    for leaf in leaves(net):
-        key = key_of(net, leaf, names).name
-        own.add(key)
-        if leaf.weight == "mean":
-            means[leaf.path] = key
-    found = False
-    for leaf in leaves(net):
+    means = {leaf.path: key.name for leaf, key in own.keyed if leaf.weight == "mean"}
+    keys, found = own.keys, False
+    for leaf, key in own.keyed:
         if leaf.weight != "kernel":
             continue
-        kernel = key_of(net, leaf, names).name
-        bias = re.sub(r"\w+$", "bias", kernel)
+        bias = re.sub(r"\w+$", "bias", key.name)
         mean = means.get(re.sub(r"conv(\d*)$", r"norm\1", leaf.path))
-        if bias in own or mean is None or not {bias, mean} <= {*arrays}:
+        if bias in keys or mean is None or not {bias, mean} <= {*arrays}:
             continue
         if arrays[bias].shape == arrays[mean].shape:
             # In float64 both numbers are exact, and rounded once where the network is narrower.
@@ -324,17 +340,15 @@ def _fold_biases(net: Network, arrays: dict[str, np.ndarray], names: str) -> boo
     return found
 
 
-def _adapted(net: Network, arrays: Mapping[str, np.ndarray], names: str) -> dict[str, np.ndarray]:
+def _adapted(own: _Own, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return a first kernel for RGB as one for as many channels as the network takes."""
-    found: dict[str, np.ndarray] = {}
+    net, found = own.net, dict[str, np.ndarray]()
     axis = 1 if net.reference == "torch" else 2
-    variables = _variables(net)
-    for leaf in leaves(net):
+    shapes = _shapes(net)
+    for leaf, key in own.keyed:
         if leaf.weight != "kernel" or not leaf.path.startswith(f"{net.names[0]}/"):
             continue
-        key = key_of(net, leaf, names)
-        own = variables[leaf.address].shape[len(leaf.index) :]
-        shape = layout_of(leaf, key, net.reference, own)
+        shape = layout_of(leaf, key, net.reference, shapes[leaf.address][len(leaf.index) :])
         given = arrays.get(key.name)
         if given is None or given.ndim != 4 or given.shape[axis] != 3 or shape[axis] == 3:
             continue
@@ -394,26 +408,24 @@ class _Match(NamedTuple):
         return _Match(self.pairs, *kept)
 
 
-def _match(net: Network, arrays: Mapping[str, np.ndarray], names: str) -> _Match:
+def _match(own: _Own, arrays: Mapping[str, np.ndarray]) -> _Match:
     """Find every array of the network in the source."""
     match = _Match([], [], [], [])
-    shapes = {address: leaf.shape for address, leaf in _variables(net).items()}
-    used = set()
-    for leaf in leaves(net):
-        key = key_of(net, leaf, names)
+    net, shapes = own.net, _shapes(own.net)
+    for leaf, key in own.keyed:
         shape = shapes[leaf.address][len(leaf.index) :]
-        used.add(key.name)
         if key.name not in arrays:
             match.missing.append(_Odd(key.name, leaf.name))
             continue
         given = arrays[key.name]
         value = from_reference(given, leaf, key, net.reference, shape)
         if value is None:
-            own = layout_of(leaf, key, net.reference, shape)
-            shapes_of = f"{given.shape}, not {own}"
+            right = layout_of(leaf, key, net.reference, shape)
+            shapes_of = f"{given.shape}, not {right}"
             match.misshapen.append(_Odd(key.name, leaf.name, shapes_of))
         else:
             match.pairs.append(_Pair(leaf, key, value))
+    used = own.keys
     match.unexpected.extend(_Odd(name, "") for name in arrays if name not in used)
     return match
 
@@ -458,29 +470,30 @@ def _variables(net: Network) -> dict[Any, Any]:
     return values(state)
 
 
-def _cleaned(net: Network, arrays: Mapping[str, np.ndarray], names: str) -> dict[str, np.ndarray]:
+def _shapes(net: Network) -> dict[Any, tuple[int, ...]]:
+    return {address: variable.shape for address, variable in _variables(net).items()}
+
+
+def _cleaned(own: _Own, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Leave out what no network here has: counters, and heads that this one was made without."""
-    keys = net.family.keys[names]
-    optional = keys.optional if keys else ()
-    if net.reference == "keras":
-        arrays = _one_name_for_each(net, renumbered(dict(arrays)), names)
-    own = {key_of(net, leaf, names).name for leaf in leaves(net)} if optional else set()
+    rules, keys = own.net.family.keys[own.names], own.keys
+    optional = rules.optional if rules else ()
+    if own.net.reference == "keras":
+        arrays = _one_name_for_each(keys, renumbered(dict(arrays)))
     return {
         name: array
         for name, array in arrays.items()
         if not name.endswith("num_batches_tracked")
-        and (name in own or not any(fnmatch.fnmatchcase(name, glob) for glob in optional))
+        and (name in keys or not any(fnmatch.fnmatchcase(name, glob) for glob in optional))
     }
 
 
-def _one_name_for_each(
-    net: Network, arrays: dict[str, np.ndarray], spelling: str
-) -> dict[str, np.ndarray]:
+def _one_name_for_each(keys: set[str], arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Give a weight the name that it has here, where Keras has several for it.
 
     A depthwise kernel is called ``kernel`` in Keras 3, and a layer scale has no name of its own.
     """
-    names = {key_of(net, leaf, spelling).name for leaf in leaves(net)} - set(arrays)
+    names = keys - set(arrays)
     for other in [*arrays]:
         layer, _, weight = other.rpartition("/")
         known = _ALSO.get(re.sub(r"_\d+$", "", weight))
