@@ -18,6 +18,8 @@ from convjax.gradflow._theory._sites import concentrated, exactly
 from convjax.gradflow._theory._state import Cotangent, Doubt, Signal, Way, scaled_by
 from convjax.gradflow._theory._values import ByValue, Values, normal
 
+FEW = 3
+"""Terms of a kernel up to which 1/w'w has no mean, or hardly one."""
 DRAWS = 400_000
 """Entries of kernels that are drawn to see what a norm behind the first one divides by."""
 
@@ -144,13 +146,13 @@ def _normalised(
     centred = np.clip(signal.pairs.centred(pair, taken, left), -1, 1)
     drawn_from = signal.ideal / (left * (2 - left)) if signal.drawn else signal.latent
     inverse = 1 / over.channels * (over.self_share + (centred**2) @ over.nodes + drawn_from)
-    heavy, released, scatter = _heaviness(signal, inverse, over)
+    variance = left * level * scaled_by(signal.log)
+    heavy, released, scatter = _heaviness(signal, inverse, over, epsilon / variance.mean())
     # Each channel is divided by its own size, most where the channels are most alike.
     even = 1.0
     if over.per_channel and signal.data is None:
         even = float((1 + 2 * (inverse - drawn_from + signal.latent)).mean()) ** -2
     alike = concentrated(centred / np.maximum(over.flat, 1e-6), signal.pairs, even)
-    variance = left * level * scaled_by(signal.log)
     soft = variance / (variance + epsilon)
     square = affine.scale * soft + affine.bias
     shape = (-1,) + (1,) * len(signal.spatial)
@@ -194,8 +196,8 @@ def _normalised(
         if signal.data is not None:
             return Way()  # the batch itself is no sum of random terms
         # What the signal's doubt has of it already is left out.
-        divided = 2 * apart / tail / width if scatter is None else scatter
-        variance = divided * sharp - 2 * known / width + signal.uneven[1]
+        divided = 2 * apart / tail / width * sharp - 2 * known / width
+        variance = (divided if scatter is None else scatter) + signal.uneven[1]
         bends = -float(signal.share @ (np.ones_like(level) * soft))
         return Way(max(variance, 0.0), signal.total.slack, bends=bends)
 
@@ -268,11 +270,13 @@ def _loose(inverse: np.ndarray, left: np.ndarray, flat: np.ndarray) -> float:
 
 
 def _heaviness(
-    signal: Signal, inverse: np.ndarray, over: Over
+    signal: Signal, inverse: np.ndarray, over: Over, epsilon: float
 ) -> tuple[np.ndarray, float, float | None]:
     """Return E(1/variance) E(variance) over channels, and what of it the kernel upstream undoes.
 
-    And the variance of its logarithm, where the first kernel's form is known.
+    And the variance of its logarithm, where the kernel's form is known: the first one's, or one of
+    so few terms that the mean is owed to its rarest channels; ``epsilon`` is relative to the
+    variance.
     """
     if signal.data is not None:
         return _of_data(np.asarray(signal.data, float), over), 1.0, None
@@ -289,11 +293,20 @@ def _heaviness(
         return (1 + alike) * signal.uneven[0], 1 / signal.uneven[0], None
     # Of n independent vectors of d dimensions, w'Cw is |w|^2 times a chi square of d, exactly: the
     # kernels' own size comes in, of all channels of a group, and is undone by the kernels.
+    if over.per_channel and signal.drawn <= FEW:
+        channels = sum(signal.features)
+        sizes, ratio, scatter = inverse_forms(
+            np.ones(signal.drawn), signal.drawn, channels, epsilon
+        )
+        # What the norm's own epsilon makes softer is softened once.
+        return (1 + epsilon) * sizes * dimensions / (dimensions - 2), ratio / sizes, scatter
     released = 1 - 2 / max(signal.drawn * over.channels, 3)
     return dimensions / (dimensions - 2) / released, released, None
 
 
-def inverse_forms(spectrum: np.ndarray, terms: int, channels: int) -> tuple[float, float, float]:
+def inverse_forms(
+    spectrum: np.ndarray, terms: int, channels: int, epsilon: float = 0.0
+) -> tuple[float, float, float]:
     """Return what dividing by w'Cw makes of energies, for w normal and of mean square 1.
 
     Where few directions hold most of C, a mean over channels is owed to the rare ones whose w'Cw is
@@ -303,6 +316,7 @@ def inverse_forms(spectrum: np.ndarray, terms: int, channels: int) -> tuple[floa
       spectrum: eigenvalues of C; those missing up to ``terms`` are zero.
       terms: entries of w.
       channels: over which the mean is taken.
+      epsilon: is added to w'Cw, relative to its expectation.
 
     Returns:
       The means of 1/(w'Cw) and of w'w/(w'Cw), relative to one over the expectation, and the
@@ -312,7 +326,7 @@ def inverse_forms(spectrum: np.ndarray, terms: int, channels: int) -> tuple[floa
     draws = int(min(max(DRAWS / (channels * terms), 8), 400))
     squares = np.random.default_rng(0).normal(size=(draws, channels, terms)) ** 2
     sizes = squares[..., : len(kept)] @ (kept / max(kept.sum(), 1e-300))
-    sizes = np.maximum(sizes, 1e-12)
+    sizes = np.maximum(sizes, 1e-12) + epsilon
     heavy, ratio = (
         np.log(np.mean(of / sizes, axis=1)) for of in (np.ones_like(sizes), squares.mean(2))
     )

@@ -252,3 +252,32 @@ def test_what_a_norm_divides_by_a_first_kernel_of_three_terms_undoes():
         assert gain.mean() == pytest.approx(expected[path].gradient_gain, abs=0.06)
     both = expected["norm"].gradient_gain + expected["conv"].gradient_gain
     assert (at["input"] - at["norm"]).mean() == pytest.approx(both, abs=0.02)
+
+
+@pytest.mark.later
+@pytest.mark.parametrize("sides", [(1, 1), (1, 2)], ids=str)
+def test_a_depthwise_kernel_that_reads_a_place_or_two_is_undone_by_its_norm(sides):
+    """Images smaller than the kernel: what comes back is owed to the smallest weights."""
+    draws = 200
+
+    def make(rngs):
+        options = {"use_bias": False, "kernel_init": "he", "rngs": rngs}
+        return nn.Chain(
+            mix=nn.PointwiseConv(16, 64, **options),
+            conv=nn.DepthwiseConv(64, (3, 3), padding=1, **options),
+            norm=nn.BatchNorm(64, rngs=rngs),
+            relu=nn.Activation("relu"),
+            last=nn.PointwiseConv(64, 24, **options),
+        )
+
+    with compiling_quickly():
+        profile, expected = _both(make, draws, (12, *sides, 16))
+    table = profile.table()
+    paths = table["path"].reshape(draws, -1)[0].tolist()
+    logs = table["gradient_log_norm"].reshape(draws, -1)
+    at = {path: logs[:, paths.index(path)] for path in ("mix", "conv", "norm")}
+    gain, whole = at["conv"] - at["norm"], at["mix"] - at["norm"]
+    both = expected["norm"].gradient_gain + expected["conv"].gradient_gain
+    assert gain.mean() == pytest.approx(expected["norm"].gradient_gain, abs=0.1)
+    assert gain.std() == pytest.approx(expected["norm"].gradient_gain_scatter, rel=0.2)
+    assert whole.mean() == pytest.approx(both, abs=0.08)  # of 2.8 through the norm
