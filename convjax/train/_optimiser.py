@@ -1,6 +1,7 @@
 """The optimiser that a recipe asks for, by optax: schedule, clip, and decay of some weights."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,9 +10,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from convjax import models, nn
+from convjax import nn
 from convjax.train import _arguments
-from convjax.train._frozen import check_frozen, divided
 from convjax.train._precision import NORM_LEAVES
 from convjax.train._recipe import Recipe, arguments_of
 
@@ -53,19 +53,16 @@ def schedule_of(recipe: Recipe) -> optax.Schedule:
     return optax.join_schedules([rising, main], [warmup])
 
 
-def optimiser_of(
-    net: nnx.Module, recipe: Recipe, *, frozen: models.Split | None = None
-) -> optax.GradientTransformation:
+def optimiser_of(net: nnx.Module, recipe: Recipe) -> optax.GradientTransformation:
     """Return the optimiser of a recipe for a network: clip, decay, and the rule itself.
 
     Args:
       net: the network, whose norms, biases and scales may be left out of the decay.
       recipe: how to train.
-      frozen: what ``models.freeze`` returns, or None.
 
     Returns:
-      An optax transformation of gradients in the form of ``train.State``'s ``params``; of the
-      trainable ones alone, where some are frozen.
+      An optax transformation of gradients in the form of ``train.State``'s ``params``, or of a part
+      of them, where others are frozen.
 
     Example:
       >>> from flax import nnx
@@ -76,10 +73,9 @@ def optimiser_of(
       'GradientTransformationExtraArgs'
     """
     _arguments.check_plan(net, recipe)
-    check_frozen(frozen, net)
     takes, options = arguments_of(recipe.optimiser), dict(recipe.options or {})
     parts = [] if recipe.clip is None else [optax.clip_by_global_norm(recipe.clip)]
-    mask = divided(decayed(net), frozen)[0] if recipe.decayed == "kernels" else None
+    mask = _decayed_of(net) if recipe.decayed == "kernels" else None
     masks = {"mask", "weight_decay_mask"} & set(takes)
     if "weight_decay" in takes:
         options.setdefault("weight_decay", recipe.weight_decay)
@@ -88,6 +84,12 @@ def optimiser_of(
     elif recipe.weight_decay:
         parts.append(optax.add_decayed_weights(recipe.weight_decay, mask))
     return optax.chain(*parts, getattr(optax, recipe.optimiser)(schedule_of(recipe), **options))
+
+
+def _decayed_of(net: nnx.Module) -> Callable[[Any], Any]:
+    """Return what says of some of a network's parameters which are decayed."""
+    marks = dict(jax.tree_util.tree_flatten_with_path(decayed(net))[0])
+    return partial(jax.tree_util.tree_map_with_path, lambda path, _: marks[path])
 
 
 def recipe_rate(recipe: Recipe) -> Callable[[Any, Any], dict[str, jax.Array]]:

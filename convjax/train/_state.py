@@ -79,7 +79,7 @@ def start(
     _arguments.check_plan(net, recipe, optimiser)
     check_frozen(frozen, net)
     if optimiser is None:
-        optimiser = optimiser_of(net, recipe, frozen=frozen)
+        optimiser = optimiser_of(net, recipe)
     _, params, rest = parts(net)
     # Copies: a state is donated to the step, and the network stays as it is.
     params, rest = jax.tree.map(jnp.array, (params, rest))

@@ -102,7 +102,7 @@ def step_of(
     check_served(net, recipe, axis_name)
     call = _arguments.call(call)
     if optimiser is None:
-        optimiser = optimiser_of(net, recipe, frozen=frozen)
+        optimiser = optimiser_of(net, recipe)
     graphdef, *_ = parts(net)
     names = Names(net) if recipe.watch else None
     # Those of a network that is read are known with the batch.

@@ -9,7 +9,7 @@ import pytest
 
 from convjax import ops
 from convjax import study as studies
-from experiments.benchmarks import _report, accelerate, profile, timing
+from experiments.benchmarks import _report, accelerate, profile, timing, trained
 from tests.nn.conftest import quick_compilation as quick_compilation
 
 
@@ -203,3 +203,23 @@ def test_theory_is_held_against_sound_networks(bench):
 
 def test_networks_that_are_not_in_the_list(refused):
     assert "networks='nothing' is part of no name" in refused("theory", "--networks", "nothing")
+
+
+@pytest.mark.later
+def test_trained_networks_are_held_against_theory(bench, monkeypatch, quick_compilation):
+    some = trained.networks
+    monkeypatch.setattr(trained, "networks", lambda config: {"plain": some(config)["plain"]})
+    options = ["--depth", "8", "--width", "4", "--steps", "0", "3", "--seeds", "2"]
+    kept, printed = bench("trained", *options)
+    assert len(kept["rows"]) == 2 * 2 * 2
+    assert "plain" in printed.out and "by measured variances" in printed.out
+    for row in kept["rows"]:
+        assert row["whole"] == pytest.approx(-sum(row["gains"]))
+        # Little has been learned, and most of the gain is what theory says.
+        assert abs(row["whole"]) < 0.5 and np.median(np.abs(row["gains"])) < 0.03
+    losses = [row["loss"] for row in kept["rows"] if row["seed"] == 0]
+    assert losses[0] == losses[1] > losses[2] == losses[3]
+
+
+def test_steps_of_training_must_rise(refused):
+    assert "steps=(3, 1) must rise" in refused("trained", "--steps", "3", "1")

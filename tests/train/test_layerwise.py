@@ -45,9 +45,8 @@ def test_each_stage_moves_by_its_share_and_a_norm_goes_with_the_stage_before(sou
 def test_rates_of_a_part_are_those_of_the_whole(source):
     net = normed()
     split = models.freeze(net, "norm")
-    recipe = train.Recipe(steps=1, dispatch=1)
-    inner = train.optimiser_of(net, recipe, frozen=split)
-    scaled = optax.chain(inner, train.layerwise(net, decay=0.0625))
+    recipe = train.Recipe(steps=1, dispatch=1)  # weights decay
+    scaled = optax.chain(train.optimiser_of(net, recipe), train.layerwise(net, decay=0.0625))
     ends = [
         leaves(tree(train.fit(net, source, recipe, frozen=split, optimiser=one).net))
         for one in (None, scaled)
