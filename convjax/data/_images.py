@@ -24,7 +24,7 @@ RGB = 3
 LARGEST = 2**14  # pixels of a side
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ImageFolder:
     """Pictures of a folder, in the order of their class folders and paths.
 
@@ -54,6 +54,9 @@ class ImageFolder:
             checked_labels("labels", self.labels, count, len(checked_names(self.classes)))
         if len(instance("files", self.files, tuple, "a tuple of paths")) != count:
             raise ValueError(f"files={len(self.files)} paths do not belong to {count} images")
+
+    def __repr__(self) -> str:
+        return f"ImageFolder({str(self).partition(chr(10))[0]})"
 
     def __str__(self) -> str:
         """Say how many there are, and name what was skipped."""

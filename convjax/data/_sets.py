@@ -19,7 +19,7 @@ Pair = tuple[np.ndarray, np.ndarray]
 TOGETHER = 1024
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Sets:
     """What a network is trained and tested on; ``sets`` and ``find`` make it.
 
@@ -38,6 +38,9 @@ class Sets:
     shape: tuple[int, int, int]
     classes: int
     told: str
+
+    def __repr__(self) -> str:
+        return f"Sets({self.told!r}, shape={self.shape}, classes={self.classes})"
 
     def __enter__(self) -> "Sets":
         """Return the sets themselves."""

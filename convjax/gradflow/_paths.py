@@ -151,6 +151,8 @@ class Paths(Readable):
             f"{skip:.3g}; coherence {coherence:.3g}"
             for mean, low, high, skip, coherence in zip(*values, strict=True)
         ]
+        if self.energy.shape[-1] == 1:
+            said = ["no residual sum stands in this network: there is nothing to take apart"]
         said.append(self._how)
         said += not_seen(self.whole, "paths inside of these are not told apart, each is one leaf")
         heads = ("branches", "energy", "up to here")

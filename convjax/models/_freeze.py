@@ -51,7 +51,7 @@ class Labels:
         return jax.tree_util.tree_map_with_path(word, params)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Split:
     """A network's parameters, each frozen or trainable.
 
@@ -67,6 +67,9 @@ class Split:
     trainable: Any
     count: dict[str, int]
     statistics: frozenset[Path]
+
+    def __repr__(self) -> str:
+        return f"Split({', '.join(f'{n:,} {word}' for word, n in self.count.items())})"
 
     def keep_statistics(self, net: nnx.Module) -> None:
         """Have frozen batch norms run in evaluation, also where the network is called to train.

@@ -75,6 +75,7 @@ def test_a_folder_is_read_with_its_own_split(pictures):
     assert (found.source.count, found.shape, found.classes) == (7, (8, 8, 3), 3)
     assert sorted(found.test[1].tolist()) == [0, 1, 1, 1, 2]
     assert found.told.endswith("3 classes; 0 files skipped")
+    assert repr(found) == f"Sets({found.told!r}, shape=(8, 8, 3), classes=3)"
 
 
 def test_a_stream_is_tested_on_every_picture_once(pictures, monkeypatch):

@@ -168,6 +168,7 @@ def test_what_cannot_be_read_is_skipped_and_named(tmp_path):
     for file, reason in found.skipped:
         assert expected[file] in reason
     assert str(found).splitlines()[0] == "1 images, 8x8; 8 skipped"
+    assert repr(found) == "ImageFolder(1 images, 8x8; 8 skipped)"
     (tmp_path / "5_good.png").unlink()
     with pytest.raises(ValueError, match=r"can be read; skipped 8, the first '1_cut.png': .*trunc"):
         bytes_of(tmp_path)

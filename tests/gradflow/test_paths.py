@@ -390,3 +390,11 @@ def test_an_activation_of_ones_own_is_elementwise_or_named():
 
     assert len(_paths(net(lambda x: x + jnp.tanh(x))).lengths) == 2
     assert len(_paths(net(lambda x: x + x[::-1])).lengths) == 3
+
+
+def test_a_network_without_residual_sums_has_nothing_to_take_apart():
+    net = nn.Chain(conv=nn.Conv(4, 3, (3, 3), rngs=nnx.Rngs(0)), relu=nn.Activation("relu"))
+    x = jax.random.normal(jax.random.key(0), IMAGE)
+    found = gradflow.paths(net, x, cotangent=jax.random.key(1), train=False)
+    assert found.lengths.tolist() == [0]
+    assert "no residual sum" in str(found) and "over the skips" not in str(found)

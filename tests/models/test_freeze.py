@@ -112,7 +112,9 @@ def test_paths_freeze_just_those():
     assert frozen(freeze(net, paths=("stage2", "stem/norm"))) == {
         *("stage2/first", "stage2/rest", "stem/norm")
     }
-    assert frozen(freeze(net, paths="stage1")) == {"stage1/rest"}
+    split = freeze(net, paths="stage1")
+    assert frozen(split) == {"stage1/rest"}
+    assert repr(split) == "Split({frozen:,} frozen, {trainable:,} trainable)".format(**split.count)
 
 
 def test_labels_have_the_structure_of_the_parameters():
