@@ -18,6 +18,8 @@ from convjax.gradflow._theory._sites import concentrated, exactly
 from convjax.gradflow._theory._state import Cotangent, Doubt, Signal, Way, scaled_by
 from convjax.gradflow._theory._values import ByValue, Values, normal
 
+LEAST = 0.05
+"""Share of a gradient that a norm must leave for theory to say how much."""
 FEW = 3
 """Terms of a kernel up to which 1/w'w has no mean, or hardly one."""
 DRAWS = 400_000
@@ -216,7 +218,7 @@ def _normalised(
         gain = affine.scale * kept * heavy / np.maximum(variance, 1e-300) * soft
         gone = np.where(over.inside, mean_part[:, None] + own_part[:, None] * centred, 0.0)
         handed = cotangent.becomes(
-            rough._replace(slack=rough.slack + _loose(inverse, left, over.flat)),
+            rough._replace(slack=rough.slack + _loose(inverse, left, over.flat) + _unsaid(kept)),
             energy=cotangent.energy * gain.reshape(shape) * (energy / relative),
             pair=np.clip((received - gone) / kept[:, None] / np.maximum(roots, 1e-6), -1, 1),
             inverse=released if over.per_channel else 1.0,
@@ -267,6 +269,15 @@ def _loose(inverse: np.ndarray, left: np.ndarray, flat: np.ndarray) -> float:
     """
     few = min(float(4 * inverse.max() ** 2), 0.5)
     return few + 0.03 * float((1 / left - 1).mean()) + 3 * float((1 - flat[:, -1]).mean())
+
+
+def _unsaid(kept: np.ndarray) -> float:
+    """Return the slack where a norm takes nearly the whole gradient out.
+
+    Of two values that differ, all of it: what is left is owed to epsilon, in the channels where
+    they hardly do.
+    """
+    return max(-math.log(float(kept.min()) / LEAST), 0.0)
 
 
 def _heaviness(

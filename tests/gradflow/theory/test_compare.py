@@ -150,3 +150,21 @@ def test_no_cause_is_made_up():
     assert _causes.likely_cause(_finding()) == ""
     assert _causes.likely_cause(_finding(border=0.9)) == ""
     assert _causes.likely_cause(_finding(groups=8)) == ""
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_nothing_is_said_of_a_gradient_that_a_norm_takes_out_whole(seed):
+    """Two examples of one place are two values: what comes back is owed to epsilon."""
+    rngs = nnx.Rngs(seed)
+    options = {"use_bias": False, "kernel_init": "he", "rngs": rngs}
+    net = nn.Chain(
+        first=nn.PointwiseConv(16, 48, **options),
+        second=nn.PointwiseConv(48, 48, **options),
+        norm=nn.BatchNorm(48, rngs=rngs),
+        relu=nn.Activation("relu"),
+    )
+    x = jax.random.normal(jax.random.key(seed), (2, 1, 1, 16))
+    found = gradflow.profile(net, x, cotangent=jax.random.key(5), train=True)
+    expected = gradflow.predict(net, np.asarray(x), train=True)
+    assert gradflow.compare(found, expected).agrees
+    assert expected["norm"].gradient_gain_slack > 3
