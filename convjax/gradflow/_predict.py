@@ -224,7 +224,8 @@ def predict(
       cotangent: gradient with respect to the output, an array; None is a unit Gaussian one.
       kernels: ``"declared"`` takes each kernel's variance from its initialiser, which holds at
         initialization, and measures it where the initialiser does not say; ``"measured"`` takes the
-        mean square of the kernel's values, which holds after training or loading.
+        mean square of the kernel's values. Neither describes a trained network: what learning does
+        is in products of weights of several layers, which no variance holds.
       rngs: source of random numbers that a network's call asks for.
       call: how a network that is no expression of ``convjax.nn`` is called, as for ``nn.read``.
 
