@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -66,7 +67,7 @@ def check(config: Config) -> None:
 
 def measure(config: Config) -> dict[str, Any]:
     """Return a row for each network, seed, number of steps and way to take the variances."""
-    images, labels = data.digits("train")
+    images, labels = map(jnp.asarray, data.digits("train"))
     rows, made = [], networks(config)
     cells = [(name, seed) for name in made for seed in range(config.seeds)]
     for name, seed in benchmark.one_by_one(cells, lambda cell: f"{cell[0]}, seed {cell[1]}"):
