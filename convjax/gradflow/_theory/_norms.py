@@ -198,8 +198,10 @@ def _normalised(
         if signal.data is not None:
             return Way()  # the batch itself is no sum of random terms
         # What the signal's doubt has of it already is left out.
-        divided = 2 * apart / tail / width * sharp - 2 * known / width
-        variance = (divided if scatter is None else scatter) + signal.uneven[1]
+        divided = 2 * apart / tail / width if scatter is None else scatter
+        variance = divided * sharp - 2 * known / width + signal.uneven[1]
+        if scatter is not None and signal.spectrum is None:
+            variance = scatter + signal.uneven[1]  # rare channels outweigh all else
         bends = -float(signal.share @ (np.ones_like(level) * soft))
         return Way(max(variance, 0.0), signal.total.slack, bends=bends)
 
