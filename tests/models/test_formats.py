@@ -1,10 +1,12 @@
 """Files of weights: what is read, what is refused and how, and that nothing in them is executed."""
 
 import argparse
+import collections
 import hashlib
 import io
 import json
 import os
+import pathlib
 import pickle
 import struct
 import sys
@@ -128,7 +130,13 @@ def good():
         ("a.pth", good, "holds safetensors, where .* name it \\*.safetensors"),
         ("a.safetensors", lambda: pickle.dumps({"a": 1}), "a pickle, where .* name it \\*.pth"),
         ("a.h5", zipped, "holds a zip archive, where a .h5 file holds HDF5"),
-        ("a.onnx", good, "unknown extension '.onnx'; known are .safetensors, .pth"),
+        ("a.onnx", page(b"\x08\x07"), "unknown extension '.onnx'; known are .safetensors, .pth"),
+        ("a.pkl", lambda: pickle.dumps([1]), "unknown extension '.pkl'"),
+        (
+            "text.pth",
+            lambda: b"\x80\x02X\x02\0\0\0\xff\xff.",
+            r"damaged \(its text is damaged\); fetch",
+        ),
         ("a.ckpt", good, "holds safetensors, where a .ckpt file holds"),
         ("net.keras", zipped, "no archive of Keras 3"),
         ("nothing.safetensors", lambda: safetensors.save({}), "holds no arrays"),
@@ -412,6 +420,70 @@ def test_a_torch_file_whose_tensors_repeat_a_few_numbers_is_refused(tmp_path):
     path = handmade(tmp_path / "a.pth", b"\x80\x02}" + 40 * (entry + b"s") + b".", **{"0": NUMBERS})
     with pytest.raises(ValueError, match="its tensors declare far more than the file holds"):
         read(path)
+
+
+class AttributeDict(dict):
+    """Lightning's, by the two names that it has there."""
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_numpy_s_arrays_and_what_scripts_save_beside_them(protocol, tmp_path, monkeypatch):
+    arrays = {"a": some(2, 3).T, "b": some(4).astype(">f8"), "none": some(0, 4)}
+    state = np.random.get_state()
+    beside = {
+        "rng": state,
+        "rngs": np.random.default_rng(0).bit_generator.state,
+        "confusion": np.eye(3, dtype=np.int64),
+        "names": np.array(["cat", "dog"]),
+        "word": np.str_("cat"),
+        "out": pathlib.Path("/tmp/x"),
+        "pure": pathlib.PureWindowsPath("a/b"),
+        "logs": collections.defaultdict(list, loss=[1.0]),
+        "counts": collections.defaultdict(int, steps=3),
+        "hyper_parameters": AttributeDict(rate=0.1),
+    }
+    right = {name: array.astype(array.dtype.newbyteorder("=")) for name, array in arrays.items()}
+    pickled = pickle.dumps(arrays, protocol)
+    found = read(handmade(tmp_path / "plain.pth", pickled)).arrays
+    assert list(found) == list(arrays)
+    for name, array in right.items():
+        np.testing.assert_array_equal(found[name], array)
+    for module in ("lightning.fabric.utilities.data", "pytorch_lightning.utilities.parsing"):
+        parts = module.split(".")
+        for i in range(1, len(parts) + 1):
+            made = type(sys)(".".join(parts[:i]))
+            made.__dict__["AttributeDict"] = AttributeDict
+            monkeypatch.setitem(sys.modules, made.__name__, made)
+        monkeypatch.setattr(AttributeDict, "__module__", module)
+        pickled = pickle.dumps({**beside, "state_dict": arrays}, protocol)
+        older = pickled.replace(b"numpy._core", b"numpy.core") if protocol < 4 else pickled
+        for data in (pickled, older):
+            found = read(handmade(tmp_path / "a.pth", data))
+            assert found.taken == ("state_dict",) and list(found.arrays) == list(arrays)
+
+
+def test_a_pickle_s_objects_are_inert(tmp_path):
+    for held, words in (
+        ({"a": np.array([object])}, r"not read because of numpy\.dtype\('O8'\): it holds more"),
+        ({"a": collections.defaultdict(collections.Counter)}, "because of collections.Counter"),
+        ({"a": pathlib.Path("/tmp/x")}, "'a' is str, not an array"),
+        ({"a": collections.defaultdict(list)}, "'a' is _Default, not an array"),
+        ({"a": np.array(["x"])}, "'a' has dtype <U1, which is no number"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            read(handmade(tmp_path / "a.pth", pickle.dumps(held, 2)))
+    whole = pickle.dumps({"a": np.float32([1, 2])}, 4)
+    for there, other, words in (
+        (b"K\x02\x85", b"K\x03\x85", r"an array \(3,\) of float32 has 8 bytes"),
+        (
+            b"K\x02\x85",
+            b"J\xff\xff\xff\x7f\x85",
+            r"an array \(2147483647,\) of float32 has 8 bytes",
+        ),
+        (b"K\x02\x85", b"J\xff\xff\xff\xff\x85", "a NumPy array that is none: it is damaged"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            read(handmade(tmp_path / "a.pth", whole.replace(there, other)))
 
 
 def test_npz_and_sharded_files(tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from convjax.models._weights._torch_pickle import Storage, unpickle
+from convjax.models._weights._torch_pickle import Storage, Tensor, unpickle
 
 # Moving averages of the weights, which training scripts evaluate and publish, in timm's order.
 AVERAGES = (
@@ -34,7 +34,12 @@ def read_torch(path: Path) -> Any:
       ValueError: objects other than arrays and plain ones.
     """
     try:
-        return _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
+        if zipfile.is_zipfile(path):
+            return _read_zip(path)
+        data = path.read_bytes()
+        if data.startswith(b"PK"):
+            raise EOFError("the archive's end is missing")
+        return _read_legacy(data)
     except pickle.UnpicklingError as error:
         raise ValueError(str(error)) from error
 
@@ -60,9 +65,16 @@ def _read_zip(path: Path) -> Any:
         return unpickle(archive.read(pickled), storage, CODE + path.stat().st_size)[0]
 
 
-def _read_legacy(path: Path) -> Any:
+def is_torch(path: Path, head: bytes) -> bool:
+    """Whether a file begins as torch.save's do, in either of its formats."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("data.pkl") for name in archive.namelist())
+    return MAGIC.to_bytes(10, "little") in head[:32]
+
+
+def _read_legacy(data: bytes) -> Any:
     """Read what torch.save wrote before 1.6: pickles, and then the storages one after another."""
-    data = path.read_bytes()
     found: dict[str, Storage] = {}
 
     def storage(kind: np.dtype, key: str, count: int) -> Storage:
@@ -104,8 +116,9 @@ def _check_archive(path: Path) -> None:
 def unwrapped(content: Any, use_ema: bool) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     """Return the state dict within a checkpoint, and the names under which it lies there.
 
-    What stands beside it (epoch, optimiser, …) is passed over unless it is an array. A name that is
-    none of ``AVERAGES`` and ``PLAIN`` is taken where nothing else holds arrays by name.
+    What stands beside it (epoch, optimiser, NumPy's arrays, …) is passed over unless it is a
+    tensor. A name that is none of ``AVERAGES`` and ``PLAIN`` is taken where nothing else holds
+    arrays by name.
 
     Args:
       content: of a file.
@@ -121,7 +134,7 @@ def unwrapped(content: Any, use_ema: bool) -> tuple[Mapping[str, Any], tuple[str
         name = _wrapper(content, use_ema)
         if name is None:
             return {n: getattr(value, "array", value) for n, value in content.items()}, (*names,)
-        beside = [k for k, v in content.items() if hasattr(v, "__array__") and np.ndim(v)]
+        beside = [k for k, v in content.items() if isinstance(v, Tensor) and v.ndim]
         if beside:
             raise ValueError(f"beside its {name!r} it holds the arrays {', '.join(beside)}")
         content = content[name]
@@ -138,7 +151,7 @@ def _wrapper(content: Mapping[Any, Any], use_ema: bool) -> str | None:
     plain = [name for name in PLAIN if isinstance(content.get(name), Mapping)]
     if found := (averages + plain if use_ema else plain):
         return found[0]
-    if any(hasattr(value, "__array__") and np.ndim(value) for value in content.values()):
+    if any(isinstance(value, Tensor) and value.ndim for value in content.values()):
         return None
     others = [
         n for n, v in content.items() if n not in averages and isinstance(n, str) and _named(v)

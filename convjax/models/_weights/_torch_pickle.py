@@ -6,7 +6,9 @@ of this file, or a built-in type that cannot be changed, so that no pickle can r
 
 import io
 import math
+import pathlib
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -116,10 +118,17 @@ class Namespace(_Passed):
 
 
 class _Ordered(dict):
-    """An ordered dictionary without further attributes."""
+    """An ordered dictionary, or one that Lightning lets attributes be read of, with none."""
 
     def __setstate__(self, state: Any) -> None:
         pass
+
+
+class _Default(_Ordered):
+    """A dictionary whose factory is passed over: what is not there is not made."""
+
+    def __init__(self, *_: Any):
+        super().__init__()
 
 
 class _Kind:
@@ -136,12 +145,19 @@ class dtype(_Kind):  # noqa: N801
     """torch.float32 and the like: the name is what messages call it."""
 
 
+def _foreign(what: str) -> pickle.UnpicklingError:
+    return pickle.UnpicklingError(
+        f"it is not read because of {what}: it holds more than arrays; where you trust it, open "
+        "it with PyTorch and save its state_dict() alone"
+    )
+
+
 class _Number:
     """NumPy's dtype, as its scalars are pickled."""
 
     def __init__(self, word: Any = "", *_: Any):
-        if not isinstance(word, str) or word not in ("f2", "f4", "f8", "b1", *_INTEGERS):
-            raise pickle.UnpicklingError(f"because of numpy.dtype({word!r})")
+        if not isinstance(word, str) or not re.fullmatch(_WORDS, word):
+            raise _foreign(f"numpy.dtype({word!r})")
         self.dtype = np.dtype(word)
 
     def __setstate__(self, state: Any) -> None:
@@ -149,7 +165,56 @@ class _Number:
             self.dtype = self.dtype.newbyteorder(">")
 
 
-_INTEGERS = tuple(f"{letter}{size}" for letter in "iu" for size in (1, 2, 4, 8))
+# Numbers and texts; an object could be anything.
+_WORDS = r"[iu][1248]|f[248]|b1|c8|c16|[SU][1-9][0-9]{0,5}"
+
+
+class NumpyArray:
+    """NumPy's array, as it is pickled: made first, and told what it holds afterwards."""
+
+    array = np.zeros(0)
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, kind, by_column, data = state if len(state) == 5 else (None,) * 5
+        self.array = _numbers(data, kind, shape, "F" if by_column else "C")
+
+    @property
+    def ndim(self) -> int:
+        return self.array.ndim
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return np.asarray(self.array, dtype)
+
+
+def _numbers(data: Any, kind: Any, shape: Any, order: Any) -> np.ndarray:
+    whole = isinstance(shape, tuple) and all(type(n) is int and 0 <= n < 2**62 for n in shape)
+    if not isinstance(kind, _Number) or not isinstance(data, bytes | bytearray) or not whole:
+        raise pickle.UnpicklingError("it holds a NumPy array that is none: it is damaged")
+    if len(data) != math.prod(shape) * kind.dtype.itemsize or len(shape) > 32:
+        raise EOFError(f"an array {shape} of {kind.dtype} has {len(data)} bytes")
+    found = np.frombuffer(bytes(data), kind.dtype) if data else np.zeros(0, kind.dtype)
+    return found.reshape(shape, order="F" if order == "F" else "C")
+
+
+def _array(*_: Any) -> NumpyArray:
+    return NumpyArray()
+
+
+def _array_of(data: Any, kind: Any, shape: Any, order: Any) -> NumpyArray:
+    found = NumpyArray()
+    found.array = _numbers(data, kind, shape, order)
+    return found
+
+
+def _path(kind: type[pathlib.PurePath]) -> Call:
+    """Return what makes a text of a path's parts."""
+
+    def text(*parts: Any) -> str:
+        if not all(isinstance(part, str) for part in parts):
+            raise pickle.UnpicklingError("it holds a path that is none: it is damaged")
+        return str(kind(*parts))
+
+    return Call(text)
 
 
 def _scalar(kind: Any, data: Any = b"") -> Any:
@@ -164,8 +229,56 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes(*_: Any) -> bytes:
+    return b""  # where there are some, they are encoded
+
+
 def _parameter(tensor: Any, *_: Any) -> Any:
     return tensor
+
+
+_NUMPY = {
+    **{
+        f"numpy.{core}.{name}": Call(function)
+        for core in ("core", "_core")
+        for name, function in (
+            ("multiarray.scalar", _scalar),
+            ("multiarray._reconstruct", _array),
+            ("numeric._frombuffer", _array_of),
+        )
+    },
+    "numpy.dtype": _Number,
+    "numpy.ndarray": _Passed,
+}
+# What scripts save beside the weights, and what a dictionary of theirs may have for a factory.
+_BESIDE = {
+    **{
+        f"{module}.{name}": found
+        for module in ("builtins", "__builtin__")
+        for name, found in (
+            *(("set", set), ("bytes", Call(_no_bytes))),
+            *((name, _Passed) for name in ("bool", "dict", "float", "int", "list", "long")),
+            *((name, _Passed) for name in ("object", "str", "tuple", "unicode")),
+        )
+    },
+    "collections.defaultdict": _Default,
+    **{
+        f"{module}.{kind}{flavour}Path": _path(path)
+        for module in ("pathlib", "pathlib._local")
+        for kind in ("", "Pure")
+        for flavour, path in (
+            ("Posix", pathlib.PurePosixPath),
+            ("Windows", pathlib.PureWindowsPath),
+        )
+    },
+    **{
+        f"{module}.AttributeDict": _Ordered
+        for module in (
+            *("lightning.fabric.utilities.data", "lightning_fabric.utilities.data"),
+            *("lightning.pytorch.utilities.parsing", "pytorch_lightning.utilities.parsing"),
+        )
+    },
+}
 
 
 def _table(most: int) -> dict[str, Any]:
@@ -209,9 +322,8 @@ def _table(most: int) -> dict[str, Any]:
         "torch._utils._rebuild_parameter": Call(_parameter),
         "torch._utils._rebuild_parameter_with_state": Call(_parameter),
         "_codecs.encode": Call(_encode),
-        **{f"numpy.{core}.multiarray.scalar": Call(_scalar) for core in ("core", "_core")},
-        "numpy.dtype": _Number,
-        **{f"{module}.set": set for module in ("builtins", "__builtin__")},
+        **_NUMPY,
+        **_BESIDE,
         **{f"torch.{name}": dtype(kind) for name, kind in _DTYPES.items()},
         **{f"torch.{name}Storage": _Kind(_DTYPES[kind]) for name, kind in _STORAGES.items()},
         "torch.storage.UntypedStorage": _Kind(_DTYPES["uint8"]),
@@ -226,10 +338,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
         if full not in self.known:
-            raise pickle.UnpicklingError(
-                f"it is not read because of {full}: it holds more than arrays; where you trust "
-                "it, open it with PyTorch and save its state_dict() alone"
-            )
+            raise _foreign(full)
         return self.known[full]
 
     def persistent_load(self, pid: Any) -> Storage:
@@ -261,6 +370,7 @@ def unpickle(
     try:
         check_numbers(file, len(data))
     except ValueError as error:
-        raise EOFError(str(error)) from error
+        told = "its text is damaged" if isinstance(error, UnicodeError) else str(error)
+        raise EOFError(told) from error
     end = file.tell()
     return _Unpickler(io.BytesIO(data[start:end]), storage, most).load(), end
