@@ -87,3 +87,13 @@ def test_what_cannot_be_merged_is_refused():
             models.merged(tiny(**options))
     with pytest.raises(ValueError, match="net=Network is no RepVGG"):
         models.merged(nnx.eval_shape(lambda: models.resnet_cifar(8, rngs=nnx.Rngs(0))))
+
+
+def test_a_file_of_merged_branches_is_sent_to_a_merged_network():
+    net = tiny()
+    arrays = models.export_weights(models.merged(net))
+    with pytest.raises(
+        ValueError, match=r"Its branches are merged already: .* models\.merged\(net\)"
+    ):
+        models.load_weights(net, arrays)
+    assert models.load_weights(models.merged(net), arrays).count == len(arrays)

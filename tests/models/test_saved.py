@@ -5,6 +5,8 @@ The files are those of ``parity/make_saved.py``; what JAX's own libraries write 
 
 import ast
 import functools
+import itertools
+import pickle
 import re
 import shutil
 import tarfile
@@ -68,6 +70,17 @@ def saved(tmp_path_factory):
     shutil.copy(folder / "torch/state.pth", mine / "archive.zip")
     whole = (folder / "torch/state.pth").read_bytes()
     (mine / "cut.pth").write_bytes(whole[: len(whole) // 2])
+    with zipfile.ZipFile(mine / "mac.zip", "w") as archive:
+        archive.writestr("state.pth", whole)
+        archive.writestr("__MACOSX/._state.pth", b"a fork")
+    for name, file in (
+        ("state.t7", "state.pth"),
+        ("state", "old.pth"),
+        ("safe.model", "file.safetensors"),
+    ):
+        shutil.copy(folder / "torch" / file, mine / name)
+    parameters = {name: array for name, array in values(0).items() if "running" not in name}
+    np.savez(mine / "parameters.npz", **parameters)
     (mine / "pointer.pth").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid 1")
     (mine / "page.pth").write_bytes(b"<!DOCTYPE html><html>")
     with zipfile.ZipFile(mine / "several.zip", "w") as archive:
@@ -85,6 +98,8 @@ LOADED = {
     **dict.fromkeys(("torch/model_of.safetensors", "torch/mixin", "torch/timm_hub")),
     **dict.fromkeys(("torch/timm_hub_bin", "torch/sharded/model.safetensors.index.json")),
     **dict.fromkeys(("torch/sharded_bin/pytorch_model.bin.index.json", "jax/plain.npz")),
+    **dict.fromkeys(("torch/sharded", "torch/sharded_bin", "jax/mac.zip")),
+    **dict.fromkeys(("jax/state.t7", "jax/state", "jax/safe.model")),
     **dict.fromkeys(("jax/ours.safetensors", "keras/net.keras", "keras/net.weights.h5")),
     **dict.fromkeys(("keras/legacy.h5", "keras/model.mltk.zip")),
     **dict.fromkeys(("keras/dense.keras", "keras/within.h5", "keras/within.weights.h5"), HEAD),
@@ -92,6 +107,7 @@ LOADED = {
     "torch/head_renamed.pth": {"renamed": "with the head 'classifier'"},
     "torch/compile.pth": {"renamed": "without the prefix '_orig_mod.'"},
     "torch/ddp_of_compile.pth": {"renamed": "from 'model' and without the prefix '_orig_mod.'"},
+    "torch/path.pth": {"renamed": "from 'model'"},
     "torch/tutorial.tar": {"renamed": "from 'model_state_dict'"},
     "torch/imagenet.pth.tar": {"renamed": "from 'state_dict'"},
     "torch/numpy_scalars.ckpt": {"renamed": "from 'net'"},
@@ -143,12 +159,14 @@ REFUSED = {
     "torch/two.pth": r"several networks, 'generator', 'discriminator': save the one that you want",
     "torch/sparse.pth": r"because of torch\._utils\._rebuild_sparse_tensor",
     "torch/quantised.pth": r"because of torch\._utils\._rebuild_qtensor",
-    "torch/path.pth": r"because of pathlib\.\w+: it holds more than arrays; .*state_dict\(\) alone",
     "torch/distributed": "is a directory; files of weights in it: none",
     "torch/weight_norm.pth": "1 missing: conv1.weight; 2 unexpected: conv1.parametrizations",
-    "torch/head.pth": r"Only the head differs: allow='head/\*' keeps the network's own",
+    "torch/head.pth": r"allow='head/\*' keeps the network's own; models.*num_classes=7\) takes the",
     "torch/head_renamed.pth num_classes=7": r"Only the head differs: allow='head/\*' keeps",
-    "torch/grey.pth": r"1 misshapen: conv1\.weight \(4, 1, 3, 3\), not \(4, 3, 3, 3\)",
+    "torch/grey.pth": r"\(4, 1, 3, 3\), not \(4, 3, 3, 3\)\. Only the first .*in_features=1\) has",
+    "torch/grey.pth num_classes=7": r"ends differ: .*in_features=1\) and allow='head/\*' let them",
+    "torch/sharded/model-00001-of-00002.safetensors": r"a part of a checkpoint: '.*\.json' reads",
+    "jax/parameters.npz": r"Only running statistics are missing, .*: allow=\['\*/mean', '\*/var'\]",
     "torch/state.pth in_features=1": "Only the first kernel differs: adapt_input=True",
     "torch/state.pth in_features=1 num_classes=7": r"adapt_input=True and allow='head/\*' let them",
     "torch/extra.pth": r"complete without what is unexpected: allow='aux\.fc\.\*' passes it over",
@@ -161,7 +179,7 @@ REFUSED = {
     "jax/safe.pth": r"holds safetensors, where a \.pth .*; .* name it \*\.safetensors",
     "jax/archive.zip": r"an archive of torch\.save; name it \*\.pth",
     "jax/several.zip": r"holds 2 \(a/state\.pth, a/file\.safetensors\); unpack it",
-    "jax/cut.pth": "is truncated or damaged .*; fetch it again",
+    "jax/cut.pth": r"is truncated or damaged \(the archive's end is missing\); fetch it again",
     "jax/pointer.pth": "run `git lfs pull`",
     "jax/page.pth": "an HTML page: the download went wrong",
     "jax/one.npy": r"unknown extension '\.npy'",
@@ -201,14 +219,23 @@ def followed(message, source, options, how, scratch):
         options = {**options, "reference": given[1]}
     if given := re.search(r"name it \*(\.\w+)", message):
         source = shutil.copy(source, scratch / f"renamed{given[1]}")
-    sources = [source]
+    if given := re.search(r"a part of a checkpoint: ('.*') reads", message):
+        source = ast.literal_eval(given[1])
+    sources, ways = [source], [(how, options)]
+    created = {n: int(v) for n, v in re.findall(r"(num_classes|in_features)=(\d+)\)", message)}
+    if created and " and allow=" in message:
+        ways = [(how, {**options, **created})]
+    elif created:
+        ways.append(({n: v for n, v in how.items() if n != "allow"}, {**options, **created}))
+        ways = ways if "allow" in how else ways[1:]
     if "unpack it" in message:
         shutil.unpack_archive(source, scratch)
         sources = [path for path in scratch.rglob("*") if path.is_file()]
-    advised = re.search(r"allow=|adapt_input=|use_ema=T|reference='|name it|unpack it", message)
-    for one in sources if advised else ():
+    words = r"allow=|adapt_input=|use_ema=T|reference='|name it|unpack it|models.create|reads all"
+    advised = re.search(words, message)
+    for one, (how, options) in itertools.product(sources, ways) if advised else ():
         report = models.load_weights(numbered(shapes(**options)), one, **how)
-        assert report.count >= 4 and ("allow" in how or not report.missing)
+        assert report.count >= 4 and ("allow" in how or not (report.missing or report.misshapen))
 
 
 def test_states_of_flax_and_checkpoints_of_orbax_are_sent_to_nnx_update(tmp_path):
@@ -315,11 +342,41 @@ def test_an_average_without_statistics_is_passed_over_and_one_alone_is_not_taken
         models.load_weights(net, flat({"discriminator.": 0, "generator.": 1}))
 
 
+def test_where_an_average_is_another_network_s_the_other_is_taken(tmp_path):
+    path, other = tmp_path / "a.pth", {f"layers.{i}.weight": np.ones(3) for i in range(9)}
+    wider = {**values(1), "conv1.weight": np.ones((8, 3, 3, 3))}
+    for teacher in (other, wider):
+        torch_file(path, {"student": values(0), "teacher": teacher})
+        net = numbered(shapes())
+        report = models.load_weights(net, path)
+        assert report == (7, (), (), (), "from 'student' in place of 'teacher'")
+        np.testing.assert_array_equal(net.head.dense.bias[...], values(0)["fc.bias"])
+    for net, words in (
+        (shapes(num_classes=7), r"read from 'student' in place of 'teacher' .*allow='head/\*'"),
+        (shapes(in_features=2), r"read from 'teacher' .* misshapen: conv1\.weight \(8, 3, 3, 3\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            models.load_weights(numbered(net), path)
+    report = models.load_weights(numbered(shapes(num_classes=7)), path, allow="head/*")
+    assert report.count == 5 and report.renamed == "from 'student' in place of 'teacher'"
+    torch_file(path, {"student": other, "teacher": other})
+    with pytest.raises(ValueError, match=r"read from 'teacher' does not fit .* Nothing fits"):
+        models.load_weights(numbered(shapes()), path)
+
+
+def torch_file(path, content):
+    """Write what torch.save does of NumPy's arrays."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", pickle.dumps(content, 2))
+    return path
+
+
 @pytest.mark.parametrize("ways", [("torch/sharded_bin/*",), ("torch/state.pth", "torch/path.pth")])
 def test_a_folder_with_a_config_is_read_whatever_its_file_is_called(ways, saved, tmp_path):
     for way in ways:
         for file in (saved / "torch").glob(way.removeprefix("torch/")):
             name = "training_args.bin" if file.name == "path.pth" else file.name
+            name = name.replace("pytorch_model.bin.index", "mine.bin.index")
             shutil.copy(file, tmp_path / name)
     with pytest.raises(ValueError, match="is a directory; files of weights in it: "):
         models.load_weights(numbered(shapes()), tmp_path)

@@ -4,6 +4,7 @@ No file is trusted: of a pickle, arrays and a few known classes are read and not
 and what a file holds is recognised by its first bytes, not by its name alone.
 """
 
+import contextlib
 import difflib
 import io
 import json
@@ -26,6 +27,7 @@ from convjax.models._weights._hdf5 import LARGEST_RATIO, SMALL
 from convjax.models._weights._keras_file import read_archive, read_keras
 from convjax.models._weights._torch_file import (
     drop_module_prefix,
+    is_torch,
     of_tensor,
     read_torch,
     unwrapped,
@@ -94,8 +96,9 @@ def read(source: str | os.PathLike | Mapping[str, Any], *, use_ema: bool = True)
     Args:
       source: a file whose name ends in .safetensors, in .pth, .pt, .bin, .ckpt or .tar (PyTorch's,
         read without it), in .npz, in .index.json (which names the files of a sharded checkpoint
-        beside it), in .h5 or .keras (Keras's), or in .zip, with one of these in it; a folder as
-        those of the Hugging Face hub; or a mapping from names to NumPy, JAX or PyTorch arrays. A
+        beside it), in .h5 or .keras (Keras's), or in .zip, with one of these in it; a file of
+        another name that begins as one of safetensors or PyTorch; a folder as those of the Hugging
+        Face hub; or a mapping from names to NumPy, JAX or PyTorch arrays. A
         prefix ``module.`` common to all names is dropped.
       use_ema: whether a moving average of the weights is taken from a checkpoint that holds one.
 
@@ -140,6 +143,8 @@ def read(source: str | os.PathLike | Mapping[str, Any], *, use_ema: bool = True)
             f"{where}: the package {error.name} that reads it is not installed; "
             "pip install convjax[weights]"
         ) from error
+    except UnicodeError as error:
+        raise ValueError(f"{where} is truncated or damaged; fetch it again") from error
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     except Exception as error:  # each library raises its own kinds on a damaged file
@@ -221,7 +226,9 @@ def _read_inside(path: Path, use_ema: bool = True) -> Arrays:
         if any(name.endswith("data.pkl") for name in sizes):
             raise ValueError("it is an archive of torch.save; name it *.pth")
         endings = tuple(ending for ending in FORMATS if ending not in (".zip", ".index.json"))
-        inside = [name for name in sizes if name.lower().endswith(endings)]
+        # What macOS puts beside every file is none of them.
+        names = (name for name in sizes if not name.startswith("__MACOSX/"))
+        inside = [name for name in names if name.lower().endswith(endings)]
         if len(inside) != 1:
             held = f"{len(inside)} ({', '.join(inside[:8])})" if inside else "none"
             raise ValueError(
@@ -264,10 +271,10 @@ def _existing(source: Any) -> Path:
         wrong_type("source", source, "a file of weights, or a mapping from names to arrays")
     path = checked_path("source", source)
     if os.path.isdir(path):
-        if os.path.exists(path / "config.json"):
-            found = of_hub(_weights_in(path))
-            if len(found) == 1:
-                return existing_file("source", path / found[0], "")
+        found = of_hub(_weights_in(path))
+        usual = found[:1] and (found[0] in _HUB or os.path.exists(path / "config.json"))
+        if usual and len(found) == 1:
+            return existing_file("source", path / found[0], "")
         if any(os.path.exists(path / name) for name in _ORBAX):
             raise ValueError(
                 f"source={str(path)!r} is a checkpoint of Orbax, whose names are no reference's; "
@@ -283,9 +290,6 @@ def _existing(source: Any) -> Path:
 def _format(path: Path, where: str) -> _Format:
     """Return the format of a file, after a look at its name and first bytes."""
     form = next((f for ending, f in FORMATS.items() if path.name.lower().endswith(ending)), None)
-    if form is None:
-        known = ", ".join(FORMATS)
-        raise ValueError(f"{where} has the unknown extension {path.suffix!r}; known are {known}")
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -294,6 +298,13 @@ def _format(path: Path, where: str) -> _Format:
     if not head:
         raise ValueError(f"{where} is empty; fetch it again")
     content = _content(head)
+    if form is None:
+        if content == SAFETENSORS:
+            return FORMATS[".safetensors"]
+        if is_torch(path, head):
+            return FORMATS[".pth"]
+        known = ", ".join(FORMATS)
+        raise ValueError(f"{where} has the unknown extension {path.suffix!r}; known are {known}")
     if content not in form.contents:
         expected = " or ".join(form.contents)
         rename = [e for e, f in FORMATS.items() if content in f.contents]
@@ -350,6 +361,19 @@ def shards_of(index: Path) -> list[str]:
                 f"its weight_map names {name!r}, which is no file of weights beside it"
             )
     return names
+
+
+def index_beside(source: Any) -> str | None:
+    """Return the path of the index that names a file as one shard, where it lies beside it."""
+    if isinstance(source, Mapping):
+        return None
+    path = checked_path("source", source)
+    for index in sorted(path.parent.glob("*.index.json")):
+        # One that cannot be read is of something else.
+        with contextlib.suppress(ValueError, OSError, RecursionError):
+            if path.name in shards_of(index):
+                return str(index)
+    return None
 
 
 def _nearest(path: Path, source: str) -> str:

@@ -17,11 +17,12 @@ from convjax import nn
 from convjax._check import flag, instance, wrong_type
 from convjax.models._network import REFERENCES, Network, named
 from convjax.models._weights._cast import cast
-from convjax.models._weights._formats import read
+from convjax.models._weights._formats import Arrays, index_beside, read
 from convjax.models._weights._keys import Key, from_reference, key_of, layout_of, renumbered
 from convjax.models._weights._leaves import Leaf, leaves, values
+from convjax.models._weights._torch_file import AVERAGES
 
-SHOWN = 8
+SHOWN, RGB = 8, 3
 # What some of Keras's files call a weight, a number behind it aside, and its name here.
 _ALSO = {"kernel": "depthwise_kernel", "Variable": "gamma", "variable": "gamma"}
 
@@ -40,7 +41,8 @@ class Loaded(NamedTuple):
         the network was made without one.
       misshapen: arrays of another shape; they kept their values.
       renamed: how the source's names were changed so that they fit: ``""``, or such as ``"from
-        'model_ema'"``, where the arrays lay in a checkpoint, ``"without the prefix 'model.'"``,
+        'model_ema'"``, where the arrays lay in a checkpoint, ``"from 'student' in place of
+        'teacher'"``, where the average does not fit, ``"without the prefix 'model.'"``,
         ``"passing over what stands behind 'ema.'"``, where weights and their average are there,
         ``"by torchvision's names"``, ``"with the head 'dense'"``, and ``"with biases taken into the
         means of the norms"``, where a convolution before a batch norm has a bias there and none
@@ -71,7 +73,8 @@ def load_weights(
       net: what ``models.create`` or a family's function returned.
       source: a ``.safetensors`` or ``.npz`` file; Keras's ``.h5`` or ``.keras``; PyTorch's
         ``.pth``, ``.pt``, ``.bin``, ``.ckpt`` or ``.tar``, which is read without PyTorch and of
-        which nothing is executed; the ``.index.json`` of a sharded checkpoint; or a mapping from
+        which nothing is executed (it and safetensors under other names too); a folder with such a
+        file as the hub calls it; the ``.index.json`` of a sharded checkpoint; or a mapping from
         the reference's names to arrays in its layouts. Its classifier is passed over where the
         network was made with ``num_classes=0``.
       allow: globs of arrays that may be missing, unexpected or of another shape, by the reference's
@@ -81,7 +84,8 @@ def load_weights(
         3 / in_features, so that the response to a grey image stays.
       use_ema: which weights are taken from a PyTorch checkpoint that holds a moving average
         (``model_ema``, ``params_ema``, ``teacher``, …, or the prefix ``ema.`` of names) beside the
-        others: the average, as timm does, or with False the others.
+        others: the average, as timm does, or with False the others; these too where the average
+        does not fit.
 
     Returns:
       What was set, and what ``allow`` let pass.
@@ -127,9 +131,49 @@ def load(
     net = named(net, "load_weights")
     globs = checked_globs(allow)
     adapt_input, use_ema = flag("adapt_input", adapt_input), flag("use_ema", use_ema)
-    kind, arrays, where, taken = read(source, use_ema=use_ema)
+    found, how = leaves(net), (globs, adapt_input, use_ema)
+    tried = _tried(net, found, read(source, use_ema=use_ema), *how)
+    if tried.misfits and (average := {*tried.fit.taken} & {*AVERAGES}):
+        tried = _other_than(average.pop(), tried, net, found, source, *how)
+    fit, where, match = tried.fit, tried.where, tried.match
+    if tried.misfits:
+        raise ValueError(_message(tried, net, source))
+    _assign(net, _cast(net, match.pairs, where))
+    _settle(net, fit.names, where, fresh)
+    missing, unexpected, misshapen = (tuple(map(str, odd)) for odd in match.odd())
+    return Loaded(len(match.pairs), missing, unexpected, misshapen, fit.said())
+
+
+class _Tried(NamedTuple):
+    """A source held against a network that is still as it was.
+
+    Attributes:
+      fit: by which names.
+      where: what to call the source in an error message.
+      match: what fits, and what does not.
+      refused: of the latter, what is not allowed.
+    """
+
+    fit: "_Fit"
+    where: str
+    match: "_Match"
+    refused: "_Match"
+
+    @property
+    def misfits(self) -> bool:
+        return any(self.refused.odd())
+
+
+def _tried(
+    net: Network,
+    found: Sequence[Leaf],
+    source: Arrays,
+    globs: Sequence[str],
+    adapt_input: bool,
+    use_ema: bool,
+) -> _Tried:
+    kind, arrays, where, taken = source
     _check_kind(net, kind, where)
-    found = leaves(net)
     fit, arrays = _fitted(net, found, arrays, use_ema, where)
     own = _Own(net, fit.names, [(leaf, key_of(net, leaf, fit.names)) for leaf in found])
     arrays = _cleaned(own, arrays)
@@ -138,12 +182,28 @@ def load(
     adapted = _adapted(own, arrays)
     match = _match(own, arrays | adapted if adapt_input else arrays)
     refused = match.without((*globs, *_left_out(own)))
-    if refused.missing or refused.unexpected or refused.misshapen:
-        raise ValueError(_message(net, where + fit.said(", read "), match, refused, bool(adapted)))
-    _assign(net, _cast(net, match.pairs, where))
-    _settle(net, fit.names, where, fresh)
-    missing, unexpected, misshapen = (tuple(map(str, odd)) for odd in match.odd())
-    return Loaded(len(match.pairs), missing, unexpected, misshapen, fit.said())
+    return _Tried(fit, where, match, refused)
+
+
+def _other_than(
+    average: str,
+    tried: _Tried,
+    net: Network,
+    found: Sequence[Leaf],
+    source: Any,
+    globs: Sequence[str],
+    adapt_input: bool,
+    use_ema: bool,
+) -> _Tried:
+    """Return what stands beside an average that does not fit, where more of that does."""
+    try:
+        beside = read(source, use_ema=False)
+        other = _tried(net, found, beside, globs, adapt_input, use_ema)
+    except ValueError:  # there is no other, or none that can be told
+        return tried
+    if other.misfits and len(other.match.pairs) <= len(tried.match.pairs):
+        return tried
+    return other._replace(fit=other.fit._replace(instead=average))
 
 
 class _Own(NamedTuple):
@@ -207,11 +267,13 @@ class _Fit(NamedTuple):
     prefix: str = ""
     passed: str | None = None
     taken: tuple[str, ...] = ()
+    instead: str = ""
     head: str = ""
     folded: bool = False
 
     def said(self, before: str = "") -> str:
-        parts = [f"from {'/'.join(self.taken)!r}"] if self.taken else []
+        instead = f" in place of {self.instead!r}" if self.instead else ""
+        parts = [f"from {'/'.join(self.taken)!r}{instead}"] if self.taken else []
         parts += [f"without the prefix {self.prefix!r}"] if self.prefix else []
         if self.passed is not None:
             over = f"what stands behind {self.passed!r}" if self.passed else "what has no prefix"
@@ -350,15 +412,15 @@ def _adapted(own: _Own, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
             continue
         shape = layout_of(leaf, key, net.reference, shapes[leaf.address][len(leaf.index) :])
         given = arrays.get(key.name)
-        if given is None or given.ndim != 4 or given.shape[axis] != 3 or shape[axis] == 3:
+        if given is None or given.ndim != 4 or given.shape[axis] != RGB or shape[axis] == RGB:
             continue
         wanted = shape[axis]
         single = np.asarray(given, np.promote_types(given.dtype, np.float32))
         if wanted == 1:
             found[key.name] = single.sum(axis, keepdims=True)
         else:
-            order = np.arange(wanted) % 3
-            found[key.name] = single.take(order, axis) * (3 / wanted)
+            order = np.arange(wanted) % RGB
+            found[key.name] = single.take(order, axis) * (RGB / wanted)
     return found
 
 
@@ -380,14 +442,15 @@ class _Pair(NamedTuple):
 
 
 class _Odd(NamedTuple):
-    """One array that does not fit: its name there, its path here, and the shapes."""
+    """One array that does not fit: its name there, its path here, and the shapes there and here."""
 
     key: str
     path: str
-    shapes: str = ""
+    given: tuple[int, ...] | None = None
+    right: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        return self.key + (f" {self.shapes}" if self.shapes else "")
+        return self.key + ("" if self.given is None else f" {self.given}, not {self.right}")
 
     def allowed(self, globs: Sequence[str]) -> bool:
         return any(fnmatch.fnmatchcase(n, g) for g in globs for n in (self.key, self.path) if n)
@@ -421,8 +484,7 @@ def _match(own: _Own, arrays: Mapping[str, np.ndarray]) -> _Match:
         value = from_reference(given, leaf, key, net.reference, shape)
         if value is None:
             right = layout_of(leaf, key, net.reference, shape)
-            shapes_of = f"{given.shape}, not {right}"
-            match.misshapen.append(_Odd(key.name, leaf.name, shapes_of))
+            match.misshapen.append(_Odd(key.name, leaf.name, given.shape, right))
         else:
             match.pairs.append(_Pair(leaf, key, value))
     used = own.keys
@@ -514,24 +576,37 @@ def _check_kind(net: Network, kind: str | None, where: str) -> None:
         )
 
 
-def _message(net: Network, where: str, match: _Match, refused: _Match, adaptable: bool) -> str:
+def _message(tried: _Tried, net: Network, source: Any) -> str:
     """Say all that does not fit, and what it probably means."""
+    where = tried.where + tried.fit.said(", read ")
     parts = [f"{where} does not fit {net.name}: the network is unchanged"]
-    for what, odds in zip(("missing", "unexpected", "misshapen"), refused.odd(), strict=True):
+    odds_of = zip(("missing", "unexpected", "misshapen"), tried.refused.odd(), strict=True)
+    for what, odds in odds_of:
         if odds:
             shown = ", ".join(map(str, odds[:SHOWN]))
             more = f", and {len(odds) - SHOWN} more" if len(odds) > SHOWN else ""
             parts.append(f"{len(odds)} {what}: {shown}{more}")
-    return "; ".join(parts) + _hint(net, match, refused, adaptable)
+    index = index_beside(source)
+    whole = f". It is a part of a checkpoint: {index!r} reads all of them"
+    return "; ".join(parts) + (whole if index else _hint(net, tried.match, tried.refused))
 
 
-def _hint(net: Network, match: _Match, refused: _Match, adaptable: bool) -> str:
+def _hint(net: Network, match: _Match, refused: _Match) -> str:
     if not match.pairs and (other := _other_reference(net, refused)):
         return f". The names are {other}'s: create it with reference={other!r}"
     if not match.pairs:
         return ". Nothing fits: it is another network's file, or another reference's"
-    first = [o for o in refused.misshapen if adaptable and o.path.startswith(f"{net.names[0]}/")]
+    if net.family.name == "repvgg" and any(".reparam_conv." in o.key for o in refused.unexpected):
+        return ". Its branches are merged already: load it into models.merged(net)"
+    torch = net.reference == "torch"
+    first = [o for o in refused.misshapen if o.path.startswith(f"{net.names[0]}/")]
+    first = [o for o in first if _size_there([o], 1 if torch else -2)]
+    channels = _size_there(first, 1 if torch else -2)
     rest = [o for o in (*refused.missing, *refused.misshapen) if o not in first]
+    more = refused.misshapen or refused.unexpected
+    if not more and all(o.path.endswith(("/mean", "/var")) for o in rest):
+        allow = "allow=['*/mean', '*/var'] keeps the network's own"
+        return f". Only running statistics are missing, which no parameters are: {allow}"
     heads = {
         f"{top}/*" for top in ("head", "auxiliary") for o in rest if o.path.startswith(f"{top}/")
     }
@@ -539,21 +614,41 @@ def _hint(net: Network, match: _Match, refused: _Match, adaptable: bool) -> str:
     if all(o.path.startswith(("head/", "auxiliary/")) for o in rest) and len(foreign) <= 4:
         globs = [*sorted(heads, reverse=True), *(f"{_literally(name)}*" for name in foreign)]
         allow = f"allow={(globs[0] if len(globs) == 1 else globs)!r}" if globs else ""
-        return _advice(bool(first), bool(heads), allow)
+        classes = 0 if foreign else _size_there(rest, 0 if torch else -1)
+        return _advice(channels, classes, bool(heads), allow)
     if len(refused.misshapen) > len(match.pairs) // 4:
         return ". It is probably the same network at another width"
     return ""
 
 
-def _advice(first: bool, heads: bool, allow: str) -> str:
+def _size_there(odds: Sequence[_Odd], axis: int) -> int:
+    """Return the one size that the source's arrays have on an axis; 0 where others differ too."""
+    sizes = set()
+    for odd in odds:
+        there, here = list(odd.given or ()), list(odd.right)
+        if not -len(here) <= axis < len(here) == len(there):
+            return 0
+        sizes.add(there.pop(axis))
+        del here[axis]
+        if here != there:
+            return 0
+    return sizes.pop() if len(sizes) == 1 else 0
+
+
+def _advice(channels: int, classes: int, heads: bool, allow: str) -> str:
     """Say what lets all that does not fit pass."""
-    if not heads and not first:
+    if not heads and not channels:
         return f". The network is complete without what is unexpected: {allow} passes it over"
+    created = f"models.create(…, in_features={channels})"
     if not heads and not allow:
-        return ". Only the first kernel differs: adapt_input=True turns one for RGB into this one"
-    if not first:
-        return f". Only the head differs: {allow} keeps the network's own"
-    return f". Of the network, only the ends differ: adapt_input=True and {allow} let them pass"
+        turned = "adapt_input=True turns one for RGB into this one"
+        remedy = turned if channels == RGB else f"{created} has the file's"
+        return f". Only the first kernel differs: {remedy}"
+    if not channels:
+        own = f"; models.create(…, num_classes={classes}) takes the file's" if classes else ""
+        return f". Only the head differs: {allow} keeps the network's own{own}"
+    remedy = "adapt_input=True" if channels == RGB else created
+    return f". Of the network, only the ends differ: {remedy} and {allow} let them pass"
 
 
 def _modules(net: Network, odd: Sequence[_Odd]) -> list[str]:
