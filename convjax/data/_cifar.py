@@ -23,6 +23,11 @@ CIFAR10 = {
     "test": {"test_batch.bin": 10000},
 }
 CIFAR100 = {"train": {"train.bin": 50000}, "test": {"test.bin": 10000}}
+# Folders that the archives are unpacked to.
+UNPACKED = {
+    "CIFAR-10": ("cifar-10-batches-bin", "cifar-10-batches-py"),
+    "CIFAR-100": ("cifar-100-binary", "cifar-100-python"),
+}
 # What the Python version calls the labels, by how many there are of an image.
 LABELS = {1: ("labels",), 2: ("coarse_labels", "fine_labels")}
 # Place of the byte in front of the pixels, and how many classes there are.
@@ -39,7 +44,7 @@ def cifar10(
 
     Args:
       folder: ``cifar-10-batches-bin``, as the archive of the binary version is unpacked, or
-        ``cifar-10-batches-py``.
+        ``cifar-10-batches-py``; or the folder that one of them is in.
       split: ``"train"`` (50,000 images) or ``"test"`` (10,000).
       whole: whether every file must hold the 10,000 records that it has in the archive; otherwise
         any number of whole records will do, as in a small file for a test.
@@ -78,7 +83,7 @@ def cifar100(
 
     Args:
       folder: ``cifar-100-binary``, as the archive of the binary version is unpacked, or
-        ``cifar-100-python``, as for ``cifar10``.
+        ``cifar-100-python``, as for ``cifar10``; or the folder that one of them is in.
       split: ``"train"`` (50,000 images) or ``"test"`` (10,000).
       labels: ``"fine"`` (100 classes) or ``"coarse"`` (20).
       whole: as for ``cifar10``.
@@ -115,6 +120,7 @@ def _read(
     kind, splits = ("CIFAR-10", CIFAR10) if before == 1 else ("CIFAR-100", CIFAR100)
     hint = OFFERED.format(", ".join(name for split in splits.values() for name in split), kind)
     images, labels = [], []
+    folder = _unpacked(folder, kind, splits)
     python = _is_python(folder, splits)
     for name, count in files.items():
         file = folder / (name.removesuffix(".bin") if python else name)
@@ -129,6 +135,14 @@ def _read(
         named = f"file={str(file)!r}: labels"
         labels.append(checked_labels(named, records[:, place], len(records), classes))
     return np.concatenate(images), np.concatenate(labels)
+
+
+def _unpacked(folder: Path, kind: str, splits: dict[str, dict[str, int]]) -> Path:
+    """Return the folder, or the one in it that an archive was unpacked to, where that has files."""
+    names = [name for split in splits.values() for name in split]
+    names += [name.removesuffix(".bin") for name in names]
+    places = (folder, *(folder / below for below in UNPACKED[kind]))
+    return next((at for at in places if any((at / name).is_file() for name in names)), folder)
 
 
 def _is_python(folder: Path, splits: dict[str, dict[str, int]]) -> bool:

@@ -17,6 +17,8 @@ from convjax.data._splits import image_splits
 from convjax.data._stream import UNREADABLE, stream
 
 TESTED_TOGETHER = 256
+NEEDED = ("size", "mean", "std")
+"""What must be known of pictures."""
 PACKAGED = ("fashion-mnist",)
 """What a package of the system puts in a place of its own."""
 
@@ -48,7 +50,7 @@ def find(
     =============  =================================================================================
 
     Args:
-      name: one of these.
+      name: one of these; ``_`` is as good as ``-``.
       path: where it lies; None for the digits, and for what a package has put in its place.
       batch_size: examples in a batch, over all devices.
       seed: of the order of the examples, and of what is held out.
@@ -56,7 +58,8 @@ def find(
       size: height and width that images are resized to; None leaves them as they are, and pictures
         as ``how`` has them.
       share: of images that are not split, held out for testing.
-      how: what becomes of the pictures of a folder or a stream: ``models.preprocessing(network)``.
+      how: what becomes of the pictures of a folder or a stream: ``models.preprocessing(network)``,
+        or a mapping of ``size``, ``mean`` and ``std``, and of what else ``image_folder`` takes.
       workers: processes that read a stream.
       unreadable: what a picture of a stream does that cannot be read, as for ``stream``; in a
         folder that is held in memory it is skipped.
@@ -72,6 +75,7 @@ def find(
       ...     print(found.told)
       digits: 1,437 images to train on, 360 to test on, 8x8x1, 10 classes
     """
+    name = name.replace("_", "-") if isinstance(name, str) else name
     read = READERS[choice("name", name, READERS)]
     if path is None and name == "mnist":
         raise MissingFileError(f"path=None, name='mnist': path must say where it is. {GET_MNIST}")
@@ -126,7 +130,7 @@ def _folder(
     channels: int,
     **_: Any,
 ) -> Sets:
-    options = _prepared(how, size, channels)
+    options = _prepared(how, size, channels, ("allow_empty",))
     found, test = image_splits(path, share=share, seed=shared["seed"], **options)
     parts: Any = (found.images, found.labels), (test.images, test.labels)
     made = sets(*parts, classes=len(found.classes), told=str(path), **shared)
@@ -144,7 +148,8 @@ def _stream(
     channels: int,
     **_: Any,
 ) -> Sets:
-    options = _prepared(how, size, channels) | {"unreadable": unreadable}
+    options = _prepared(how, size, channels, ("allow_empty", "classes", "flip"))
+    options["unreadable"] = unreadable
     crop, size = options.pop("crop"), options["size"]
     root = existing_folder("path", path)
     held = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
@@ -165,12 +170,20 @@ def _stream(
     return Sets(source, test, (size, size, channels), classes, told)
 
 
-def _prepared(how: Any, size: int | None, channels: int) -> dict[str, Any]:
-    """Return what the readers of pictures take."""
+def _prepared(how: Any, size: int | None, channels: int, more: tuple[str, ...]) -> dict[str, Any]:
+    """Return what the readers of pictures take, with the defaults of ``image_folder``."""
     if how is None or not (isinstance(how, Mapping) or hasattr(how, "keys")):
         wrong_type("how", how, "what becomes of pictures, such as models.preprocessing('resnet18')")
-    options = {**dict(how), "channels": channels}
-    return options if size is None else options | {"size": size}
+    options = {"crop": 0.875, "interpolation": "bicubic", **dict(how)}
+    for key in options:
+        choice("how: key", key, (*NEEDED, "crop", "interpolation", "order", *more))
+    options |= {} if size is None else {"size": size}
+    if missing := [key for key in NEEDED if key not in options]:
+        raise ValueError(
+            f"how has no {missing[0]!r}; it must have {', '.join(NEEDED)}, as "
+            "models.preprocessing('resnet18') has"
+        )
+    return options | {"channels": channels}
 
 
 READERS: dict[str, Callable[..., Sets]] = {

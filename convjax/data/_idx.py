@@ -42,7 +42,7 @@ def mnist(
     ``idx``, as some archives unpack them.
 
     Args:
-      folder: holds the four files.
+      folder: holds the four files, or is torchvision's, which has them in ``MNIST/raw``.
       split: ``"train"`` (60,000 images) or ``"test"`` (10,000).
       whole: whether the files must hold so many images of 28x28; otherwise any number of any size
         will do, as in a small file for a test.
@@ -70,7 +70,7 @@ def mnist(
 
     Reference: LeCun et al., Gradient-Based Learning Applied to Document Recognition, 1998.
     """
-    return _read(folder, split, whole, GET_MNIST)
+    return _read(folder, "MNIST", split, whole, GET_MNIST)
 
 
 def fashion_mnist(
@@ -79,8 +79,9 @@ def fashion_mnist(
     """Return images and labels of Fashion-MNIST, whose files are named as MNIST's.
 
     Args:
-      folder: as for ``mnist``; None takes ``/usr/share/datasets/fashion-mnist``, where the package
-        ``dataset-fashion-mnist`` of Debian and Ubuntu puts it.
+      folder: as for ``mnist``, with ``FashionMNIST/raw``; None takes
+        ``/usr/share/datasets/fashion-mnist``, where the package ``dataset-fashion-mnist`` of Debian
+        and Ubuntu puts it.
       split: as for ``mnist``.
       whole: as for ``mnist``.
 
@@ -102,13 +103,19 @@ def fashion_mnist(
 
     Reference: Xiao, Rasul and Vollgraf, arXiv:1708.07747.
     """
-    return _read(DEBIAN if folder is None else folder, split, whole, GET_FASHION)
+    folder = DEBIAN if folder is None else folder
+    return _read(folder, "FashionMNIST", split, whole, GET_FASHION)
 
 
-def _read(folder: Any, split: Any, whole: Any, how: str) -> tuple[np.ndarray, np.ndarray]:
+def _read(
+    folder: Any, kind: str, split: Any, whole: Any, how: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the images and labels of one split; ``how`` says how to get what is missing."""
     before, count = SPLITS[choice("split", split, SPLITS)]
     folder, whole = path("folder", folder), flag("whole", whole)
+    # Below a folder of its own, as torchvision has them.
+    places = (folder, folder / "raw", folder / kind / "raw")
+    folder = next((at for at in places if any(at.glob(f"{before}-images*"))), folder)
     files = [
         _found(folder, f"{before}-{kind}-ubyte", how) for kind in ("images-idx3", "labels-idx1")
     ]

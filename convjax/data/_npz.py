@@ -90,8 +90,11 @@ def _loaded(path: Path, names: tuple[str, str]) -> list[np.ndarray]:
         raise ValueError(f"path={str(path)!r} is not an .npz file to be read: {reason}") from error
     missing = [name for name in names if name not in held]
     if missing:
+        split = next((s for s in ("train", "test") if {f"x_{s}", f"y_{s}"} <= {*held}), None)
+        asked = split is None or names != ("images", "labels")
+        hint = "" if asked else f"; split={split!r} takes x_{split} and y_{split}"
         raise ValueError(
-            f"path={str(path)!r} holds no {missing[0]!r}; it holds {', '.join(sorted(held))}"
+            f"path={str(path)!r} holds no {missing[0]!r}; it holds {', '.join(sorted(held))}{hint}"
         )
     return found
 

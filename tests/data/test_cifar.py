@@ -45,6 +45,16 @@ def test_the_five_files_come_in_their_order(tmp_path):
     assert labels.tolist() == expected
 
 
+def test_the_folder_of_an_archive_is_found_one_below(tmp_path):
+    for name in ("cifar-10-batches-bin", "cifar-100-binary"):
+        (tmp_path / name).mkdir()
+    written = ten(tmp_path / "cifar-10-batches-bin")["test_batch"]
+    assert data.cifar10(tmp_path, "test", whole=False)[1].tolist() == written[:, 0].tolist()
+    (content := records(4, 2)).tofile(tmp_path / "cifar-100-binary" / "test.bin")
+    (tmp_path / "test").mkdir()
+    assert data.cifar100(tmp_path, "test", whole=False)[1].tolist() == content[:, 1].tolist()
+
+
 def test_fine_and_coarse_labels(tmp_path):
     content = records(4, 2)
     content[:, 0] = 0, 19, 3, 4

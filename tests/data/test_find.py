@@ -92,6 +92,26 @@ def test_a_stream_is_tested_on_every_picture_once(pictures, monkeypatch):
     assert len(set(zip(colours[:, 0].tolist(), labels.tolist(), strict=True))) == 3
 
 
+def test_how_has_the_defaults_of_image_folder(tmp_path):
+    random = np.random.default_rng(0)
+    for file in ("train/a/1.png", "train/b/2.png", "val/a/3.png", "val/b/4.png"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        Image.fromarray(random.integers(0, 256, (20, 16, 3), np.uint8)).save(tmp_path / file)
+    how = {n: v for n, v in HOW.items() if n in ("size", "mean", "std")}
+    right = data.image_folder(tmp_path / "val", **how).images
+    with data.find("stream", tmp_path, how=how, batch_size=2) as found:
+        ((images, _),) = found.test()
+    np.testing.assert_allclose(images, right, atol=1e-6)
+    whole = {**how, "crop": 0.875, "interpolation": "bicubic", "order": "RGB"}
+    folders = (data.find("folder", tmp_path, how=one, batch_size=2) for one in (how, whole))
+    np.testing.assert_array_equal(*(found.test[0] for found in folders))
+
+
+def test_an_underscore_is_as_good_as_a_dash(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no train-images.*Fashion-MNIST comes with"):
+        data.find("fashion_mnist", tmp_path, batch_size=4)
+
+
 @pytest.mark.parametrize("channels", [1, 4])
 @pytest.mark.parametrize("name", ["folder", "stream"])
 def test_pictures_have_the_channels_asked_for(pictures, name, channels):
@@ -156,6 +176,14 @@ IMAGES, LABELS = random_images(4)
         (
             lambda: data.find("digits", batch_size=4, channels=1),
             "channels=1, name='digits': only a folder's pictures are converted",
+        ),
+        (
+            lambda: data.find("stream", ".", how={"size": 8, "mean": (0.5,) * 3}, batch_size=4),
+            r"how has no 'std'; it must have size, mean, std, as models\.preprocessing",
+        ),
+        (
+            lambda: data.find("folder", ".", how={**HOW, "means": 1}, batch_size=4),
+            "how: key='means' is not known; did you mean 'mean'",
         ),
         (lambda: data.hold_out(IMAGES, LABELS, 4), "held=4: 4 of 4 images cannot be held out"),
         (lambda: data.hold_out(IMAGES, LABELS, float("nan")), "^held=nan must be finite"),

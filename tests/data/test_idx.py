@@ -35,6 +35,16 @@ def test_pixels_are_where_the_format_says(tmp_path, read, dot, zipped):
     np.testing.assert_array_equal(labels, LABELS)
 
 
+@pytest.mark.parametrize(
+    ("read", "kind"), [(data.mnist, "MNIST"), (data.fashion_mnist, "FashionMNIST")]
+)
+def test_torchvision_s_folders_are_found(tmp_path, read, kind):
+    (tmp_path / kind / "raw").mkdir(parents=True)
+    write(tmp_path / kind / "raw", zipped=True)
+    for folder in (tmp_path, tmp_path / kind):
+        np.testing.assert_array_equal(read(folder, "test", whole=False)[1], LABELS)
+
+
 CUT = packed(IMAGES)[:-1]
 HUGE = struct.pack(">IIII", 0x803, 2**31, 2**10, 2**10)
 

@@ -36,6 +36,15 @@ def test_as_keras_writes_them(tmp_path):
     assert labels.tolist() == LABELS[:2].tolist()
 
 
+def test_a_split_that_would_be_read_is_named(tmp_path):
+    path = saved(tmp_path, x_train=IMAGES, y_train=LABELS)
+    with pytest.raises(ValueError, match=r"x_train, y_train; split='train' takes x_train and y_"):
+        data.npz(path)
+    assert len(data.npz(path, split="train")[1]) == 7
+    with pytest.raises(ValueError, match=r"holds no 'x'; it holds x_train, y_train$"):
+        data.npz(path, images="x")
+
+
 def test_names_by_option_and_floats_as_float32(tmp_path):
     path = saved(tmp_path, a=IMAGES / 7, b=LABELS, labels=LABELS[::-1])
     images, labels = data.npz(path, images="a")
