@@ -56,13 +56,17 @@ def wrong_type(name: str, value: object, expected: str) -> NoReturn:
     raise WrongTypeError(f"{name}={shown(value)} ({type(value).__name__}) must be {expected}")
 
 
-def refuse(argument: str, value: object, known: Iterable[str]) -> NoReturn:
-    """Raise a ValueError that names the argument, the value and the nearest known names."""
+def refuse(argument: str, value: object, known: Iterable[str], every: str = "") -> NoReturn:
+    """Raise a ValueError that names the argument, the value and the nearest known names.
+
+    All of them follow, or in their place ``every``, a sentence that says what lists them.
+    """
     known = sorted(known)
     named = {name.upper(): name for name in known}
     near = difflib.get_close_matches(str(value).upper(), named, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(repr(named[name]) for name in near)}? " if near else ""
-    raise ValueError(f"{argument}={value!r} is not known; {hint}choose from {', '.join(known)}")
+    every = every or f"choose from {', '.join(known)}"
+    raise ValueError(f"{argument}={value!r} is not known; {hint}{every}")
 
 
 def choice(name: str, value: Any, known: Iterable[str]) -> str:

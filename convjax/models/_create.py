@@ -48,6 +48,7 @@ class _Entry(NamedTuple):
 
 
 _ENTRIES: dict[str, _Entry] = {}
+EVERY = "models.list() gives all names"
 # What timm or its users called a network before.
 _ALIASES = {"xception": "legacy_xception"}
 
@@ -183,14 +184,16 @@ def list(pattern: str = "*") -> tuple[str, ...]:
     _check.instance("pattern", pattern, str, "a glob, such as 'resnet*'")
     found = tuple(name for name in _ENTRIES if fnmatch.fnmatchcase(name, pattern))
     if not found:
-        _check.refuse("pattern", pattern, _ENTRIES)
+        _check.refuse("pattern", pattern, _ENTRIES, EVERY)
     return found
 
 
 def known(name: str) -> str:
     """Return a network's name as it stands in the list; refuse one that does not."""
     _check.instance("name", name, str, "a network's name, one of models.list()")
-    return _check.choice("name", _ALIASES.get(name, name), _ENTRIES)
+    if not is_known(name):
+        _check.refuse("name", name, _ENTRIES, EVERY)
+    return _ALIASES.get(name, name)
 
 
 def takes(name: str, option: str) -> bool:

@@ -153,16 +153,10 @@ def test_the_interpreters_see_through_it():
     ],
 )
 def test_bad_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        outline(**options)
-
-
-def test_names():
-    assert len(models.list()) == len(set(models.list())) > 80
-    assert models.list("resnet5*") == ("resnet50", "resnet50d", "resnet50t", "resnet56_cifar")
-    net = nnx.eval_shape(lambda: models.create("xception", width=0.1, rngs=nnx.Rngs(0)))
-    assert net.name == "legacy_xception"
-    with pytest.raises(ValueError, match="name='resnet5' is not known; did you mean 'resnet50'"):
+    words = (
+        r"name='resnet5' is not known; did you mean 'resnet50'[^?]*\? models\.list\(\) gives all"
+    )
+    with pytest.raises(ValueError, match=words):
         models.create("resnet5", rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"resnet50 \(models.resnet\): option='shortcuts' is not"):
         models.create("resnet50", shortcuts="none", rngs=nnx.Rngs(0))
