@@ -68,7 +68,7 @@ def subject(
         draw = functools.cache(loaded)
         draw()  # says what does not fit, before anything is trained
     # Made anew where it is used; here it says what it does not take.
-    train.optimiser_of(outline, recipe)
+    train.make_step(outline, recipe, frozen=frozen)
     try:
         total = convjax.cost(outline, (1, *sets.shape)).total
     except ValueError as error:
