@@ -108,13 +108,13 @@ def fashion_mnist(
 
 
 def _read(
-    folder: Any, kind: str, split: Any, whole: Any, how: str
+    folder: Any, below: str, split: Any, whole: Any, how: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the images and labels of one split; ``how`` says how to get what is missing."""
     before, count = SPLITS[choice("split", split, SPLITS)]
     folder, whole = path("folder", folder), flag("whole", whole)
     # Below a folder of its own, as torchvision has them.
-    places = (folder, folder / "raw", folder / kind / "raw")
+    places = (folder, folder / "raw", folder / below / "raw")
     folder = next((at for at in places if any(at.glob(f"{before}-images*"))), folder)
     files = [
         _found(folder, f"{before}-{kind}-ubyte", how) for kind in ("images-idx3", "labels-idx1")

@@ -4,7 +4,8 @@ import collections
 import fnmatch
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from functools import partial
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -131,10 +132,10 @@ def load(
     net = named(net, "load_weights")
     globs = checked_globs(allow)
     adapt_input, use_ema = flag("adapt_input", adapt_input), flag("use_ema", use_ema)
-    found, how = leaves(net), (globs, adapt_input, use_ema)
-    tried = _tried(net, found, read(source, use_ema=use_ema), *how)
+    attempt = partial(_tried, net, leaves(net), globs, adapt_input, use_ema)
+    tried = attempt(read(source, use_ema=use_ema))
     if tried.misfits and (average := {*tried.fit.taken} & {*AVERAGES}):
-        tried = _other_than(average.pop(), tried, net, found, source, *how)
+        tried = _other_than(average.pop(), tried, lambda: attempt(read(source, use_ema=False)))
     fit, where, match = tried.fit, tried.where, tried.match
     if tried.misfits:
         raise ValueError(_message(tried, net, source))
@@ -167,10 +168,10 @@ class _Tried(NamedTuple):
 def _tried(
     net: Network,
     found: Sequence[Leaf],
-    source: Arrays,
     globs: Sequence[str],
     adapt_input: bool,
     use_ema: bool,
+    source: Arrays,
 ) -> _Tried:
     kind, arrays, where, taken = source
     _check_kind(net, kind, where)
@@ -185,20 +186,10 @@ def _tried(
     return _Tried(fit, where, match, refused)
 
 
-def _other_than(
-    average: str,
-    tried: _Tried,
-    net: Network,
-    found: Sequence[Leaf],
-    source: Any,
-    globs: Sequence[str],
-    adapt_input: bool,
-    use_ema: bool,
-) -> _Tried:
+def _other_than(average: str, tried: _Tried, beside: Callable[[], _Tried]) -> _Tried:
     """Return what stands beside an average that does not fit, where more of that does."""
     try:
-        beside = read(source, use_ema=False)
-        other = _tried(net, found, beside, globs, adapt_input, use_ema)
+        other = beside()
     except ValueError:  # there is no other, or none that can be told
         return tried
     if other.misfits and len(other.match.pairs) <= len(tried.match.pairs):
