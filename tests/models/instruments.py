@@ -32,7 +32,7 @@ def check_foreseen(net, shape):
 
 
 def check_measured(net, image, **how):
-    """A profile sees every layer, and theory has the same rows; paths add up to the gradient."""
+    """A profile sees every layer, and theory has the same rows; paths add up to its gradient."""
     key = jax.random.key(2)
     found = gradflow.profile(net, image, cotangent=key, train=True, **how)
     assert not found.opaque
@@ -40,6 +40,12 @@ def check_measured(net, image, **how):
     assert all(bool(unit.gradient.norm > 0) for _, unit in found.items())
     predicted = gradflow.predict(net, image.shape, train=True)
     assert list(found.paths)[1:] == [unit.path for unit in predicted.units]
+    if nodes(net, nn.Residual):
+        taken_apart = gradflow.paths(net, image, cotangent=key, train=True, **how)
+        np.testing.assert_allclose(
+            taken_apart.gradient.log_norm, found["input"].gradient.log_norm, atol=1e-4
+        )
+        np.testing.assert_allclose(taken_apart.energy.sum(), 1, rtol=1e-6)
     return found
 
 

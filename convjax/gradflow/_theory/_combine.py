@@ -9,7 +9,9 @@ from convjax import nn
 from convjax.gradflow._theory._duals import moments
 from convjax.gradflow._theory._run import Back, Row, Scope, Source, expected, output_of, visit
 from convjax.gradflow._theory._state import Cotangent, Doubt, Gates, Signal, Way, refined, scaled_by
-from convjax.gradflow._theory._values import Values
+from convjax.gradflow._theory._values import ByValue, Normal, Values, total_of
+
+Terms = tuple[Values | Normal, ...]
 
 
 @expected.register
@@ -189,27 +191,20 @@ def _sum(node: nn.Residual, signal: Signal, scope: Scope) -> tuple[Signal, Back]
     if branch.gate is not None:
         shared, gates = signal.gates.carried(after.carry).after(branch.gate.weighed(forward[0]))
         after = after._replace(shared=shared, gates=gates.beyond(again))
-    added_to = branch.split(after.features)
-    spread = _spread(added_to, beside.split(after.features))
-    if spread:
-        normals = [added_to.normal(i) for i in range(len(spread))]
-        sums = [of.plus_normal(*term) for of, term in zip(spread, normals, strict=True)]
-        after = after._replace(values=tuple(sums))
+    terms = _terms(branch.split(after.features), beside.split(after.features))
+    after = after._replace(values=tuple(map(total_of, *terms)))
 
     def back(cotangent: Cotangent) -> Cotangent:
         start = cotangent._replace(own=Way(), gate=None, gates=Gates())
         tilt = _tilt_of(branch, after, cotangent)
 
-        def handed(way: Back, features: tuple[int, ...], tilt: np.ndarray | None) -> Cotangent:
-            part = start._replace(tilt=tilt, by_value=()).regrouped(features)
-            return way(part._replace(echo=part.itself))
+        def handed(way: Back, part: Signal, tilt: np.ndarray | None, *terms: Terms) -> Cotangent:
+            mine = start._replace(tilt=tilt, by_value=_by_term(cotangent, *terms))
+            mine = mine.regrouped(part.features)
+            return way(mine._replace(echo=mine.itself))
 
-        one = handed(back_branch, branch.features, tilt)
-        other = handed(back_beside, beside.features, cotangent.tilt)
-        if spread and direct and cotangent.by_value:
-            terms = zip(cotangent.by_value, spread, normals, strict=True)
-            before = tuple(energy.without_normal(of, *term) for energy, of, term in terms)
-            other = other._replace(by_value=before)
+        one = handed(back_branch, branch, tilt, *terms)
+        other = handed(back_beside, beside, cotangent.tilt, *terms[::-1])
         total = joined(signal, one, other, forward)
         if one.gate is None:
             return total
@@ -226,13 +221,27 @@ def _inside(scope: Scope, part: str) -> Scope:
     return scope.inside(part, source=source)
 
 
-def _spread(branch: Signal, beside: Signal) -> tuple[Values, ...]:
-    """Return how the values of a shortcut are spread, where a sum with it is not normal.
+def _terms(branch: Signal, beside: Signal) -> tuple[Terms, Terms]:
+    """Return how the values of a sum's terms are spread, branch and shortcut, by segment.
 
-    Empty where it is, and where it is not followed: unless random weights make the branch normal.
+    Empty where both are normal, and where they are not followed: unless random weights make the two
+    independent.
     """
-    followed = branch.echo is None and not beside.log and not branch.log
-    return beside.spread if followed else ()
+    one, other = branch.spread, beside.spread
+    if not (one or other) or branch.echo is not None or branch.log or beside.log:
+        return (), ()
+    segments = range(len(branch.features))
+    return (
+        one or tuple(Normal(*branch.normal(i)) for i in segments),
+        other or tuple(Normal(*beside.normal(i)) for i in segments),
+    )
+
+
+def _by_term(cotangent: Cotangent, mine: Terms, its: Terms) -> tuple[ByValue, ...]:
+    """Return a gradient's energy by one of a sum's terms; empty where that is not followed."""
+    every = zip(cotangent.by_value, mine, its, strict=False)
+    found = [e.without(of, other) for e, of, other in every if isinstance(of, Values)]
+    return tuple(found)
 
 
 def _is_input(signal: Signal, branch: Signal, beside: Signal, after: Signal) -> bool:

@@ -69,10 +69,10 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     usual = self_share + float(share @ ((signal.itself[:, 1:] ** 2) @ nodes))
     more = max(signal.unlike / (1 + 2 * usual), 1.0)
     each = share**2 / signal.features
+    loud = [_loudest(node, signal, i, m) for i, (_, m) in enumerate(found)]
 
     def noise(again: np.ndarray) -> np.ndarray:
         """Return what the function adds, channel by channel, times what it adds in other units."""
-        loud = [_loudest(node, signal, i, m) for i, (_, m) in enumerate(found)]
         return more * np.array(
             [_noise(signal, m, r, again) for (r, _), m in zip(found, loud, strict=True)]
         )

@@ -147,7 +147,7 @@ def _(node: nn.DepthwiseConv, signal: Signal, scope: Scope) -> tuple[Signal, Bac
         return (signal.pairs.means(pair)[:, :2] @ [near, 1 - near]).tolist()
 
     # Two inputs of one output; and two outputs of one input.
-    inner, outer = _neighbours(window), _neighbours(window, back=True)
+    inner, outer = _neighbours(_inside(window)), _neighbours(_reached(window))
     terms = between(signal.pair, inner)
     sums = zip(between(after.pair, outer), between(after.steady[1], outer), strict=True)
     taps = [
@@ -300,7 +300,7 @@ def _of_one_channel(signal: Signal, mean: np.ndarray, window: Window) -> tuple[f
       The same; once more; and what of it is not owed to the taps' number.
     """
     self_share, nodes = signal.weights
-    near = _neighbours(window)
+    near = _neighbours(_inside(window))
     centred = signal.pair - mean[:, None] ** 2
 
     def shifted(pair: np.ndarray) -> float:
@@ -321,15 +321,22 @@ def _shared(signal: Signal, cotangent: Cotangent, window: Window) -> float:
     """
     pair = signal.pair + cotangent.centred * (signal.steady[1] - signal.pair)
     means = [signal.pairs.means(p).mean(0)[:2] for p in (pair, cotangent.pair)]
-    near, taps = _neighbours(window), 1 / window.taps
+    near, taps = _neighbours(_inside(window)), 1 / window.taps
     return taps + (1 - taps) * max(float((means[0] * means[1]) @ [near, 1 - near]), 0.0)
 
 
-def _neighbours(window: Window, *, back: bool = False) -> float:
-    """Return, of pairs of taps inside the image, how many are neighbours; or of outputs of one."""
-    sides = [min(len(taps), taps.shape[2]) for taps in window.axes]
-    if back:
-        sides = [round(taps.sum((0, 1)).max()) for taps in window.axes]
+def _inside(window: Window) -> list[int]:
+    """Return how many taps along each axis lie inside the image."""
+    return [min(len(taps), taps.shape[2]) for taps in window.axes]
+
+
+def _reached(window: Window) -> list[int]:
+    """Return how many outputs along each axis one input has."""
+    return [round(taps.sum((0, 1)).max()) for taps in window.axes]
+
+
+def _neighbours(sides: list[int]) -> float:
+    """Return how many pairs of places are neighbours, in a box with these sides."""
     near = math.prod((3 * k - 2) / k**2 for k in sides)
     alone = math.prod(1 / k for k in sides)
     return (near - alone) / (1 - alone) if alone < 1 else 1.0

@@ -15,6 +15,7 @@ from convjax.gradflow._theory._duals import function_of, moments
 from convjax.gradflow._theory._means import Matrices, averaged
 from convjax.gradflow._theory._run import Back, Scope, expected
 from convjax.gradflow._theory._state import Cotangent, Doubt, Law, Signal, Way, scaled_by
+from convjax.gradflow._theory._values import ByValue
 
 MAXIMUM_SLACK = 0.15
 
@@ -363,6 +364,8 @@ def gated(
     ends = [moments(name, function, mean, variance * math.exp(s)).slope for s in (0.1, -0.1)]
     bend = math.log(max(ends[0], 1e-300) / max(ends[1], 1e-300)) / 0.2
     square = squares()
+    opened = function_of(name, function).value(mean + variance**0.5 * points)
+    gates = opened * math.sqrt(more), weights / weights.sum()
     spread = expect(square**2) / expect(square) ** 2 - 1
     backwards = expect(square**-2) / expect(1 / square) ** 2 - 1
     others = max(float(squeezed.pairs.across(rho[None], squeezed.spatial)[0]), 0.0)
@@ -378,6 +381,7 @@ def gated(
         energy=signal.energy * gate.second * more,
         pair=signal.pair * tied,
         mean=signal.mean * gate.mean / math.sqrt(gate.second),
+        values=tuple(of.times(*gates) for of in signal.spread),
         uneven=(
             more_back * (1 + others * (expect(square) * expect(1 / square) - 1)),
             # What the signal's own doubt has of it is left out.
@@ -399,6 +403,7 @@ def gated(
             * cotangent.inverse
             * (more_back**2 if divided else more),
             pair=cotangent.pair * tied,
+            by_value=_by_factor(cotangent, signal, *gates),
         )
         steered, unsure = steering(start, divided=divided)
         through = back_squeezed(steered.regrouped(squeezed.features)).regrouped(signal.features)
@@ -434,6 +439,14 @@ def gated(
         return handed, (3 * peaked * signal.unlike - 1) * alike / width
 
     return after, back
+
+
+def _by_factor(
+    cotangent: Cotangent, signal: Signal, gates: np.ndarray, often: np.ndarray
+) -> tuple[ByValue, ...]:
+    """Return a gradient's energy by the value that was multiplied; empty where none is followed."""
+    every = zip(cotangent.by_value, signal.spread, strict=False)
+    return tuple(of.without_factor(values, gates, often) for of, values in every)
 
 
 def few_open(ratio: float, variance: float) -> tuple[float, float]:

@@ -7,12 +7,22 @@ grid, from sum to sum.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 Array = np.ndarray
 Real = Callable[[Array], Array]
+
+
+class Normal(NamedTuple):
+    """That values are normal."""
+
+    mean: float
+    variance: float
+
 
 GRID = np.arange(-600, 1001)
 FINE, WIDEST = 80.0, 160.0
@@ -69,13 +79,28 @@ class Values:
         deviation = max(self.mean(lambda z: (z - mean) ** 2), 1e-300) ** 0.5
         return _binned(self.at - mean, self.weight, self.step).scaled(size / deviation)
 
-    def plus_normal(self, mean: float, variance: float) -> "Values":
-        """Return how the sum with an independent normal value is spread."""
+    def times(self, factor: Array, often: Array) -> "Values":
+        """Return how products with independent factors are spread, which are so often each."""
+        size = math.sqrt(float(often @ factor**2))
+        weight = np.multiply.outer(often, self.weight)
+        return _binned(np.multiply.outer(factor, self.at), weight, size * self.step)
+
+    def plus(self, other: "Values | Normal") -> "Values":
+        """Return how the sum with an independent value is spread."""
+        if isinstance(other, Normal):
+            return self._plus_normal(*other)
+        squares = self.mean(np.square) + other.mean(np.square)
+        size = math.sqrt(squares + 2 * self.mean(lambda z: z) * other.mean(lambda z: z))
+        one, more = (_binned(of.at, of.weight, size / FINE).weight for of in (self, other))
+        weight = np.convolve(one, more)[-GRID[0] :][: len(GRID)]
+        return Values(size / FINE, weight / weight.sum())
+
+    def _plus_normal(self, mean: float, variance: float) -> "Values":
         if variance < 0.01 * self.step**2:
             return self
         size = (self.mean(np.square) + variance + mean**2) ** 0.5
         if size / self.step > WIDEST:
-            return _binned(self.at, self.weight, size / FINE).plus_normal(mean, variance)
+            return _binned(self.at, self.weight, size / FINE)._plus_normal(mean, variance)
         kernel = self._kernel(mean, variance)
         weight = np.convolve(self.weight, kernel)[len(GRID) // 2 :][: len(GRID)]
         return Values(self.step, weight / weight.sum())
@@ -118,13 +143,26 @@ class ByValue:
         sign = np.where(steep < 0, -1.0, 1.0) * np.sign(self.root(f(values.at)))
         return dataclasses.replace(found, sign=sign), mean
 
-    def without_normal(self, values: Values, mean: float, variance: float) -> "ByValue":
-        """Return the energy by the first of two terms: values before ``plus_normal``."""
+    def without(self, values: Values, other: Values | Normal) -> "ByValue":
+        """Return the energy by the first of two terms: values before ``plus``."""
+        if isinstance(other, Normal):
+            return self._without_normal(values, *other)
+        often = _binned(other.at, other.weight, self.values.step).weight
+        around = np.pad(self.energy, len(GRID), mode="edge")
+        found = np.correlate(around, often, "valid")[len(GRID) + GRID[0] :][: len(GRID)]
+        return scaled(values, ByValue(self.values, found)(values.at))[0]
+
+    def _without_normal(self, values: Values, mean: float, variance: float) -> "ByValue":
         if variance < 0.01 * values.step**2:
             return ByValue(values, self(values.at))
         points, weights = np.polynomial.hermite_e.hermegauss(40)
         at = values.at[:, None] + mean + variance**0.5 * points
         return scaled(values, self(at) @ (weights / weights.sum()))[0]
+
+    def without_factor(self, values: Values, factor: Array, often: Array) -> "ByValue":
+        """Return the energy handed back by products, by the values before ``times``."""
+        found = (often * factor**2) @ self(np.multiply.outer(factor, values.at))
+        return scaled(values, found)[0]
 
     def scaled(self, factor: float) -> "ByValue":
         """Return the energy by a multiple of the value."""
@@ -143,6 +181,14 @@ def scaled(values: Values, energy: Array) -> tuple[ByValue, float]:
     """Return energies divided by their mean, and that mean."""
     mean = float(values.weight @ energy)
     return ByValue(values, energy / max(mean, 1e-300)), mean
+
+
+def total_of(one: Values | Normal, other: Values | Normal) -> Values:
+    """Return how the sum of two independent values is spread, of which one is on a grid."""
+    if isinstance(one, Values):
+        return one.plus(other)
+    assert isinstance(other, Values)
+    return other.plus(one)
 
 
 def normal(f: Real, mean: float, variance: float) -> Values:
@@ -164,6 +210,7 @@ def of_data(x: Array) -> Values:
 
 def _binned(value: Array, weight: Array, step: float) -> Values:
     """Return weights shared out among the two points of the grid that a value lies between."""
+    value, weight = value.ravel(), weight.ravel()
     place = np.clip(value / step, GRID[0], GRID[-1] - 1e-9) - GRID[0]
     low = np.minimum(place.astype(int), len(GRID) - 2)
     above = place - low

@@ -74,7 +74,22 @@ def _flattening(rngs):
     )
 
 
+def _rectified(rngs):
+    """Branches that end in a rectifier, excited or not, before a sum with another behind it."""
+
+    def unit(i):
+        branch = {
+            "conv": nn.Conv(WIDTH, WIDTH, (3, 3), kernel_init="he", use_bias=False, rngs=rngs),
+            "relu": nn.Activation("relu"),
+            **({} if i % 2 else {"excite": nn.SqueezeExcite(WIDTH, WIDTH, rngs=rngs)}),
+        }
+        return nn.Residual(nn.Chain(branch), "identity", activation=nn.Activation("relu"))
+
+    return nn.Chain({f"unit{i}": unit(i) for i in range(4)})
+
+
 NETS = {
+    "rectified branches": _rectified,
     "flattening": _flattening,
     "branches without weights": _without_weights,
     "dropout": _dropping,

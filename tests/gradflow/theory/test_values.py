@@ -13,7 +13,7 @@ from convjax.gradflow._theory._means import averaged
 from convjax.gradflow._theory._pools import _shared
 from convjax.gradflow._theory._state import Law, Pairs
 from convjax.gradflow._theory._taps import taps_of
-from convjax.gradflow._theory._values import ByValue, Values, normal, of_data, scaled
+from convjax.gradflow._theory._values import ByValue, Normal, Values, normal, of_data, scaled
 
 
 def relu(z):
@@ -29,26 +29,54 @@ def test_a_walk_held_at_zero_has_spitzers_mean():
     for k in range(1, 13):
         expected = sum(1 / math.sqrt(2 * math.pi * i) for i in range(1, k + 1))
         assert walk.mean(lambda x: x) == pytest.approx(expected, rel=2e-3)
-        walk = walk.plus_normal(0.0, 1.0).through(relu)
+        walk = walk.plus(Normal(0.0, 1.0)).through(relu)
     assert walk.weight.sum() == pytest.approx(1)
 
 
-def test_a_gradient_by_value_comes_back_as_it_does_in_a_sample():
+# At zero, where a rectified value is as a rule, and around others.
+PLACES = (0.0, 0.0), (0.5, 0.6), (1.5, 1.7)
+
+
+def _comes_back(energy, inside, by_value, at):
+    """Hold the mean energy of the samples that lie inside against what is said of their value."""
+    measured = energy[inside].mean() / energy.mean()
+    assert by_value(np.array(at)) == pytest.approx(measured, rel=0.04)
+
+
+@pytest.mark.parametrize("bent", [False, True])
+def test_a_gradient_by_value_comes_back_as_it_does_in_a_sample(bent):
     generator = np.random.default_rng(0)
     x, y = relu(generator.normal(size=200_000)), generator.normal(0.3, 0.8, size=200_000)
+    y = relu(y) if bent else y
     z = x + y
-    values = normal(relu, 0.0, 1.0)
-    total = values.plus_normal(0.3, 0.64)
+    values, other = normal(relu, 0.0, 1.0), Normal(0.3, 0.64)
+    other = normal(relu, *other) if bent else other
+    total = values.plus(other)
+    assert total.mean(np.square) == pytest.approx(np.mean(z**2), rel=0.01)
+    assert total.through(gate).mean(lambda g: g) == pytest.approx(gate(z).mean(), rel=0.01)
     # Energy that grows with the value downstream, through the gate, to the first term.
     after = scaled(total.through(relu), 1 + total.at**2)[0]
     before, more = after.before(relu, gate, total)
     energy = after(relu(z)) * gate(z)
     assert more == pytest.approx(energy.mean(), rel=0.01)
-    by_first = before.without_normal(values, 0.3, 0.64)
-    for low, high in ((0.0, 0.01), (0.5, 0.6), (1.5, 1.7)):
-        inside = (x >= low) & (x < high)
-        measured = energy[inside].mean() / energy.mean()
-        assert by_first(np.array((low + high) / 2)) == pytest.approx(measured, rel=0.04)
+    by_first = before.without(values, other)
+    for low, high in PLACES:
+        _comes_back(energy, (x >= low) & (x <= high), by_first, (low + high) / 2)
+
+
+def test_a_gradient_by_value_comes_back_through_a_factor():
+    generator = np.random.default_rng(0)
+    x, opened = relu(generator.normal(size=300_000)), generator.choice([0.2, 1.5], 300_000)
+    factor, often = np.array([0.2, 1.5]), np.array([0.5, 0.5])
+    values = normal(relu, 0.0, 1.0)
+    product = values.times(factor, often)
+    for moment in (np.abs, np.square, lambda z: z**4):
+        assert product.mean(moment) == pytest.approx(moment(opened * x).mean(), rel=0.02)
+    after = scaled(product, 1 / (0.1 + product.at**2))[0]
+    energy = opened**2 * after(opened * x)
+    before = after.without_factor(values, factor, often)
+    for low, high in PLACES:
+        _comes_back(energy, (x >= low) & (x <= high), before, (low + high) / 2)
 
 
 def test_what_is_dropped_is_zero():
@@ -61,9 +89,9 @@ def test_what_is_dropped_is_zero():
 
 def test_silence_stays_and_a_wide_sum_fits():
     values = normal(relu, 0.0, 1.0)
-    assert values.plus_normal(0.0, 0.0) is values
+    assert values.plus(Normal(0.0, 0.0)) is values
     assert values.through(relu).mean(np.square) == pytest.approx(0.5, rel=1e-3)
-    wide = values.plus_normal(0.0, 100.0)
+    wide = values.plus(Normal(0.0, 100.0))
     assert wide.mean(np.square) == pytest.approx(100.5, rel=1e-3)
 
 
