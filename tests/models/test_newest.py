@@ -1,10 +1,11 @@
-"""One small network of every newer family: theory and cost know every leaf of it."""
+"""One small network of every newer family: theory and cost know every leaf, a profile sees it."""
 
+import jax
 import pytest
 from flax import nnx
 
 from convjax import models
-from tests.models.instruments import check_foreseen
+from tests.models.instruments import check_foreseen, check_measured
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -37,6 +38,9 @@ NAMES = {
     "xception41": {"middle": 1, "width": 0.125},
 }
 
+# Of families of which no other test measures one; those that compile for a minute are left out.
+MEASURED = ("legacy_seresnet18", "resnet10t", "resnetv2_50t", "shufflenet_v2_x0_5")
+
 
 def made(name):
     return models.create(name, num_classes=5, rngs=nnx.Rngs(0), **NAMES[name])
@@ -46,3 +50,9 @@ def made(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_theory_and_cost_know_every_leaf(name):
     check_foreseen(nnx.eval_shape(lambda: made(name)), (2, 64, 72, 3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MEASURED)
+def test_a_profile_sees_every_layer_and_paths_add_up(name):
+    check_measured(made(name), jax.random.normal(jax.random.key(1), (2, 64, 72, 3)))
