@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import scipy
 
@@ -14,8 +15,9 @@ from convjax.gradflow._theory._combine import in_turn, joined
 from convjax.gradflow._theory._duals import function_of, moments
 from convjax.gradflow._theory._means import Matrices, averaged
 from convjax.gradflow._theory._run import Back, Scope, expected
+from convjax.gradflow._theory._sites import concentrated, exactly, kept_by
 from convjax.gradflow._theory._state import Cotangent, Doubt, Law, Signal, Way, scaled_by
-from convjax.gradflow._theory._values import ByValue
+from convjax.gradflow._theory._values import ByValue, of_data
 
 MAXIMUM_SLACK = 0.15
 
@@ -25,27 +27,47 @@ def _(node: nn.Pool, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     strides = node.window_shape if node.strides is None else node.strides
     window = convolution(signal.spatial, node.window_shape, strides=strides, padding=node.padding)
     if node.kind == "max":
-        return _maximum(signal, window)
+        return _known(node, signal, _maximum(signal, window))
     maps = _weighted(window, count_padding=node.count_include_pad)
-    return _mean(signal, maps, blurs=window.size > 1)
+    return _known(node, signal, _mean(signal, maps, blurs=window.size > 1))
 
 
 @expected.register
 def _(node: nn.CellPool, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     if {*signal.spatial} == {node.side}:
         return expected(nn.Identity(), signal, scope)
-    return _mean(signal, [node.shares(size) for size in signal.spatial], blurs=True)
+    maps = [node.shares(size) for size in signal.spatial]
+    return _known(node, signal, _mean(signal, maps, blurs=True))
 
 
 @expected.register
 def _(node: nn.Upsample, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
-    return _mean(signal, [node.shares(size) for size in signal.spatial], blurs=True)
+    maps = [node.shares(size) for size in signal.spatial]
+    return _known(node, signal, _mean(signal, maps, blurs=True))
+
+
+def _known(
+    node: nn.Pool | nn.CellPool | nn.Upsample, signal: Signal, found: tuple[Signal, Back]
+) -> tuple[Signal, Back]:
+    """Replace what is expected of the batch by what becomes of it: nothing of it is random."""
+    if signal.data is None or signal.log or len(signal.features) > 1:
+        return found
+    value = np.asarray(node(jnp.asarray(signal.data, float)), float)
+    after = signal.becomes(
+        1.0,
+        echo=found[0].echo,
+        values=(of_data(value),),
+        **exactly(value, signal.pairs),
+    )
+    return after, found[1]
 
 
 def _mean(signal: Signal, maps: Matrices, *, blurs: bool) -> tuple[Signal, Back]:
     """Average over windows: neighbours' correlation decides what is left."""
     ways = [m.T for m in maps]
     pair, size = _averaged(signal.itself + signal.mean[:, None] ** 2, signal, maps)
+    # Of correlations that differ by chance, a window sees the mean.
+    kept, reach = kept_by(signal.reach, [round((m > 0).sum(1).mean()) for m in maps])
     energy = size.reshape(-1, *(1,) * len(maps)) * _evened(signal, maps)
     near = float(np.abs(signal.pair[:, signal.pairs.near]).mean())
     through = math.prod(float(m.sum(1).mean()) for m in maps)
@@ -53,7 +75,8 @@ def _mean(signal: Signal, maps: Matrices, *, blurs: bool) -> tuple[Signal, Back]
         1.0,
         Doubt(_unevenness(signal, maps), 0.3 * near * (1 - near) * blurs),
         energy=energy,
-        pair=pair,
+        pair=concentrated(pair, signal.pairs, kept),
+        reach=reach,
         mean=np.clip(signal.mean * through / np.sqrt(size), -1, 1),
         echo=_echoed(signal.echo, signal, maps, size),
     )

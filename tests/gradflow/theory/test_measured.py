@@ -88,7 +88,29 @@ def _rectified(rngs):
     return nn.Chain({f"unit{i}": unit(i) for i in range(4)})
 
 
+def _averaging(rngs):
+    """A mean over windows of the batch, and of values, before a norm: what it leaves of chance."""
+
+    def unit():
+        parts = {
+            name: {
+                "conv": nn.PointwiseConv(
+                    WIDTH, WIDTH // 2, kernel_init="he", use_bias=False, rngs=rngs
+                ),
+                "norm": nn.BatchNorm(WIDTH // 2, rngs=rngs),
+                "relu": nn.Activation("relu"),
+            }
+            for name in ("plain", "pooled")
+        }
+        pool = nn.Pool("avg", 3, strides=1, padding="SAME")
+        parts["pooled"] = {"pool": pool, **parts["pooled"]}
+        return nn.Parallel({name: nn.Chain(part) for name, part in parts.items()})
+
+    return nn.Chain(first=unit(), second=unit())
+
+
 NETS = {
+    "averaging": _averaging,
     "rectified branches": _rectified,
     "flattening": _flattening,
     "branches without weights": _without_weights,
