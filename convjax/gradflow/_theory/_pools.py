@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy
@@ -52,7 +53,8 @@ def _known(
     """Replace what is expected of the batch by what becomes of it: nothing of it is random."""
     if signal.data is None or signal.log or len(signal.features) > 1:
         return found
-    value = np.asarray(node(jnp.asarray(signal.data, float)), float)
+    with jax.ensure_compile_time_eval():
+        value = np.asarray(node(jnp.asarray(signal.data, float)), float)
     after = signal.becomes(
         1.0,
         echo=found[0].echo,

@@ -81,7 +81,7 @@ class Values:
 
     def times(self, factor: Array, often: Array) -> "Values":
         """Return how products with independent factors are spread, which are so often each."""
-        size = math.sqrt(float(often @ factor**2))
+        size = max(math.sqrt(float(often @ factor**2)), 1e-150)
         weight = np.multiply.outer(often, self.weight)
         return _binned(np.multiply.outer(factor, self.at), weight, size * self.step)
 
@@ -90,7 +90,8 @@ class Values:
         if isinstance(other, Normal):
             return self._plus_normal(*other)
         squares = self.mean(np.square) + other.mean(np.square)
-        size = math.sqrt(squares + 2 * self.mean(lambda z: z) * other.mean(lambda z: z))
+        squares += 2 * self.mean(lambda z: z) * other.mean(lambda z: z)
+        size = math.sqrt(max(squares, 1e-300))
         one, more = (_binned(of.at, of.weight, size / FINE).weight for of in (self, other))
         weight = np.convolve(one, more)[-GRID[0] :][: len(GRID)]
         return Values(size / FINE, weight / weight.sum())

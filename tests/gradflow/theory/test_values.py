@@ -88,7 +88,10 @@ def test_what_is_dropped_is_zero():
 
 
 def test_silence_stays_and_a_wide_sum_fits():
-    values = normal(relu, 0.0, 1.0)
+    values, silent = normal(relu, 0.0, 1.0), of_data(np.zeros(3))
+    assert silent.plus(silent).mean(np.abs) == pytest.approx(0)
+    assert values.times(np.zeros(1), np.ones(1)).mean(np.abs) == pytest.approx(0)
+    assert values.plus(silent).mean(np.square) == pytest.approx(0.5, rel=1e-3)
     assert values.plus(Normal(0.0, 0.0)) is values
     assert values.through(relu).mean(np.square) == pytest.approx(0.5, rel=1e-3)
     wide = values.plus(Normal(0.0, 100.0))
