@@ -58,6 +58,7 @@ def _known(
     after = signal.becomes(
         1.0,
         echo=found[0].echo,
+        reach=found[0].reach,
         values=(of_data(value),),
         **exactly(value, signal.pairs),
     )
