@@ -369,10 +369,12 @@ def gated(
     tied = np.where(signal.pairs.same, 1.0, gate.pair(rho) / gate.second)
     points, weights = np.polynomial.hermite_e.hermegauss(24)
 
+    def opened(size: float = 1.0) -> np.ndarray:
+        """Return gates, of z that are larger by a factor."""
+        return function_of(name, function).value(size * (mean + variance**0.5 * points))
+
     def squares(size: float = 1.0) -> np.ndarray:
-        """Return squared gates, of z that are larger by a factor."""
-        values = function_of(name, function).value(size * (mean + variance**0.5 * points))
-        return np.maximum(values**2, 1e-6)
+        return np.maximum(opened(size) ** 2, 1e-6)
 
     def expect(values: np.ndarray) -> float:
         return float(values @ weights / weights.sum())
@@ -390,8 +392,7 @@ def gated(
     ends = [moments(name, function, mean, variance * math.exp(s)).slope for s in (0.1, -0.1)]
     bend = math.log(max(ends[0], 1e-300) / max(ends[1], 1e-300)) / 0.2
     square = squares()
-    opened = function_of(name, function).value(mean + variance**0.5 * points)
-    gates = opened * math.sqrt(more), weights / weights.sum()
+    gates = opened() * math.sqrt(more), weights / weights.sum()
     spread = expect(square**2) / expect(square) ** 2 - 1
     backwards = expect(square**-2) / expect(1 / square) ** 2 - 1
     others = max(float(squeezed.pairs.across(rho[None], squeezed.spatial)[0]), 0.0)
