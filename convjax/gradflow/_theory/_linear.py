@@ -255,7 +255,7 @@ def _convolved(
     def back(cotangent: Cotangent) -> Cotangent:
         energy = kernel.variance * kernel.fan_out * window.scatter(cotangent.energy)
         # What a large kernel enlarged the norm downstream has made smaller by as much.
-        energy = energy * cotangent.inverse * math.exp(cotangent.rare)
+        energy = energy * cotangent.inverse
         root = np.sqrt(cotangent.energy)
         pair = np.clip(cotangent.pair * _kept(window, root, signal, back=True), -1, 1)
         self_share, nodes = signal.weights
@@ -270,13 +270,16 @@ def _convolved(
             form, *_ = _of_one_channel(of, np.zeros(len(pair)), window)
             alike = form * (1 + cotangent.uneven)
             uneven = (1 + cotangent.uneven) * (1 + 2 * form) - 1
-        shared = _shared(signal, cotangent, window) * cotangent.sharp / (count * kernel.fan_in)
+        undoes, with_division, both = 0.0, 0.0, 0.0
+        if cotangent.undone:
+            # The kernels' own sizes are in it.
+            undoes, with_division = cotangent.undone
+            alike = max(alike - cotangent.sharp * width / (count * kernel.fan_in * taps), 0.0)
+        else:
+            both = _shared(signal, cotangent, window) * cotangent.sharp / (count * kernel.fan_in)
+            both *= 2 * min(loose_back, loose_forward, 1.0)
         return cotangent.becomes(
-            Way(
-                math.log1p(2 * alike * loose_back / width) + cotangent.rare,
-                slack,
-                2 * shared * min(loose_back, loose_forward, 1.0),
-            ),
+            Way(math.log1p(2 * alike * loose_back / width) + undoes, slack, both),
             features=signal.features,
             energy=energy,
             pair=pair,
@@ -284,7 +287,7 @@ def _convolved(
             latent=min(latent, 1.0),
             peak=1 + (cotangent.peak - 1) / taps,
             uneven=uneven,
-            shared=-2 * cotangent.rare,
+            shared=with_division,
         )
 
     return after, back

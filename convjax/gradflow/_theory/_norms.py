@@ -149,7 +149,7 @@ def _normalised(
     drawn_from = signal.ideal / (left * (2 - left)) if signal.drawn else signal.latent
     inverse = 1 / over.channels * (over.self_share + (centred**2) @ over.nodes + drawn_from)
     variance = left * level * scaled_by(signal.log)
-    heavy, released, scatter = _heaviness(signal, inverse, over, epsilon / variance.mean())
+    divided = _divided(signal, inverse, over, epsilon / variance.mean())
     # Each channel is divided by its own size, most where the channels are most alike.
     even = 1.0
     if over.per_channel and signal.data is None:
@@ -198,10 +198,8 @@ def _normalised(
         if signal.data is not None:
             return Way()  # the batch itself is no sum of random terms
         # What the signal's doubt has of it already is left out.
-        divided = 2 * apart / tail / width if scatter is None else scatter
-        variance = divided * sharp - 2 * known / width + signal.uneven[1]
-        if scatter is not None and signal.spectrum is None:
-            variance = scatter + signal.uneven[1]  # rare channels outweigh all else
+        loose = 2 * apart / tail / width if divided.variance is None else divided.variance
+        variance = loose * sharp - 2 * known / width + signal.uneven[1]
         bends = -float(signal.share @ (np.ones_like(level) * soft))
         return Way(max(variance, 0.0), signal.total.slack, bends=bends)
 
@@ -217,14 +215,14 @@ def _normalised(
         joint = (tilt[:, :-1] * roots * over.flat) @ over.nodes
         own_part = (over.self_share * tilt[:, -1] + joint) / over.channels
         kept = np.maximum(1 - mean_part - own_part, 1e-9)
-        gain = affine.scale * kept * heavy / np.maximum(variance, 1e-300) * soft
+        gain = affine.scale * kept * divided.heavy / np.maximum(variance, 1e-300) * soft
         gone = np.where(over.inside, mean_part[:, None] + own_part[:, None] * centred, 0.0)
         handed = cotangent.becomes(
             rough._replace(slack=rough.slack + _loose(inverse, left, over.flat) + _unsaid(kept)),
             energy=cotangent.energy * gain.reshape(shape) * (energy / relative),
             pair=np.clip((received - gone) / kept[:, None] / np.maximum(roots, 1e-6), -1, 1),
-            inverse=released if over.per_channel else 1.0,
-            rare=scatter or 0.0,
+            inverse=divided.released if over.per_channel else 1.0,
+            undone=divided.undone,
             by_value=_of_few_terms(signal, cotangent) if over.per_channel and affine.even else (),
             sharp=sharp,
             centred=over.centred * over_places / over.channels,
@@ -282,69 +280,77 @@ def _unsaid(kept: np.ndarray) -> float:
     return max(-math.log(float(kept.min()) / LEAST), 0.0)
 
 
-def _heaviness(
-    signal: Signal, inverse: np.ndarray, over: Over, epsilon: float
-) -> tuple[np.ndarray, float, float | None]:
-    """Return E(1/variance) E(variance) over channels, and what of it the kernel upstream undoes.
+class Divided(NamedTuple):
+    """What dividing by the sizes of channels makes of energies.
 
-    And the variance of its logarithm, where the kernel's form is known: the first one's, or one of
-    so few terms that the mean is owed to its rarest channels; ``epsilon`` is relative to the
-    variance.
+    Attributes:
+      heavy: E(1/variance) E(variance) over channels.
+      released: what the kernel upstream makes of it again, whose entries have made the sizes.
+      variance: of the logarithm of ``heavy`` over kernels; None where the norm's own rule says it.
+      undone: the same of ``released``, and twice its covariance with the former.
     """
+
+    heavy: np.ndarray | float
+    released: float = 1.0
+    variance: float | None = None
+    undone: tuple[float, float] | None = None
+
+
+def _divided(signal: Signal, inverse: np.ndarray, over: Over, epsilon: float) -> Divided:
+    """Return what a norm divides by; ``epsilon`` is relative to the variance."""
     if signal.data is not None:
-        return _of_data(np.asarray(signal.data, float), over), 1.0, None
+        return Divided(_of_data(np.asarray(signal.data, float), over))
     if signal.spectrum is not None and signal.drawn and over.per_channel:
-        channels = sum(signal.features)
-        heavy, ratio, scatter = inverse_forms(signal.spectrum, signal.drawn, channels)
-        return np.array([heavy]), ratio / heavy, scatter
+        return inverse_forms(signal.spectrum, signal.drawn, sum(signal.features))
     dimensions = np.maximum(1 / np.maximum(inverse, 1e-12), 2.5)
     if not signal.drawn:
         # A sum of several such vectors is less skewed than any of them: E 1/v to first order.
         alike = np.full(len(dimensions), signal.sizes) if over.per_channel else 2 / dimensions
         if signal.sizes is None:
             alike = 2 / dimensions
-        return (1 + alike) * signal.uneven[0], 1 / signal.uneven[0], None
+        return Divided((1 + alike) * signal.uneven[0], 1 / signal.uneven[0])
     # Of n independent vectors of d dimensions, w'Cw is |w|^2 times a chi square of d, exactly: the
     # kernels' own size comes in, of all channels of a group, and is undone by the kernels.
+    heavy = dimensions / (dimensions - 2)
     if over.per_channel and signal.drawn <= FEW:
-        channels = sum(signal.features)
-        sizes, ratio, scatter = inverse_forms(
-            np.ones(signal.drawn), signal.drawn, channels, epsilon
-        )
+        of = inverse_forms(np.ones(signal.drawn), signal.drawn, sum(signal.features), epsilon)
         # What the norm's own epsilon makes softer is softened once.
-        return (1 + epsilon) * sizes * dimensions / (dimensions - 2), ratio / sizes, scatter
+        return of._replace(heavy=(1 + epsilon) * of.heavy * heavy)
     released = 1 - 2 / max(signal.drawn * over.channels, 3)
-    return dimensions / (dimensions - 2) / released, released, None
+    return Divided(heavy / released, released)
 
 
 def inverse_forms(
     spectrum: np.ndarray, terms: int, channels: int, epsilon: float = 0.0
-) -> tuple[float, float, float]:
+) -> Divided:
     """Return what dividing by w'Cw makes of energies, for w normal and of mean square 1.
 
     Where few directions hold most of C, a mean over channels is owed to the rare ones whose w'Cw is
-    small: so its logarithm is taken, over many draws of all channels, as if it were normal.
+    small: so its logarithm is taken, over many draws of all channels, as if it were normal. The
+    kernel returns w'w/(w'Cw), of which the logarithm is taken likewise.
 
     Args:
       spectrum: eigenvalues of C; those missing up to ``terms`` are zero.
       terms: entries of w.
       channels: over which the mean is taken.
       epsilon: is added to w'Cw, relative to its expectation.
-
-    Returns:
-      The means of 1/(w'Cw) and of w'w/(w'Cw), relative to one over the expectation, and the
-      variance of the first one's logarithm.
     """
     kept = np.sort(spectrum)[::-1][:terms]
     draws = int(min(max(DRAWS / (channels * terms), 8), 400))
     squares = np.random.default_rng(0).normal(size=(draws, channels, terms)) ** 2
     sizes = squares[..., : len(kept)] @ (kept / max(kept.sum(), 1e-300))
     sizes = np.maximum(sizes, 1e-12) + epsilon
-    heavy, ratio = (
+    heavy, returned = (
         np.log(np.mean(of / sizes, axis=1)) for of in (np.ones_like(sizes), squares.mean(2))
     )
-    means = [math.exp(of.mean() + of.var() / 2) for of in (heavy, ratio)]
-    return means[0], means[1], float(heavy.var())
+    covariance = np.cov(heavy, returned - heavy, ddof=0)
+    means = np.exp([heavy.mean(), (returned - heavy).mean()] + np.diag(covariance) / 2)
+    return Divided(
+        float(means[0]),
+        float(means[1]),
+        float(covariance[0, 0]),
+        (float(covariance[1, 1]), 2 * float(covariance[0, 1])),
+    )
 
 
 def _of_channels(signal: Signal, affine: Affine, epsilon: float) -> np.ndarray:

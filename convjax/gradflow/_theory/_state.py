@@ -536,7 +536,8 @@ class Cotangent(NamedTuple):
       echo: the same with what came to the output of the residual around.
       inverse: what the kernel upstream must multiply by, since each channel was divided by the size
         of what the kernel had made of it.
-      rare: variance of that division's logarithm, where rare channels decide: it is undone as well.
+      undone: where the division's scatter is known by itself: the variance of what that multiplies by,
+        and twice its covariance with the division. None where kernels' sizes say it.
       sharp: how much more than evenly spread over the channels the energy is that such a norm
         received: mean square over squared mean.
       centred: what of the channels' means is taken out of the energy that ``bends`` refers to.
@@ -558,7 +559,7 @@ class Cotangent(NamedTuple):
     total: Way = Way()
     own: Way = Way()
     inverse: float = 1.0
-    rare: float = 0.0
+    undone: tuple[float, float] | None = None
     sharp: float = 1.0
     centred: float = 0.0
     by_value: tuple[ByValue, ...] = ()
@@ -594,7 +595,7 @@ class Cotangent(NamedTuple):
         changes.setdefault("tilt", None)
         changes.setdefault("picked", None)
         changes.setdefault("inverse", 1.0)
-        changes.setdefault("rare", 0.0)
+        changes.setdefault("undone", None)
         changes.setdefault("sharp", 1.0)
         changes.setdefault("by_value", ())
         changes.setdefault("echo", None)
@@ -660,7 +661,7 @@ class Cotangent(NamedTuple):
             if self.picked is other.picked is None
             else _picked(self, other, part[:, 0]),
             inverse=between("inverse"),
-            rare=between("rare"),
+            undone=None,
             sharp=between("sharp"),
             centred=max(self.centred, other.centred),
             by_value=_by_value(self.by_value, other.by_value, part[:, 0]),
