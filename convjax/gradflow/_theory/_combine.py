@@ -64,6 +64,7 @@ def _(node: nn.Parallel, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     carry = float(share @ [out.carry for out in outs])
     after = whole._replace(
         pair=np.concatenate([out.pair for out in outs]),
+        within=np.concatenate([out.without_means for out in outs]),
         mean=np.concatenate([out.mean for out in outs]),
         overlap=float(share @ [out.overlap for out in outs]),
         latent=float(share @ [out.latent for out in outs]),
@@ -320,10 +321,16 @@ def added(signal: Signal, branch: Signal, beside: Signal) -> Signal:
         ca**2 * a.own.within + (1 - ca) ** 2 * b.own.within + apart / sum(features),
         fa**2 * a.own.again + fb**2 * b.own.again,
     )
+    within = None
+    if a.within is not None or b.within is not None:
+        of_a, of_b = a.without_means, b.without_means
+        within = (flat[0].reshape(shape) * of_a + flat[1].reshape(shape) * of_b)
+        within = within / whole.reshape(shape)
     return signal._replace(
         features=features,
         log=log,
         energy=energy,
+        within=within,
         pair=np.clip(pair, -1, 1),
         mean=mean,
         # One term at one site and the other at another are two more products, of mean zero.
@@ -401,7 +408,8 @@ def _gated(
     inner.rows.append(_gate_row(signal, conv, open_.second, inner))
 
     def times(s: Signal, square: float, pair: np.ndarray) -> Signal:
-        return s._replace(energy=s.energy * square, pair=np.clip(s.pair * pair / square, -1, 1))
+        pairs = np.clip(s.pair * pair / square, -1, 1)
+        return s._replace(energy=s.energy * square, pair=pairs, within=None)
 
     scaled = times(branch, open_.second, open_pair)
     kept = times(signal._replace(own=Doubt(), carry=1.0), carry_square, carry_pair)

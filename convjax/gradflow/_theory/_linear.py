@@ -24,7 +24,7 @@ from convjax.gradflow._theory._sites import (
     gathered,
     kept_by,
 )
-from convjax.gradflow._theory._state import Cotangent, Doubt, Law, Signal, Way, by_class, scaled_by
+from convjax.gradflow._theory._state import Cotangent, Doubt, Law, Signal, Way, by_class, over_places, scaled_by
 from convjax.gradflow._theory._taps import taps_of
 
 DEPTHWISE_SLACK = 0.04
@@ -247,6 +247,7 @@ def _convolved(
         ideal=ideal,
         reach=reach,
         drawn=round(kernel.fan_in * taps) if bias_square == 0 else 0,
+        within=None if kernel.centred or signal.data is not None else _within(window, signal),
         spectrum=spectrum,
         unlike=signal.unlike * (1 + 2 * form) if one_channel else 1 + 2 * alike,
         sizes=2 * inner * loose_forward,
@@ -379,17 +380,42 @@ def _kept(window: Window, root: np.ndarray, signal: Signal, *, back: bool = Fals
       signal: whose pairs they are.
       back: from outputs to inputs instead.
     """
-    rank = root.ndim - 1
-    axes, roots = [], []
-    for k, taps in enumerate(window.axes, start=1):
-        one = root.mean(tuple(i for i in range(1, rank + 1) if i != k))
-        moved = np.swapaxes(taps, 1, 2) if back else taps
-        axes.append(np.moveaxis(moved @ one.T, 2, 0))
-        roots.append(np.sqrt((moved @ (one**2).T).sum(0).T)[:, None])
-    both, own = by_class(axes), by_class(roots)
+    axes = _reading(window, root, back=back)
+    both = by_class(axes)
+    own = by_class([np.sqrt((axis**2).sum(1, keepdims=True)) for axis in axes])
     if both is None or own is None:
         return np.ones_like(signal.pair)
     return np.repeat(both / np.maximum(own, 1e-12), signal.pairs.nodes, axis=1)
+
+
+def _reading(window: Window, root: np.ndarray, *, back: bool = False) -> list[np.ndarray]:
+    """Return for each axis ``(segments, taps, outputs)`` the root of the energy that a tap reads."""
+    found = []
+    for k, taps in enumerate(window.axes, start=1):
+        one = root.mean(tuple(i for i in range(1, root.ndim) if i != k))
+        moved = np.swapaxes(taps, 1, 2) if back else taps
+        found.append(np.moveaxis(moved @ one.T, 2, 0))
+    return found
+
+
+def _within(window: Window, signal: Signal) -> np.ndarray | None:
+    """Return the outputs' energy without each channel's mean over all sites, over the mean energy.
+
+    A place at the border reads less of what all places share, and so has less of that mean.
+    """
+    if signal.within is not None and window.size == 1 and window.output == signal.spatial:
+        return signal.within
+    itself, near, every = over_places(_reading(window, np.sqrt(signal.energy)))
+    places, shape = itself[0].size, (-1, *(1,) * (itself.ndim - 1))
+    if np.ptp(itself) < 1e-6 * itself.max():
+        return None
+    beside, others, twins, rest = (of.reshape(shape) for of in signal.pairs.means(signal.pair).T)
+    rows = itself + beside * (near - itself) + others * (every - near)
+    rows = rows + (signal.batch - 1) * (twins * itself + rest * (every - itself))
+    rows = rows / (signal.batch * places)
+    mean = tuple(range(1, itself.ndim))
+    left = itself - 2 * rows + rows.mean(mean, keepdims=True)
+    return np.maximum(left, 0.0) / itself.mean(mean, keepdims=True)
 
 
 def _first(signal: Signal, kernel: Kernel) -> tuple[np.ndarray, np.ndarray]:

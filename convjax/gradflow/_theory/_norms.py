@@ -154,11 +154,16 @@ def _normalised(
     even = 1.0
     if over.per_channel and signal.data is None:
         even = float((1 + 2 * (inverse - drawn_from + signal.latent)).mean()) ** -2
-    alike = concentrated(centred / np.maximum(over.flat, 1e-6), signal.pairs, even)
     soft = variance / (variance + epsilon)
     square = affine.scale * soft + affine.bias
     shape = (-1,) + (1,) * len(signal.spatial)
     relative = np.maximum(signal.energy / level.reshape(shape), 1e-12)
+    flat = over.flat
+    if over.per_channel and signal.within is not None:
+        size = signal.within.reshape(len(level), -1).mean(1).reshape(shape)
+        relative = np.maximum(signal.within / np.maximum(size, 1e-12), 1e-6)
+        flat = signal.pairs.roots(relative)
+    alike = concentrated(centred / np.maximum(flat, 1e-6), signal.pairs, even)
     over_places = over.per_channel or bool(over.inside.any())
     energy = relative if over_places else np.ones_like(relative)
     log_free = scaled_by(-signal.log)
@@ -212,7 +217,7 @@ def _normalised(
         tilt = cotangent.tilt
         if tilt is None:
             tilt = np.concatenate([alike * cotangent.pair, np.ones((len(level), 1))], axis=1)
-        joint = (tilt[:, :-1] * roots * over.flat) @ over.nodes
+        joint = (tilt[:, :-1] * roots * flat) @ over.nodes
         own_part = (over.self_share * tilt[:, -1] + joint) / over.channels
         kept = np.maximum(1 - mean_part - own_part, 1e-9)
         gain = affine.scale * kept * divided.heavy / np.maximum(variance, 1e-300) * soft

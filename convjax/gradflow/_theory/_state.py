@@ -290,6 +290,25 @@ def by_class(axes: Sequence[Array]) -> Array | None:
     return np.stack(means, axis=1) / np.maximum(alone / one, 1e-300)[:, None]
 
 
+def over_places(axes: Sequence[Array]) -> tuple[Array, Array, Array]:
+    """Return of the same products what every place has with itself, its neighbours, and all.
+
+    Args:
+      axes: as in `by_class`.
+
+    Returns:
+      Sums ``(segments, *spatial)``; neighbours and all include the place itself.
+    """
+    sums = [
+        [(a * b).sum(1) for b in (a, a + _beside(a), a.sum(2, keepdims=True))] for a in axes
+    ]
+    return tuple(functools.reduce(_outer, of) for of in zip(*sums, strict=True))
+
+
+def _outer(a: Array, b: Array) -> Array:
+    return a[..., None] * b.reshape(len(b), *(1,) * (a.ndim - 1), -1)
+
+
 def _beside(values: Array) -> Array:
     """Return the sum of the two neighbours along the last axis."""
     found = np.zeros_like(values)
@@ -315,6 +334,8 @@ class Signal(NamedTuple):
       features: channels of every segment.
       log: half the logarithm that all energies are short of.
       energy: ``(segments, *spatial)``, mean square of an entry, times ``exp(-2 log)``.
+      within: ``(segments, *spatial)``, the energy without each channel's mean over all sites, over
+        the mean energy; None where it is the same share everywhere.
       pair: ``(segments, nodes)``, correlation (uncentred) of a pair of sites.
       mean: ``(segments,)``, mean over channels, in units of the root mean square.
       overlap: mean square of the correlations' scatter around their expectation.
@@ -361,6 +382,7 @@ class Signal(NamedTuple):
     laws: tuple[Law | None, ...] = ()
     values: tuple[Values, ...] = ()
     drawn: int = 0
+    within: Array | None = None
     common: float = 0.0
     ideal: float = 0.0
     spectrum: Array | None = None
@@ -413,6 +435,16 @@ class Signal(NamedTuple):
         return self.pairs.without_means(self.pair, self.weights)
 
     @property
+    def without_means(self) -> Array:
+        """``within``, for every place."""
+        if self.within is not None:
+            return self.within
+        left, _ = self.steady
+        return self.energy * (left / np.maximum(self.level, 1e-300)).reshape(
+            -1, *(1,) * len(self.spatial)
+        )
+
+    @property
     def of_sizes(self) -> float:
         """Relative variance of the channels' variances, from ``sizes`` or as of normal values."""
         if self.sizes is not None:
@@ -456,6 +488,7 @@ class Signal(NamedTuple):
         changes.setdefault("laws", (None,) * len(changes.get("features", self.features)))
         changes.setdefault("values", ())
         changes.setdefault("drawn", 0)
+        changes.setdefault("within", None)
         changes.setdefault("spectrum", None)
         changes.setdefault("uneven", (1.0, 0.0))
         changes.setdefault("balanced", False)
@@ -492,6 +525,7 @@ class Signal(NamedTuple):
             energy=energy,
             pair=(self.share @ self.pair)[None],
             mean=np.array([mean]),
+            within=None if self.within is None else np.tensordot(self.share, self.within, 1)[None],
             laws=(None,),
             values=(),
             echo=None,
@@ -507,6 +541,7 @@ class Signal(NamedTuple):
             energy=self.energy[index],
             pair=self.pair[index],
             mean=self.mean[index],
+            within=None if self.within is None else self.within[index],
             laws=tuple(self.laws[i] for i in index) if self.laws else (),
             values=tuple(self.values[i] for i in index) if self.values else (),
             echo=None if self.echo is None else self.echo[index],
