@@ -324,7 +324,7 @@ def added(signal: Signal, branch: Signal, beside: Signal) -> Signal:
     within = None
     if a.within is not None or b.within is not None:
         of_a, of_b = a.without_means, b.without_means
-        within = (flat[0].reshape(shape) * of_a + flat[1].reshape(shape) * of_b)
+        within = flat[0].reshape(shape) * of_a + flat[1].reshape(shape) * of_b
         within = within / whole.reshape(shape)
     return signal._replace(
         features=features,

@@ -24,7 +24,16 @@ from convjax.gradflow._theory._sites import (
     gathered,
     kept_by,
 )
-from convjax.gradflow._theory._state import Cotangent, Doubt, Law, Signal, Way, by_class, over_places, scaled_by
+from convjax.gradflow._theory._state import (
+    Cotangent,
+    Doubt,
+    Law,
+    Signal,
+    Way,
+    by_class,
+    over_places,
+    scaled_by,
+)
 from convjax.gradflow._theory._taps import taps_of
 
 DEPTHWISE_SLACK = 0.04
@@ -389,7 +398,7 @@ def _kept(window: Window, root: np.ndarray, signal: Signal, *, back: bool = Fals
 
 
 def _reading(window: Window, root: np.ndarray, *, back: bool = False) -> list[np.ndarray]:
-    """Return for each axis ``(segments, taps, outputs)`` the root of the energy that a tap reads."""
+    """Return for each axis ``(segments, taps, outputs)`` the energy's root that a tap reads."""
     found = []
     for k, taps in enumerate(window.axes, start=1):
         one = root.mean(tuple(i for i in range(1, root.ndim) if i != k))
@@ -405,9 +414,11 @@ def _within(window: Window, signal: Signal) -> np.ndarray | None:
     """
     if signal.within is not None and window.size == 1 and window.output == signal.spatial:
         return signal.within
+    if not signal.spatial:
+        return None
     itself, near, every = over_places(_reading(window, np.sqrt(signal.energy)))
     places, shape = itself[0].size, (-1, *(1,) * (itself.ndim - 1))
-    if np.ptp(itself) < 1e-6 * itself.max():
+    if np.ptp(itself) <= 1e-6 * itself.max():
         return None
     beside, others, twins, rest = (of.reshape(shape) for of in signal.pairs.means(signal.pair).T)
     rows = itself + beside * (near - itself) + others * (every - near)

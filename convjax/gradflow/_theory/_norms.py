@@ -205,6 +205,8 @@ def _normalised(
         # What the signal's doubt has of it already is left out.
         loose = 2 * apart / tail / width if divided.variance is None else divided.variance
         variance = loose * sharp - 2 * known / width + signal.uneven[1]
+        if divided.variance is not None and signal.spectrum is None:
+            variance = loose + signal.uneven[1]  # rare channels outweigh all else
         bends = -float(signal.share @ (np.ones_like(level) * soft))
         return Way(max(variance, 0.0), signal.total.slack, bends=bends)
 
@@ -325,9 +327,7 @@ def _divided(signal: Signal, inverse: np.ndarray, over: Over, epsilon: float) ->
     return Divided(heavy / released, released)
 
 
-def inverse_forms(
-    spectrum: np.ndarray, terms: int, channels: int, epsilon: float = 0.0
-) -> Divided:
+def inverse_forms(spectrum: np.ndarray, terms: int, channels: int, epsilon: float = 0.0) -> Divided:
     """Return what dividing by w'Cw makes of energies, for w normal and of mean square 1.
 
     Where few directions hold most of C, a mean over channels is owed to the rare ones whose w'Cw is

@@ -290,7 +290,7 @@ def by_class(axes: Sequence[Array]) -> Array | None:
     return np.stack(means, axis=1) / np.maximum(alone / one, 1e-300)[:, None]
 
 
-def over_places(axes: Sequence[Array]) -> tuple[Array, Array, Array]:
+def over_places(axes: Sequence[Array]) -> tuple[Array, ...]:
     """Return of the same products what every place has with itself, its neighbours, and all.
 
     Args:
@@ -299,9 +299,7 @@ def over_places(axes: Sequence[Array]) -> tuple[Array, Array, Array]:
     Returns:
       Sums ``(segments, *spatial)``; neighbours and all include the place itself.
     """
-    sums = [
-        [(a * b).sum(1) for b in (a, a + _beside(a), a.sum(2, keepdims=True))] for a in axes
-    ]
+    sums = [[(a * b).sum(1) for b in (a, a + _beside(a), a.sum(2, keepdims=True))] for a in axes]
     return tuple(functools.reduce(_outer, of) for of in zip(*sums, strict=True))
 
 
@@ -571,8 +569,8 @@ class Cotangent(NamedTuple):
       echo: the same with what came to the output of the residual around.
       inverse: what the kernel upstream must multiply by, since each channel was divided by the size
         of what the kernel had made of it.
-      undone: where the division's scatter is known by itself: the variance of what that multiplies by,
-        and twice its covariance with the division. None where kernels' sizes say it.
+      undone: variance of that, and twice its covariance with the division, where both are known by
+        themselves; None where the kernels' sizes say it.
       sharp: how much more than evenly spread over the channels the energy is that such a norm
         received: mean square over squared mean.
       centred: what of the channels' means is taken out of the energy that ``bends`` refers to.
