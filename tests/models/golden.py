@@ -41,7 +41,7 @@ def loaded(file, name, dtype, **options):
     return net
 
 
-def runner(net, file, train):
+def runner(net, file, train, gradients=True):
     """Of an input: logits, loss, and gradient norms by torch's names; ``input`` is its own."""
     labels = jnp.asarray(golden(file)["labels"])
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
@@ -53,11 +53,14 @@ def runner(net, file, train):
         chosen = jax.nn.log_softmax(logits)[jnp.arange(len(x)), labels]
         return -chosen.mean(), logits
 
-    compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+    both = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    compiled = jax.jit(both if gradients else lambda *given: (loss(*given), None))
 
     def run(x):
-        (value, logits), (gradients, back) = compiled(params, x, rest)
-        arrays = models.export_weights(net, gradients) | {"input": back}
+        (value, logits), found = compiled(params, x, rest)
+        arrays = {}
+        if gradients:
+            arrays = models.export_weights(net, found[0]) | {"input": found[1]}
         norms = {k: np.linalg.norm(np.asarray(g, np.float64)) for k, g in arrays.items()}
         return np.asarray(logits, np.float64), float(value), norms
 
@@ -72,13 +75,13 @@ def away(found, right, names):
     return np.maximum(of_logits, abs(loss / loss_there - 1)), each
 
 
-def check(net, file, dtype, train):
-    """Logits and every gradient norm as PyTorch has them."""
+def check(net, file, dtype, train, gradients=True):
+    """Logits, loss and every gradient norm as PyTorch has them."""
     expected = golden(file)["train" if train else "eval"]
-    run = runner(net, file, train)
+    run = runner(net, file, train, gradients)
     x = batch(*golden(file)["input"]).astype(dtype)
     found = logits, _, norms = run(x)
-    right = expected["grad_norms"] | {"input": expected["input_grad_norm"]}
+    right = expected["grad_norms"] | {"input": expected["input_grad_norm"]} if gradients else {}
     assert set(norms) == set(right)
     names = [k for k, there in right.items() if there >= 1e-9]
     # How far rounding carries in this network and on this processor.
@@ -92,6 +95,8 @@ def check(net, file, dtype, train):
     values, of_norms = away(found, there, names)
     assert values < close
     np.testing.assert_allclose(np.sqrt(np.mean(logits**2)), expected["logits_rms"], rtol=close)
+    if not gradients:
+        return
     assert np.median(of_norms) < half
     assert of_norms.max() < each, names[of_norms.argmax()]
     assert all(norms[k] < ZERO[dtype] for k in set(right) - set(names))

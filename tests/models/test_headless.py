@@ -37,7 +37,6 @@ def zeros(net):
     return {key: np.broadcast_to(np.float32(0), s) for key, s in shapes_of(net).items()}
 
 
-@pytest.mark.every(2)
 @pytest.mark.parametrize("name", names(TIMM))
 def test_keys_and_shapes_are_timm_s_without_classes(name):
     assert digest(shapes_of(golden.abstract(name, num_classes=0))) == TIMM[name]

@@ -2,8 +2,8 @@
 
     python -m tests.models.parity.make_headless
 
-from the root of the repository; it needs PyTorch, torchvision and timm, and takes the networks that
-references.json has.
+from the root of the repository; it needs PyTorch, torchvision and timm, and takes every fourth of
+the networks that references.json has: a headless one is made by the same code.
 """
 
 import json
@@ -18,7 +18,7 @@ def main():
     import timm
     import torch
 
-    names = json.loads((HERE / "references.json").read_text())["timm"]
+    names = list(json.loads((HERE / "references.json").read_text())["timm"])[::4]
     with torch.device("meta"):
         found = {name: sizes(timm.create_model(name, num_classes=0))["digest"] for name in names}
     write(HERE / "headless.json", found)
