@@ -1,6 +1,5 @@
 """Strict numerics for every test: shapes are checked, and no promotion is silent."""
 
-import collections
 import gc
 import os
 
@@ -9,7 +8,7 @@ gc.set_threshold(50_000, 20, 20)
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from tests import checked
+from tests import cases, checked
 
 # Before the first import of the package: signatures' shapes are checked at run time, here only.
 checked.install()
@@ -17,6 +16,8 @@ checked.install()
 import jax
 import pytest
 from jax._src.interpreters.partial_eval import DynamicJaxprTracer
+
+from tests.nn.conftest import compiling_quickly
 
 # Flax asks every traced array for its sharding, in vain, and JAX walks the whole program to say
 # why: three quarters of the time to outline a network.
@@ -28,6 +29,13 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Compile quickly what modules of tests compute while they are imported."""
+    with compiling_quickly():
+        return (yield)
+
+
 @pytest.fixture
 def x64():
     """Compute in float64 for the length of one test."""
@@ -35,14 +43,17 @@ def x64():
         yield
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Leave most cases of a long sweep to the later part: ``every(n)`` keeps each n-th."""
-    counts = collections.Counter()
-    for item in items:
-        mark = item.get_closest_marker("every")
-        if mark and not item.get_closest_marker("slow"):
-            test = item.nodeid.partition("[")[0]
-            if counts[test] % mark.args[0]:
-                item.add_marker("later")
-            counts[test] += 1
+def pytest_addoption(parser):
+    about = "of each test one case in N, which its name decides; a test of few cases keeps one"
+    parser.addoption("--one-in", type=int, default=1, metavar="N", help=about)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Of what is asked for keep one in so many."""
+    cases.leave_for_later(items)
+    result = yield
+    left = {*cases.not_one_in(config.getoption("--one-in"), items)}
+    config.hook.pytest_deselected(items=[*left])
+    items[:] = [item for item in items if item not in left]
+    return result

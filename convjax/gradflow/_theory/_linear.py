@@ -218,7 +218,7 @@ def _convolved(
     # Who sums over a group sees the correlations of its channels alone, which scatter more.
     apart = width / kernel.fan_in - 1 if kernel.fan_in > 1 else 0.0
     square = float((nodes * pair**2).mean(0).sum())
-    left, steady = signal.pairs.without_means(pair, (self_share, nodes))
+    left, steady = signal.pairs.steady(pair, (self_share, nodes))
     inner = self_share + float((nodes * steady**2).mean(0).sum())
     if one_channel:
         form, latent, ideal = _of_one_channel(signal, signal.mean, window)

@@ -205,7 +205,7 @@ class Pairs:
         """Which nodes are neighbours."""
         return np.arange(self.count) < self.nodes
 
-    def without_means(self, pair: Array, weights: tuple[float, Array]) -> tuple[Array, Array]:
+    def steady(self, pair: Array, weights: tuple[float, Array]) -> tuple[Array, Array]:
         """Return what is left of energies, and of correlations, without each channel's mean.
 
         Of a product ``(m + x)(m + y)`` the terms ``m (x + y)`` go as well, so that of a share l of
@@ -430,7 +430,7 @@ class Signal(NamedTuple):
     @property
     def steady(self) -> tuple[Array, Array]:
         """What is left of the energy without each channel's mean, and the correlations of that."""
-        return self.pairs.without_means(self.pair, self.weights)
+        return self.pairs.steady(self.pair, self.weights)
 
     @property
     def without_means(self) -> Array:
