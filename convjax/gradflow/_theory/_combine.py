@@ -61,14 +61,17 @@ def _(node: nn.Parallel, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     whole = signal._replace(features=features, log=log, energy=energy)
     share = forward = np.array([whole.share[whole_of].sum() for whole_of in _slices(outs)])
     own = _weighted(share, [out.own for out in outs])
+    overlap, common = (np.array([getattr(out, of) for out in outs]) for of in ("overlap", "common"))
     carry = float(share @ [out.carry for out in outs])
     after = whole._replace(
         pair=np.concatenate([out.pair for out in outs]),
         within=np.concatenate([out.without_means for out in outs]),
         mean=np.concatenate([out.mean for out in outs]),
-        overlap=float(share @ [out.overlap for out in outs]),
+        # What each part's channels scatter by themselves is less in all of them.
+        overlap=float(share**2 @ (overlap - common) + share @ common),
         latent=float(share @ [out.latent for out in outs]),
-        common=float(share @ [out.common for out in outs]),
+        common=float(share @ common),
+        kernels=float(share @ [out.kernels for out in outs]),
         reach=float(share @ [out.reach for out in outs]),
         unlike=_unlike(share, outs),
         laws=tuple(law for out in outs for law in out.laws or (None,) * len(out.features)),
@@ -76,6 +79,7 @@ def _(node: nn.Parallel, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         total=signal.total.then(carry, own),
         carry=carry,
         drawn=0,
+        cubes=float(share @ [out.cubes for out in outs]),
         spectrum=None,
         data=None,
         sizes=None,
@@ -86,8 +90,8 @@ def _(node: nn.Parallel, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     def back(cotangent: Cotangent) -> Cotangent:
         cotangent = cotangent.regrouped(features)._replace(echo=None)
         handed: list[Cotangent] = []
-        for rows, (out, one) in zip(_slices(outs), parts, strict=True):
-            part = cotangent._replace(
+        for rows, f, (out, one) in zip(_slices(outs), forward, parts, strict=True):
+            part = cotangent.of_kernels(f * out.kernels, after.kernels)._replace(
                 features=out.features,
                 energy=cotangent.energy[rows],
                 pair=cotangent.pair[rows],
@@ -135,6 +139,7 @@ def _returned(share: np.ndarray, forward: np.ndarray, ways: list[Way]) -> Way:
         sum(s * f * w.both for s, f, w in known),
         bends=sum(s * w.bends for s, _, w in known),
         again=sum(s**2 * w.again for s, _, w in known),
+        beyond=sum(s * w.beyond for s, _, w in known),
     )
 
 
@@ -199,13 +204,16 @@ def _sum(node: nn.Residual, signal: Signal, scope: Scope) -> tuple[Signal, Back]
         start = cotangent._replace(own=Way(), gate=None, gates=Gates())
         tilt = _tilt_of(branch, after, cotangent)
 
-        def handed(way: Back, part: Signal, tilt: np.ndarray | None, *terms: Terms) -> Cotangent:
-            mine = start._replace(tilt=tilt, by_value=_by_term(cotangent, *terms))
+        def handed(
+            way: Back, part: Signal, share: float, tilt: np.ndarray | None, *terms: Terms
+        ) -> Cotangent:
+            mine = start.of_kernels(share * part.kernels, after.kernels)
+            mine = mine._replace(tilt=tilt, by_value=_by_term(cotangent, *terms))
             mine = mine.regrouped(part.features)
             return way(mine._replace(echo=mine.itself))
 
-        one = handed(back_branch, branch, tilt, *terms)
-        other = handed(back_beside, beside, cotangent.tilt, *terms[::-1])
+        one = handed(back_branch, branch, forward[0], tilt, *terms)
+        other = handed(back_beside, beside, forward[1], cotangent.tilt, *terms[::-1])
         total = joined(signal, one, other, forward)
         if one.gate is None:
             return total
@@ -290,6 +298,10 @@ def added(signal: Signal, branch: Signal, beside: Signal) -> Signal:
     """Return the sum of two signals that came from one by ways of their own."""
     features = refined(branch.features, beside.features)
     a, b = branch.split(features), beside.split(features)
+    for term, other in ((a, b), (b, a)):
+        if not other.energy.any():
+            total = signal.total.then(term.carry, term.own)
+            return term._replace(total=total, data=None, echo=None, gates=Gates())
     log = max(a.log, b.log)
     ea, eb = (s.energy * math.exp(2 * (s.log - log)) for s in (a, b))
     shape = (-1,) + (1,) * (ea.ndim - 1)
@@ -337,6 +349,7 @@ def added(signal: Signal, branch: Signal, beside: Signal) -> Signal:
         overlap=min(fa**2 * a.overlap + fb**2 * b.overlap + 2 * fa * fb / sum(features), 1.0),
         latent=fa**2 * a.latent + fb**2 * b.latent,
         common=fa**2 * a.common + fb**2 * b.common,
+        kernels=fa * a.kernels + fb * b.kernels,
         reach=fa * a.reach + fb * b.reach,
         unlike=1 + fa**2 * (a.unlike - 1) + fb**2 * (b.unlike - 1) + 4 * fa * fb * max(alike, 0.0),
         total=signal.total.then(carry, own),
@@ -344,6 +357,7 @@ def added(signal: Signal, branch: Signal, beside: Signal) -> Signal:
         carry=carry,
         laws=(None,) * len(features),
         drawn=0,
+        cubes=fa**3 * a.cubes + fb**3 * b.cubes,
         spectrum=None,
         data=None,
         sizes=ca**2 * a.of_sizes + (1 - ca) ** 2 * b.of_sizes + apart,

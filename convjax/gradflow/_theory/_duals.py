@@ -33,7 +33,8 @@ class Moments(NamedTuple):
       slope_pair: rho -> E f'(z) f'(z').
       tilt_pair: rho -> E u f'(z) u' f'(z'), with u = (z - m) / sqrt(v).
       square_pair: rho -> E f**2 f'**2 / (E f**2)**2.
-      noise_pair: rho -> covariance of f**2 / E f**2 - z**2 / E z**2 with its like.
+      noise_pair: rho -> covariance with its like of f**2 / E f**2 less what follows z**2 / E z**2,
+        which is ``elasticity`` times that.
       gate_pair: rho -> E f'(z)**2 f'(z')**2 / (E f'**2)**2.
     """
 
@@ -150,14 +151,14 @@ def _series(name: str, function: Any, mean: float, variance: float) -> Moments:
         return functools.partial(_mehler, basis @ values, expect(values**2))
 
     second, slopes = expect(value**2), expect(slope**2)
-    total = mean**2 + variance
-    noise = value**2 / max(second, 1e-300) - z**2 / total
+    elastic = expect(value * slope * z) / max(second, 1e-300)
+    noise = value**2 / max(second, 1e-300) - 1 - elastic * (z**2 / (mean**2 + variance) - 1)
     gates = slope**2 / max(slopes, 1e-300)
     return Moments(
         expect(value),
         second,
         slopes,
-        expect(value * slope * z) / max(second, 1e-300),
+        elastic,
         pair(value),
         pair(slope),
         pair(u * slope),

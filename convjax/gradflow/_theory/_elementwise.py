@@ -13,6 +13,9 @@ from convjax.gradflow._theory._sites import at_sites, chosen_sites, class_nodes,
 from convjax.gradflow._theory._state import Cotangent, Doubt, Gate, Law, Signal, Way, scaled_by
 from convjax.gradflow._theory._values import ByValue, Values, normal, of_data, scaled
 
+Pair = Callable[[np.ndarray], np.ndarray]
+"""A function of the correlation of two values."""
+
 
 @expected.register
 def _(node: nn.Identity, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
@@ -82,6 +85,7 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     bends = [_bend(node, signal, i) for i in range(len(signal.features))]
     steepness = float(share @ [_steepness(m) for _, m in found])
     latent = signal.latent * steepness
+    opened = float(share @ [_mean_slope(m) ** 2 / max(m.slope, 1e-300) for _, m in found])
     fresh = (np.array([m.square_pair(r) for r, m in found]) - pair**2) @ nodes
     # A channel that is large throughout is so within, too, once it is bent.
     signal = signal._replace(total=signal.total._replace(centred=None))
@@ -95,6 +99,8 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         overlap=min(signal.common * steepness + float(share @ fresh) / sum(signal.features), 1.0),
         latent=latent,
         common=signal.common * steepness,
+        kernels=signal.kernels * math.sqrt(steepness) * opened,
+        cubes=_cubes_after(signal, pair, share, found),
         unlike=1
         + float(share @ elastic) ** 2 * (signal.unlike - 1)
         + max(float(share @ fresh_noise), 0.0),
@@ -115,11 +121,14 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
             ]
         )
         tau = cotangent.pair**2 + cotangent.latent
-        opened = np.array([m.gate_pair(r) for r, m in found])
+        opened = [_opened(node, signal, cotangent, i, m) for i, (_, m) in enumerate(found)]
+        itself = [float(pair(np.ones(1))[0]) for pair in opened]
+        opened = np.array([pair(r) for pair, (r, _) in zip(opened, found, strict=True)])
         scatter = [
-            self_share * 3 * (float(m.gate_pair(np.ones(1))[0]) - 1) * cotangent.peak
+            self_share * 3 * (s - 1) * cotangent.peak
             + float(nodes @ ((o - 1) * (1 + 2 * t)))
-            for (_, m), o, t in zip(found, opened, tau, strict=True)
+            - b**2 * _of_squares(signal, i, found[i][0], np.ones(1))[0]
+            for i, (s, o, t, b) in enumerate(zip(itself, opened, tau, bends, strict=True))
         ]
         parts = cotangent.share
         usual = 1 + 2 * float(parts @ (tau @ nodes)) + 2 * self_share
@@ -129,10 +138,15 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
 
         def with_others(again: np.ndarray) -> np.ndarray:
             """Return the covariance with other units': there are weights between the cotangents."""
-            return each @ np.array([_openings(signal, m, r, again) for r, m in found])
+            return each @ np.array(
+                [
+                    _openings(signal, m, r, again) - b**2 * _of_squares(signal, i, r, again)
+                    for i, ((r, m), b) in enumerate(zip(found, bends, strict=True))
+                ]
+            )
 
         latent = cotangent.latent * float((nodes * gate**2).sum(1).mean() + self_share)
-        alone = max(float(m.gate_pair(np.ones(1))[0]) for _, m in found)
+        alone = max(itself)
         fresh = (opened * (1 + 2 * tau) - (gate * cotangent.pair) ** 2) @ nodes
         # Of what makes sites unlike, not what makes all of them larger.
         together = (opened * (1 + 2 * tau) - 1) @ nodes
@@ -230,6 +244,11 @@ def _normal_values(signal: Signal, i: int) -> Values:
     return normal(lambda z: z, *signal.normal(i))
 
 
+def _values(node: nn.Activation, signal: Signal, i: int) -> Values:
+    """Return how a segment's entries are spread, normal ones too."""
+    return signal.values[i] if signal.values else normal(lambda z: z, *_normal(node, signal, i))
+
+
 def _moments(node: nn.Activation, signal: Signal, i: int) -> tuple[np.ndarray, Moments]:
     """Return the correlations of a segment's normal entries, and the activation's integrals."""
     mean, variance = _normal(node, signal, i)
@@ -248,8 +267,14 @@ def _adjusted(m: Moments, node: nn.Activation, values: Values) -> Moments:
     known = function_of(node.name, node.function)
     mean, second = values.mean(known.value), values.mean(lambda z: known.value(z) ** 2)
     steep, slope = values.mean(known.slope), values.mean(lambda z: known.slope(z) ** 2)
+    elastic = _following(lambda z: known.value(z) ** 2, values)
+    size = max(values.mean(np.square), 1e-300)
 
-    def between(pair: Callable[[np.ndarray], np.ndarray], low: float, high: float) -> Any:
+    def noise(z: np.ndarray) -> np.ndarray:
+        bent = known.value(z) ** 2 / max(second, 1e-300) - 1
+        return (bent - elastic * (z**2 / size - 1)) ** 2
+
+    def between(pair: Pair, low: float, high: float) -> Pair:
         ends = pair(np.array([0.0, 1.0]))
         if values.sized:
             ends[0] = low = 0.0
@@ -257,13 +282,22 @@ def _adjusted(m: Moments, node: nn.Activation, values: Values) -> Moments:
         return lambda rho: low + (high - low) * (pair(rho) - ends[0]) / width
 
     return m._replace(
-        elasticity=_following(lambda z: known.value(z) ** 2, values),
+        elasticity=elastic,
         mean=mean,
         second=second,
         slope=slope,
         pair=between(m.pair, mean**2, second),
         slope_pair=between(m.slope_pair, steep**2, slope),
+        noise_pair=_reaching(m.noise_pair, values, 0.0, values.mean(noise)),
     )
+
+
+def _reaching(pair: Pair, values: Values, apart: float, alone: float) -> Pair:
+    """Return a covariance that is another one of values with themselves, which are not normal."""
+    before = float(pair(np.ones(1))[0]) - apart
+    if values.sized or before < 1e-9:
+        return pair
+    return lambda rho: apart + (pair(rho) - apart) * ((alone - apart) / before)
 
 
 def _by_value(
@@ -275,15 +309,24 @@ def _by_value(
     known = function_of(node.name, node.function)
     found, more = [], []
     for i in range(len(signal.features)):
-        values = (
-            signal.values[i] if signal.values else normal(lambda z: z, *_normal(node, signal, i))
-        )
+        values = _values(node, signal, i)
         even = ByValue(values, np.ones_like(values.weight))
         of = cotangent.by_value[i] if cotangent.by_value else even
         before, energy = of.before(known.value, known.slope, values)
         found.append(before)
         more.append(energy / max(even.before(known.value, known.slope, values)[1], 1e-300))
     return tuple(found), np.array(more)
+
+
+def _opened(node: nn.Activation, signal: Signal, cotangent: Cotangent, i: int, m: Moments) -> Pair:
+    """Return ``gate_pair`` where most of the gradient's energy belongs to some of the values."""
+    if signal.log or not cotangent.by_value:
+        return m.gate_pair
+    known, values = function_of(node.name, node.function), _values(node, signal, i)
+    weight = values.weight * cotangent.by_value[i](known.value(values.at))
+    slope = known.slope(values.at) ** 2
+    alone = (weight @ slope**2) * weight.sum() / max(weight @ slope, 1e-300) ** 2
+    return _reaching(m.gate_pair, values, 1.0, max(float(alone), 1.0))
 
 
 def _loudest(node: nn.Activation, signal: Signal, i: int, m: Moments) -> Moments:
@@ -307,14 +350,40 @@ def _noise(signal: Signal, m: Moments, rho: np.ndarray, again: np.ndarray) -> np
     with theirs.
     """
     self_share, nodes = signal.weights
-    alone, along = m.noise_pair(again), m.noise_pair(np.multiply.outer(again, rho))
-    if signal.balanced:
-        # Channels that sum to zero cancel what is linear in them.
-        step = 1e-3
-        linear = np.diff(m.noise_pair(np.array([-step, step])))[0] / (2 * step)
-        alone, along = alone - linear * again, along - linear * np.multiply.outer(again, rho)
+    # What is linear in the values is their mean: a norm takes each channel's out, and where
+    # channels sum to zero it cancels.
+    linear, cubic = _odd(m.noise_pair)
+    mean = max(self_share + float(rho @ nodes), 0.0)
+    skewed = cubic * again**3 * signal.cubes * (1 - mean) ** 3
+    among = np.multiply.outer(again, rho)
+    alone, along = m.noise_pair(again) - linear * again, m.noise_pair(among) - linear * among
     # Centred sites cancel in expectation, but not one by one: a site with itself is the least.
-    return self_share * alone + np.maximum(along @ nodes, 0.0)
+    rest = self_share * alone + np.maximum(along @ nodes, 0.0) + skewed
+    return rest if signal.balanced else linear * again * mean + rest
+
+
+def _cubes_after(
+    signal: Signal, pair: np.ndarray, share: np.ndarray, found: list[tuple[np.ndarray, Moments]]
+) -> float:
+    """Return the mean cube of what scatters in the correlations behind an activation.
+
+    Of a scatter x of variance t, ``s x + c x**2 / 2`` has ``s**3`` times its cube and ``3 s**2 c
+    t**2`` more, in shares of the energy that each channel's mean leaves.
+    """
+    self_share, nodes = signal.weights
+    left = np.maximum(1 - self_share - pair @ nodes, 0.05)
+    steps = np.array([-0.05, 0.0, 0.05])
+    ends = np.array([m.pair(steps) / max(m.second, 1e-300) for _, m in found]) / left[:, None]
+    slope = min(float(share @ (ends[:, 2] - ends[:, 0])) / 0.1, 1.0)
+    curve = float(share @ (ends[:, 2] - 2 * ends[:, 1] + ends[:, 0])) / 0.0025
+    return min(slope**3 * signal.cubes + 3 * slope**2 * max(curve, 0.0) * signal.latent**2, 1.0)
+
+
+def _odd(pair: Pair) -> tuple[float, float]:
+    """Return the coefficients of rho and of its cube."""
+    ends = pair(np.array([-0.1, -1e-3, 1e-3, 0.1]))
+    linear = float(ends[2] - ends[1]) / 2e-3
+    return linear, (float(ends[3] - ends[0]) / 2 - 0.1 * linear) / 1e-3
 
 
 def _openings(signal: Signal, m: Moments, rho: np.ndarray, again: np.ndarray) -> np.ndarray:
@@ -322,6 +391,17 @@ def _openings(signal: Signal, m: Moments, rho: np.ndarray, again: np.ndarray) ->
     self_share, nodes = signal.weights
     along = m.gate_pair(np.multiply.outer(again, rho)) - 1
     return self_share * (m.gate_pair(again) - 1) + along @ nodes
+
+
+def _of_squares(signal: Signal, i: int, rho: np.ndarray, again: np.ndarray) -> np.ndarray:
+    """Return the same of the squares of normal values: what ``_bend`` says slopes follow of it."""
+    self_share, nodes = signal.weights
+    square = float(signal.mean[i]) ** 2
+
+    def pair(rho: np.ndarray) -> np.ndarray:
+        return 2 * (1 - square) ** 2 * rho**2 + 4 * square * (1 - square) * rho
+
+    return self_share * pair(again) + pair(np.multiply.outer(again, rho)) @ nodes
 
 
 def _by_place(node: nn.Activation, signal: Signal, i: int) -> tuple[np.ndarray, np.ndarray]:
@@ -387,7 +467,7 @@ def _bend(node: nn.Activation, signal: Signal, i: int) -> float:
     if node.name in HOMOGENEOUS:
         return 0.0
     known = function_of(node.name, node.function)
-    values = signal.values[i] if signal.values else normal(lambda z: z, *_normal(node, signal, i))
+    values = _values(node, signal, i)
     return _following(lambda z: known.slope(z) ** 2, values)
 
 

@@ -185,6 +185,8 @@ def _mixed(
 ) -> tuple[Signal, Back]:
     """Apply a kernel that mixes the channels."""
     after, back = _convolved(signal.merged(), kernel, (out,), bias)
+    if len(signal.features) > 1:
+        after = after._replace(cubes=_cubes(signal, kernel))
 
     def spread(cotangent: Cotangent) -> Cotangent:
         return back(cotangent).regrouped(signal.features)
@@ -256,6 +258,8 @@ def _convolved(
         ideal=ideal,
         reach=reach,
         drawn=round(kernel.fan_in * taps) if bias_square == 0 else 0,
+        kernels=0.0 if one_channel else 1 / (kernel.fan_in * taps),
+        cubes=_cubes(signal, kernel),
         within=None if kernel.centred or signal.data is not None else _within(window, signal),
         spectrum=spectrum,
         unlike=signal.unlike * (1 + 2 * form) if one_channel else 1 + 2 * alike,
@@ -265,7 +269,7 @@ def _convolved(
     def back(cotangent: Cotangent) -> Cotangent:
         energy = kernel.variance * kernel.fan_out * window.scatter(cotangent.energy)
         # What a large kernel enlarged the norm downstream has made smaller by as much.
-        energy = energy * cotangent.inverse
+        energy = energy * cotangent.inverse * math.exp(cotangent.met)
         root = np.sqrt(cotangent.energy)
         pair = np.clip(cotangent.pair * _kept(window, root, signal, back=True), -1, 1)
         self_share, nodes = signal.weights
@@ -280,16 +284,29 @@ def _convolved(
             form, *_ = _of_one_channel(of, np.zeros(len(pair)), window)
             alike = form * (1 + cotangent.uneven)
             uneven = (1 + cotangent.uneven) * (1 + 2 * form) - 1
-        undoes, with_division, both = 0.0, 0.0, 0.0
-        if cotangent.undone:
+        undoes, both = 0.0, 0.0
+        if cotangent.undone is not None:
             # The kernels' own sizes are in it.
-            undoes, with_division = cotangent.undone
+            undoes = cotangent.undone
             alike = max(alike - cotangent.sharp * width / (count * kernel.fan_in * taps), 0.0)
         else:
             both = _shared(signal, cotangent, window) * cotangent.sharp / (count * kernel.fan_in)
             both *= 2 * min(loose_back, loose_forward, 1.0)
+        # The energies of the signal in this kernel, and of what the last one hands back, are both
+        # owed to the product of the two.
+        met = 0.0 if depthwise else 2 * signal.kernels * loose_forward / taps
+        met *= 1 + cotangent.centred * (1 / float(left.mean()) - 1)
+        met *= cotangent.total.bends
         return cotangent.becomes(
-            Way(math.log1p(2 * alike * loose_back / width) + undoes, slack, both),
+            Way(
+                math.log1p(2 * alike * loose_back / width) + undoes,
+                slack,
+                both,
+                beyond=2 * cotangent.kernels,
+            ),
+            kernels=met / count,
+            inside=met / count,
+            met=met,
             features=signal.features,
             energy=energy,
             pair=pair,
@@ -297,7 +314,6 @@ def _convolved(
             latent=min(latent, 1.0),
             peak=1 + (cotangent.peak - 1) / taps,
             uneven=uneven,
-            shared=with_division,
         )
 
     return after, back
@@ -324,6 +340,12 @@ def _of_one_channel(signal: Signal, mean: np.ndarray, window: Window) -> tuple[f
     taps, alike = 1 / window.taps, shifted(signal.pair)
     form = taps + (1 - taps) * (alike + (1 - alike) * noise)
     return form, form, (1 - taps) * shifted(centred)
+
+
+def _cubes(signal: Signal, kernel: Kernel) -> float:
+    """Return the mean cube of the signal's correlations, and of sums of n products, by its skew."""
+    taps = kernel.window.taps
+    return signal.cubes / taps**2 + signal.skew / max(kernel.fan_in * taps, 1.0) ** 2
 
 
 def _shared(signal: Signal, cotangent: Cotangent, window: Window) -> float:

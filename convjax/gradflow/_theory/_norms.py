@@ -7,6 +7,7 @@ batch less one, and this is Yang et al.'s closed form (2019), exactly.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -20,10 +21,12 @@ from convjax.gradflow._theory._values import ByValue, Values, normal
 
 LEAST = 0.05
 """Share of a gradient that a norm must leave for theory to say how much."""
-FEW = 3
-"""Terms of a kernel up to which 1/w'w has no mean, or hardly one."""
+FEW, SOME = 3, 24
+"""Terms of a kernel up to which 1/w'w has no mean, or hardly one; and is far from normal."""
 DRAWS = 400_000
-"""Entries of kernels that are drawn to see what a norm behind the first one divides by."""
+"""Entries of kernels that are drawn to see what a norm behind them divides by."""
+ENOUGH = 48
+"""Channels for a mean over them to scatter as that over more, and less in proportion."""
 
 
 class Affine(NamedTuple):
@@ -146,7 +149,7 @@ def _normalised(
     across = (common + (crossed - common) / over.channels) * over.centred
     taken = np.where(over.inside, constant[:, None], across[:, None])
     centred = np.clip(signal.pairs.centred(pair, taken, left), -1, 1)
-    drawn_from = signal.ideal / (left * (2 - left)) if signal.drawn else signal.latent
+    drawn_from = signal.ideal / left**2 if signal.drawn else signal.latent
     inverse = 1 / over.channels * (over.self_share + (centred**2) @ over.nodes + drawn_from)
     variance = left * level * scaled_by(signal.log)
     divided = _divided(signal, inverse, over, epsilon / variance.mean())
@@ -181,6 +184,7 @@ def _normalised(
         common=signal.common * even,
         unlike=1.0 if over.per_channel else signal.unlike,
         sizes=0.0 if over.per_channel and affine.even else None,
+        cubes=signal.cubes if over.per_channel else 0.0,
         values=_standardised(signal, joint, affine) if over.per_channel else (),
     )
     # Most of what scatters in the input's energy is its mean over the sites, which is taken out.
@@ -205,7 +209,7 @@ def _normalised(
         # What the signal's doubt has of it already is left out.
         loose = 2 * apart / tail / width if divided.variance is None else divided.variance
         variance = loose * sharp - 2 * known / width + signal.uneven[1]
-        if divided.variance is not None and signal.spectrum is None:
+        if divided.variance is not None and signal.spectrum is None and signal.drawn <= FEW:
             variance = loose + signal.uneven[1]  # rare channels outweigh all else
         bends = -float(signal.share @ (np.ones_like(level) * soft))
         return Way(max(variance, 0.0), signal.total.slack, bends=bends)
@@ -224,12 +228,16 @@ def _normalised(
         kept = np.maximum(1 - mean_part - own_part, 1e-9)
         gain = affine.scale * kept * divided.heavy / np.maximum(variance, 1e-300) * soft
         gone = np.where(over.inside, mean_part[:, None] + own_part[:, None] * centred, 0.0)
+        undone = divided.sharpened(sharp if signal.drawn > FEW else 1.0).undone
+        with_division = undone[1] / 2 if undone else 0.0
         handed = cotangent.becomes(
             rough._replace(slack=rough.slack + _loose(inverse, left, over.flat) + _unsaid(kept)),
             energy=cotangent.energy * gain.reshape(shape) * (energy / relative),
             pair=np.clip((received - gone) / kept[:, None] / np.maximum(roots, 1e-6), -1, 1),
             inverse=divided.released if over.per_channel else 1.0,
-            undone=divided.undone,
+            undone=undone and undone[0],
+            kernels=cotangent.kernels + with_division,
+            inside=cotangent.inside + with_division,
             by_value=_of_few_terms(signal, cotangent) if over.per_channel and affine.even else (),
             sharp=sharp,
             centred=over.centred * over_places / over.channels,
@@ -302,6 +310,12 @@ class Divided(NamedTuple):
     variance: float | None = None
     undone: tuple[float, float] | None = None
 
+    def sharpened(self, sharp: float) -> "Divided":
+        """Return the same for energy that is so much more than evenly spread over the channels."""
+        if self.undone is None:
+            return self
+        return self._replace(undone=(sharp * self.undone[0], sharp * self.undone[1]))
+
 
 def _divided(signal: Signal, inverse: np.ndarray, over: Over, epsilon: float) -> Divided:
     """Return what a norm divides by; ``epsilon`` is relative to the variance."""
@@ -323,8 +337,26 @@ def _divided(signal: Signal, inverse: np.ndarray, over: Over, epsilon: float) ->
         of = inverse_forms(np.ones(signal.drawn), signal.drawn, sum(signal.features), epsilon)
         # What the norm's own epsilon makes softer is softened once.
         return of._replace(heavy=(1 + epsilon) * of.heavy * heavy)
+    if over.per_channel and signal.drawn <= SOME:
+        return _of_some_terms(signal, heavy)
     released = 1 - 2 / max(signal.drawn * over.channels, 3)
     return Divided(heavy / released, released)
+
+
+def _of_some_terms(signal: Signal, heavy: np.ndarray) -> Divided:
+    """Return what dividing by w'w does, and what is left of the sizes, of ``d`` dimensions."""
+    width = sum(signal.features)
+    of = _equal_forms(signal.drawn, min(width, ENOUGH))
+    assert of.variance is not None and of.undone is not None
+    part = min(width, ENOUGH) / width
+    rest = 2 * max(signal.of_sizes / 2 - 1 / signal.drawn, 0.0) / width
+    undone = (part * of.undone[0], part * of.undone[1])
+    return Divided(of.heavy * heavy, of.released, part * of.variance + rest, undone)
+
+
+@functools.lru_cache(maxsize=256)
+def _equal_forms(terms: int, channels: int) -> Divided:
+    return inverse_forms(np.ones(terms), terms, channels)
 
 
 def inverse_forms(spectrum: np.ndarray, terms: int, channels: int, epsilon: float = 0.0) -> Divided:

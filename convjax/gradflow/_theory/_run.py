@@ -148,7 +148,7 @@ def visit(node: nnx.Module, signal: Signal, scope: Scope) -> tuple[Signal, Back]
     def returning(cotangent: Cotangent) -> Cotangent:
         cotangent = cotangent.regrouped(after.features)
         row.cotangent = cotangent
-        handed = back(cotangent._replace(own=Way()))
+        handed = back(cotangent._replace(own=Way(), inside=0.0))
         name = f"what the rule of {type(node).__name__} in gradflow.expected hands back"
         instance(
             name, handed, Cotangent, "what is expected of the gradient, as known rules give it"
@@ -156,10 +156,15 @@ def visit(node: nnx.Module, signal: Signal, scope: Scope) -> tuple[Signal, Back]
         forward = after.own.without(cotangent.centred)
         way = handed.own._replace(forward=forward, follows=after.carry)
         row.gradient_doubt = handed.doubt(way, signal)
+        # Of what the gain shares with those downstream, some are within the same node, or all.
+        share = cotangent.inside / cotangent.kernels if cotangent.kernels else 0.0
+        more = share * way.beyond
+        own = cotangent.own.then(way._replace(beyond=way.beyond - more))
         handed = handed._replace(
-            own=cotangent.own.then(way).and_again(handed.shared),
-            total=cotangent.total.then(way).and_again(handed.shared),
+            own=own.and_again(handed.shared + more),
+            total=cotangent.total.then(way).and_again(handed.shared + way.beyond),
             shared=0.0,
+            inside=handed.inside + share * (handed.kernels - handed.inside),
         )
         row.handed = handed
         return handed

@@ -80,6 +80,7 @@ class Way(NamedTuple):
       follows: how the energy that goes out follows the one that comes in.
       bends: how the gain follows the energy that comes in: -1 for a norm.
       again: variance beside it, as in `Doubt`.
+      beyond: twice the covariance of B with what is downstream of the node.
     """
 
     variance: float = 0.0
@@ -89,6 +90,7 @@ class Way(NamedTuple):
     follows: float = 1.0
     bends: float = 0.0
     again: float = 0.0
+    beyond: float = 0.0
 
     def and_again(self, variance: float) -> "Way":
         """Return this way with some more of that."""
@@ -105,6 +107,7 @@ class Way(NamedTuple):
             self.follows * upstream.follows,
             self.bends * upstream.follows + upstream.bends,
             self.again + upstream.again,
+            self.beyond + upstream.beyond,
         )
 
 
@@ -324,6 +327,12 @@ class Law(NamedTuple):
     variance: float
 
 
+@functools.lru_cache(maxsize=1024)
+def _skewness(law: Law) -> float:
+    value = function_of(law.name, law.function).value
+    return normal(value, law.mean, law.variance).skewness
+
+
 class Signal(NamedTuple):
     """The activations at one place of the network, in expectation.
 
@@ -348,6 +357,9 @@ class Signal(NamedTuple):
       laws: for every segment what its values are an activation of, or None for normal ones.
       values: for every segment how its values are spread, where that is followed; else empty.
       drawn: terms of the random sum that each value is, as it came from its kernel; or 0.
+      kernels: covariance, times half the channels of the kernel that comes next, of the energy that
+        this one makes of the signal and of the gradient that the last one hands back.
+      cubes: mean cube of the correlations' scatter, each channel's mean taken out.
       spectrum: eigenvalues of such a sum's covariance over the sites, centred; None if not known.
       uneven: E e times E 1/e of the channels' energies e, where gates made them unlike; and the
         variance of the logarithm of their mean 1/e.
@@ -380,6 +392,8 @@ class Signal(NamedTuple):
     laws: tuple[Law | None, ...] = ()
     values: tuple[Values, ...] = ()
     drawn: int = 0
+    cubes: float = 0.0
+    kernels: float = 0.0
     within: Array | None = None
     common: float = 0.0
     ideal: float = 0.0
@@ -455,6 +469,14 @@ class Signal(NamedTuple):
         alike = steady**2 @ nodes + self.latent / (left * (2 - left))
         return 2 * (self_share + float(self.share @ alike))
 
+    @property
+    def skew(self) -> float:
+        """Mean square of the skewness of a channel's values; zero where they are normal."""
+        each = [of.skewness for of in self.values]
+        if not each and not self.log and len(self.laws) == len(self.features):
+            each = [0.0 if law is None else _skewness(law) for law in self.laws]
+        return float(self.share @ np.square(each)) if each else 0.0
+
     def normal(self, i: int, log: float = 0.0) -> tuple[float, float]:
         """Return mean and variance of one segment's entries, of which ``log`` is put back."""
         level = float(self.level[i]) * scaled_by(log)
@@ -486,6 +508,7 @@ class Signal(NamedTuple):
         changes.setdefault("laws", (None,) * len(changes.get("features", self.features)))
         changes.setdefault("values", ())
         changes.setdefault("drawn", 0)
+        changes.setdefault("cubes", 0.0)
         changes.setdefault("within", None)
         changes.setdefault("spectrum", None)
         changes.setdefault("uneven", (1.0, 0.0))
@@ -569,14 +592,17 @@ class Cotangent(NamedTuple):
       echo: the same with what came to the output of the residual around.
       inverse: what the kernel upstream must multiply by, since each channel was divided by the size
         of what the kernel had made of it.
-      undone: variance of that, and twice its covariance with the division, where both are known by
-        themselves; None where the kernels' sizes say it.
+      undone: variance of that, where it is known by itself; None where the kernels' sizes say it.
       sharp: how much more than evenly spread over the channels the energy is that such a norm
         received: mean square over squared mean.
       centred: what of the channels' means is taken out of the energy that ``bends`` refers to.
       gate: of the branch so far, where an activation begins it.
       gates: those that the shortcut has passed, downstream.
       shared: what the node's own doubt and the total so far have in common: twice the covariance.
+      kernels: covariance of the gain so far with that of the next kernel upstream.
+      inside: that part of it which came since the node's output.
+      met: the same as ``kernels`` of single channels of the kernel downstream: what a norm divides
+        them by is the larger, the more the kernel upstream would hand back.
     """
 
     features: tuple[int, ...]
@@ -592,7 +618,7 @@ class Cotangent(NamedTuple):
     total: Way = Way()
     own: Way = Way()
     inverse: float = 1.0
-    undone: tuple[float, float] | None = None
+    undone: float | None = None
     sharp: float = 1.0
     centred: float = 0.0
     by_value: tuple[ByValue, ...] = ()
@@ -600,6 +626,9 @@ class Cotangent(NamedTuple):
     gate: Gate | None = None
     gates: Gates = Gates()
     shared: float = 0.0
+    kernels: float = 0.0
+    inside: float = 0.0
+    met: float = 0.0
 
     @property
     def share(self) -> Array:
@@ -622,6 +651,12 @@ class Cotangent(NamedTuple):
         """Return the doubt about a gain, the part that the signal before a way brings included."""
         variance = way.variance + way.bends**2 * before.total.without(self.centred)
         return Doubt(variance, way.slack, again=way.again)
+
+    def of_kernels(self, some: float, whole: float) -> "Cotangent":
+        """Return the same for a part of what ``kernels`` was of the signal."""
+        share = some / whole if whole else 0.0
+        kernels, inside, met = share * self.kernels, share * self.inside, share * self.met
+        return self._replace(kernels=kernels, inside=inside, met=met)
 
     def becomes(self, doubt: Doubt | Way = NONE, **changes: Any) -> "Cotangent":
         """Return the cotangent handed back by a layer that adds some doubt."""
@@ -696,6 +731,10 @@ class Cotangent(NamedTuple):
             inverse=between("inverse"),
             undone=None,
             sharp=between("sharp"),
+            met=between("met"),
+            # The kernel upstream meets each of them in its own part of what it hands back.
+            kernels=mean**2 * self.kernels + (1 - mean) ** 2 * other.kernels,
+            inside=mean**2 * self.inside + (1 - mean) ** 2 * other.inside,
             centred=max(self.centred, other.centred),
             by_value=_by_value(self.by_value, other.by_value, part[:, 0]),
             echo=None,

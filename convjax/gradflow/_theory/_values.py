@@ -52,6 +52,13 @@ class Values:
         """Return E f."""
         return float(self.weight @ f(self.at))
 
+    @property
+    def skewness(self) -> float:
+        """Third moment about the mean, in units of the standard deviation; 0 where all are one."""
+        mean = self.mean(lambda z: z)
+        square, cube = (self.mean(lambda z, k=k: (z - mean) ** k) for k in (2, 3))
+        return cube / square**1.5 if square > 1e-200 else 0.0
+
     def mean_of(self, value: Array, what: Array, often: Array) -> Array:
         """Return the mean of something by value, at every point of the grid."""
         whole = _binned(value, often, self.step).weight

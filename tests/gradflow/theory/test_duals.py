@@ -49,11 +49,11 @@ def test_moments_are_means_over_draws(name, draws):
     close(found.slope_pair(rho), sz * sw)
     close(found.tilt_pair(rho), u * sz * v * sw)
     close(found.gate_pair(rho), sz**2 * sw**2 / found.slope**2)
-    total = MEAN**2 + VARIANCE
-    close(
-        found.noise_pair(rho),
-        (fz**2 / found.second - z**2 / total) * (fw**2 / found.second - w**2 / total),
+    one, other = (
+        f**2 / found.second - 1 - found.elasticity * (x**2 / (MEAN**2 + VARIANCE) - 1)
+        for f, x in ((fz, z), (fw, w))
     )
+    close(found.noise_pair(rho), one * other)
 
 
 @EVERY

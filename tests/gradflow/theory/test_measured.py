@@ -7,7 +7,9 @@ from flax import nnx
 
 from convjax import gradflow, models, nn
 from tests.nn.conftest import compiling_quickly
+from tests.nn.conftest import quick_compilation as quick_compilation
 
+SIDES = ("activation", "gradient")
 DRAWS = 12
 WIDTH = 16
 IMAGE = (6, 8, 6, WIDTH)
@@ -175,7 +177,7 @@ def _gains(profile, expected, draws=DRAWS):
 @pytest.mark.every(3)
 def test_gains_are_as_predicted_and_scatter_as_predicted(both):
     profile, prediction = both
-    scatters = {"activation": [], "gradient": []}
+    scatters = {side: [] for side in SIDES}
     for unit in prediction.units:
         for side, gains in zip(scatters, _gains(profile, unit), strict=True):
             if gains is None or not np.isfinite(gains).all():
@@ -207,17 +209,79 @@ def test_compare_finds_nothing_in_a_sound_network(both):
     assert comparison.replicas == DRAWS and comparison.cause == ""
 
 
+def _normed(into, features, rngs, *more, sides=(1, 1)):
+    options = {"kernel_init": "he", "use_bias": False, "padding": "CIRCULAR", "rngs": rngs}
+    conv = nn.Conv(into, features, sides, **options)
+    return conv, nn.BatchNorm(features, rngs=rngs), *more
+
+
+def _narrow(rngs):
+    """Sums of few terms, and kernels that meet the next unit's in a product of low rank."""
+
+    def unit(rngs):
+        relu = nn.Activation("relu")
+        units = _normed(28, 14, rngs, relu) + _normed(14, 14, rngs, relu, sides=(3, 3))
+        units += _normed(14, 28, rngs)
+        branch = nn.Chain({f"{i}": unit for i, unit in enumerate(units)})
+        return nn.Residual(branch, "identity", activation=nn.Activation("relu"))
+
+    conv, norm = _normed(WIDTH, 28, rngs)
+    return nn.Chain(conv=conv, norm=norm, body=nn.Repeat(unit, 3, rngs=rngs))
+
+
+def _side_by_side(rngs):
+    """Channels of branches with kernels of their own, of which the next branches read all."""
+
+    def unit():
+        relu, windows = nn.Activation("relu"), ((1, 1), (3, 3), (3, 1))
+        parts = (_normed(24, 8, rngs, relu, sides=sides) for sides in windows)
+        return nn.Parallel(
+            {f"part{i}": nn.Chain(c=c, n=n, a=a) for i, (c, n, a) in enumerate(parts)}
+        )
+
+    stem = nn.Conv(WIDTH, 24, (3, 3), use_bias=False, rngs=rngs)
+    return nn.Chain(stem=stem, **{f"unit{i}": unit() for i in range(4)})
+
+
+NORMED = {
+    "plain": _stack(depth=6, norm="batch", shortcut="none", padding="CIRCULAR"),
+    "residual": _stack(depth=6, norm="batch", padding="CIRCULAR"),
+    "narrow": _narrow,
+    "side by side": _side_by_side,
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("shortcut", ["none", "identity"])
-def test_a_norm_takes_back_what_scatters_in_the_kernel_before_it(shortcut):
-    """Kernels that are taken for independent of the norms behind them say half as much again."""
-    make = _stack(depth=6, norm="batch", shortcut=shortcut, padding="CIRCULAR")
+@pytest.mark.parametrize("name", NORMED)
+def test_a_norm_takes_back_what_scatters_in_the_kernel_before_it(name):
+    """Kernels that are taken for independent of norms and of each other say half as much again."""
     with compiling_quickly():
-        profile, prediction = _both(make, draws=100)
+        profile, prediction = _both(NORMED[name], draws=100)
     whole = prediction[""]
     _, gains = _gains(profile, whole, draws=100)
     assert gains.mean() == pytest.approx(whole.gradient_gain, abs=0.03)
     assert gains.std(ddof=1) == pytest.approx(whole.gradient_gain_scatter, rel=0.25)
+
+
+def test_a_branch_of_zeros_leaves_what_is_rectified_as_it_was(quick_compilation):
+    """As networks are initialized whose last norms have scales of zero: nothing scatters there."""
+
+    def unit(rngs):
+        norm = nn.BatchNorm(WIDTH, scale_init="zero", rngs=rngs)
+        branch = nn.Chain(conv=nn.Conv(WIDTH, WIDTH, (3, 3), rngs=rngs), norm=norm)
+        return nn.Residual(branch, "identity", activation=nn.Activation("relu"))
+
+    rngs = nnx.Rngs(0)
+    stem = nn.Conv(WIDTH, WIDTH, (3, 3), use_bias=False, rngs=rngs)
+    net = nn.Chain(stem=stem, body=nn.Repeat(unit, 3, rngs=rngs))
+    x = jax.random.normal(jax.random.key(4), IMAGE)
+    profile = gradflow.profile(net, x, cotangent=jax.random.key(1), train=True)
+    prediction = gradflow.predict(net, np.asarray(x), train=True)
+    between = prediction["body/1"]
+    measured = [float(gain[0]) for gain in _gains(profile, between, draws=1)]
+    np.testing.assert_allclose(measured, 0.0, atol=1e-5)
+    expected = [getattr(between, f"{side}_gain{of}") for side in SIDES for of in ("", "_scatter")]
+    np.testing.assert_allclose(expected, 0.0, atol=1e-3)
 
 
 def _three_terms(rngs):
