@@ -85,7 +85,7 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
     bends = [_bend(node, signal, i) for i in range(len(signal.features))]
     steepness = float(share @ [_steepness(m) for _, m in found])
     latent = signal.latent * steepness
-    opened = float(share @ [_mean_slope(m) ** 2 / max(m.slope, 1e-300) for _, m in found])
+    passed = float(share @ [_mean_slope(m) ** 2 / max(m.slope, 1e-300) for _, m in found])
     fresh = (np.array([m.square_pair(r) for r, m in found]) - pair**2) @ nodes
     # A channel that is large throughout is so within, too, once it is bent.
     signal = signal._replace(total=signal.total._replace(centred=None))
@@ -99,7 +99,7 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
         overlap=min(signal.common * steepness + float(share @ fresh) / sum(signal.features), 1.0),
         latent=latent,
         common=signal.common * steepness,
-        kernels=signal.kernels * math.sqrt(steepness) * opened,
+        kernels=signal.kernels * math.sqrt(steepness) * passed,
         cubes=_cubes_after(signal, pair, share, found),
         unlike=1
         + float(share @ elastic) ** 2 * (signal.unlike - 1)
@@ -121,9 +121,9 @@ def _(node: nn.Activation, signal: Signal, scope: Scope) -> tuple[Signal, Back]:
             ]
         )
         tau = cotangent.pair**2 + cotangent.latent
-        opened = [_opened(node, signal, cotangent, i, m) for i, (_, m) in enumerate(found)]
-        itself = [float(pair(np.ones(1))[0]) for pair in opened]
-        opened = np.array([pair(r) for pair, (r, _) in zip(opened, found, strict=True)])
+        gates = [_opened(node, signal, cotangent, i, m) for i, (_, m) in enumerate(found)]
+        itself = [float(pair(np.ones(1))[0]) for pair in gates]
+        opened = np.array([pair(r) for pair, (r, _) in zip(gates, found, strict=True)])
         scatter = [
             self_share * 3 * (s - 1) * cotangent.peak
             + float(nodes @ ((o - 1) * (1 + 2 * t)))

@@ -228,7 +228,7 @@ def _normalised(
         kept = np.maximum(1 - mean_part - own_part, 1e-9)
         gain = affine.scale * kept * divided.heavy / np.maximum(variance, 1e-300) * soft
         gone = np.where(over.inside, mean_part[:, None] + own_part[:, None] * centred, 0.0)
-        undone = divided.sharpened(sharp if signal.drawn > FEW else 1.0).undone
+        undone = divided.times(sharp if signal.drawn > FEW else 1.0).undone
         with_division = undone[1] / 2 if undone else 0.0
         handed = cotangent.becomes(
             rough._replace(slack=rough.slack + _loose(inverse, left, over.flat) + _unsaid(kept)),
@@ -310,11 +310,11 @@ class Divided(NamedTuple):
     variance: float | None = None
     undone: tuple[float, float] | None = None
 
-    def sharpened(self, sharp: float) -> "Divided":
-        """Return the same for energy that is so much more than evenly spread over the channels."""
+    def times(self, factor: float) -> "Divided":
+        """Return the same where what is undone scatters so much more, or less."""
         if self.undone is None:
             return self
-        return self._replace(undone=(sharp * self.undone[0], sharp * self.undone[1]))
+        return self._replace(undone=(factor * self.undone[0], factor * self.undone[1]))
 
 
 def _divided(signal: Signal, inverse: np.ndarray, over: Over, epsilon: float) -> Divided:
@@ -347,10 +347,10 @@ def _of_some_terms(signal: Signal, heavy: np.ndarray) -> Divided:
     """Return what dividing by w'w does, and what is left of the sizes, of ``d`` dimensions."""
     width = sum(signal.features)
     of = _equal_forms(signal.drawn, min(width, ENOUGH))
-    assert of.variance is not None and of.undone is not None
+    assert of.variance is not None
     part = min(width, ENOUGH) / width
     rest = 2 * max(signal.of_sizes / 2 - 1 / signal.drawn, 0.0) / width
-    undone = (part * of.undone[0], part * of.undone[1])
+    undone = of.times(part).undone
     return Divided(of.heavy * heavy, of.released, part * of.variance + rest, undone)
 
 
